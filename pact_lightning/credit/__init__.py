@@ -1,0 +1,1 @@
+"""Credit: matching, rewards, advantages. Pure functions over plain values."""

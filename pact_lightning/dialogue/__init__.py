@@ -1,0 +1,1 @@
+"""Dialogues as token segments: components, rendering, tool-call parsing."""

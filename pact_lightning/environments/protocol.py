@@ -1,0 +1,40 @@
+"""What an environment is: the three verbs that the rollout engine uses."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from pact_lightning.tasks.prompt import PromptView, ToolSchema
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool answers.
+
+    Attributes:
+        text: The observation, exactly as the policy will read it.
+        error: The call failed (the text says how); a failed call is an observation, never an exception.
+        solved: Whether this call solved an open part of the task, where the environment knows.
+    """
+
+    text: str
+    error: bool = False
+    solved: bool | None = None
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """A place where tools run. One instance serves one rollout at a time; ``call`` may run on any thread."""
+
+    @property
+    def tools(self) -> Sequence[ToolSchema]:
+        """The tools' schemas in OpenAI format; may change after a call."""
+        ...
+
+    def reset(self, task: PromptView, seed: int) -> None:
+        """Starts afresh; the same task and seed must lead to the same responses."""
+        ...
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Runs one tool; unknown names and bad arguments come back as a result with ``error`` set."""
+        ...

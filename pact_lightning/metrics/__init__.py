@@ -1,0 +1,1 @@
+"""Metrics over trajectories, as torchmetrics modules."""

@@ -1,0 +1,1 @@
+"""The objectives, one pure file per term."""

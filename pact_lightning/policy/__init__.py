@@ -1,0 +1,1 @@
+"""The policy: loading, packing, attention, log-probabilities, the frozen reference."""

@@ -1,0 +1,1 @@
+"""Samplers: what turns token ids into the next turn's token ids."""

@@ -1,0 +1,107 @@
+"""What a rollout leaves behind: token segments with their components, calls, responses, a stop reason."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from pact_lightning.dialogue.components import POLICY_COMPONENTS, Component
+from pact_lightning.dialogue.tool_call import ParsedCall, ToolCall
+
+
+class StopReason(StrEnum):
+    """Why a rollout ended."""
+
+    ANSWERED = "answered"
+    MAX_TURNS = "max_turns"
+    MAX_TOKENS_TURN = "max_tokens_turn"
+    MAX_TOKENS_TRAJECTORY = "max_tokens_trajectory"
+    ENVIRONMENT_FAILED = "environment_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of token ids of one component in one turn. Ids are the truth: text is only ever read off them."""
+
+    ids: tuple[int, ...]
+    component: Component
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutTurn:
+    """One turn of the policy and what came back.
+
+    Attributes:
+        text: The turn as text, end-of-turn token excluded; for reading and parsing only.
+        reasoning: The text between the thinking marks (empty without them).
+        answer: The text after the reasoning, in a turn without tool-call blocks.
+        parsed: One entry per tool-call block, malformed ones included.
+        responses: One observation per entry of ``parsed``.
+        errors: Whether each response reports a failed or malformed call.
+    """
+
+    text: str
+    reasoning: str = ""
+    answer: str = ""
+    parsed: tuple[ParsedCall, ...] = ()
+    responses: tuple[str, ...] = ()
+    errors: tuple[bool, ...] = ()
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The well-formed calls, in order."""
+        return tuple(entry.call for entry in self.parsed if entry.call is not None)
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """One rollout ``tau``.
+
+    Attributes:
+        task_id: The task it belongs to; groups are told by it, never by the prompt's tokens.
+        sample: Index ``k`` within the group.
+        prompt_ids: The prompt ``x``, token by token as the sampler saw it.
+        segments: Everything after the prompt, in order.
+        turns: The turns, parsed.
+        stop_reason: Why it ended.
+        sampled_logps: Log-probability of every policy token under the sampling distribution, in order.
+    """
+
+    task_id: str
+    sample: int
+    prompt_ids: tuple[int, ...]
+    segments: list[Segment] = field(default_factory=list)
+    turns: list[RolloutTurn] = field(default_factory=list)
+    stop_reason: StopReason = StopReason.ANSWERED
+    sampled_logps: list[float] = field(default_factory=list)
+
+    @property
+    def final_answer(self) -> str | None:
+        """The answer turn's text after the reasoning, or ``None`` when the rollout gave no answer."""
+        if self.stop_reason is not StopReason.ANSWERED or not self.turns:
+            return None
+        return self.turns[-1].answer
+
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Token ids after the prompt, ``[R]``."""
+        return np.fromiter((i for segment in self.segments for i in segment.ids), dtype=np.int64)
+
+    def components(self) -> npt.NDArray[np.int64]:
+        """:class:`Component` of every token, ``[R]``."""
+        return np.fromiter(self._per_token(lambda s: int(s.component)), dtype=np.int64)
+
+    def turn_indices(self) -> npt.NDArray[np.int64]:
+        """Turn index of every token, ``[R]``."""
+        return np.fromiter(self._per_token(lambda s: s.turn), dtype=np.int64)
+
+    def policy_mask(self) -> npt.NDArray[np.bool_]:
+        """``M_{i,k}``: which tokens the policy wrote, ``[R]``."""
+        policy = [int(component) for component in POLICY_COMPONENTS]
+        return np.isin(self.components(), policy)
+
+    def _per_token(self, value: Callable[[Segment], int]) -> Iterator[int]:
+        for segment in self.segments:
+            yield from (value(segment) for _ in segment.ids)

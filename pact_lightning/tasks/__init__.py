@@ -1,0 +1,1 @@
+"""Tasks: their schema and where they come from."""

@@ -1,0 +1,64 @@
+"""What the rollout side of the house may know of a task."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = Mapping[str, Any]
+"""A message in OpenAI format: ``role`` and ``content``."""
+ToolSchema = Mapping[str, Any]
+"""A tool in OpenAI format: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentSpec:
+    """Which environment a task runs in.
+
+    Attributes:
+        class_path: Import path of a class that follows :class:`pact_lightning.environments.protocol.Environment`.
+        init_args: Its constructor arguments.
+    """
+
+    class_path: str
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Any:
+        """Imports the class and makes the environment.
+
+        Raises:
+            ImportError: The class cannot be found; the message names ``class_path``.
+        """
+        module, _, name = self.class_path.rpartition(".")
+        try:
+            cls = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ImportError(f"environment class {self.class_path!r} cannot be imported: {error}") from error
+        return cls(**self.init_args)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptView:
+    """A task as the rollout engine sees it: no reference, no trace, so neither can reach a sampler.
+
+    Attributes:
+        id: The task's id.
+        messages: System and user messages, in order. User messages after the first assistant turn are not in use yet.
+        tools: The tools' schemas, in the order in which the prompt lists them.
+        environment: Where the tools run.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSchema, ...]
+    environment: EnvironmentSpec
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """The tools' names, in order."""
+        return tuple(str(tool["function"]["name"]) for tool in self.tools)
+
+
+def as_messages(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Copies messages into an immutable tuple of plain dictionaries."""
+    return tuple(dict(message) for message in messages)

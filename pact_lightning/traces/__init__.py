@@ -1,0 +1,1 @@
+"""Expert traces: schema, segmentation, levels. Nothing in ``rollout`` may import this package."""
