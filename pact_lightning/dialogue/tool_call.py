@@ -30,7 +30,7 @@ _BLOCK = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 
 
 def parse_tool_calls(text: str) -> list[ParsedCall]:
-    """Reads every ``<tool_call>`` block of a turn, strictly.
+    r"""Reads every ``<tool_call>`` block of a turn, strictly.
 
     A block must hold one JSON object with a string ``name`` and an object ``arguments``; nothing is repaired, since a
     repaired call would train the policy on tokens that did not do what they were rewarded for.
@@ -41,7 +41,7 @@ def parse_tool_calls(text: str) -> list[ParsedCall]:
     Returns:
         One entry per block, in order; malformed blocks carry the reason.
 
-    >>> parse_tool_calls('<tool_call>\\n{"name": "add", "arguments": {"a": 1}}\\n</tool_call>')[0].call
+    >>> parse_tool_calls('<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>')[0].call
     {'name': 'add', 'arguments': {'a': 1}}
     >>> parse_tool_calls("<tool_call>add(1)</tool_call>")[0].error
     'The tool call is not valid JSON: Expecting value at character 0.'
