@@ -1,0 +1,191 @@
+"""Dialogues as token segments: ChatML in Qwen's tool format, with the prefix property.
+
+Earlier thinking stays in the stream, so that every turn's tokens extend the ones before; on the first turn the
+result equals Qwen3's released template token for token.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pact_lightning.dialogue.components import Component
+from pact_lightning.dialogue.text_codec import TextCodec
+from pact_lightning.dialogue.tool_call import ToolCall, parse_tool_calls
+from pact_lightning.rollout.trajectory import RolloutTurn, Segment
+from pact_lightning.tasks.prompt import Message, ToolSchema
+
+END_OF_TURN = "<|im_end|>"
+_TOOLS_HEAD = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
+)
+_TOOLS_TAIL = (
+    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+    '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
+    "</tool_call><|im_end|>\n"
+)
+_GENERATION_PROMPT = "<|im_start|>assistant\n"
+_THINKING = re.compile(rb"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
+_CALLS = re.compile(rb"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedTurn:
+    """One assistant turn as tokens.
+
+    Attributes:
+        ids: Token ids, ``[N]``, the end-of-turn token included.
+        components: :class:`Component` of every token, ``[N]``.
+        reasoning_end: Character of the reasoning at which each token ends, ``[N]``; 0 outside the reasoning.
+    """
+
+    ids: npt.NDArray[np.int64]
+    components: npt.NDArray[np.int64]
+    reasoning_end: npt.NDArray[np.int64]
+
+
+class ChatRenderer:
+    """Renders prompts, observations and expert turns for one tokenizer, and reads sampled turns.
+
+    Args:
+        codec: The tokenizer's codec.
+    """
+
+    def __init__(self, codec: TextCodec) -> None:
+        self.codec = codec
+        self.end_of_turn = codec.control_id(END_OF_TURN)
+        codec.control_id("<|im_start|>")
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> list[int]:
+        """The prompt ``x``: system turn with the tools' schemas, user turns, and the opened assistant turn.
+
+        Raises:
+            ValueError: A message is neither a leading system message nor a user message.
+        """
+        pieces: list[tuple[str, bool]] = []
+        rest = list(messages)
+        system = rest.pop(0)["content"] if rest and rest[0]["role"] == "system" else None
+        if tools:
+            pieces.append(("<|im_start|>system\n", True))
+            if system is not None:
+                pieces += [(str(system), False), ("\n\n", True)]
+            pieces.append((_TOOLS_HEAD, True))
+            for tool in tools:
+                pieces.append(("\n" + _json(tool), False))
+            pieces.append((_TOOLS_TAIL, True))
+        elif system is not None:
+            pieces += [("<|im_start|>system\n", True), (str(system), False), ("<|im_end|>\n", True)]
+        for message in rest:
+            if message["role"] != "user":
+                raise ValueError(
+                    f"a prompt may hold one leading system message and user messages, not {message['role']!r}"
+                )
+            pieces += [("<|im_start|>user\n", True), (str(message["content"]), False), ("<|im_end|>\n", True)]
+        pieces.append((_GENERATION_PROMPT, True))
+        return self.codec.mixed(pieces)
+
+    def observation(self, responses: Sequence[str]) -> list[int]:
+        """What follows a turn that called tools, up to the next opened assistant turn."""
+        pieces: list[tuple[str, bool]] = [("\n<|im_start|>user", True)]
+        for response in responses:
+            pieces += [("\n<tool_response>\n", True), (response, False), ("\n</tool_response>", True)]
+        pieces.append(("<|im_end|>\n" + _GENERATION_PROMPT, True))
+        return self.codec.mixed(pieces)
+
+    def expert_turn(self, reasoning: str, calls: Sequence[ToolCall], answer: str = "") -> RenderedTurn:
+        """An expert's turn, as the policy would have to write it."""
+        pieces: list[tuple[str, bool]] = []
+        if reasoning:
+            pieces += [("<think>\n", True), (reasoning, False), ("\n</think>\n\n", True)]
+        if calls:
+            blocks = "\n".join(f"<tool_call>\n{_json(dict(call))}\n</tool_call>" for call in calls)
+            pieces += self._call_pieces(blocks)
+        else:
+            pieces.append((answer, False))
+        pieces.append((END_OF_TURN, True))
+        ids = np.array(self.codec.mixed(pieces), dtype=np.int64)
+        return self._labelled(ids, reasoning)
+
+    @staticmethod
+    def _call_pieces(blocks: str) -> list[tuple[str, bool]]:
+        """The blocks' tags are ours, what stands between them is not."""
+        pieces: list[tuple[str, bool]] = []
+        for part in re.split(r"(<tool_call>\n|\n</tool_call>\n?)", blocks):
+            if part:
+                pieces.append((part, part.strip() in ("<tool_call>", "</tool_call>")))
+        return pieces
+
+    def _labelled(self, ids: npt.NDArray[np.int64], reasoning: str) -> RenderedTurn:
+        components = self.components(ids.tolist())
+        ends = np.cumsum([len(self.codec.token_bytes(i)) for i in ids.tolist()])
+        reasoning_end = np.zeros_like(ids)
+        head = len(b"<think>\n")
+        # Reasoning is mostly ASCII; characters, not bytes, are what levels count in.
+        encoded = reasoning.encode()
+        for position in np.flatnonzero(components == Component.REASONING):
+            inside = encoded[: max(0, int(ends[position]) - head)]
+            reasoning_end[position] = len(inside.decode(errors="ignore"))
+        return RenderedTurn(ids, components, reasoning_end)
+
+    def components(self, ids: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Labels the tokens of one assistant turn, sampled or rendered, ``[N]``.
+
+        A token that straddles two components (a full stop with a line break, in Qwen's vocabulary) gets the one in which it starts.
+        """
+        pieces = [self.codec.token_bytes(index) for index in ids]
+        text = b"".join(pieces)
+        labels = np.full(len(text) + 1, int(Component.DELIMITER), dtype=np.int64)
+        body = 0
+        thinking = _THINKING.match(text)
+        if thinking is not None:
+            labels[slice(*_stripped(text, *thinking.span(1)))] = Component.REASONING
+            body = thinking.end()
+        end = text.rfind(END_OF_TURN.encode())
+        end = len(text) if end < 0 else end
+        calls = [match.span() for match in _CALLS.finditer(text, body, end)]
+        for span in calls:
+            labels[slice(*span)] = Component.TOOL_CALL
+        if calls and thinking is None:
+            labels[slice(*_stripped(text, body, calls[0][0]))] = Component.REASONING
+        if not calls:
+            labels[slice(*_stripped(text, body, end))] = Component.ANSWER
+        starts = np.cumsum([0, *map(len, pieces)])[:-1]
+        found: npt.NDArray[np.int64] = labels[starts]
+        return found
+
+    def read_turn(self, ids: Sequence[int]) -> RolloutTurn:
+        """Reads a sampled turn: reasoning, calls (or what is wrong with them), answer; responses still missing."""
+        kept = [index for index in ids if index != self.end_of_turn]
+        text = self.codec.decode(kept)
+        reasoning, body = "", text
+        if text.startswith("<think>"):
+            inside, closed, after = text.removeprefix("<think>").partition("</think>")
+            reasoning, body = inside.strip(), after if closed else ""
+        parsed = tuple(parse_tool_calls(body))
+        return RolloutTurn(text, reasoning, "" if parsed else body.strip(), parsed)
+
+    def turn_segments(self, ids: Sequence[int], turn: int) -> list[Segment]:
+        """Cuts a sampled turn into runs of one component."""
+        components = self.components(ids)
+        cuts = [0, *(np.flatnonzero(np.diff(components)) + 1).tolist(), len(ids)]
+        return [
+            Segment(tuple(ids[start:stop]), Component(int(components[start])), turn)
+            for start, stop in itertools.pairwise(cuts)
+            if stop > start
+        ]
+
+
+def _stripped(text: bytes, start: int, stop: int) -> tuple[int, int]:
+    """The span without white space at its ends."""
+    inner = text[start:stop]
+    return start + len(inner) - len(inner.lstrip()), stop - (len(inner) - len(inner.rstrip()))

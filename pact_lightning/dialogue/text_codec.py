@@ -1,0 +1,111 @@
+"""Between text and token ids, with a wall between control tokens and text that comes from outside."""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+_BYTE_OF: dict[str, int] = {character: byte for byte, character in bytes_to_unicode().items()}
+
+
+class TextCodec:
+    """Encodes plain text and control text apart, and measures tokens in bytes.
+
+    ``plain`` text (user messages, tool schemas, tool responses, traces) never becomes a control token, whatever it
+    contains: it goes through a copy of the tokenizer that knows no added tokens. ``control`` text is ours.
+
+    Args:
+        tokenizer: A fast byte-level BPE tokenizer (Qwen, Llama 3, SmolLM2 and most others are).
+
+    Raises:
+        ValueError: The tokenizer is not byte-level, so that token and text positions could not be told.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        decoder = state.get("decoder") or {}
+        steps = decoder.get("decoders", [decoder])
+        if not any(step.get("type") == "ByteLevel" for step in steps):
+            raise ValueError("the tokenizer is not byte-level BPE; use a model of the Qwen, Llama 3 or GPT-2 family")
+        self.tokenizer = tokenizer
+        self._added: dict[int, str] = {entry["id"]: entry["content"] for entry in state["added_tokens"]}
+        state["added_tokens"], state["post_processor"] = [], None
+        self._bytes: dict[int, bytes] = {}
+        self._plain = Tokenizer.from_str(json.dumps(state))
+        self._control_ids: dict[str, int] = {content: index for index, content in self._added.items()}
+
+    def plain(self, text: str) -> list[int]:
+        """Ids of text from outside; no control token can come out."""
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def control(self, text: str) -> list[int]:
+        """Ids of our own text: its control tokens become control tokens where the tokenizer has them."""
+        ids: list[int] = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def has_control(self, text: str) -> bool:
+        """Whether the tokenizer has this text as one control token."""
+        return text in self._control_ids
+
+    def control_id(self, text: str) -> int:
+        """The id of a control token.
+
+        Raises:
+            ValueError: The tokenizer has no such token.
+        """
+        if text not in self._control_ids:
+            raise ValueError(f"the tokenizer has no {text!r} token; its model does not use the ChatML format")
+        return self._control_ids[text]
+
+    def mixed(self, pieces: Iterable[tuple[str, bool]]) -> list[int]:
+        """Ids of a text given as (text, is ours) pieces.
+
+        Neighbouring pieces are encoded in one go up to the next control token, so that the ids equal those of the
+        whole text wherever the outside text holds no control token itself.
+        """
+        ids: list[int] = []
+        pending = ""
+        for text, ours in pieces:
+            for part, control in self._split(text) if ours else [(text, False)]:
+                if control:
+                    ids += self.plain(pending)
+                    ids.append(self._control_ids[part])
+                    pending = ""
+                else:
+                    pending += part
+        return ids + self.plain(pending)
+
+    def _split(self, text: str) -> list[tuple[str, bool]]:
+        """Cuts our own text at its control tokens."""
+        parts: list[tuple[str, bool]] = []
+        rest = text
+        while rest:
+            found = [(rest.find(token), -len(token), token) for token in self._control_ids if token in rest]
+            if not found:
+                return [*parts, (rest, False)]
+            start, _, token = min(found)
+            if start:
+                parts.append((rest[:start], False))
+            parts.append((token, True))
+            rest = rest[start + len(token) :]
+        return parts
+
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes of text that a token stands for; a token may end inside a character."""
+        known = self._bytes.get(index)
+        if known is None:
+            added = self._added.get(index)
+            if added is not None:
+                known = added.encode()
+            else:
+                # A byte-level token's text has one character per byte.
+                known = bytes(_BYTE_OF[character] for character in str(self.tokenizer.convert_ids_to_tokens(index)))
+            self._bytes[index] = known
+        return known
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, control tokens included; for reading only."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,0 +1,74 @@
+"""Supervised fine-tuning on whole expert traces: the SFT baseline, and the warm-up of policies that call no tools."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pact_lightning.dialogue.components import POLICY_COMPONENTS
+from pact_lightning.objectives.component_sft import component_sft_loss
+from pact_lightning.policy.loading import PolicyConfig
+from pact_lightning.policy.logprobs import token_logprobs
+from pact_lightning.policy.packing import Block, PackingMode, pack_blocks
+from pact_lightning.policy_module import OptimizerConfig, PolicyModule
+from pact_lightning.tasks.schema import Task
+from pact_lightning.traces.rendered import RenderedTrace, render_trace
+
+
+class SFTModule(PolicyModule):
+    """Full likelihood of an expert trace's policy tokens, mean per trace, then over traces (METHOD section 8).
+
+    Args:
+        policy: Which policy to train.
+        optimizer: How to train it.
+        with_answer: Supervise the final answer turn too. PACT's traces never show it; a policy that is to answer at
+            all has to have learned it somewhere.
+        max_tokens_per_forward: Tokens of one forward.
+        head_chunk: Tokens whose logits exist at the same time.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyConfig = PolicyConfig(),  # noqa: B008  # frozen
+        optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-4),  # noqa: B008  # frozen
+        with_answer: bool = True,
+        max_tokens_per_forward: int = 16_384,
+        head_chunk: int = 1024,
+    ) -> None:
+        packing: PackingMode = "rows"  # every trace has a prompt of its own: nothing to share
+        super().__init__(policy, optimizer, max_tokens_per_forward, packing, head_chunk)
+        self.with_answer = with_answer
+
+    def training_step(self, batch: list[Task], batch_idx: int) -> dict[str, Any]:
+        """One optimiser step on a list of tasks with traces."""
+        traces = [self._render(task) for task in batch]
+        blocks = [
+            Block(self.renderer.prompt(task.prompt.messages, task.prompt.tools), [trace.ids])
+            for task, trace in zip(batch, traces, strict=True)
+        ]
+        weights = [_policy_weights(trace) for trace in traces]
+        total = 0.0
+        for pack in pack_blocks(blocks, self.max_tokens_per_forward, self.packing):
+            only = [weights[read.block] > 0 for read in pack.reads]
+            scores = token_logprobs(self.model, pack, only=only, chunk_size=self.head_chunk)
+            losses = [
+                component_sft_loss(score.logp, weights[read.block].to(score.logp.device), normalizer="weight_sum")[0]
+                for score, read in zip(scores, pack.reads, strict=True)
+            ]
+            loss = torch.stack(losses).sum() / len(batch)
+            self.manual_backward(loss)
+            total += float(loss.detach())
+        norm = self.apply_gradients()
+        metrics = {"sft/loss": total, "sft/gradient_norm": norm, "sft/learning_rate": self.learning_rate}
+        self.log_dict(metrics, batch_size=len(batch), prog_bar=True)
+        return {"loss": torch.tensor(total)}
+
+    def _render(self, task: Task) -> RenderedTrace:
+        if task.trace is None:
+            raise ValueError(f"task {task.id} has no expert trace to learn from; drop such tasks or run PACT instead")
+        return render_trace(self.renderer, task.trace, with_final=self.with_answer)
+
+
+def _policy_weights(trace: RenderedTrace) -> Tensor:
+    policy = torch.tensor([int(component) for component in sorted(POLICY_COMPONENTS)])
+    return torch.isin(torch.from_numpy(trace.components), policy).float()
