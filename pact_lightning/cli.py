@@ -1,27 +1,64 @@
 """The ``pact-lightning`` command: fit, validate, test and predict, configured by YAML recipes."""
 
+import argparse
+import sys
+import warnings
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 
 from pact_lightning.policy_module import PolicyModule
+from pact_lightning.trainer_checks import check_trainer
+
+_SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class PactCLI(LightningCLI):
     """LightningCLI in subclass mode: a recipe names the module, the data, and their arguments."""
 
+    def before_fit(self) -> None:
+        """Refuses Trainer settings that a fit cannot honour, with our sentence rather than Lightning's."""
+        check_trainer(self.trainer)
 
-def main(args: Any = None) -> None:
-    """Runs the command line."""
-    PactCLI(
-        PolicyModule,
-        pl.LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_kwargs={"overwrite": True},
-        args=args,
-    )
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line; mistakes in recipes and data end in one sentence and exit status 2.
+
+    Args:
+        args: Arguments instead of those of the process.
+    """
+    # Lightning's own use of torch.utils._pytree; nothing a user could do about it.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    arguments: Any = args
+    try:
+        PactCLI(
+            PolicyModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={name: {"exit_on_error": False} for name in _SUBCOMMANDS} | {"exit_on_error": False},
+            args=arguments,
+        )
+    except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
+        if "--traceback" in sys.argv:
+            raise
+        print(f"error: {_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
+        sys.exit(2)
+
+
+def _sentence(error: Exception) -> str:
+    """What is wrong, without the parser's listing of every type it tried and every value it was given."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    reasons = [line.strip().removeprefix("- ") for line in lines if line.strip().startswith("- ")]
+    reasons = [reason for reason in reasons if not reason.startswith("Expected a <class 'NoneType'>")]
+    if not reasons:
+        return " ".join(line.strip() for line in lines)
+    deepest = lines[next(n for n, line in enumerate(lines) if line.strip().removeprefix("- ") == reasons[0]) + 1 :]
+    detail = next((line.strip() for line in deepest if line.startswith("        ")), "")
+    return f"{reasons[0]} {detail}".strip() if reasons[0].endswith(":") else reasons[0]
 
 
 if __name__ == "__main__":

@@ -1,21 +1,36 @@
 """What every training method here shares: policy, tokenizer, optimiser, adapter-only checkpoints, manual steps."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from rich.console import Console
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
+from pact_lightning.evaluation import EvaluationMetrics, Scores, comparison_table
 from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer
 from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.reference import make_reference
 from pact_lightning.policy.state_dict import load_trainable_state, trainable_state
+from pact_lightning.rollout.engine import RolloutRequest, RolloutStats
+from pact_lightning.rollout.record import trajectory_record, write_records
+from pact_lightning.rollout.samplers.base import Sampler, SamplingConfig
+from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
+from pact_lightning.trainer_checks import check_trainer
+
+if TYPE_CHECKING:
+    from pact_lightning.datamodule import Evaluated
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,13 @@ class PolicyModule(pl.LightningModule):
         self.renderer = ChatRenderer(TextCodec(self.tokenizer))
         self.policy: nn.Module | None = None
         self._reference_copy: list[nn.Module] = []
+        self.evaluation = EvaluationMetrics()
+        self.history: list[tuple[int, Scores]] = []
+
+    def setup(self, stage: str) -> None:
+        """Refuses Trainer settings that manual optimisation cannot honour; runs before the policy is loaded."""
+        del stage
+        check_trainer(self.trainer)
 
     def configure_model(self) -> None:
         """Loads the policy, once; Lightning calls this in every stage."""
@@ -124,7 +146,7 @@ class PolicyModule(pl.LightningModule):
             return None
         return self._reference_copy[0].to(self.device)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over the trained weights."""
         config = self.optimizer_config
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
@@ -136,7 +158,12 @@ class PolicyModule(pl.LightningModule):
     @property
     def learning_rate(self) -> float:
         """The learning rate of the coming optimiser step."""
-        return float(self.optimizers().param_groups[0]["lr"])
+        return float(self._optimizer().param_groups[0]["lr"])
+
+    def _optimizer(self) -> LightningOptimizer:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
 
     def apply_gradients(self) -> float:
         """Clips, steps, and clears; the gradient of the whole batch has been gathered by then.
@@ -147,7 +174,7 @@ class PolicyModule(pl.LightningModule):
         Raises:
             RuntimeError: The gradient is not finite; no step is taken, so the last weights are intact.
         """
-        optimizer = self.optimizers()
+        optimizer = self._optimizer()
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]
         clip = self.optimizer_config.gradient_clip
         norm = float(nn.utils.clip_grad_norm_(weights, clip if clip > 0 else math.inf))
@@ -159,15 +186,115 @@ class PolicyModule(pl.LightningModule):
             )
         optimizer.step()
         optimizer.zero_grad()
-        self.lr_schedulers().step()
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, LRScheduler)
+        schedule.step()
         return norm
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leaves the batch where it is: packs move to the device one by one, when they are run."""
-        del device, dataloader_idx
-        return batch
+    @contextmanager
+    def sampler(self, sampling: SamplingConfig, prefill_tokens: int) -> Iterator[Sampler]:
+        """Lends the policy as a sampler, in evaluation mode."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield TransformersSampler(self.model, self._stop_ids(), sampling, prefill_tokens)
+        finally:
+            self.model.train(was_training)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def _stop_ids(self) -> list[int]:
+        eos = self.tokenizer.eos_token_id
+        return sorted({self.renderer.end_of_turn, *([eos] if isinstance(eos, int) else [])})
+
+    @contextmanager
+    def progress(
+        self, what: str, requests: Sequence[RolloutRequest]
+    ) -> Iterator[Callable[[RolloutStats], None] | None]:
+        """A line of live progress for a run of rollouts, in the Trainer's own progress display."""
+        bar = self.trainer.progress_bar_callback
+        display = bar.progress if isinstance(bar, RichProgressBar) and bar.is_enabled else None
+        if display is None:
+            yield None
+            return
+        line = display.add_task(f"rollouts: {what}", total=sum(request.samples for request in requests))
+
+        def show(stats: RolloutStats) -> None:
+            speed = stats.tokens / max(stats.seconds, 1e-9)
+            tools = stats.tool_seconds / max(stats.seconds, 1e-9)
+            display.update(
+                line,
+                completed=stats.rollouts,
+                description=f"rollouts: {what}, {speed:,.0f} tokens/s, {tools:.0%} in tools",
+            )
+
+        try:
+            yield show
+        finally:
+            display.remove_task(line)
+
+    def validation_step(self, batch: "list[Evaluated]", batch_idx: int) -> None:
+        """Scores greedy rollouts."""
+        self._evaluate(batch, "validation")
+
+    def test_step(self, batch: "list[Evaluated]", batch_idx: int) -> None:
+        """Scores greedy rollouts."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: "list[Evaluated]", batch_idx: int) -> list[dict[str, Any]]:
+        """Greedy rollouts as records in OpenAI message format; also written to ``trajectories/predict.jsonl``."""
+        return self._write(batch, "predict")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the scores and remembers them for the table at the end of the fit."""
+        scores = self._finish_evaluation("val")
+        # Before training, the counters still stand at zero finished phases; after it, at one more than the last.
+        phase = 0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1
+        if self.trainer.sanity_checking:
+            for logger in self.trainer.loggers:  # Lightning logs nothing in its sanity check, which is our start
+                logger.log_metrics({f"val/{name}": value for name, value in scores.items()}, step=0)
+        if self.trainer.state.fn == "fit":
+            self.history.append((phase, scores))
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the scores."""
+        self._finish_evaluation("test")
+
+    def on_fit_end(self) -> None:
+        """Prints the first and the last validation side by side."""
+        if self.trainer.is_global_zero and len(self.history) > 1:
+            Console().print(comparison_table(self.history))
+
+    def _evaluate(self, batch: "list[Evaluated]", name: str) -> None:
+        for evaluated in batch:
+            self.evaluation.update(evaluated.task, evaluated.trajectory)
+        at = 0 if self.trainer.sanity_checking or name != "validation" else self.trainer.current_epoch + 1
+        self._write(batch, f"{name}-{at:04d}" if name == "validation" else name)
+
+    def _write(self, batch: "list[Evaluated]", name: str) -> list[dict[str, Any]]:
+        records = [
+            trajectory_record(evaluated.task.prompt, evaluated.trajectory, kind=evaluated.task.kind)
+            for evaluated in batch
+        ]
+        rank = f"-rank{self.global_rank}" if self.trainer.world_size > 1 else ""
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "trajectories"
+        write_records(folder / f"{name}{rank}.jsonl", records)
+        return records
+
+    def _finish_evaluation(self, prefix: str) -> Scores:
+        scores = self.evaluation.compute()
+        self.evaluation.reset()
+        if not self.trainer.sanity_checking:
+            self.log_dict({f"{prefix}/{name}": value for name, value in scores.items()})
+        return scores
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the scores so far, so that a resumed run still knows its start."""
+        checkpoint["validation_history"] = [[phase, dict(scores)] for phase, scores in self.history]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the scores of the run that is resumed."""
+        self.history = [(int(phase), dict(scores)) for phase, scores in checkpoint.get("validation_history", [])]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]  # narrower
         """The trained weights only."""
         del args, kwargs
         return trainable_state(self.model)

@@ -29,6 +29,7 @@ class SFTModule(PolicyModule):
 
     def __init__(
         self,
+        *,
         policy: PolicyConfig = PolicyConfig(),  # noqa: B008  # frozen
         optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-4),  # noqa: B008  # frozen
         with_answer: bool = True,

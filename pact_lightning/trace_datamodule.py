@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Sequence
 
 import lightning.pytorch as pl
-from torch.utils.data import DataLoader, IterableDataset
+from lightning.pytorch.utilities import rank_zero_info
 
+from pact_lightning.datamodule import TaskDataModule
+from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.seeds import numpy_random
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
 
 
-class TraceBatches(IterableDataset[list[Task]]):
+class TraceBatches:
     """Batches of tasks with traces, in an order that depends on (seed, epoch) only.
 
     Args:
@@ -20,35 +22,60 @@ class TraceBatches(IterableDataset[list[Task]]):
     """
 
     def __init__(self, tasks: Sequence[Task], batch_size: int, seed: int) -> None:
-        super().__init__()
         self.tasks = tasks
         self.batch_size = batch_size
         self.seed = seed
-        self.epoch = 0
+        self.trainer: pl.Trainer | None = None
 
     def __len__(self) -> int:
         return len(self.tasks) // self.batch_size
 
     def __iter__(self) -> Iterator[list[Task]]:
-        order = numpy_random("trace-order", self.seed, self.epoch).permutation(len(self.tasks)).tolist()
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        order = numpy_random("trace-order", self.seed, epoch).permutation(len(self.tasks)).tolist()
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             yield [self.tasks[index] for index in order[start : start + self.batch_size]]
 
 
-class TraceDataModule(pl.LightningDataModule):
+class TraceDataModule(TaskDataModule):
     """Batches of expert traces for :class:`~pact_lightning.sft_module.SFTModule`.
 
     Args:
         train: Where the tasks come from; those without a trace are left out and counted.
+        validation: Tasks for validation by greedy, prompt-only rollouts.
+        test: Tasks for ``test``.
+        predict: Tasks for ``predict``.
         batch_size: Traces per optimiser step.
+        limits: Where the rollouts of validation end.
+        max_prompt_tokens: Tasks with a longer prompt are left out, counted and logged.
         seed: Seed of the order in which traces are drawn.
+        prefill_tokens: Tokens of one forward over prompts or observations.
     """
 
-    def __init__(self, train: TaskSource, batch_size: int = 32, seed: int = 0) -> None:
-        super().__init__()
-        self.train = train
+    def __init__(
+        self,
+        *,
+        train: TaskSource | None = None,
+        validation: TaskSource | None = None,
+        test: TaskSource | None = None,
+        predict: TaskSource | None = None,
+        batch_size: int = 32,
+        limits: RolloutLimits = RolloutLimits(),  # noqa: B008  # frozen
+        max_prompt_tokens: int = 7000,
+        seed: int = 0,
+        prefill_tokens: int = 16_384,
+    ) -> None:
+        super().__init__(
+            validation=validation,
+            test=test,
+            predict=predict,
+            limits=limits,
+            max_prompt_tokens=max_prompt_tokens,
+            seed=seed,
+            prefill_tokens=prefill_tokens,
+        )
+        self.sources["train"] = train
         self.batch_size = batch_size
-        self.seed = seed
         self._batches: TraceBatches | None = None
 
     def setup(self, stage: str) -> None:
@@ -57,10 +84,12 @@ class TraceDataModule(pl.LightningDataModule):
         Raises:
             ValueError: There are fewer traces than one batch needs.
         """
+        super().setup(stage)
         if stage != "fit" or self._batches is not None:
             return
-        tasks = self.train.load()
+        tasks = self.tasks.get("train", [])
         with_trace = [task for task in tasks if task.trace is not None]
+        rank_zero_info(f"{len(with_trace)} of {len(tasks)} training tasks have an expert trace")
         if len(with_trace) < self.batch_size:
             raise ValueError(
                 f"only {len(with_trace)} of {len(tasks)} training tasks have an expert trace, fewer than "
@@ -68,9 +97,8 @@ class TraceDataModule(pl.LightningDataModule):
             )
         self._batches = TraceBatches(with_trace, self.batch_size, self.seed)
 
-    def train_dataloader(self) -> DataLoader[list[Task]]:
-        """Batches of the current epoch; Lightning iterates over it anew each epoch."""
+    def train_dataloader(self) -> TraceBatches:
+        """Batches of traces, in a new order every epoch."""
         assert self._batches is not None
-        if self.trainer is not None:
-            self._batches.epoch = self.trainer.current_epoch
-        return DataLoader(self._batches, batch_size=None)
+        self._batches.trainer = self.trainer
+        return self._batches

@@ -1,6 +1,7 @@
 """Saves the trained policy as an ordinary model folder when a fit ends."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from peft import PeftModel
@@ -26,7 +27,7 @@ class ExportPolicy(pl.Callback):
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, PolicyModule)
-        model = pl_module.model
+        model: Any = pl_module.model
         if isinstance(model, PeftModel) and pl_module.policy_config.adapter == "lora":
             model = model.merge_and_unload()
         model.save_pretrained(self.folder)

@@ -140,7 +140,7 @@ class ChatRenderer:
     def components(self, ids: Sequence[int]) -> npt.NDArray[np.int64]:
         """Labels the tokens of one assistant turn, sampled or rendered, ``[N]``.
 
-        A token that straddles two components (a full stop with a line break, in Qwen's vocabulary) gets the one in which it starts.
+        A token that straddles two components (Qwen has one for a full stop with a line break) gets the first one.
         """
         pieces = [self.codec.token_bytes(index) for index in ids]
         text = b"".join(pieces)

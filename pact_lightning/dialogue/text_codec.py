@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-_BYTE_OF: dict[str, int] = {character: byte for byte, character in bytes_to_unicode().items()}
+_characters: Any = bytes_to_unicode  # untyped
+_BYTE_OF: dict[str, int] = {character: byte for byte, character in _characters().items()}
 
 
 class TextCodec:
@@ -23,7 +25,9 @@ class TextCodec:
         ValueError: The tokenizer is not byte-level, so that token and text positions could not be told.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise ValueError("the policy needs a fast tokenizer (tokenizer.json); convert it with transformers first")
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         decoder = state.get("decoder") or {}
         steps = decoder.get("decoders", [decoder])

@@ -1,0 +1,323 @@
+"""RolloutDataModule: prompt-only tool interactions, made anew each epoch by the policy as it is then."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from pact_lightning.group import CreditConfig, Group, make_group
+from pact_lightning.module import PACTModule
+from pact_lightning.policy_module import PolicyModule
+from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest, RolloutStats
+from pact_lightning.rollout.record import trajectory_record, write_records
+from pact_lightning.rollout.samplers.base import SamplingConfig
+from pact_lightning.rollout.trajectory import Trajectory
+from pact_lightning.seeds import derive_seed, numpy_random
+from pact_lightning.tasks.schema import Task
+from pact_lightning.tasks.source import TaskSource
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A task and the rollout that the policy made of it."""
+
+    task: Task
+    trajectory: Trajectory
+
+
+class TaskDataModule(pl.LightningDataModule):
+    """Tasks and the rollouts of validation, test and prediction: greedy, prompt only, same engine as in training.
+
+    Args:
+        validation: Tasks of ``validate`` and of the validation within ``fit``; without them there is none.
+        test: Tasks of ``test``.
+        predict: Tasks of ``predict``.
+        limits: Where rollouts end.
+        max_prompt_tokens: Tasks with a longer prompt are left out, counted and logged [P]: 7,000.
+        seed: Seed of everything that is drawn.
+        prefill_tokens: Tokens of one forward over prompts or observations.
+    """
+
+    def __init__(
+        self,
+        *,
+        validation: TaskSource | None,
+        test: TaskSource | None,
+        predict: TaskSource | None,
+        limits: RolloutLimits,
+        max_prompt_tokens: int,
+        seed: int,
+        prefill_tokens: int,
+    ) -> None:
+        super().__init__()
+        self.sources: dict[str, TaskSource | None] = {"validation": validation, "test": test, "predict": predict}
+        self.limits = limits
+        self.max_prompt_tokens = max_prompt_tokens
+        self.seed = seed
+        self.prefill_tokens = prefill_tokens
+        self.tasks: dict[str, list[Task]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Loads the tasks that the stage needs; Lightning calls this before the policy is loaded."""
+        needed = {"fit": ("train", "validation"), "validate": ("validation",)}.get(stage, (stage,))
+        for name in needed:
+            source = self.sources.get(name)
+            if source is not None and name not in self.tasks:
+                self.tasks[name] = self._fitting(name, source.load())
+
+    @property
+    def module(self) -> PolicyModule:
+        """The module in training."""
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        if not isinstance(module, PolicyModule):
+            raise TypeError(f"the data module needs a PolicyModule to make rollouts with, not {type(module).__name__}")
+        return module
+
+    def _fitting(self, name: str, tasks: Sequence[Task]) -> list[Task]:
+        """Tasks whose prompt fits.
+
+        Raises:
+            ValueError: None is left, or two have the same id.
+        """
+        renderer = self.module.renderer
+        kept = [
+            task
+            for task in tasks
+            if len(renderer.prompt(task.prompt.messages, task.prompt.tools)) <= self.max_prompt_tokens
+        ]
+        dropped = len(tasks) - len(kept)
+        if dropped:
+            rank_zero_info(
+                f"{dropped} of {len(tasks)} {name} tasks have a prompt of more than {self.max_prompt_tokens} tokens "
+                "(data.max_prompt_tokens) and are left out"
+            )
+        if not kept:
+            raise ValueError(
+                f"no {name} task is left: none of {len(tasks)} has a prompt within {self.max_prompt_tokens} tokens; "
+                "raise data.max_prompt_tokens or look at the tasks"
+            )
+        return kept
+
+    def rollout(
+        self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str
+    ) -> tuple[list[list[Trajectory]], RolloutStats]:
+        """Rolls prompts out with the current policy."""
+        module = self.module
+        engine = RolloutEngine(module.renderer, self.limits)
+        with module.sampler(sampling, self.prefill_tokens) as sampler, module.progress(what, requests) as progress:
+            return engine.run(requests, sampler, progress)
+
+    def run_folder(self) -> Path:
+        """Where this run keeps its files."""
+        assert self.trainer is not None
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+
+    def share(self, items: Sequence[Task]) -> list[Task]:
+        """This process's share of the tasks, where several train together."""
+        assert self.trainer is not None
+        return list(items)[self.trainer.global_rank :: self.trainer.world_size]
+
+    def rank_suffix(self) -> str:
+        """Keeps the files of several processes apart."""
+        assert self.trainer is not None
+        return f"-rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leaves the batch where it is: packs move to the device one by one, when they are run."""
+        del device, dataloader_idx
+        return batch
+
+    def val_dataloader(self) -> "EvaluationRollouts | list[None]":
+        """Greedy rollouts of the validation tasks."""
+        return EvaluationRollouts(self, "validation") if self.sources["validation"] else []
+
+    def test_dataloader(self) -> "EvaluationRollouts":
+        """Greedy rollouts of the test tasks."""
+        return EvaluationRollouts(self, "test")
+
+    def predict_dataloader(self) -> "EvaluationRollouts":
+        """Greedy rollouts of the prediction tasks."""
+        return EvaluationRollouts(self, "predict")
+
+
+class EvaluationRollouts:
+    """All rollouts of a set of tasks, as one batch: nothing waits for the slowest of a smaller one."""
+
+    def __init__(self, data: TaskDataModule, name: str) -> None:
+        self.data = data
+        self.name = name
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[list[Evaluated]]:
+        if self.name not in self.data.tasks:
+            raise ValueError(f"there are no {self.name} tasks; set data.{self.name} in the recipe")
+        tasks = self.data.share(self.data.tasks[self.name])
+        requests = [RolloutRequest(task.prompt, 1, derive_seed(self.data.seed, self.name)) for task in tasks]
+        results, _ = self.data.rollout(requests, SamplingConfig(greedy=True), self.name)
+        yield [Evaluated(task, rollouts[0]) for task, rollouts in zip(tasks, results, strict=True)]
+
+
+class RolloutDataModule(TaskDataModule):
+    """Prompt-only rollouts as training data: one epoch is one phase, one batch the groups of one optimiser step.
+
+    Args:
+        train: Training tasks.
+        validation: Tasks for validation.
+        test: Tasks for ``test``.
+        predict: Tasks for ``predict``.
+        prompts_per_phase: Prompts that a phase rolls out [P]: 256.
+        prompts_per_step: Prompts of one optimiser step [P]: 32.
+        rollouts_per_prompt: K [P]: 8.
+        temperature: Sampling temperature [P]: 1.0.
+        limits: Where rollouts end.
+        credit: How rollouts earn their advantages.
+        max_prompt_tokens: Tasks with a longer prompt are left out, counted and logged [P]: 7,000.
+        seed: Seed of everything that is drawn.
+        prefill_tokens: Tokens of one forward over prompts or observations.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: TaskSource | None = None,
+        validation: TaskSource | None = None,
+        test: TaskSource | None = None,
+        predict: TaskSource | None = None,
+        prompts_per_phase: int = 256,
+        prompts_per_step: int = 32,
+        rollouts_per_prompt: int = 8,
+        temperature: float = 1.0,
+        limits: RolloutLimits = RolloutLimits(),  # noqa: B008  # frozen
+        credit: CreditConfig = CreditConfig(),  # noqa: B008  # frozen
+        max_prompt_tokens: int = 7000,
+        seed: int = 0,
+        prefill_tokens: int = 16_384,
+    ) -> None:
+        super().__init__(
+            validation=validation,
+            test=test,
+            predict=predict,
+            limits=limits,
+            max_prompt_tokens=max_prompt_tokens,
+            seed=seed,
+            prefill_tokens=prefill_tokens,
+        )
+        if min(prompts_per_phase, prompts_per_step, rollouts_per_prompt) < 1 or prompts_per_phase % prompts_per_step:
+            raise ValueError(
+                f"data.prompts_per_phase ({prompts_per_phase}) must be a multiple of data.prompts_per_step "
+                f"({prompts_per_step}), and both and data.rollouts_per_prompt at least 1"
+            )
+        self.sources["train"] = train
+        self.prompts_per_phase = prompts_per_phase
+        self.prompts_per_step = prompts_per_step
+        self.rollouts_per_prompt = rollouts_per_prompt
+        self.sampling = SamplingConfig(temperature)
+        self.credit = credit
+
+    def setup(self, stage: str) -> None:
+        """Loads the tasks and checks that everything fits.
+
+        Raises:
+            ValueError: There are no training tasks, or a rollout could not be trained on in one forward.
+        """
+        if stage == "fit":
+            if self.sources["train"] is None:
+                raise ValueError("there are no training tasks; set data.train in the recipe")
+            needed = self.max_prompt_tokens + self.limits.max_trajectory_tokens
+            if needed > self.module.max_tokens_per_forward:
+                raise ValueError(
+                    f"a prompt of {self.max_prompt_tokens} and a trajectory of {self.limits.max_trajectory_tokens} "
+                    f"tokens need {needed} tokens in one forward, over model.max_tokens_per_forward = "
+                    f"{self.module.max_tokens_per_forward}; raise that or lower data.max_prompt_tokens or "
+                    "data.limits.max_trajectory_tokens"
+                )
+        super().setup(stage)
+
+    def train_dataloader(self) -> "Phase":
+        """Phases: every iteration rolls out anew with the current policy."""
+        return Phase(self)
+
+    @property
+    def pact_module(self) -> PACTModule:
+        """The module in training.
+
+        Raises:
+            TypeError: It is of another kind.
+        """
+        module = self.module
+        if not isinstance(module, PACTModule):
+            raise TypeError(f"rollouts train a PACTModule, not {type(module).__name__}; use it, or a TraceDataModule")
+        return module
+
+    def phase_tasks(self, phase: int) -> list[tuple[int, Task]]:
+        """A phase's prompts with their position in the run: pass after pass over all tasks, each in a new order."""
+        tasks = self.tasks["train"]
+        first = phase * self.prompts_per_phase
+        chosen = []
+        for position in range(first, first + self.prompts_per_phase):
+            visit, place = divmod(position, len(tasks))
+            chosen.append((position, tasks[_order(self.seed, visit, len(tasks))[place]]))
+        return chosen
+
+    def make_phase(self, phase: int) -> list[Group]:
+        """Rolls out one phase and scores it; the expert traces join after the last rollout is done."""
+        assert self.trainer is not None
+        chosen = self.phase_tasks(phase)[self.trainer.global_rank :: self.trainer.world_size]
+        requests = [
+            RolloutRequest(task.prompt, self.rollouts_per_prompt, derive_seed(self.seed, phase, position))
+            for position, task in chosen
+        ]
+        results, stats = self.rollout(requests, self.sampling, f"phase {phase}")
+        groups = [
+            make_group(
+                task, rollouts, self.credit, temperature=self.sampling.temperature, phase=phase, position=position
+            )
+            for (position, task), rollouts in zip(chosen, results, strict=True)
+        ]
+        self._write(phase, groups)
+        self.pact_module.log_phase(groups, stats)
+        return groups
+
+    def _write(self, phase: int, groups: Sequence[Group]) -> None:
+        records = [
+            trajectory_record(
+                group.task.prompt, trajectory, rewards=rewards, advantages=advantages, phase=phase, kind=group.task.kind
+            )
+            for group in groups
+            for trajectory, rewards, advantages in zip(
+                group.trajectories, group.turn_rewards, group.advantages, strict=True
+            )
+        ]
+        write_records(self.run_folder() / "trajectories" / f"phase-{phase:04d}{self.rank_suffix()}.jsonl", records)
+
+
+class Phase:
+    """One phase: rollouts with the current policy, then its groups in batches of one optimiser step."""
+
+    def __init__(self, data: RolloutDataModule) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return self.data.prompts_per_phase // self.data.prompts_per_step
+
+    def __iter__(self) -> Iterator[list[Group]]:
+        assert self.data.trainer is not None
+        groups = self.data.make_phase(self.data.trainer.current_epoch)
+        self.data.pact_module.prepare_phase(groups, optimizer_steps=len(self))
+        size = len(groups) // len(self)
+        for start in range(0, len(groups), size):
+            yield groups[start : start + size]
+
+
+@cache
+def _order(seed: int, visit: int, count: int) -> list[int]:
+    order: list[int] = numpy_random("task-order", seed, visit).permutation(count).tolist()
+    return order

@@ -1,0 +1,191 @@
+"""What the sandbox takes away from a process, layer by layer. Standard library only: the worker loads it by its path.
+
+Each function takes one thing away and says whether it could; the worker reports what is missing, and the parent warns.
+"""
+
+import ctypes
+import os
+import platform
+import signal
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+MAX_FILE_BYTES = 1 << 20
+MAX_OPEN_FILES = 64
+
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
+_SECCOMP_MODE_FILTER = 2
+_EPERM = 1
+
+# Numbers above 423 are the same on both machines.
+_COMMON_CALLS = {
+    "pidfd_send_signal": 424, "io_uring_setup": 425, "open_tree": 428, "move_mount": 429, "fsopen": 430,
+    "pidfd_open": 434, "clone3": 435, "pidfd_getfd": 438, "mount_setattr": 442,
+}  # fmt: skip
+_X86_64_CALLS = {
+    "socket": 41, "socketpair": 53, "clone": 56, "fork": 57, "vfork": 58, "execve": 59, "kill": 62, "ptrace": 101,
+    "pivot_root": 155, "setrlimit": 160, "chroot": 161, "mount": 165, "umount2": 166, "tkill": 200, "tgkill": 234,
+    "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272, "perf_event_open": 298, "prlimit64": 302,
+    "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "bpf": 321,
+    "execveat": 322, "userfaultfd": 323,
+}  # fmt: skip
+_AARCH64_CALLS = {
+    "umount2": 39, "mount": 40, "pivot_root": 41, "chroot": 51, "unshare": 97, "ptrace": 117, "kill": 129,
+    "tkill": 130, "tgkill": 131, "setrlimit": 164, "socket": 198, "socketpair": 199, "add_key": 217,
+    "request_key": 218, "keyctl": 219, "clone": 220, "execve": 221, "perf_event_open": 241, "prlimit64": 261,
+    "open_by_handle_at": 265, "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271, "bpf": 280,
+    "execveat": 281, "userfaultfd": 282,
+}  # fmt: skip
+_MACHINES = {"x86_64": (0xC000003E, _X86_64_CALLS), "aarch64": (0xC00000B7, _AARCH64_CALLS)}
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def leave_network() -> bool:
+    """Moves this process into a user and a network namespace of its own, where no interface is up.
+
+    The user namespace also keeps ``/proc/<pid>/environ`` of the processes outside from being read.
+
+    Returns:
+        Whether the system allowed it (Linux with user namespaces; many containers refuse).
+    """
+    if sys.platform != "linux":
+        return False
+    return bool(_libc().unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0)
+
+
+def die_with_parent() -> None:
+    """Asks Linux to kill this process when its parent ends."""
+    if sys.platform == "linux":
+        _libc().prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def limit_resources(memory_mb: int, cpu_s: int) -> list[str]:
+    """Sets hard limits: address space, processor seconds, file size, open files, new processes, core dumps.
+
+    Linux does not apply the limit on processes to root; :func:`filter_system_calls` does.
+
+    Args:
+        memory_mb: Address space in MiB.
+        cpu_s: Processor time in seconds.
+
+    Returns:
+        The limits that this system refuses to set (macOS, for one, refuses the address space).
+    """
+    import resource  # absent on Windows, where the parent refuses before it comes to this
+
+    limits = {
+        "RLIMIT_AS": memory_mb << 20,
+        "RLIMIT_CPU": cpu_s,
+        "RLIMIT_FSIZE": MAX_FILE_BYTES,
+        "RLIMIT_NOFILE": MAX_OPEN_FILES,
+        "RLIMIT_NPROC": 0,
+        "RLIMIT_CORE": 0,
+    }
+    refused = []
+    for name, wanted in limits.items():
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
+        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        try:
+            resource.setrlimit(kind, (value, value))
+        except (ValueError, OSError):
+            refused.append(name)
+    return refused
+
+
+def filter_system_calls() -> bool:
+    """Makes the kernel refuse sockets, new processes and threads, programs, signals, mounts and tracing (seccomp).
+
+    Returns:
+        Whether the filter is in force (Linux on x86-64 or ARM64, unless the container forbids it).
+    """
+    machine = _MACHINES.get(platform.machine())
+    if sys.platform != "linux" or machine is None:
+        return False
+    architecture, calls = machine
+    numbers = sorted({*calls.values(), *_COMMON_CALLS.values()})
+    program = _refusing_program(architecture, numbers)
+    code = ctypes.create_string_buffer(program, len(program))
+    header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code)))
+    libc = _libc()
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        return False
+    return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0) == 0)
+
+
+def _refusing_program(architecture: int, numbers: list[int]) -> bytes:
+    """A BPF program that answers EPERM to the given system calls and to those of any other architecture."""
+    load, jump_equal, jump_at_least, give_back = 0x20, 0x15, 0x35, 0x06
+    refuse, allow = 0x00050000 | _EPERM, 0x7FFF0000
+    foreign_numbering = 0x40000000  # x32: the same kernel under other numbers
+    to_refuse = len(numbers) + 1
+    lines = [
+        (load, 0, 0, 4),
+        (jump_equal, 0, to_refuse + 2, architecture),
+        (load, 0, 0, 0),
+        (jump_at_least, to_refuse, 0, foreign_numbering),
+        *((jump_equal, to_refuse - 1 - index, 0, number) for index, number in enumerate(numbers)),
+        (give_back, 0, 0, allow),
+        (give_back, 0, 0, refuse),
+    ]
+    return b"".join(struct.pack("HBBI", *line) for line in lines)
+
+
+_FORBIDDEN_EVENTS = (
+    "socket.", "subprocess.", "os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.startfile",
+    "os.kill", "pty.", "signal.pthread_kill", "ftplib.", "http.", "imaplib.", "nntplib.", "poplib.", "smtplib.",
+    "telnetlib.", "urllib.", "webbrowser.",
+)  # fmt: skip
+_CHANGING_EVENTS = frozenset(
+    f"os.{verb}" for verb in (
+        "remove", "rename", "rmdir", "mkdir", "chmod", "chown", "link", "symlink", "truncate", "utime", "setxattr",
+        "removexattr", "lockf", "chflags",
+    )
+)  # fmt: skip
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def refuse_in_python(workdir: str) -> None:
+    """Makes Python itself refuse network, processes, changes outside ``workdir`` and reads outside Python's files.
+
+    A second line behind the kernel's limits, and the first where those are missing. Native code goes past it.
+
+    Args:
+        workdir: The only folder in which files may be changed.
+    """
+    own = os.path.realpath(workdir)
+    readable = tuple(
+        os.path.realpath(path)
+        for path in (workdir, sys.prefix, sys.base_prefix, *sys.path, "/usr/share/zoneinfo", "/etc/localtime")
+        if path
+    )
+    sys.addaudithook(_make_hook(own, readable))
+
+
+def _make_hook(own: str, readable: tuple[str, ...]) -> Callable[[str, tuple[Any, ...]], None]:
+    def inside(path: Any, folders: tuple[str, ...]) -> bool:
+        if isinstance(path, int):  # a descriptor that is open already
+            return True
+        real = os.path.realpath(os.fsdecode(path))
+        return any(real == folder or real.startswith(folder + os.sep) for folder in folders)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event.startswith(_FORBIDDEN_EVENTS):
+            raise PermissionError(f"{event} is not allowed in a tool")
+        if event == "open" and arguments[0] is not None:
+            writes = bool((arguments[2] or 0) & _WRITE_FLAGS)
+            if not inside(arguments[0], (own,) if writes else readable):
+                verb = "change" if writes else "read"
+                raise PermissionError(f"a tool may not {verb} {os.fsdecode(arguments[0])}")
+        if event in _CHANGING_EVENTS:
+            for path in arguments:
+                if isinstance(path, str | bytes | os.PathLike) and not inside(path, (own,)):
+                    raise PermissionError(f"a tool may not change {os.fsdecode(path)}")
+
+    return hook

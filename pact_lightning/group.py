@@ -1,0 +1,137 @@
+"""A group: the K rollouts of one prompt with their credit. Here, after the rollouts exist, the expert trace joins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pact_lightning.credit.advantages import Fusion, dual_level_advantages, is_zero_variance
+from pact_lightning.credit.matching import MatchMethod
+from pact_lightning.credit.rewards import outcome_reward, turn_rewards
+from pact_lightning.rollout.trajectory import Trajectory
+from pact_lightning.tasks.schema import Reference, Task
+
+AnchorReason = Literal["drawn", "no_trace", "overlong"]
+
+
+@dataclass(frozen=True)
+class CreditConfig:
+    """How rollouts earn their advantages (METHOD section 3).
+
+    Attributes:
+        reward: ``matchtir`` rewards every turn by its calls and the answer [P]; ``outcome`` the answer alone (GRPO).
+        matching: How predicted and reference calls are paired: ``hungarian`` [P], ``greedy`` or ``ot`` [C].
+        unmatched_penalty: ``lambda_pen``: what an unmatched or malformed call costs [P]: 0.
+        gamma: Discount of later turns' rewards [C].
+        eps: Added to the standard deviations [C].
+        advantage_fusion: How trajectory and turn advantage join: ``sum`` [P], ``mean`` [C], or ``trajectory`` alone.
+    """
+
+    reward: Literal["matchtir", "outcome"] = "matchtir"
+    matching: MatchMethod = "hungarian"
+    unmatched_penalty: float = 0.0
+    gamma: float = 0.9
+    eps: float = 1e-6
+    advantage_fusion: Fusion = "sum"
+
+
+@dataclass(slots=True)
+class Group:
+    """The rollouts of one prompt in one phase.
+
+    Attributes:
+        task: The task; its trace is used in the optimisation only.
+        trajectories: The K rollouts.
+        turn_rewards: ``r_{k,t}``, per rollout and turn.
+        advantages: ``A^g_k + A^l_{k,t}``, per rollout and turn.
+        zero_variance: All rollouts earned the same.
+        temperature: What they were sampled at; training log-probabilities use the same.
+        phase: Number of the phase.
+        position: Number of this visit within the run; names the gate's draw.
+        anchored: Why the prompt goes to the anchor, or ``None`` where its trace is used.
+        old_logps: Log-probabilities under ``pi_old`` in the ratio's context, per rollout ``[R_k]``; ``None`` where
+            the phase makes one optimiser step only, so that the ratio is 1 by construction.
+    """
+
+    task: Task
+    trajectories: list[Trajectory]
+    turn_rewards: list[list[float]]
+    advantages: list[list[float]]
+    zero_variance: bool
+    temperature: float = 1.0
+    phase: int = 0
+    position: int = 0
+    anchored: AnchorReason | None = None
+    old_logps: list[Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def rewards(self) -> list[float]:
+        """``R_k``, per rollout."""
+        return [sum(rewards) for rewards in self.turn_rewards]
+
+    def token_advantages(self, sample: int) -> Tensor:
+        """Advantage of every token of a rollout, ``[R_k]``: its turn's."""
+        turns = self.trajectories[sample].turn_indices()
+        return torch.from_numpy(np.asarray(self.advantages[sample], dtype=np.float32)[turns])
+
+    def policy_mask(self, sample: int) -> Tensor:
+        """``M_{i,k}``, ``[R_k]``.
+
+        Raises:
+            ValueError: The rollout has no policy token; its segments were not labelled.
+        """
+        mask = torch.from_numpy(self.trajectories[sample].policy_mask())
+        if not bool(mask.any()):
+            raise ValueError(f"rollout {sample} of task {self.task.id} has no policy token; its labels are wrong")
+        return mask
+
+
+def make_group(
+    task: Task,
+    trajectories: Sequence[Trajectory],
+    credit: CreditConfig,
+    *,
+    temperature: float = 1.0,
+    phase: int = 0,
+    position: int = 0,
+) -> Group:
+    """Scores the rollouts of a prompt and computes their advantages.
+
+    Rollouts whose environment failed to start hold no token of the policy; they are left out.
+
+    Raises:
+        ValueError: No rollout is left.
+    """
+    kept = [trajectory for trajectory in trajectories if trajectory.segments]
+    if not kept:
+        reason = trajectories[0].turns[-1].responses if trajectories and trajectories[0].turns else ()
+        raise ValueError(f"every rollout of task {task.id} failed before its first token: {' '.join(reason)}")
+    rewards = [_rewards(trajectory, task.reference, credit) for trajectory in kept]
+    advantages = dual_level_advantages(rewards, gamma=credit.gamma, eps=credit.eps, fusion=credit.advantage_fusion)
+    return Group(
+        task=task,
+        trajectories=kept,
+        turn_rewards=rewards,
+        advantages=advantages,
+        zero_variance=is_zero_variance([sum(turns) for turns in rewards]),
+        temperature=temperature,
+        phase=phase,
+        position=position,
+    )
+
+
+def _rewards(trajectory: Trajectory, reference: Reference, credit: CreditConfig) -> list[float]:
+    if credit.reward == "outcome":
+        return outcome_reward(len(trajectory.turns), trajectory.final_answer, reference.answer)
+    return turn_rewards(
+        [turn.calls for turn in trajectory.turns],
+        reference.calls,
+        trajectory.final_answer,
+        reference.answer,
+        malformed=[sum(entry.call is None for entry in turn.parsed) for turn in trajectory.turns],
+        method=credit.matching,
+        unmatched_penalty=credit.unmatched_penalty,
+    )

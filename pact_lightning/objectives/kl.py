@@ -1,0 +1,36 @@
+"""The KL penalty that holds the policy near its frozen start (METHOD section 4)."""
+
+import torch
+from torch import Tensor
+
+from pact_lightning.objectives.aggregate import check_group, group_mean
+
+
+def k3_kl(logp: Tensor, ref_logp: Tensor, mask: Tensor, *, clamp: float = 10.0) -> tuple[Tensor, dict[str, Tensor]]:
+    """The k3 estimate of ``KL(pi_theta || pi_ref)`` per token, ``exp(d) - d - 1`` with ``d = ref_logp - logp``.
+
+    Never negative, and unbiased on tokens that ``pi_theta`` sampled. ``d`` is clamped at +-``clamp`` [C], which bounds
+    one token's penalty; no gradient flows beyond.
+
+    Args:
+        logp: Log-probabilities under the policy, ``[K, T]``, in the context of the ratio [D].
+        ref_logp: The same under the frozen reference, ``[K, T]``; no gradient flows into it.
+        mask: Policy tokens, bool or 0/1, ``[K, T]``. A rollout without one contributes 0 to the mean.
+        clamp: Bound on the log-ratio, ``> 0`` [C: 10].
+
+    Returns:
+        The scalar loss before its coefficient, aggregated as the surrogate is, and detached scalars: ``kl`` (the
+        loss) and ``kl_clamped`` (share of the masked tokens at the bound).
+
+    Raises:
+        ValueError: Shapes differ, the mask is empty for the whole group, or ``clamp`` is not positive.
+    """
+    if not clamp > 0.0:
+        raise ValueError(f"clamp bounds the log-ratio and must be > 0, not {clamp}")
+    check_group(mask, logp=logp, ref_logp=ref_logp)
+    outside = mask == 0
+    raw = (ref_logp.detach() - logp).masked_fill(outside, 0.0)
+    log_ratio = raw.clamp(-clamp, clamp)
+    loss = group_mean(torch.expm1(log_ratio) - log_ratio, mask)
+    clamped = (raw.detach()[~outside].abs() > clamp).float().mean()
+    return loss, {"kl": loss.detach(), "kl_clamped": clamped}

@@ -1,0 +1,291 @@
+"""Attention that follows a plan: the function registered with transformers as ``"pact"``, and the shared-prefix plan.
+
+A forward of a model loaded with ``attn_implementation="pact"`` takes one more keyword argument, ``attention_plan``,
+which transformers hands down to every layer's attention. Without it the model attends as with ``"sdpa"``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION_NAME = "pact"
+"""The ``attn_implementation`` under which models find :func:`pact_attention`."""
+
+_UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
+
+
+class AttentionPlan(Protocol):
+    """How the tokens of one forward attend to each other (and to anything the plan itself remembers)."""
+
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
+        """Attends in one layer.
+
+        Args:
+            module: The attention layer; ``module.layer_idx`` tells which one.
+            query: ``[B, heads, T, d]``, positions already applied.
+            key: ``[B, kv_heads, T, d]``, positions already applied.
+            value: ``[B, kv_heads, T, d]``.
+            scaling: Factor on the scores before the softmax.
+
+        Returns:
+            ``[B, T, heads, d]``.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLayout:
+    """Lengths of one block in a flat row: a prefix, then its branches [D].
+
+    Attributes:
+        prefix: Tokens of the prefix ``P``, at least 1.
+        branches: Tokens ``R_k`` of every branch, each at least 1; none means a plain causal sequence.
+
+    Raises:
+        ValueError: A length is below 1.
+    """
+
+    prefix: int
+    branches: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.prefix < 1 or any(length < 1 for length in self.branches):
+            raise ValueError(
+                f"a block needs a prefix and branches of at least one token each, got a prefix of {self.prefix} "
+                f"and branches of {list(self.branches)}; drop empty branches before packing"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the block in the flat row, ``P + sum(R_k)``."""
+        return self.prefix + sum(self.branches)
+
+
+class _Rows:
+    """Spans of a flat row as the rows of a right-padded batch.
+
+    Padded places repeat the span's first token: finite values that nobody reads, so they get a zero gradient.
+    """
+
+    def __init__(self, spans: Sequence[tuple[int, int]], device: torch.device | str | None) -> None:
+        self.spans = spans
+        self.count = len(spans)
+        self.length = max(length for _, length in spans)
+        columns = torch.arange(self.length)
+        index = torch.stack([start + torch.where(columns < length, columns, 0) for start, length in spans]).flatten()
+        first = spans[0][0]
+        # A run of the flat row is read as a view: no copy forward, no scatter backward.
+        self._first = first if torch.equal(index, torch.arange(first, first + len(index))) else None
+        self._index = index.to(device)
+
+    def take(self, flat: Tensor) -> Tensor:
+        """``[T, heads, d]`` -> ``[rows, heads, length, d]``."""
+        if self._first is None:
+            picked = flat.index_select(0, self._index)
+        else:
+            picked = flat.narrow(0, self._first, self.count * self.length)
+        return torch.unflatten(picked, 0, (self.count, self.length)).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Branches:
+    prefix_start: int
+    prefix: int
+    rows: _Rows
+    mask: Tensor  # [R, P + R], True where a branch token may look
+
+
+class SharedPrefixPlan:
+    """Blocks that share a flat row: prefix tokens attend causally, branches to their block's prefix and themselves.
+
+    Equal, gradients included, to running every ``prefix + branch`` on its own [D]. Prefixes of similar length share
+    one causal call; the branches of a block are rows over ``[prefix keys | own keys]`` in a second one. All index
+    tensors are made here, once per forward and not per layer.
+
+    Args:
+        blocks: The blocks in the order of the flat row; a token's position restarts at ``P`` in every branch.
+        device: Where the model runs.
+
+    Raises:
+        ValueError: There is no block.
+    """
+
+    def __init__(self, blocks: Sequence[BlockLayout], device: torch.device | str | None = None) -> None:
+        if not blocks:
+            raise ValueError("an attention plan needs at least one block")
+        prefixes: list[tuple[int, int]] = []
+        self._branches: list[_Branches] = []
+        start = 0
+        for block in blocks:
+            prefixes.append((start, block.prefix))
+            if block.branches:
+                self._branches.append(_branch_rows(start, block, device))
+            start += block.tokens
+        self.tokens = start
+        self._causal = [_Rows(spans, device) for spans in _similar_lengths(prefixes)]
+        self._place = self._places(device)
+
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
+        """Attends in one layer; see :class:`AttentionPlan`.
+
+        Raises:
+            ValueError: The input is not one row of exactly the planned tokens.
+        """
+        if query.shape[0] != 1 or query.shape[2] != self.tokens:
+            raise ValueError(
+                f"the attention plan is for one row of {self.tokens} tokens, but the model got {query.shape[0]} rows "
+                f"of {query.shape[2]}; run the pack that the plan was made from"
+            )
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, d]
+        pieces = [
+            scaled_dot_product_attention(
+                rows.take(q), rows.take(k), rows.take(v), is_causal=True, scale=scaling, enable_gqa=True
+            )
+            for rows in self._causal
+        ]
+        pieces += [_attend_branches(branches, q, k, v, scaling) for branches in self._branches]
+        flat = torch.cat([piece.transpose(1, 2).flatten(0, 1) for piece in pieces])
+        if self._place is not None:
+            flat = flat.index_select(0, self._place)
+        return flat[None]
+
+    def _places(self, device: torch.device | str | None) -> Tensor | None:
+        """Where the output of every flat token stands in the concatenated calls; ``None`` if it is already in order."""
+        place = torch.empty(self.tokens, dtype=torch.long)
+        offset = 0
+        for rows in [*self._causal, *(branches.rows for branches in self._branches)]:
+            for row, (start, length) in enumerate(rows.spans):
+                place[start : start + length] = offset + row * rows.length + torch.arange(length)
+            offset += rows.count * rows.length
+        in_order = offset == self.tokens and torch.equal(place, torch.arange(self.tokens))
+        return None if in_order else place.to(device)
+
+
+def _branch_rows(start: int, block: BlockLayout, device: torch.device | str | None) -> _Branches:
+    spans: list[tuple[int, int]] = []
+    offset = start + block.prefix
+    for length in block.branches:
+        spans.append((offset, length))
+        offset += length
+    rows = _Rows(spans, device)
+    # Lower-right causal. Padded keys stand to the right of every real query, so this one mask hides them as well, and
+    # every row, padded or not, sees the prefix: no softmax over nothing.
+    mask = torch.ones(rows.length, block.prefix + rows.length, dtype=torch.bool, device=device).tril(block.prefix)
+    return _Branches(start, block.prefix, rows, mask)
+
+
+def _similar_lengths(spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Groups spans so that padding to a group's longest wastes at most a quarter of each row."""
+    groups: list[list[tuple[int, int]]] = []
+    for span in sorted(spans, key=lambda item: -item[1]):
+        if groups and 4 * span[1] >= 3 * groups[-1][0][1]:
+            groups[-1].append(span)
+        else:
+            groups.append([span])
+    return [sorted(group) for group in groups]
+
+
+def _attend_branches(branches: _Branches, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+    """Rows over ``[prefix keys | own keys]``: ``[K, heads, R, d]``."""
+
+    def with_prefix(flat: Tensor) -> Tensor:
+        own = branches.rows.take(flat)  # [K, kv_heads, R, d]
+        prefix = flat.narrow(0, branches.prefix_start, branches.prefix).transpose(0, 1)
+        return torch.cat([prefix.expand(own.shape[0], -1, -1, -1), own], dim=2)
+
+    rows = branches.rows.take(q)
+    groups = q.shape[1] // k.shape[1]
+    # The heads that share a key head stand below each other as further queries. `enable_gqa` with a mask would make
+    # CUDA take the kernel that writes out all scores, and repeating the keys would cost a copy.
+    stacked = torch.unflatten(rows, 1, (k.shape[1], groups)).flatten(2, 3)  # [K, kv_heads, groups * R, d]
+    mask = branches.mask.repeat(groups, 1)
+    out = scaled_dot_product_attention(stacked, with_prefix(k), with_prefix(v), attn_mask=mask, scale=scaling)
+    return torch.unflatten(out, 2, (groups, rows.shape[2])).flatten(1, 2)
+
+
+def pact_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    attention_plan: AttentionPlan | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls in every layer [D].
+
+    Args:
+        module: The attention layer.
+        query: ``[B, heads, T, d]``.
+        key: ``[B, kv_heads, S, d]``.
+        value: ``[B, kv_heads, S, d]``.
+        attention_mask: What :func:`pact_mask` made; ``None`` except for padded or cached inputs.
+        scaling: Factor on the scores, ``d ** -0.5`` when left out.
+        dropout: The model's attention dropout; a plan allows none.
+        attention_plan: How to attend; without one, causally, by transformers' own ``"sdpa"``.
+        **kwargs: The model's other arguments.
+
+    Returns:
+        Output ``[B, T, heads, d]``, and no weights.
+
+    Raises:
+        ValueError: The model asks for something a plan cannot do, or a packed row came without its plan.
+    """
+    for name in _UNSUPPORTED:
+        if kwargs.get(name) is not None:
+            raise ValueError(
+                f"attn_implementation='{ATTENTION_NAME}' knows full causal attention only, but the model asks for "
+                f"{name}; choose a model without it"
+            )
+    if attention_plan is None:
+        if attention_mask is None and getattr(module, "layer_idx", None) == 0:
+            _refuse_packed_positions(kwargs.get("position_ids"))
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    if attention_mask is not None:
+        raise ValueError("an attention plan says alone who attends to whom; leave attention_mask out")
+    if dropout:
+        raise ValueError(f"an attention plan has no dropout; set the model's attention_dropout to 0, not {dropout}")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return attention_plan.attend(module, query, key, value, scaling=scale), None
+
+
+def _refuse_packed_positions(position_ids: Tensor | None) -> None:
+    """Checked in the first layer only: one look per forward."""
+    if position_ids is None or position_ids.ndim != 2:
+        return
+    if bool((position_ids.diff(dim=-1) != 1).any()):
+        raise ValueError("the positions restart within a row, so several sequences are packed: pass an attention_plan")
+
+
+def pact_mask(*, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """The mask that transformers prepares for :func:`pact_attention`: none, unless padding or a cache needs one [D].
+
+    Args:
+        q_length: Tokens of this forward.
+        kv_length: Tokens attended to, transformers' cache included.
+        attention_mask: ``[B, kv_length]``, False at padding.
+        **kwargs: What else transformers gives its mask functions.
+
+    Returns:
+        ``None`` for whole rows without padding, where causality (or a plan) says it all; else what ``"sdpa"`` uses.
+    """
+    if q_length == kv_length and (attention_mask is None or bool(attention_mask.all())):
+        return None
+    mask: Tensor | None = sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **kwargs)
+    return mask
+
+
+AttentionInterface.register(ATTENTION_NAME, pact_attention)
+AttentionMaskInterface.register(ATTENTION_NAME, pact_mask)

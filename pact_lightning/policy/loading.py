@@ -1,0 +1,188 @@
+"""Loading the policy: full weights, LoRA, or a LoRA on a base quantised to 4 bits."""
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from pact_lightning.policy.attention import ATTENTION_NAME
+
+Adapter = Literal["lora", "qlora", "full"]
+Precision = Literal["float32", "bfloat16", "auto"]
+
+BUNDLED = "bundled"
+"""The ``model`` that stands for the small policy that ships with this package."""
+
+_BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "environments" / "bundled" / "policy"
+_HUB_ID = re.compile(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Which policy to train, and which of its weights.
+
+    Attributes:
+        model: A folder with a transformers model, a hub id, or ``bundled`` for the small policy in this package.
+        adapter: What is trained: ``lora`` (an adapter on frozen weights), ``qlora`` (an adapter on frozen NF4 weights)
+            or ``full`` (all weights, as in the paper [P]).
+        lora_r: Rank of the adapter.
+        lora_alpha: The adapter's output is scaled by ``lora_alpha / lora_r``.
+        lora_dropout: Dropout in front of the adapter; above 0 the ratio of an unchanged policy is no longer 1.
+        target_modules: Names of the adapted layers, or ``all-linear`` for every linear layer but the head.
+        dtype: Type of the weights that are not quantised, and of the computation on 4-bit weights; ``auto`` takes
+            what the model was saved in. LoRA weights are float32 in any case.
+        gguf_file: Name of a GGUF file in the model's folder, for models that come as one.
+        attn_implementation: Attention function; only ``pact`` can run packs.
+        gradient_checkpointing: Whether layers are computed anew in the backward pass, to save memory.
+        seed: Seed of the adapter's first weights.
+    """
+
+    model: str = BUNDLED
+    adapter: Adapter = "lora"
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+    dtype: Precision = "auto"
+    gguf_file: str | None = None
+    attn_implementation: str = ATTENTION_NAME
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+
+def load_tokenizer(config: PolicyConfig) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer.
+
+    Raises:
+        FileNotFoundError: The model's folder or file is missing.
+    """
+    source = _source(config)
+    tokenizer = AutoTokenizer.from_pretrained(source, **_gguf(config))
+    return cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def load_policy(config: PolicyConfig) -> PeftModel | PreTrainedModel:
+    """Loads the policy in training mode: exactly the weights to be trained require gradient.
+
+    A fresh adapter adds nothing (its second matrix is zero), so that policy and reference are equal at the start.
+
+    Returns:
+        A ``PeftModel`` for ``lora`` and ``qlora``, the plain model for ``full``.
+
+    Raises:
+        FileNotFoundError: The model's folder or file is missing.
+        ValueError: ``qlora`` is asked for on a GGUF file.
+    """
+    source = _source(config)
+    if config.adapter == "qlora" and config.gguf_file is not None:
+        raise ValueError(
+            f"a GGUF file cannot be quantised while it is read: load {config.gguf_file} with adapter='lora', save it "
+            "with save_pretrained, and give that folder as the model"
+        )
+    arguments: dict[str, Any] = {"dtype": _dtype(config.dtype), "attn_implementation": config.attn_implementation}
+    if config.adapter == "qlora":
+        arguments["quantization_config"] = _nf4(source, config.dtype)
+    base = AutoModelForCausalLM.from_pretrained(source, **arguments, **_gguf(config))
+    model = cast(PreTrainedModel, base)
+    model.config.use_cache = False
+    if config.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    if config.adapter == "qlora":
+        _keep_differentiable_layout(model)
+    policy = model if config.adapter == "full" else _with_adapter(model, config)
+    # from_pretrained gives evaluation mode, which Lightning keeps, and in which checkpointing is silently off.
+    return policy.train()
+
+
+def _source(config: PolicyConfig) -> str:
+    """The folder or hub id, checked before anything is loaded."""
+    if config.model == BUNDLED:
+        folder = _BUNDLED_FOLDER
+    else:
+        folder = Path(config.model).expanduser()
+        if not folder.exists() and _HUB_ID.fullmatch(config.model):
+            return config.model
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no model folder at {folder}; give policy.model an existing folder, a hub id or '{BUNDLED}'"
+        )
+    wanted = config.gguf_file or "config.json"
+    if not (folder / wanted).is_file():
+        raise FileNotFoundError(f"the model folder {folder} has no {wanted}; give policy.model a complete folder")
+    return str(folder)
+
+
+def _gguf(config: PolicyConfig) -> dict[str, str]:
+    return {} if config.gguf_file is None else {"gguf_file": config.gguf_file}
+
+
+def _dtype(name: Precision) -> torch.dtype | str:
+    return name if name == "auto" else cast(torch.dtype, getattr(torch, name))
+
+
+def _nf4(source: str, precision: Precision) -> BitsAndBytesConfig:
+    """4-bit NormalFloat with double quantisation; by its own default transformers leaves the head as it is."""
+    compute = _dtype(precision)
+    if compute == "auto":
+        compute = AutoConfig.from_pretrained(source).dtype or torch.float32
+    bits_and_bytes: Any = BitsAndBytesConfig
+    config: BitsAndBytesConfig = bits_and_bytes(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+    return config
+
+
+def _keep_differentiable_layout(model: PreTrainedModel) -> None:
+    """Stops bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
+
+    It does so at the first forward in evaluation mode, for good, and its product on repacked weights has no backward:
+    after one rollout every gradient through a 4-bit layer would be wrong, in training mode too.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def enable_gradient_checkpointing(model: Any) -> None:
+    """Computes layers anew in the backward pass; for a transformers model."""
+    with warnings.catch_warnings():
+        # The method has a new name in later 5.x; the old one works in all of them.
+        warnings.simplefilter("ignore", FutureWarning)
+        # Without re-entrance no input needs a gradient, so frozen embeddings are fine.
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _with_adapter(model: PreTrainedModel, config: PolicyConfig) -> PeftModel:
+    """A fresh LoRA on the frozen model.
+
+    PEFT's own preparation for k-bit training is left out: it copies embeddings and head to float32, the largest
+    tensors of a small model, and all else it does (freezing, checkpointing) is done already [D].
+    """
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.target_modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(config.seed)
+        # autocast_adapter_dtype keeps the adapter's own weights in float32 on a bfloat16 base.
+        return cast(PeftModel, get_peft_model(model, lora, autocast_adapter_dtype=True))

@@ -1,0 +1,187 @@
+"""Log-probabilities of chosen tokens, with the head run at those tokens only and in chunks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from pact_lightning.policy.attention import ATTENTION_NAME, SharedPrefixPlan
+from pact_lightning.policy.packing import Pack
+
+Head = Callable[[Tensor], Tensor]
+"""Hidden states ``[n, D]`` -> logits ``[n, V]``."""
+
+_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+@dataclass(frozen=True, slots=True)
+class LogProbs:
+    """Log-probabilities of tokens, in float32.
+
+    Attributes:
+        logp: ``[N]``, natural logarithm.
+        entropy: Entropy of the distribution each token was drawn from ``[N]``, in nats; ``None`` if not asked for.
+    """
+
+    logp: Tensor
+    entropy: Tensor | None
+
+
+def chunked_logprobs(
+    hidden: Tensor,
+    head: Tensor | Head,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk_size: int = 1024,
+    with_entropy: bool = False,
+) -> LogProbs:
+    """``log softmax(head(hidden) / temperature)`` at the targets, never with all logits in memory.
+
+    Each chunk's logits are made anew in the backward pass, so that at most ``chunk_size x V`` of them exist at a
+    time. Everything after the head's own product is float32 [D].
+
+    Args:
+        hidden: ``[N, D]``.
+        head: The head's weight ``[V, D]``, or the head itself, ``[n, D] -> [n, V]``.
+        targets: Token ids ``[N]``.
+        temperature: The sampling temperature, which training log-probabilities share.
+        chunk_size: Tokens whose logits exist at the same time.
+        with_entropy: Whether entropies are wanted; they carry gradient too.
+
+    Raises:
+        ValueError: The temperature is not positive, the chunk size is below 1, or the lengths differ.
+    """
+    if not temperature > 0:
+        raise ValueError(f"log-probabilities need a temperature above 0, got {temperature}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if hidden.shape[0] != targets.shape[0]:
+        raise ValueError(f"{hidden.shape[0]} hidden states were given for {targets.shape[0]} targets")
+    run_head = partial(_apply_weight, head) if isinstance(head, Tensor) else head
+    logps: list[Tensor] = []
+    entropies: list[Tensor] = []
+    for rows, ids in zip(torch.split(hidden, chunk_size), torch.split(targets, chunk_size), strict=True):
+        logp, entropy = checkpoint(
+            _score, rows, run_head, ids, temperature, with_entropy, use_reentrant=False, preserve_rng_state=False
+        )
+        logps.append(logp)
+        if entropy is not None:
+            entropies.append(entropy)
+    return LogProbs(torch.cat(logps), torch.cat(entropies) if with_entropy else None)
+
+
+def _apply_weight(weight: Tensor, hidden: Tensor) -> Tensor:
+    return linear(hidden.to(weight.dtype), weight)
+
+
+def _score(
+    hidden: Tensor, head: Head, targets: Tensor, temperature: float, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    logits = head(hidden).float() / temperature  # [n, V]
+    normalizer = logits.logsumexp(-1)
+    logp = logits.gather(-1, targets[:, None])[:, 0] - normalizer
+    if not with_entropy:
+        return logp, None
+    # H = logZ - E[logit]: no second [n, V] tensor of log-probabilities.
+    return logp, normalizer - (logits.softmax(-1) * logits).sum(-1)
+
+
+def token_logprobs(
+    model: nn.Module,
+    pack: Pack,
+    *,
+    only: Sequence[Tensor] | None = None,
+    temperature: float = 1.0,
+    chunk_size: int = 1024,
+    with_entropy: bool = False,
+) -> list[LogProbs]:
+    """Runs the decoder once on a pack and scores every read.
+
+    Args:
+        model: A causal language model loaded with ``attn_implementation="pact"``, with or without a PEFT adapter.
+        pack: One forward.
+        only: For every read of the pack a mask ``[R]``; the head runs where it is True, elsewhere the result is 0
+            and carries no gradient. Without it, everywhere.
+        temperature: The sampling temperature.
+        chunk_size: Tokens whose logits exist at the same time.
+        with_entropy: Whether entropies are wanted.
+
+    Returns:
+        One entry per ``pack.reads``, with tensors ``[R]`` on the model's device.
+
+    Raises:
+        ValueError: A mask does not fit its read, or the model attends or scales its logits in a way of its own.
+    """
+    decoder, head = decoder_and_head(model)
+    selected = _selection(pack, only)
+    device = next(decoder.parameters()).device
+    plan = SharedPrefixPlan(pack.layouts, device)
+    output = decoder(
+        input_ids=pack.ids[None].to(device),
+        position_ids=pack.positions[None].to(device),
+        attention_plan=plan,
+        use_cache=False,
+    )
+    predictors = torch.cat([read.predictors for read in pack.reads])[selected].to(device)
+    targets = torch.cat([read.targets for read in pack.reads])[selected].to(device)
+    hidden = output.last_hidden_state[0].index_select(0, predictors)
+    scores = chunked_logprobs(
+        hidden, head, targets, temperature=temperature, chunk_size=chunk_size, with_entropy=with_entropy
+    )
+    where = selected.nonzero()[:, 0].to(device)
+    lengths = [read.targets.shape[0] for read in pack.reads]
+
+    def spread(values: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(values.new_zeros(selected.shape[0]).index_put((where,), values), lengths)
+
+    logps = spread(scores.logp)
+    entropies = [None] * len(lengths) if scores.entropy is None else spread(scores.entropy)
+    return [LogProbs(logp, entropy) for logp, entropy in zip(logps, entropies, strict=True)]
+
+
+def _selection(pack: Pack, only: Sequence[Tensor] | None) -> Tensor:
+    """Which of the pack's read tokens go through the head, ``[sum R]``."""
+    lengths = [read.targets.shape[0] for read in pack.reads]
+    if only is None:
+        return torch.ones(sum(lengths), dtype=torch.bool)
+    shapes = [tuple(mask.shape) for mask in only]
+    if shapes != [(length,) for length in lengths]:
+        raise ValueError(f"masks of shapes {shapes} were given for reads of {lengths} tokens; give one [R] per read")
+    return torch.cat([mask.bool().cpu() for mask in only])
+
+
+def decoder_and_head(model: nn.Module) -> tuple[nn.Module, Head]:
+    """The transformer without its head, and the head; adapters live inside the layers of both."""
+    unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not isinstance(unwrapped, PreTrainedModel):
+        raise ValueError(
+            f"the policy must be a transformers model, with or without a PEFT adapter, not {type(unwrapped).__name__}"
+        )
+    base: Any = unwrapped
+    attention = base.config._attn_implementation
+    if attention != ATTENTION_NAME:
+        raise ValueError(
+            f"the model attends by {attention!r}, which would ignore the pack's plan; "
+            f"load it with attn_implementation='{ATTENTION_NAME}'"
+        )
+    for name in _LOGIT_CHANGES:
+        if getattr(base.config, name, None) not in (None, 1.0):
+            raise ValueError(f"the model's config sets {name}, which chunked log-probabilities do not apply")
+    output = base.get_output_embeddings()
+    if output is None:
+        raise ValueError(f"{type(base).__name__} has no language-model head; load a causal language model")
+
+    def head(hidden: Tensor) -> Tensor:
+        # Norms in float32 give float32 states even where the head is bfloat16.
+        logits: Tensor = output(hidden.to(output.weight.dtype))
+        return logits
+
+    return base.get_decoder(), head

@@ -1,0 +1,220 @@
+"""Blocks of a shared prefix and its branches, laid out as flat rows under a token limit."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pact_lightning.policy.attention import BlockLayout
+
+PackingMode = Literal["shared_prefix", "rows"]
+
+PREFIX = -1
+"""The branch index of a :class:`Read` that scores the prefix itself."""
+
+TokenIds = Sequence[int] | npt.NDArray[np.int64] | Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A prefix and the branches that go on from it, such as ``[x | h*]`` and the rollouts of a prompt (METHOD 5.1).
+
+    Attributes:
+        prefix: Token ids ``[P]``, ``P >= 1``.
+        branches: Token ids ``[R_k]`` of every branch, ``R_k >= 1``.
+        read_prefix: Whether the prefix's own tokens are scored as well.
+    """
+
+    prefix: TokenIds
+    branches: Sequence[TokenIds] = ()
+    read_prefix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Where in a pack's flat row the tokens of one branch, or of a prefix, are predicted.
+
+    Attributes:
+        block: Index of the block in the list that was packed.
+        branch: Index of the branch in its block, or :data:`PREFIX`.
+        predictors: Flat index of the hidden state that predicts each token ``[R]``: the token before it in its own
+            sequence, which for a branch's first token is the last one of the prefix. A prefix has ``R = P - 1``:
+            nothing predicts its first token.
+        targets: The predicted token ids ``[R]``.
+    """
+
+    block: int
+    branch: int
+    predictors: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """One forward: a flat row of blocks.
+
+    Attributes:
+        ids: Token ids ``[T]``.
+        positions: Position of every token in its own sequence ``[T]``.
+        layouts: The blocks' lengths in the flat row, for :class:`~pact_lightning.policy.attention.SharedPrefixPlan`.
+        reads: What is scored, in the order of the flat row.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    layouts: tuple[BlockLayout, ...]
+    reads: tuple[Read, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Length ``T`` of the flat row."""
+        return self.ids.shape[0]
+
+
+def pack_blocks(blocks: Sequence[Block], max_tokens: int, mode: PackingMode = "shared_prefix") -> list[Pack]:
+    """Packs blocks greedily and in order under a token limit [D].
+
+    ``shared_prefix`` stores a prefix once for all its branches; a block over the limit is split by branches, with
+    the prefix repeated. ``rows`` is the plain fallback: every ``prefix + branch`` is a sequence of its own. Both read
+    the same tokens exactly once, in the same order, and give the same values and gradients.
+
+    Args:
+        blocks: What to run; every block must have something to read.
+        max_tokens: Upper limit on the tokens of a pack (``max_tokens_per_forward``).
+        mode: ``shared_prefix`` or ``rows``.
+
+    Raises:
+        ValueError: A block is empty or has nothing to read, or one prefix with one branch is over the limit.
+    """
+    if mode not in ("shared_prefix", "rows"):
+        raise ValueError(f"unknown packing mode {mode!r}; use 'shared_prefix' or 'rows'")
+    packs: list[_OpenPack] = []
+    for index, block in enumerate(blocks):
+        pieces = [_piece(index, block)]
+        if mode == "rows":
+            pieces = [row for piece in pieces for row in _one_by_one(piece)]
+        for piece in pieces:
+            _place(piece, packs, max_tokens)
+    return [_close(pack) for pack in packs]
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Some branches of a block, with its prefix."""
+
+    block: int
+    prefix: Tensor
+    branches: tuple[tuple[int, Tensor], ...]  # (index in the block, ids)
+    read_prefix: bool
+    merged: bool = False  # prefix and the one branch run as a plain sequence
+
+    @property
+    def tokens(self) -> int:
+        return self.prefix.shape[0] + sum(ids.shape[0] for _, ids in self.branches)
+
+
+@dataclass(slots=True)
+class _OpenPack:
+    pieces: list[_Piece] = field(default_factory=list)
+    tokens: int = 0
+
+    def add(self, piece: _Piece) -> None:
+        self.pieces.append(piece)
+        self.tokens += piece.tokens
+
+
+def _piece(index: int, block: Block) -> _Piece:
+    if not block.branches and not block.read_prefix:
+        raise ValueError(f"block {index} has no branches and its prefix is not read: there is nothing to score in it")
+    prefix = _tensor(block.prefix)
+    branches = tuple(enumerate(_tensor(branch) for branch in block.branches))
+    if not len(prefix):
+        raise ValueError(f"block {index} has an empty prefix; a prefix needs at least one token")
+    for branch, ids in branches:
+        if not len(ids):
+            raise ValueError(f"branch {branch} of block {index} is empty; drop it before packing")
+    return _Piece(index, prefix, branches, block.read_prefix)
+
+
+def _tensor(ids: TokenIds) -> Tensor:
+    return torch.as_tensor(ids if isinstance(ids, Tensor) else np.asarray(ids, dtype=np.int64), dtype=torch.long)
+
+
+def _one_by_one(piece: _Piece) -> Iterator[_Piece]:
+    if not piece.branches:
+        yield piece
+    for n, branch in enumerate(piece.branches):
+        yield _Piece(piece.block, piece.prefix, (branch,), piece.read_prefix and n == 0, merged=True)
+
+
+def _place(piece: _Piece, packs: list[_OpenPack], max_tokens: int) -> None:
+    if not packs or packs[-1].tokens + piece.tokens > max_tokens:
+        packs.append(_OpenPack())
+    if piece.tokens <= max_tokens:
+        packs[-1].add(piece)
+        return
+    for n, part in enumerate(_split(piece, max_tokens)):
+        if n:
+            packs.append(_OpenPack())
+        packs[-1].add(part)
+
+
+def _split(piece: _Piece, max_tokens: int) -> Iterator[_Piece]:
+    """Parts with as many branches as fit; the first one reads the prefix."""
+    prefix = piece.prefix.shape[0]
+    if not piece.branches:
+        raise ValueError(
+            f"the prefix of block {piece.block} has {prefix} tokens, over max_tokens_per_forward = {max_tokens}; "
+            f"raise it to at least {prefix}"
+        )
+    part: list[tuple[int, Tensor]] = []
+    used = prefix
+    read_prefix = piece.read_prefix
+    for branch, ids in piece.branches:
+        length = ids.shape[0]
+        if prefix + length > max_tokens:
+            raise ValueError(
+                f"branch {branch} of block {piece.block} needs {prefix + length} tokens (prefix {prefix} + branch "
+                f"{length}), over max_tokens_per_forward = {max_tokens}; raise it to at least {prefix + length}"
+            )
+        if used + length > max_tokens:
+            yield _Piece(piece.block, piece.prefix, tuple(part), read_prefix, piece.merged)
+            part, used, read_prefix = [], prefix, False
+        part.append((branch, ids))
+        used += length
+    yield _Piece(piece.block, piece.prefix, tuple(part), read_prefix, piece.merged)
+
+
+def _close(pack: _OpenPack) -> Pack:
+    ids: list[Tensor] = []
+    positions: list[Tensor] = []
+    layouts: list[BlockLayout] = []
+    reads: list[Read] = []
+    start = 0
+    for piece in pack.pieces:
+        prefix = piece.prefix.shape[0]
+        lengths = tuple(branch.shape[0] for _, branch in piece.branches)
+        ids += [piece.prefix, *(branch for _, branch in piece.branches)]
+        positions += [torch.arange(prefix), *(torch.arange(prefix, prefix + length) for length in lengths)]
+        layouts.append(BlockLayout(piece.tokens) if piece.merged else BlockLayout(prefix, lengths))
+        reads += _reads(piece, start)
+        start += piece.tokens
+    return Pack(torch.cat(ids), torch.cat(positions), tuple(layouts), tuple(reads))
+
+
+def _reads(piece: _Piece, start: int) -> Iterator[Read]:
+    prefix = piece.prefix.shape[0]
+    if piece.read_prefix:
+        yield Read(piece.block, PREFIX, torch.arange(start, start + prefix - 1), piece.prefix[1:])
+    last_of_prefix = start + prefix - 1
+    first = start + prefix
+    for branch, ids in piece.branches:
+        length = ids.shape[0]
+        predictors = torch.arange(first - 1, first + length - 1)
+        predictors[0] = last_of_prefix
+        yield Read(piece.block, branch, predictors, ids)
+        first += length

@@ -1,0 +1,51 @@
+"""What of the policy goes into a checkpoint: the weights that are trained, and nothing else."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that require gradient, by name: the adapter, or all of a policy trained in full.
+
+    Like ``state_dict``, it holds the weights themselves and not copies.
+    """
+    return {name: weight.detach() for name, weight in _trainable(model).items()}
+
+
+def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copies saved weights into the policy; nothing is copied unless all of them fit.
+
+    Raises:
+        ValueError: Names or shapes differ from those of the policy's trained weights.
+    """
+    weights = _trainable(model)
+    missing, unexpected = weights.keys() - state.keys(), state.keys() - weights.keys()
+    if missing or unexpected:
+        raise ValueError(
+            f"the saved weights do not fit the policy: missing {_some(missing)}, unexpected {_some(unexpected)}; "
+            "use the model, adapter and target_modules that they were saved with"
+        )
+    for name, weight in weights.items():
+        if weight.shape != state[name].shape:
+            raise ValueError(
+                f"the saved weight {name} has shape {tuple(state[name].shape)}, the policy's {tuple(weight.shape)}; "
+                "use the model and lora_r that it was saved with"
+            )
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(state[name])
+
+
+def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    if not weights:
+        raise ValueError("the policy has no weight that requires gradient, so there is nothing to save or to load")
+    return weights
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    shown = ", ".join(ordered[:3]) or "none"
+    return shown if len(ordered) <= 3 else f"{shown} and {len(ordered) - 3} more"

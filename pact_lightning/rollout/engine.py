@@ -1,0 +1,261 @@
+"""The rollout engine: advances many prompt-only rollouts independently through turns of tokens and tool calls."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, field, replace
+
+from pact_lightning.dialogue.components import Component
+from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.dialogue.tool_call import ToolCall
+from pact_lightning.environments.protocol import Environment, ToolResult
+from pact_lightning.rollout.samplers.base import Sampler, TurnOutput, TurnRequest
+from pact_lightning.rollout.trajectory import RolloutTurn, Segment, StopReason, Trajectory
+from pact_lightning.seeds import derive_seed
+from pact_lightning.tasks.prompt import PromptView
+
+
+@dataclass(frozen=True)
+class RolloutLimits:
+    """Where a rollout ends, and how many run at a time.
+
+    Attributes:
+        max_turns: Assistant turns per rollout [P]: 10.
+        max_new_tokens_per_turn: Tokens of one turn; a turn that reaches it ends the rollout (``max_tokens_turn``).
+        max_trajectory_tokens: Tokens after the prompt, observations included [P]: 23,000 (``max_tokens_trajectory``).
+        max_response_characters: A longer tool response is cut, and says so.
+        tool_timeout_s: Seconds that one tool call may take; after that it is an error observation.
+        rows: Rollouts in work at the same time; freed places are refilled.
+        tool_threads: Tools that run at the same time.
+        admit_every: Sampler steps between two admissions of tool responses. Responses are waited for at fixed
+            steps, so that rollouts do not depend on how fast a tool happens to be.
+    """
+
+    max_turns: int = 10
+    max_new_tokens_per_turn: int = 1024
+    max_trajectory_tokens: int = 23_000
+    max_response_characters: int = 20_000
+    tool_timeout_s: float = 30.0
+    rows: int = 64
+    tool_threads: int = 8
+    admit_every: int = 6
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRequest:
+    """``samples`` rollouts of one prompt; ``seed`` is this prompt's in this phase."""
+
+    prompt: PromptView
+    samples: int
+    seed: int
+
+
+@dataclass(slots=True)
+class RolloutStats:
+    """What a run of the engine took.
+
+    Attributes:
+        rollouts: Finished rollouts.
+        tokens: Sampled tokens.
+        tool_calls: Executed calls.
+        tool_timeouts: Calls that ran into ``tool_timeout_s``.
+        tool_seconds: Time spent waiting for tools.
+        seconds: Time in all.
+    """
+
+    rollouts: int = 0
+    tokens: int = 0
+    tool_calls: int = 0
+    tool_timeouts: int = 0
+    tool_seconds: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Row:
+    trajectory: Trajectory
+    prompt: PromptView
+    environment: Environment
+    seed: int
+    tokens: int = 0
+    pending: list[Future[ToolResult] | ToolResult] = field(default_factory=list)
+
+
+class RolloutEngine:
+    """Runs rollouts from prompts alone: it receives prompt views, which have no trace field.
+
+    Args:
+        renderer: The policy's renderer.
+        limits: Where rollouts end.
+    """
+
+    def __init__(self, renderer: ChatRenderer, limits: RolloutLimits) -> None:
+        self.renderer = renderer
+        self.limits = limits
+
+    def run(
+        self,
+        requests: Sequence[RolloutRequest],
+        sampler: Sampler,
+        progress: Callable[[RolloutStats], None] | None = None,
+    ) -> tuple[list[list[Trajectory]], RolloutStats]:
+        """Runs all rollouts.
+
+        Args:
+            requests: What to roll out.
+            sampler: The policy.
+            progress: Called whenever rollouts have ended.
+
+        Returns:
+            For every request its rollouts in order of ``sample``, and what it took.
+        """
+        return _Run(self, requests, sampler, progress).run()
+
+
+class _Run:
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        requests: Sequence[RolloutRequest],
+        sampler: Sampler,
+        progress: Callable[[RolloutStats], None] | None,
+    ) -> None:
+        self.renderer = engine.renderer
+        self.limits = engine.limits
+        self.sampler = sampler
+        self.progress = progress
+        self.waiting = [(request, sample) for request in requests for sample in range(request.samples)]
+        self.waiting.reverse()
+        self.requests = requests
+        self.rows: dict[int, _Row] = {}
+        self.calling: list[int] = []  # rows that wait for tools, in the order in which they called
+        self.done: dict[tuple[str, int], Trajectory] = {}
+        self.stats = RolloutStats()
+        self.next_row = 0
+        self.steps = 0
+
+    def run(self) -> tuple[list[list[Trajectory]], RolloutStats]:
+        started = time.perf_counter()
+        with ThreadPoolExecutor(self.limits.tool_threads, thread_name_prefix="tool") as self.pool:
+            while self.waiting or self.rows:
+                self._admit()
+                for output in self.sampler.step():
+                    self._turn_ended(output)
+                self.steps += 1
+                self.stats.seconds = time.perf_counter() - started
+        results = [
+            [self.done[request.prompt.id, sample] for sample in range(request.samples)] for request in self.requests
+        ]
+        return results, self.stats
+
+    def _admit(self) -> None:
+        """At fixed steps: takes in the tool responses, and new rollouts into freed places."""
+        idle = len(self.calling) == len(self.rows)
+        if not idle and self.steps % self.limits.admit_every:
+            return
+        turns = [turn for row in self.calling if (turn := self._observed(row)) is not None]
+        self.calling = []
+        while self.waiting and len(self.rows) < self.limits.rows:
+            request, sample = self.waiting.pop()
+            turn = self._start(request, sample)
+            if turn is not None:
+                turns.append(turn)
+        if turns:
+            self.sampler.submit(turns)
+
+    def _start(self, request: RolloutRequest, sample: int) -> TurnRequest | None:
+        prompt = request.prompt
+        prompt_ids = self.renderer.prompt(prompt.messages, prompt.tools)
+        seed = derive_seed(request.seed, prompt.id, sample)
+        trajectory = Trajectory(prompt.id, sample, tuple(prompt_ids))
+        try:
+            environment: Environment = prompt.environment.build()
+            environment.reset(prompt, derive_seed(request.seed, prompt.id))
+        except Exception as error:  # noqa: BLE001  # an environment is the user's code: any failure ends this rollout
+            trajectory.turns.append(RolloutTurn(text="", responses=(f"environment failed: {error}",)))
+            self._finish(None, trajectory, StopReason.ENVIRONMENT_FAILED)
+            return None
+        row = self.next_row
+        self.next_row += 1
+        self.rows[row] = _Row(trajectory, prompt, environment, seed)
+        return TurnRequest(row, prompt_ids, self._budget(self.rows[row]), derive_seed(seed, 0), shared_prompt=prompt.id)
+
+    def _budget(self, row: _Row) -> int:
+        return min(self.limits.max_new_tokens_per_turn, self.limits.max_trajectory_tokens - row.tokens)
+
+    def _turn_ended(self, output: TurnOutput) -> None:
+        row = self.rows[output.row]
+        trajectory = row.trajectory
+        trajectory.segments += self.renderer.turn_segments(output.ids, len(trajectory.turns))
+        trajectory.sampled_logps += output.logps
+        turn = self.renderer.read_turn(output.ids)
+        trajectory.turns.append(turn)
+        row.tokens += len(output.ids)
+        self.stats.tokens += len(output.ids)
+        if not output.finished:
+            full = row.tokens >= self.limits.max_trajectory_tokens
+            reason = StopReason.MAX_TOKENS_TRAJECTORY if full else StopReason.MAX_TOKENS_TURN
+            self._finish(output.row, trajectory, reason)
+        elif not turn.parsed:
+            self._finish(output.row, trajectory, StopReason.ANSWERED)
+        else:
+            row.pending = [self._call(row, entry.call, entry.error) for entry in turn.parsed]
+            self.calling.append(output.row)
+
+    def _call(self, row: _Row, call: ToolCall | None, error: str) -> Future[ToolResult] | ToolResult:
+        if call is None:
+            return ToolResult(error, error=True)
+        if call["name"] not in row.prompt.tool_names:
+            known = ", ".join(row.prompt.tool_names)
+            return ToolResult(f"There is no tool named {call['name']!r}. The tools are: {known}.", error=True)
+        self.stats.tool_calls += 1
+        return self.pool.submit(row.environment.call, call["name"], call["arguments"])
+
+    def _observed(self, index: int) -> TurnRequest | None:
+        """Waits for the row's tools and opens its next turn, unless a limit ends it."""
+        row = self.rows[index]
+        results = [self._result(entry) for entry in row.pending]
+        trajectory = row.trajectory
+        responses = tuple(self._cut(result.text) for result in results)
+        errors = tuple(result.error for result in results)
+        trajectory.turns[-1] = replace(trajectory.turns[-1], responses=responses, errors=errors)
+        if len(trajectory.turns) >= self.limits.max_turns:
+            self._finish(index, trajectory, StopReason.MAX_TURNS)
+            return None
+        ids = self.renderer.observation(responses)
+        if row.tokens + len(ids) >= self.limits.max_trajectory_tokens:
+            self._finish(index, trajectory, StopReason.MAX_TOKENS_TRAJECTORY)
+            return None
+        turn = len(trajectory.turns)
+        trajectory.segments.append(Segment(tuple(ids), Component.OBSERVATION, turn - 1))
+        row.tokens += len(ids)
+        return TurnRequest(index, ids, self._budget(row), derive_seed(row.seed, turn))
+
+    def _result(self, entry: Future[ToolResult] | ToolResult) -> ToolResult:
+        if isinstance(entry, ToolResult):
+            return entry
+        started = time.perf_counter()
+        try:
+            return entry.result(timeout=self.limits.tool_timeout_s)
+        except FutureTimeoutError:
+            self.stats.tool_timeouts += 1
+            return ToolResult(f"The tool did not answer within {self.limits.tool_timeout_s:g} seconds.", error=True)
+        except Exception as error:  # noqa: BLE001  # a tool is the user's code: its failure is an observation
+            return ToolResult(f"The tool failed: {type(error).__name__}: {error}", error=True)
+        finally:
+            self.stats.tool_seconds += time.perf_counter() - started
+
+    def _cut(self, text: str) -> str:
+        limit = self.limits.max_response_characters
+        return text if len(text) <= limit else f"{text[:limit]}... (cut after {limit} characters)"
+
+    def _finish(self, index: int | None, trajectory: Trajectory, reason: StopReason) -> None:
+        trajectory.stop_reason = reason
+        self.done[trajectory.task_id, trajectory.sample] = trajectory
+        if index is not None:
+            del self.rows[index]
+            self.sampler.release(index)
+        self.stats.rollouts += 1
+        if self.progress is not None:
+            self.progress(self.stats)

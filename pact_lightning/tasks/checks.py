@@ -1,0 +1,121 @@
+"""What every task must satisfy, wherever it comes from, and the errors that say what does not."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pact_lightning.dialogue.tool_call import ToolCall
+from pact_lightning.tasks.prompt import PromptView
+from pact_lightning.tasks.schema import Task
+from pact_lightning.traces.schema import flatten_calls
+
+ROLES = frozenset({"system", "user"})
+"""Roles that a prompt may hold."""
+
+
+class TaskFieldError(ValueError):
+    """A field of a task is wrong.
+
+    Attributes:
+        field: Where, as a path such as ``trace.turns[0].calls``.
+        problem: What is wrong and what is wanted.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"field `{field}`: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class TaskFileError(ValueError):
+    """A line of a task file is wrong.
+
+    Attributes:
+        path: The file.
+        line: The line, counted from 1.
+        field: The field; empty when the line as a whole is wrong.
+    """
+
+    def __init__(self, path: str | Path, line: int, problem: str, field: str = "") -> None:
+        where = f"field `{field}`: " if field else ""
+        super().__init__(f"{path}, line {line}: {where}{problem}")
+        self.path = Path(path)
+        self.line = line
+        self.field = field
+
+
+def check_task(task: Task) -> None:
+    """Checks one task.
+
+    Args:
+        task: The task.
+
+    Raises:
+        TaskFieldError: No id, no user message, an unknown role, a tool without a name or a parameters object, two tools
+            of one name, no environment class, or a reference or trace that names a tool the task does not have.
+    """
+    if not task.id:
+        raise TaskFieldError("id", "must not be empty")
+    _check_messages(task.prompt)
+    _check_tools(task.prompt)
+    if "." not in task.prompt.environment.class_path:
+        raise TaskFieldError("environment.class_path", "must be an import path such as `package.module.Class`")
+    known = frozenset(task.prompt.tool_names)
+    _check_calls("reference.calls", task.reference.calls, known)
+    for index, sub_answer in enumerate(task.reference.sub_answers):
+        _check_known(f"reference.sub_answers[{index}].tool", sub_answer.tool, known)
+    if task.trace is not None:
+        _check_calls("trace.turns", flatten_calls(task.trace.turns), known)
+
+
+def _check_messages(prompt: PromptView) -> None:
+    for index, message in enumerate(prompt.messages):
+        if message.get("role") not in ROLES:
+            raise TaskFieldError(f"messages[{index}].role", f"must be system or user, got {message.get('role')!r}")
+        if not isinstance(message.get("content"), str):
+            raise TaskFieldError(f"messages[{index}].content", "must be a string")
+    if not prompt.messages or prompt.messages[-1]["role"] != "user":
+        raise TaskFieldError("messages", "must end with a user message")
+
+
+def _check_tools(prompt: PromptView) -> None:
+    seen: set[str] = set()
+    for index, tool in enumerate(prompt.tools):
+        function = tool.get("function")
+        if not isinstance(function, Mapping):
+            raise TaskFieldError(f"tools[{index}].function", "must be an object with a name and a parameters object")
+        name = function.get("name")
+        if not isinstance(name, str) or not name:
+            raise TaskFieldError(f"tools[{index}].function.name", "must be a string that is not empty")
+        if not isinstance(function.get("parameters"), Mapping):
+            raise TaskFieldError(f"tools[{index}].function.parameters", f"tool {name!r} needs a JSON schema object")
+        if name in seen:
+            raise TaskFieldError(f"tools[{index}].function.name", f"tool {name!r} is listed twice")
+        seen.add(name)
+
+
+def _check_calls(field: str, calls: Iterable[ToolCall], known: frozenset[str]) -> None:
+    for call in calls:
+        _check_known(field, call["name"], known)
+
+
+def _check_known(field: str, name: str, known: frozenset[str]) -> None:
+    if name not in known:
+        raise TaskFieldError(field, f"names the tool {name!r}, which is not in `tools`")
+
+
+def typed(value: Any, kind: type, field: str) -> Any:
+    """Gives ``value`` back when it is of the type.
+
+    Args:
+        value: A JSON value.
+        kind: The type it must have.
+        field: Where it stands.
+
+    Raises:
+        TaskFieldError: It has another type.
+    """
+    if not isinstance(value, kind):
+        names = {str: "a string", list: "a list", dict: "an object", int: "an integer"}
+        raise TaskFieldError(field, f"must be {names[kind]}, got {type(value).__name__}")
+    return value

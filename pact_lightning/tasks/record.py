@@ -1,0 +1,207 @@
+"""A task as one JSON object, and back (the package's own format)."""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from pact_lightning.dialogue.tool_call import ToolCall
+from pact_lightning.tasks.checks import TaskFieldError, check_task, typed
+from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView, as_messages
+from pact_lightning.tasks.schema import Reference, SubAnswer, Task
+from pact_lightning.traces.schema import Chunk, ChunkType, ExpertTrace, ExpertTurn, TurnPattern
+from pact_lightning.traces.segmentation import segment_reasoning
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def task_from_json(record: Any) -> Task:
+    """Reads and checks a task.
+
+    Args:
+        record: ``id, messages, tools, environment {class_path, init_args}`` and, optionally, ``reference {answer,
+            calls, sub_answers}, trace {turns, final, source}, kind, metadata``. A trace turn gives its reasoning as
+            ``chunks`` (``[{"text", "type"}]``) or as one string ``reasoning``, which is then segmented by rule.
+
+    Returns:
+        The task.
+
+    Raises:
+        TaskFieldError: A field is missing, unknown or wrong; the error names it.
+    """
+    _fields(record, "", ("id", "messages", "tools", "environment"), optional=("reference", "trace", "kind", "metadata"))
+    environment = record["environment"]
+    _fields(environment, "environment", ("class_path",), optional=("init_args",))
+    spec = EnvironmentSpec(
+        typed(environment["class_path"], str, "environment.class_path"),
+        typed(environment.get("init_args", {}), dict, "environment.init_args"),
+    )
+    prompt = PromptView(
+        id=typed(record["id"], str, "id"),
+        messages=as_messages(_objects(record["messages"], "messages")),
+        tools=tuple(_objects(record["tools"], "tools")),
+        environment=spec,
+    )
+    task = Task(
+        prompt=prompt,
+        reference=_reference(record.get("reference")),
+        trace=_trace(record.get("trace")),
+        kind=typed(record.get("kind", ""), str, "kind"),
+        metadata=typed(record.get("metadata", {}), dict, "metadata"),
+    )
+    check_task(task)
+    return task
+
+
+def task_to_json(task: Task) -> dict[str, Any]:
+    """The task as one JSON object; :func:`task_from_json` gives the same task back."""
+    record: dict[str, Any] = {
+        "id": task.id,
+        "messages": [dict(message) for message in task.prompt.messages],
+        "tools": [dict(tool) for tool in task.prompt.tools],
+        "environment": {
+            "class_path": task.prompt.environment.class_path,
+            "init_args": dict(task.prompt.environment.init_args),
+        },
+        "reference": {
+            "answer": task.reference.answer,
+            "calls": [dict(call) for call in task.reference.calls],
+            "sub_answers": [{"tool": sub.tool, "answer": sub.answer} for sub in task.reference.sub_answers],
+        },
+    }
+    if task.trace is not None:
+        record["trace"] = _trace_to_json(task.trace)
+    if task.kind:
+        record["kind"] = task.kind
+    if task.metadata:
+        record["metadata"] = dict(task.metadata)
+    return record
+
+
+def _reference(value: Any) -> Reference:
+    if value is None:
+        return Reference()
+    _fields(value, "reference", (), optional=("answer", "calls", "sub_answers"))
+    answer = value.get("answer")
+    sub_answers = []
+    for index, entry in enumerate(_objects(value.get("sub_answers", []), "reference.sub_answers")):
+        where = f"reference.sub_answers[{index}]"
+        _fields(entry, where, ("tool", "answer"))
+        sub_answers.append(
+            SubAnswer(typed(entry["tool"], str, f"{where}.tool"), typed(entry["answer"], str, f"{where}.answer"))
+        )
+    return Reference(
+        answer=None if answer is None else typed(answer, str, "reference.answer"),
+        calls=_calls(value.get("calls", []), "reference.calls"),
+        sub_answers=tuple(sub_answers),
+    )
+
+
+def _calls(value: Any, where: str) -> tuple[ToolCall, ...]:
+    calls = []
+    for index, entry in enumerate(_objects(value, where)):
+        _fields(entry, f"{where}[{index}]", ("name", "arguments"))
+        name = typed(entry["name"], str, f"{where}[{index}].name")
+        calls.append(ToolCall(name=name, arguments=typed(entry["arguments"], dict, f"{where}[{index}].arguments")))
+    return tuple(calls)
+
+
+def _trace(value: Any) -> ExpertTrace | None:
+    if value is None:
+        return None
+    _fields(value, "trace", ("turns",), optional=("final", "source"))
+    turns = tuple(
+        _turn(turn, f"trace.turns[{index}]") for index, turn in enumerate(_objects(value["turns"], "trace.turns"))
+    )
+    final = None
+    if value.get("final") is not None:
+        entry, where = value["final"], "trace.final"
+        _fields(entry, where, ("answer",), optional=("reasoning", "chunks"))
+        final = ExpertTurn(
+            chunks=_chunks(entry, where, ()),
+            pattern=TurnPattern.FINAL_ANSWER_TURN,
+            answer=typed(entry["answer"], str, f"{where}.answer"),
+        )
+    try:
+        return ExpertTrace(turns, final, typed(value.get("source", ""), str, "trace.source"))
+    except ValueError as error:
+        if isinstance(error, TaskFieldError):
+            raise
+        raise TaskFieldError("trace.turns", str(error)) from error
+
+
+def _turn(value: Mapping[str, Any], where: str) -> ExpertTurn:
+    _fields(value, where, ("calls", "responses"), optional=("reasoning", "chunks", "pattern"))
+    calls = _calls(value["calls"], f"{where}.calls")
+    responses = typed(value["responses"], list, f"{where}.responses")
+    return ExpertTurn(
+        chunks=_chunks(value, where, calls),
+        calls=calls,
+        responses=tuple(typed(text, str, f"{where}.responses[{index}]") for index, text in enumerate(responses)),
+        pattern=_choice(TurnPattern, value.get("pattern", TurnPattern.OTHER), f"{where}.pattern"),
+    )
+
+
+def _chunks(value: Mapping[str, Any], where: str, calls: Sequence[ToolCall]) -> tuple[Chunk, ...]:
+    if "chunks" in value and "reasoning" in value:
+        raise TaskFieldError(where, "gives both `reasoning` and `chunks`; give one of them")
+    if "chunks" not in value:
+        reasoning = typed(value.get("reasoning", ""), str, f"{where}.reasoning")
+        return segment_reasoning(reasoning, calls) if reasoning else ()
+    chunks = []
+    for index, entry in enumerate(_objects(value["chunks"], f"{where}.chunks")):
+        at = f"{where}.chunks[{index}]"
+        _fields(entry, at, ("text",), optional=("type",))
+        kind = _choice(ChunkType, entry.get("type", ChunkType.OTHER), f"{at}.type")
+        chunks.append(Chunk(typed(entry["text"], str, f"{at}.text"), kind))
+    return tuple(chunks)
+
+
+def _trace_to_json(trace: ExpertTrace) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "turns": [
+            {
+                "chunks": _chunks_to_json(turn),
+                "calls": [dict(call) for call in turn.calls],
+                "responses": list(turn.responses),
+                "pattern": turn.pattern.value,
+            }
+            for turn in trace.turns
+        ]
+    }
+    if trace.final is not None:
+        record["final"] = {"chunks": _chunks_to_json(trace.final), "answer": trace.final.answer}
+    if trace.source:
+        record["source"] = trace.source
+    return record
+
+
+def _chunks_to_json(turn: ExpertTurn) -> list[dict[str, str]]:
+    return [{"text": chunk.text, "type": chunk.type.value} for chunk in turn.chunks]
+
+
+def _choice(kind: type[_Choice], value: Any, where: str) -> _Choice:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise TaskFieldError(where, f"is {value!r}, must be one of {', '.join(kind)}") from error
+
+
+def _objects(value: Any, where: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = typed(value, list, where)
+    for index, item in enumerate(items):
+        typed(item, dict, f"{where}[{index}]")
+    return items
+
+
+def _fields(value: Any, where: str, required: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> None:
+    """Checks that ``value`` is an object with the required fields and none beyond the optional ones."""
+    if not isinstance(value, dict):
+        raise TaskFieldError(where or "(the line)", f"must be an object, got {type(value).__name__}")
+    prefix = f"{where}." if where else ""
+    for name in required:
+        if name not in value:
+            raise TaskFieldError(prefix + name, "is missing")
+    for name in value:
+        if name not in required and name not in optional:
+            known = ", ".join((*required, *optional))
+            raise TaskFieldError(prefix + str(name), f"is not a known field; known here: {known}")

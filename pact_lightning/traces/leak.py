@@ -1,0 +1,79 @@
+"""What disqualifies an expert trace: leaks into its prefixes, and malformed turns (METHOD sections 1 and 6)."""
+
+import re
+from collections.abc import Collection, Iterator
+from itertools import takewhile
+
+from pact_lightning.traces.levels import UNSAFE_TYPES, literal_call_spans
+from pact_lightning.traces.schema import ExpertTrace, ExpertTurn
+
+_CONTROL_TAG = re.compile(
+    r"<\|(?:im_start|im_end|endoftext|system|user|assistant|tool)\|>|</?(?:tool_call|tool_response|think|answer)>",
+    re.IGNORECASE,
+)
+_ROLE_LINE = re.compile(
+    r"^(?:(?:User|Human|Assistant|System):\s|assistant\s*$|#+ (?:User|Human|Assistant|System)\b)", re.M
+)
+_SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?](?!\s)[^.!?\n]*)*")
+
+
+def leak_reasons(trace: ExpertTrace, answer: str | None = None) -> list[str]:
+    """Says where a prefix of the trace gives away what it must not.
+
+    A call that stands literally before the first unsafe chunk breaks the paper's rule [P]. Chunks made by
+    :func:`~pact_lightning.traces.segmentation.segment_reasoning` never do that; an annotator's may. (The levels cut
+    such a call off all the same, but labels that wrong are not to be trusted with the rest.) An ``<answer>`` tag in a
+    turn's reasoning, or a sentence of the prefix that holds both the word "answer" and the answer itself, leaks the
+    final answer [D]. The answer alone is no leak: reasoning quotes tool responses, and one of them may be the answer.
+
+    Args:
+        trace: The trace.
+        answer: The reference's final answer, where it is known.
+
+    Returns:
+        One sentence per leak, turn by turn; empty for a clean trace.
+    """
+    return [reason for index, turn in enumerate(trace.turns) for reason in _turn_leaks(index, turn, answer)]
+
+
+def trace_problems(trace: ExpertTrace, tool_names: Collection[str]) -> list[str]:
+    """Says what the paper's filters find wrong with a trace [P].
+
+    They drop traces with unknown tool names, with role text inside tool responses, and with tool-call tags inside tool
+    responses. Role text is a chat control token or a line that opens like a speaker's turn [D].
+
+    Args:
+        trace: The trace; that every call has its response was checked when it was made.
+        tool_names: Names of the task's tools.
+
+    Returns:
+        One sentence per problem, turn by turn; empty for a good trace.
+    """
+    return [problem for index, turn in enumerate(trace.turns) for problem in _turn_problems(index, turn, tool_names)]
+
+
+def _turn_leaks(index: int, turn: ExpertTurn, answer: str | None) -> Iterator[str]:
+    safe = takewhile(lambda chunk: chunk.type not in UNSAFE_TYPES, turn.chunks)
+    prefix = "".join(chunk.text for chunk in safe)
+    for start, end in sorted(literal_call_spans(prefix, turn.calls))[:1]:
+        yield f"Turn {index}: chunks that count as safe hold the call literally: {prefix[start:end]!r}."
+    if re.search(r"</?answer>", turn.reasoning, re.IGNORECASE):
+        yield f"Turn {index}: the reasoning holds an <answer> tag."
+    stated = answer.strip().rstrip(".") if answer else ""
+    if stated:
+        holds_answer = re.compile(rf"(?<!\w){re.escape(stated)}(?!\w)", re.IGNORECASE)
+        for sentence in _SENTENCE.findall(prefix):
+            if re.search(r"\banswer\b", sentence, re.IGNORECASE) and holds_answer.search(sentence):
+                yield f"Turn {index}: chunks that count as safe state the final answer: {sentence.strip()!r}."
+
+
+def _turn_problems(index: int, turn: ExpertTurn, tool_names: Collection[str]) -> Iterator[str]:
+    for call in turn.calls:
+        if call["name"] not in tool_names:
+            yield f"Turn {index}: the trace calls {call['name']!r}, which is not among the task's tools."
+    for number, response in enumerate(turn.responses):
+        tag, role = _CONTROL_TAG.search(response), _ROLE_LINE.search(response)
+        if tag:
+            yield f"Turn {index}: response {number} holds the control tag {tag.group()!r}."
+        if role:
+            yield f"Turn {index}: response {number} holds role text: {role.group().strip()!r}."

@@ -1,0 +1,142 @@
+"""Packing: every token is placed and read once, under the limit, in order."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pact_lightning.policy.attention import BlockLayout
+from pact_lightning.policy.packing import PREFIX, Block, pack_blocks
+
+LENGTHS = st.integers(1, 6)
+
+
+@st.composite
+def block_lists(draw):
+    """Blocks whose token ids are all different, so that a read tells exactly where it came from."""
+    counter = iter(range(10_000))
+
+    def ids(length):
+        return [next(counter) for _ in range(length)]
+
+    blocks = []
+    for _ in range(draw(st.integers(1, 5))):
+        prefix = ids(draw(LENGTHS))
+        branches = [ids(draw(LENGTHS)) for _ in range(draw(st.integers(0, 4)))]
+        blocks.append(Block(prefix, branches, read_prefix=draw(st.booleans()) or not branches))
+    return blocks
+
+
+def golden_blocks():
+    return [Block([1, 2, 3], [[10, 11], [20]], read_prefix=True), Block([7, 8], read_prefix=True)]
+
+
+def test_the_flat_row_of_two_blocks_worked_by_hand():
+    (pack,) = pack_blocks(golden_blocks(), max_tokens=100)
+    assert pack.ids.tolist() == [1, 2, 3, 10, 11, 20, 7, 8]
+    assert pack.positions.tolist() == [0, 1, 2, 3, 4, 3, 0, 1]
+    assert pack.layouts == (BlockLayout(3, (2, 1)), BlockLayout(2))
+    assert pack.tokens == 8
+    got = [(r.block, r.branch, r.predictors.tolist(), r.targets.tolist()) for r in pack.reads]
+    assert got == [
+        (0, PREFIX, [0, 1], [2, 3]),
+        (0, 0, [2, 3], [10, 11]),
+        (0, 1, [2], [20]),
+        (1, PREFIX, [6], [8]),
+    ]
+
+
+def test_rows_repeat_the_prefix_as_plain_sequences():
+    (pack,) = pack_blocks(golden_blocks(), max_tokens=100, mode="rows")
+    assert pack.ids.tolist() == [1, 2, 3, 10, 11, 1, 2, 3, 20, 7, 8]
+    assert pack.positions.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1]
+    assert pack.layouts == (BlockLayout(5), BlockLayout(4), BlockLayout(2))
+    got = [(r.block, r.branch, r.predictors.tolist(), r.targets.tolist()) for r in pack.reads]
+    assert got == [
+        (0, PREFIX, [0, 1], [2, 3]),
+        (0, 0, [2, 3], [10, 11]),
+        (0, 1, [7], [20]),
+        (1, PREFIX, [9], [8]),
+    ]
+
+
+def test_a_block_over_the_limit_is_split_by_branches_and_reads_its_prefix_once():
+    blocks = [Block([9], [[8]]), Block([1, 2, 3], [[10, 11], [20, 21], [30]], read_prefix=True), Block([4], [[5]])]
+    packs = pack_blocks(blocks, max_tokens=6)
+    assert [pack.ids.tolist() for pack in packs] == [[9, 8], [1, 2, 3, 10, 11], [1, 2, 3, 20, 21, 30], [4, 5]]
+    reads = [[(r.block, r.branch) for r in pack.reads] for pack in packs]
+    assert reads == [[(0, 0)], [(1, PREFIX), (1, 0)], [(1, 1), (1, 2)], [(2, 0)]]
+
+
+@given(block_lists(), st.sampled_from(["shared_prefix", "rows"]), st.integers(12, 60))
+def test_every_token_is_read_once_in_order_and_predicted_by_the_token_before_it(blocks, mode, limit):
+    packs = pack_blocks(blocks, limit, mode)
+    got = [(r.block, r.branch, r.targets.tolist()) for pack in packs for r in pack.reads]
+    wanted = []
+    for index, block in enumerate(blocks):
+        if block.read_prefix:
+            wanted.append((index, PREFIX, list(block.prefix[1:])))
+        wanted += [(index, k, list(branch)) for k, branch in enumerate(block.branches)]
+    assert got == wanted
+    for pack in packs:
+        assert pack.tokens == sum(layout.tokens for layout in pack.layouts) <= limit
+        for read in pack.reads:
+            block = blocks[read.block]
+            if read.branch == PREFIX:
+                before, first = list(block.prefix[:-1]), 0
+            else:
+                before, first = [block.prefix[-1], *block.branches[read.branch][:-1]], len(block.prefix) - 1
+            assert pack.ids[read.predictors].tolist() == before
+            assert pack.positions[read.predictors].tolist() == list(range(first, first + len(before)))
+
+
+@given(block_lists(), st.integers(12, 60))
+def test_packing_is_greedy(blocks, limit):
+    """No pack leaves room for what opens the next one: a whole block, or a split block's next branch."""
+    for pack, following in pairwise(pack_blocks(blocks, limit)):
+        last, opening = pack.reads[-1], following.reads[0]
+        if last.block == opening.block:
+            assert pack.tokens + len(opening.targets) > limit
+        else:
+            block = blocks[opening.block]
+            assert pack.tokens + len(block.prefix) + sum(map(len, block.branches)) > limit
+
+
+def test_tensors_arrays_and_lists_of_ids_pack_alike():
+    plain = pack_blocks([Block([1, 2], [[3, 4]])], 10)[0]
+    tensors = pack_blocks([Block(torch.tensor([1, 2]), [torch.tensor([3, 4]).numpy()])], 10)[0]
+    assert torch.equal(plain.ids, tensors.ids)
+    assert tensors.ids.dtype == torch.long
+
+
+@pytest.mark.parametrize("mode", ["shared_prefix", "rows"])
+def test_a_branch_over_the_limit_names_the_limit_to_raise(mode):
+    blocks = [Block([1], [[2]]), Block([1, 2, 3], [[4], [5, 6, 7]])]
+    with pytest.raises(ValueError, match=r"branch 1 of block 1 needs 6 tokens .* max_tokens_per_forward = 5; .* 6$"):
+        pack_blocks(blocks, max_tokens=5, mode=mode)
+    assert pack_blocks(blocks, max_tokens=6, mode=mode)
+
+
+def test_a_sequence_over_the_limit_names_the_limit_to_raise():
+    with pytest.raises(ValueError, match=r"prefix of block 0 has 3 tokens, over max_tokens_per_forward = 2"):
+        pack_blocks([Block([1, 2, 3], read_prefix=True)], max_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("block", "sentence"),
+    [
+        (Block([], [[1]]), "block 0 has an empty prefix"),
+        (Block([1], [[2], []]), "branch 1 of block 0 is empty"),
+        (Block([1, 2]), "block 0 has no branches and its prefix is not read"),
+    ],
+)
+def test_blocks_that_cannot_be_read_are_refused(block, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        pack_blocks([block], max_tokens=10)
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="unknown packing mode 'flex'"):
+        pack_blocks([Block([1], [[2]])], 10, "flex")
