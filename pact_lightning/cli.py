@@ -1,9 +1,13 @@
 """The ``pact-lightning`` command: fit, validate, test and predict, configured by YAML recipes."""
 
 import argparse
+import logging
 import sys
 import warnings
 from typing import Any
+
+# bitsandbytes offers a faster CPU kernel on import, for a package that is not ours to install.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -18,19 +22,40 @@ _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 class PactCLI(LightningCLI):
     """LightningCLI in subclass mode: a recipe names the module, the data, and their arguments."""
 
+    latest: "PactCLI | None" = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        PactCLI.latest = self
+        super().__init__(*args, **kwargs)
+
+    def instantiate_classes(self) -> None:
+        """Makes trainer, module and data; all loggers of a run write to the same version."""
+        super().instantiate_classes()
+        for logger in self.trainer.loggers[1:]:
+            # Each would count the folders itself, and disagree once the first has made its own.
+            if hasattr(logger, "_version"):
+                logger._version = self.trainer.loggers[0].version
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the policy is loaded: from there on an error is no mistake in a recipe."""
+        model = getattr(self, "model", None)
+        return isinstance(model, PolicyModule) and model.policy is not None
+
     def before_fit(self) -> None:
         """Refuses Trainer settings that a fit cannot honour, with our sentence rather than Lightning's."""
         check_trainer(self.trainer)
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs the command line; mistakes in recipes and data end in one sentence and exit status 2.
+    """Runs the command line; a mistake in recipe or data ends in one sentence and exit status 2, before any training.
 
     Args:
         args: Arguments instead of those of the process.
     """
     # Lightning's own use of torch.utils._pytree; nothing a user could do about it.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     arguments: Any = args
     try:
         PactCLI(
@@ -43,10 +68,15 @@ def main(args: list[str] | None = None) -> None:
             args=arguments,
         )
     except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
-        if "--traceback" in sys.argv:
+        if PactCLI.latest is not None and PactCLI.latest.at_work:
             raise
         print(f"error: {_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
         sys.exit(2)
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    """Lightning recommends packages of its own in every run."""
+    return "Tip: For seamless" not in record.getMessage()
 
 
 def _sentence(error: Exception) -> str:

@@ -43,7 +43,7 @@ class Prompt:
         }
 
     def gradients(self, loss):
-        return torch.autograd.grad(loss, [self.rollout_logits, self.trace_logits], allow_unused=True)
+        return torch.autograd.grad(loss, [self.rollout_logits, self.trace_logits], allow_unused=True, retain_graph=True)
 
 
 def test_a_trace_prompt_adds_all_terms_with_their_coefficients():

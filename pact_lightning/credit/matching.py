@@ -151,20 +151,18 @@ def _transport_scores(grid: _Grid) -> _Grid:
     """
     calls, wanted = grid.shape
     if wanted == 1:
-        scores: _Grid = grid[:, 0] / calls
-        return scores
+        return np.asarray(grid[:, 0] / calls)
+
+    def dual(free: _Grid) -> tuple[float, _Grid]:
+        return _transport_dual(grid, free)[:2]
+
+    def hessian(free: _Grid) -> _Grid:
+        return _transport_dual(grid, free)[2]
+
     # A constant added to all column potentials changes nothing, so the last one stays 0.
     start = np.zeros(wanted - 1)
-    found = minimize(
-        lambda free: _transport_dual(grid, free)[:2],
-        start,
-        jac=True,
-        hess=lambda free: _transport_dual(grid, free)[2],
-        method="trust-exact",
-        options={"gtol": _OT_TOLERANCE},
-    )
-    scores = (_transport_plan(grid, found.x)[0] * grid).sum(axis=1)
-    return scores
+    found = minimize(dual, start, jac=True, hess=hessian, method="trust-exact", tol=_OT_TOLERANCE)
+    return np.asarray((_transport_plan(grid, found.x)[0] * grid).sum(axis=1))
 
 
 def _transport_plan(grid: _Grid, free: _Grid) -> tuple[_Grid, _Grid, _Grid]:
