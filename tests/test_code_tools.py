@@ -30,7 +30,7 @@ def environment(code, **limits):
 def call(body, arguments=None, *, parameters="", **limits):
     """Calls ``def f(parameters): body`` in the sandbox."""
     code = f"def f({parameters}):\n" + "\n".join("    " + line for line in body.splitlines())
-    return environment(code, **{"timeout_s": 5.0, **limits}).call("f", arguments or {})
+    return environment(code, **{"timeout_s": 30.0, **limits}).call("f", arguments or {})
 
 
 @pytest.fixture
@@ -178,23 +178,26 @@ def test_a_crash_is_an_error_observation_and_the_next_call_works(body, reason):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS does not limit the address space")
 def test_memory_is_limited():
-    assert call("x = bytearray(600 << 20); return len(x)", memory_mb=256).text == PREFIX + "MemoryError"
-    assert call("x = bytearray(600 << 20); return len(x)", memory_mb=1024).text == str(600 << 20)
+    assert call("return len(bytes(600 << 20))", memory_mb=256).text == PREFIX + "MemoryError"
+    assert call("return len(bytes(600 << 20))", memory_mb=1024).text == str(600 << 20)
     assert call("a = []\nwhile True: a.append('x' * 10**6)", memory_mb=128).text == PREFIX + "MemoryError"
 
 
 def test_what_a_snippet_prints_goes_nowhere_and_harms_nothing():
     body = "import os, sys\nprint('x' * 10**8)\nprint('x' * 10**6, file=sys.stderr)\n"
     body += "os.write(1, b'{\"id\": 1}\\n')\nprint(sys.stdin.read())\nreturn 'ok'"
-    assert call(body, timeout_s=20.0).text == "ok"
+    assert call(body).text == "ok"
 
 
 def test_no_environment_variable_reaches_a_snippet(monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "hunter2")
     shared_pool().close()
     assert call("import os; return dict(os.environ)").text == "{}"
-    read_self = "import ctypes\nc = ctypes.CDLL(None)\nd = c.open(b'/proc/self/environ', 0)\nb = ctypes.create_string_buffer(4096)"
-    assert "hunter2" not in call(read_self + "\nc.read(d, b, 4096)\nreturn repr(b.raw)").text
+    native = "import ctypes\nc = ctypes.CDLL(None)\nb = ctypes.create_string_buffer(4096)\n"
+    native += "c.read(c.open(b'/proc/self/environ', 0), b, 4096)\nreturn repr(b.raw)"
+    text = call(native, max_output_chars=50_000).text
+    assert text.startswith("b'")
+    assert "hunter2" not in text
 
 
 def test_native_code_cannot_read_the_environment_of_the_trainer(layers):
@@ -261,13 +264,11 @@ def test_a_server_of_this_machine_cannot_be_reached_by_native_code(layers):
             server.accept()
 
 
-def test_a_fork_bomb_leaves_nothing_behind(layers):
+def test_a_fork_bomb_makes_not_one_process(layers):
     if "system-call filter" not in layers:
         pytest.skip("this system offers no system-call filter")
-    mark = "pact-bomb"
-    body = f"import ctypes\nmark = '{mark}'\nc = ctypes.CDLL(None)\nn = 0\n"
-    body += "for _ in range(1000):\n    if c.fork() >= 0: n += 1\nreturn n"
-    assert call(body).text == "0"
+    bomb = "import ctypes\nc = ctypes.CDLL(None)\nreturn sum(c.fork() >= 0 for _ in range(1000))"
+    assert call(bomb).text == "0"
     assert "can't start new thread" in call("import threading; threading.Thread(target=print).start()").text
 
 

@@ -15,7 +15,9 @@ What this does **not** stop:
   every file that the user who trains can. Run the whole job in a container if snippets may be hostile.
 - **Layers the system does not offer.** The network namespace needs unprivileged user namespaces (many containers
   refuse them), the system-call filter needs Linux on x86-64 or ARM64. Where a layer is missing, one warning says so;
-  where both are missing, native code can reach the network. On macOS only Python's own rules and some limits hold.
+  where both are missing, native code can reach the network. Without the namespace native code can read the
+  environment variables of the user's other processes; without the filter it can start processes where the trainer
+  runs as root. On macOS only Python's own rules and some limits hold.
 - **Bugs of the kernel** and side channels such as timing. This is no virtual machine.
 - **Use of the processor**: as many snippets run at once as the pool has workers, each up to its time limit.
 

@@ -54,6 +54,9 @@ class FTRLTasks:
         train_fraction: Share of rows on the ``train`` side, in ``[0, 1]``.
         split: Only rows with this ``split``, for example ``test``; ``None`` for all.
         limit: Load at most this many tasks, after all other choices.
+        distractors: Keep only the tools that the reference needs, and this many of the others, the first ones of the
+            row; ``None`` for all. For small models and short contexts: the tasks get easier, so results are no
+            longer comparable with FTRL's. [D]
         system_prompt: A system message put before the row's own messages; ``None`` or empty for none. [D]
         name: What the ids start with; give each file its own where several are used together.
     """
@@ -68,6 +71,7 @@ class FTRLTasks:
         train_fraction: float = 0.8,
         split: str | None = None,
         limit: int | None = None,
+        distractors: int | None = None,
         system_prompt: str | None = SYSTEM_PROMPT,
         name: str = "ftrl",
     ) -> None:
@@ -75,6 +79,8 @@ class FTRLTasks:
             raise ValueError(f"subset must be all, train or validation, got {subset!r}")
         if not 0 <= train_fraction <= 1:
             raise ValueError(f"train_fraction must be between 0 and 1, got {train_fraction}")
+        if distractors is not None and distractors < 0:
+            raise ValueError(f"distractors is a number of tools, at least 0, or null for all; got {distractors}")
         self.path = Path(path)
         self.reference_calls = None if reference_calls is None else Path(reference_calls)
         self.indices = None if indices is None else frozenset(indices)
@@ -82,6 +88,7 @@ class FTRLTasks:
         self.train_fraction = train_fraction
         self.split = split
         self.limit = limit
+        self.distractors = distractors
         self.system_prompt = system_prompt
         self.name = name
 
@@ -103,10 +110,10 @@ class FTRLTasks:
                     tasks.append(self._task(index, row, known.get(index)))
                 except TaskFieldError as error:
                     raise TaskFileError(self.path, line, error.problem, error.field) from error
-        asked = {*known, *(self.indices or ())}
-        if asked and not 0 <= min(asked) <= max(asked) < rows:
-            source = self.reference_calls if known and max(known) >= rows else "indices"
-            raise ValueError(f"{source} names row {max(asked)}, but {self.path} has {rows} rows, counted from 0")
+        for source, asked in ((self.reference_calls, known), ("indices", self.indices or ())):
+            absent = [index for index in asked if not 0 <= index < rows]
+            if absent:
+                raise ValueError(f"{source} names row {absent[0]}, but {self.path} has {rows} rows, counted from 0")
         return tasks
 
     def _wanted(self, index: int, row: Any) -> bool:
@@ -126,6 +133,11 @@ class FTRLTasks:
         for name, code in codes.items():
             typed(code, str, f"codes.{name}")
         answer = row.get("answer")
+        calls = known.calls if known is not None else _ground_truth(row)
+        sub_answers = _sub_answers(_decoded(row, "unsolved_set", dict))
+        if self.distractors is not None:
+            needed = {call["name"] for call in calls} | {sub_answer.tool for sub_answer in sub_answers}
+            tools = _with_distractors(tools, needed, self.distractors)
         task = Task(
             prompt=PromptView(
                 id=f"{self.name}-{index}",
@@ -135,8 +147,8 @@ class FTRLTasks:
             ),
             reference=Reference(
                 answer=None if answer is None else typed(answer, str, "answer"),
-                calls=known.calls if known is not None else _ground_truth(row),
-                sub_answers=_sub_answers(_decoded(row, "unsolved_set", dict)),
+                calls=calls,
+                sub_answers=sub_answers,
             ),
             trace=None if known is None else _trace(known, answer),
             kind=typed(row.get("data_source", ""), str, "data_source"),
@@ -156,6 +168,18 @@ def in_train(index: int, train_fraction: float) -> bool:
     """Whether row ``index`` is on the ``train`` side: its SHA-256 as a number in ``[0, 1)`` is below the share."""
     digest = hashlib.sha256(f"ftrl row {index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < train_fraction
+
+
+def _with_distractors(tools: list[Any], needed: set[str], distractors: int) -> list[Any]:
+    """The needed tools and the first others, in the row's order."""
+    kept = []
+    for index, tool in enumerate(tools):
+        function = typed(typed(tool, dict, f"tools[{index}]").get("function"), dict, f"tools[{index}].function")
+        is_needed = function.get("name") in needed
+        if is_needed or distractors > 0:
+            kept.append(tool)
+            distractors -= not is_needed
+    return kept
 
 
 def _needed(row: dict[str, Any], field: str) -> Any:
