@@ -65,6 +65,7 @@ class ChatRenderer:
         self.codec = codec
         self.end_of_turn = codec.control_id(END_OF_TURN)
         codec.control_id("<|im_start|>")
+        self._marks_are_tokens = all(map(codec.has_control, ("<think>", "</think>", "<tool_call>", "</tool_call>")))
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> list[int]:
         """The prompt ``x``: system turn with the tools' schemas, user turns, and the opened assistant turn.
@@ -126,15 +127,22 @@ class ChatRenderer:
         return pieces
 
     def _labelled(self, ids: npt.NDArray[np.int64], reasoning: str) -> RenderedTurn:
-        components = self.components(ids.tolist())
-        ends = np.cumsum([len(self.codec.token_bytes(i)) for i in ids.tolist()])
+        pieces = [self.codec.token_bytes(index) for index in ids.tolist()]
+        ends = np.cumsum([len(piece) for piece in pieces])
+        if self._marks_are_tokens:
+            # Then a mark in plain tokens is one that the expert quotes, and must not be taken for the real one.
+            pieces = [
+                piece if self.codec.is_control(index) else piece.replace(b"<", b"(")
+                for index, piece in zip(ids.tolist(), pieces, strict=True)
+            ]
+        components = _components(pieces)
         reasoning_end = np.zeros_like(ids)
         head = len(b"<think>\n")
-        # Reasoning is mostly ASCII; characters, not bytes, are what levels count in.
-        encoded = reasoning.encode()
-        for position in np.flatnonzero(components == Component.REASONING):
-            inside = encoded[: max(0, int(ends[position]) - head)]
-            reasoning_end[position] = len(inside.decode(errors="ignore"))
+        # Levels count in characters. One that a token has begun counts: no prefix ends inside a character.
+        encoded = np.frombuffer(reasoning.encode(), dtype=np.uint8)
+        begun = np.concatenate([[0], np.cumsum(encoded & 0xC0 != 0x80)])
+        inside = np.flatnonzero(components == Component.REASONING)
+        reasoning_end[inside] = begun[np.clip(ends[inside] - head, 0, len(encoded))]
         return RenderedTurn(ids, components, reasoning_end)
 
     def components(self, ids: Sequence[int]) -> npt.NDArray[np.int64]:
@@ -142,26 +150,7 @@ class ChatRenderer:
 
         A token that straddles two components (Qwen has one for a full stop with a line break) gets the first one.
         """
-        pieces = [self.codec.token_bytes(index) for index in ids]
-        text = b"".join(pieces)
-        labels = np.full(len(text) + 1, int(Component.DELIMITER), dtype=np.int64)
-        body = 0
-        thinking = _THINKING.match(text)
-        if thinking is not None:
-            labels[slice(*_stripped(text, *thinking.span(1)))] = Component.REASONING
-            body = thinking.end()
-        end = text.rfind(END_OF_TURN.encode())
-        end = len(text) if end < 0 else end
-        calls = [match.span() for match in _CALLS.finditer(text, body, end)]
-        for span in calls:
-            labels[slice(*span)] = Component.TOOL_CALL
-        if calls and thinking is None:
-            labels[slice(*_stripped(text, body, calls[0][0]))] = Component.REASONING
-        if not calls:
-            labels[slice(*_stripped(text, body, end))] = Component.ANSWER
-        starts = np.cumsum([0, *map(len, pieces)])[:-1]
-        found: npt.NDArray[np.int64] = labels[starts]
-        return found
+        return _components([self.codec.token_bytes(index) for index in ids])
 
     def read_turn(self, ids: Sequence[int]) -> RolloutTurn:
         """Reads a sampled turn: reasoning, calls (or what is wrong with them), answer; responses still missing."""
@@ -183,6 +172,29 @@ class ChatRenderer:
             for start, stop in itertools.pairwise(cuts)
             if stop > start
         ]
+
+
+def _components(pieces: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    """Labels tokens, given as bytes; see :meth:`ChatRenderer.components`."""
+    text = b"".join(pieces)
+    labels = np.full(len(text) + 1, int(Component.DELIMITER), dtype=np.int64)
+    body = 0
+    end = text.rfind(END_OF_TURN.encode())
+    end = len(text) if end < 0 else end
+    thinking = _THINKING.match(text, 0, end)
+    if thinking is not None:
+        labels[slice(*_stripped(text, *thinking.span(1)))] = Component.REASONING
+        body = thinking.end()
+    calls = [match.span() for match in _CALLS.finditer(text, body, end)]
+    for span in calls:
+        labels[slice(*span)] = Component.TOOL_CALL
+    if calls and thinking is None:
+        labels[slice(*_stripped(text, body, calls[0][0]))] = Component.REASONING
+    if not calls:
+        labels[slice(*_stripped(text, body, end))] = Component.ANSWER
+    starts = np.cumsum([0, *map(len, pieces)])[:-1]
+    found: npt.NDArray[np.int64] = labels[starts]
+    return found
 
 
 def _stripped(text: bytes, start: int, stop: int) -> tuple[int, int]:

@@ -54,6 +54,10 @@ class TextCodec:
         """Whether the tokenizer has this text as one control token."""
         return text in self._control_ids
 
+    def is_control(self, index: int) -> bool:
+        """Whether an id is a control token."""
+        return index in self._added
+
     def control_id(self, text: str) -> int:
         """The id of a control token.
 
@@ -105,8 +109,10 @@ class TextCodec:
             if added is not None:
                 known = added.encode()
             else:
-                # A byte-level token's text has one character per byte.
-                known = bytes(_BYTE_OF[character] for character in str(self.tokenizer.convert_ids_to_tokens(index)))
+                # A byte-level token's text has one character per byte. A model's head may have more rows than the
+                # tokenizer has tokens; such an id stands for no text.
+                token = self.tokenizer.convert_ids_to_tokens(index)
+                known = b"" if token is None else bytes(_BYTE_OF[character] for character in str(token))
             self._bytes[index] = known
         return known
 

@@ -1,6 +1,7 @@
 """A tool call, and how one is read out of what a model wrote."""
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -26,6 +27,10 @@ class ParsedCall:
     error: str = ""
 
 
+_MAX_DEPTH = 100
+"""Deeper values are read only where the stack happens to be short; nothing later could rely on them."""
+_TOO_DEEP = "The tool call is nested too deeply."
+_UNPAIRED = re.compile("[\ud800-\udfff]")
 _BLOCK = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 
 
@@ -53,11 +58,16 @@ def _parse_block(match: re.Match[str]) -> ParsedCall:
     if not match.group(0).endswith("</tool_call>"):
         return ParsedCall(None, "The tool call is not closed with </tool_call>.")
     try:
-        value = json.loads(match.group(1))
+        value = json.loads(match.group(1), parse_constant=_no_constant, object_pairs_hook=_object)
+        problem = _problem(value)
     except json.JSONDecodeError as error:
         return ParsedCall(None, f"The tool call is not valid JSON: {error.msg} at character {error.pos}.")
     except RecursionError:
-        return ParsedCall(None, "The tool call is nested too deeply.")
+        problem = _TOO_DEEP
+    except ValueError as error:  # from the hooks, and Python's own for a number of thousands of digits
+        problem = f"The tool call is not valid JSON: {error}."
+    if problem:
+        return ParsedCall(None, problem)
     if not isinstance(value, dict):
         return ParsedCall(None, "The tool call is not a JSON object.")
     name, arguments = value.get("name"), value.get("arguments")
@@ -66,3 +76,26 @@ def _parse_block(match: re.Match[str]) -> ParsedCall:
     if not isinstance(arguments, dict):
         return ParsedCall(None, 'The tool call has no "arguments" object.')
     return ParsedCall(ToolCall(name=name, arguments=arguments))
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has the same key twice")
+    return found
+
+
+def _problem(value: Any, depth: int = 0) -> str:
+    """What Python's reader lets pass and nothing later can use: endless numbers, halves of characters, depth."""
+    if depth > _MAX_DEPTH:
+        return _TOO_DEEP
+    if isinstance(value, str) and _UNPAIRED.search(value):
+        return "The tool call holds half of a character (an unpaired surrogate escape)."
+    if isinstance(value, float) and not math.isfinite(value):
+        return "The tool call holds a number that is too large."
+    inner = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return next((found for item in inner if (found := _problem(item, depth + 1))), "")

@@ -1,16 +1,18 @@
 """The rollout engine: advances many prompt-only rollouts independently through turns of tokens and tool calls."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
-from pact_lightning.dialogue.tool_call import ToolCall
+from pact_lightning.dialogue.tool_call import ParsedCall
 from pact_lightning.environments.protocol import Environment, ToolResult
 from pact_lightning.rollout.samplers.base import Sampler, TurnOutput, TurnRequest
+from pact_lightning.rollout.tool_threads import ToolFunction, ToolThreads, ToolTimeoutError
 from pact_lightning.rollout.trajectory import RolloutTurn, Segment, StopReason, Trajectory
 from pact_lightning.seeds import derive_seed
 from pact_lightning.tasks.prompt import PromptView
@@ -25,9 +27,9 @@ class RolloutLimits:
         max_new_tokens_per_turn: Tokens of one turn; a turn that reaches it ends the rollout (``max_tokens_turn``).
         max_trajectory_tokens: Tokens after the prompt, observations included [P]: 23,000 (``max_tokens_trajectory``).
         max_response_characters: A longer tool response is cut, and says so.
-        tool_timeout_s: Seconds that one tool call may take; after that it is an error observation.
+        tool_timeout_s: Seconds that one tool call may take, from its start; after that it is an error observation.
         rows: Rollouts in work at the same time; freed places are refilled.
-        tool_threads: Tools that run at the same time.
+        tool_threads: Rollouts whose tools run at the same time; the calls of one rollout run one after the other.
         admit_every: Sampler steps between two admissions of tool responses. Responses are waited for at fixed
             steps, so that rollouts do not depend on how fast a tool happens to be.
     """
@@ -74,12 +76,14 @@ class RolloutStats:
 
 @dataclass(slots=True)
 class _Row:
+    key: tuple[int, int]  # number of the request, sample
     trajectory: Trajectory
     prompt: PromptView
     environment: Environment
     seed: int
     tokens: int = 0
     pending: list[Future[ToolResult] | ToolResult] = field(default_factory=list)
+    busy: threading.Lock = field(default_factory=threading.Lock)
 
 
 class RolloutEngine:
@@ -125,27 +129,31 @@ class _Run:
         self.limits = engine.limits
         self.sampler = sampler
         self.progress = progress
-        self.waiting = [(request, sample) for request in requests for sample in range(request.samples)]
+        # By number and not by task: a phase that begins a new pass may hold the same task twice.
+        self.waiting = [
+            (number, sample) for number, request in enumerate(requests) for sample in range(request.samples)
+        ]
         self.waiting.reverse()
         self.requests = requests
         self.rows: dict[int, _Row] = {}
         self.calling: list[int] = []  # rows that wait for tools, in the order in which they called
-        self.done: dict[tuple[str, int], Trajectory] = {}
+        self.done: dict[tuple[int, int], Trajectory] = {}
         self.stats = RolloutStats()
         self.next_row = 0
         self.steps = 0
+        self.tools = ToolThreads(self.limits.tool_threads, self.limits.tool_timeout_s)
 
     def run(self) -> tuple[list[list[Trajectory]], RolloutStats]:
         started = time.perf_counter()
-        with ThreadPoolExecutor(self.limits.tool_threads, thread_name_prefix="tool") as self.pool:
-            while self.waiting or self.rows:
-                self._admit()
-                for output in self.sampler.step():
-                    self._turn_ended(output)
-                self.steps += 1
-                self.stats.seconds = time.perf_counter() - started
+        while self.waiting or self.rows:
+            self._admit()
+            for output in self.sampler.step():
+                self._turn_ended(output)
+            self.steps += 1
+            self.stats.seconds = time.perf_counter() - started
         results = [
-            [self.done[request.prompt.id, sample] for sample in range(request.samples)] for request in self.requests
+            [self.done[number, sample] for sample in range(request.samples)]
+            for number, request in enumerate(self.requests)
         ]
         return results, self.stats
 
@@ -157,14 +165,14 @@ class _Run:
         turns = [turn for row in self.calling if (turn := self._observed(row)) is not None]
         self.calling = []
         while self.waiting and len(self.rows) < self.limits.rows:
-            request, sample = self.waiting.pop()
-            turn = self._start(request, sample)
+            turn = self._start(*self.waiting.pop())
             if turn is not None:
                 turns.append(turn)
         if turns:
             self.sampler.submit(turns)
 
-    def _start(self, request: RolloutRequest, sample: int) -> TurnRequest | None:
+    def _start(self, number: int, sample: int) -> TurnRequest | None:
+        request = self.requests[number]
         prompt = request.prompt
         prompt_ids = self.renderer.prompt(prompt.messages, prompt.tools)
         seed = derive_seed(request.seed, prompt.id, sample)
@@ -174,11 +182,11 @@ class _Run:
             environment.reset(prompt, derive_seed(request.seed, prompt.id))
         except Exception as error:  # noqa: BLE001  # an environment is the user's code: any failure ends this rollout
             trajectory.turns.append(RolloutTurn(text="", responses=(f"environment failed: {error}",)))
-            self._finish(None, trajectory, StopReason.ENVIRONMENT_FAILED)
+            self._finish((number, sample), trajectory, StopReason.ENVIRONMENT_FAILED)
             return None
         row = self.next_row
         self.next_row += 1
-        self.rows[row] = _Row(trajectory, prompt, environment, seed)
+        self.rows[row] = _Row((number, sample), trajectory, prompt, environment, seed)
         return TurnRequest(row, prompt_ids, self._budget(self.rows[row]), derive_seed(seed, 0), shared_prompt=prompt.id)
 
     def _budget(self, row: _Row) -> int:
@@ -196,21 +204,24 @@ class _Run:
         if not output.finished:
             full = row.tokens >= self.limits.max_trajectory_tokens
             reason = StopReason.MAX_TOKENS_TRAJECTORY if full else StopReason.MAX_TOKENS_TURN
-            self._finish(output.row, trajectory, reason)
+            self._end(output.row, reason)
         elif not turn.parsed:
-            self._finish(output.row, trajectory, StopReason.ANSWERED)
+            self._end(output.row, StopReason.ANSWERED)
         else:
-            row.pending = [self._call(row, entry.call, entry.error) for entry in turn.parsed]
+            row.pending = self._call(row, turn.parsed)
             self.calling.append(output.row)
 
-    def _call(self, row: _Row, call: ToolCall | None, error: str) -> Future[ToolResult] | ToolResult:
-        if call is None:
-            return ToolResult(error, error=True)
-        if call["name"] not in row.prompt.tool_names:
-            known = ", ".join(row.prompt.tool_names)
-            return ToolResult(f"There is no tool named {call['name']!r}. The tools are: {known}.", error=True)
-        self.stats.tool_calls += 1
-        return self.pool.submit(row.environment.call, call["name"], call["arguments"])
+    def _call(self, row: _Row, parsed: Sequence[ParsedCall]) -> list[Future[ToolResult] | ToolResult]:
+        """Starts a turn's calls; those that cannot be run have their result at once."""
+        pending = [_refusal(row.prompt, entry) for entry in parsed]
+        calls: list[ToolFunction] = [
+            partial(row.environment.call, entry.call["name"], entry.call["arguments"])
+            for entry, refusal in zip(parsed, pending, strict=True)
+            if entry.call is not None and refusal is None
+        ]
+        self.stats.tool_calls += len(calls)
+        running = iter(self.tools.submit(row.busy, calls) if calls else [])
+        return [next(running) if refusal is None else refusal for refusal in pending]
 
     def _observed(self, index: int) -> TurnRequest | None:
         """Waits for the row's tools and opens its next turn, unless a limit ends it."""
@@ -221,11 +232,11 @@ class _Run:
         errors = tuple(result.error for result in results)
         trajectory.turns[-1] = replace(trajectory.turns[-1], responses=responses, errors=errors)
         if len(trajectory.turns) >= self.limits.max_turns:
-            self._finish(index, trajectory, StopReason.MAX_TURNS)
+            self._end(index, StopReason.MAX_TURNS)
             return None
         ids = self.renderer.observation(responses)
         if row.tokens + len(ids) >= self.limits.max_trajectory_tokens:
-            self._finish(index, trajectory, StopReason.MAX_TOKENS_TRAJECTORY)
+            self._end(index, StopReason.MAX_TOKENS_TRAJECTORY)
             return None
         turn = len(trajectory.turns)
         trajectory.segments.append(Segment(tuple(ids), Component.OBSERVATION, turn - 1))
@@ -236,26 +247,42 @@ class _Run:
         if isinstance(entry, ToolResult):
             return entry
         started = time.perf_counter()
-        try:
-            return entry.result(timeout=self.limits.tool_timeout_s)
-        except FutureTimeoutError:
+        # Asked for and not raised: what a tool raises, sys.exit() included, must not stop the run.
+        error = entry.exception()
+        self.stats.tool_seconds += time.perf_counter() - started
+        if isinstance(error, ToolTimeoutError):
             self.stats.tool_timeouts += 1
-            return ToolResult(f"The tool did not answer within {self.limits.tool_timeout_s:g} seconds.", error=True)
-        except Exception as error:  # noqa: BLE001  # a tool is the user's code: its failure is an observation
-            return ToolResult(f"The tool failed: {type(error).__name__}: {error}", error=True)
-        finally:
-            self.stats.tool_seconds += time.perf_counter() - started
+            return ToolResult(str(error), error=True)
+        return entry.result() if error is None else _failure(error)
 
     def _cut(self, text: str) -> str:
+        # Half of a surrogate pair, as JSON may hold it, has no UTF-8 and so no tokens.
+        text = text.encode(errors="replace").decode()
         limit = self.limits.max_response_characters
         return text if len(text) <= limit else f"{text[:limit]}... (cut after {limit} characters)"
 
-    def _finish(self, index: int | None, trajectory: Trajectory, reason: StopReason) -> None:
+    def _end(self, index: int, reason: StopReason) -> None:
+        row = self.rows.pop(index)
+        self.sampler.release(index)
+        self._finish(row.key, row.trajectory, reason)
+
+    def _finish(self, key: tuple[int, int], trajectory: Trajectory, reason: StopReason) -> None:
         trajectory.stop_reason = reason
-        self.done[trajectory.task_id, trajectory.sample] = trajectory
-        if index is not None:
-            del self.rows[index]
-            self.sampler.release(index)
+        self.done[key] = trajectory
         self.stats.rollouts += 1
         if self.progress is not None:
             self.progress(self.stats)
+
+
+def _refusal(prompt: PromptView, entry: ParsedCall) -> ToolResult | None:
+    """What a call that cannot be run comes back with; ``None`` for one that can."""
+    if entry.call is None:
+        return ToolResult(entry.error, error=True)
+    if entry.call["name"] not in prompt.tool_names:
+        known = ", ".join(prompt.tool_names)
+        return ToolResult(f"There is no tool named {entry.call['name']!r}. The tools are: {known}.", error=True)
+    return None
+
+
+def _failure(error: BaseException) -> ToolResult:
+    return ToolResult(f"The tool failed: {type(error).__name__}: {error}", error=True)

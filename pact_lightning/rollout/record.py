@@ -62,9 +62,21 @@ def _messages(index: int, turn: RolloutTurn) -> list[dict[str, Any]]:
             responses.append(response | ({"tool_call_id": call_id} if call_id else {}))
     if calls:
         assistant["tool_calls"] = calls
-    if not turn.reasoning and not calls and not turn.answer:
+    if turn.parsed:
+        assistant["content"] = _before_calls(turn)
+    elif not turn.reasoning and not turn.answer:
         assistant["content"] = turn.text
+        # A rollout that never began holds why, without a call that could have asked for it.
+        responses = [{"role": "tool", "content": response, "error": True} for response in turn.responses]
     return [assistant, *responses]
+
+
+def _before_calls(turn: RolloutTurn) -> str:
+    """What the policy wrote between its thinking and its first call."""
+    text = turn.text
+    if text.startswith("<think>"):
+        text = text.partition("</think>")[2]
+    return text.partition("<tool_call>")[0].strip()
 
 
 def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:

@@ -59,14 +59,14 @@ class TransformersSampler:
         for request in new:
             self._slot_of[request.row] = len(self._rows)
             self._rows.append(_Row(request.row))
-        leaders: dict[str, TurnRequest] = {}
+        leaders: dict[str | int, TurnRequest] = {}
         followers: list[TurnRequest] = []
         for request in requests:
             row = self._rows[self._slot_of[request.row]]
             row.output, row.limit = TurnOutput(request.row), request.max_new_tokens
             if not self._sampling.greedy:
                 row.uniforms = numpy_random("turn", request.seed).random(request.max_new_tokens)
-            first = leaders.setdefault(request.shared_prompt or f"row {request.row}", request)
+            first = leaders.setdefault(request.shared_prompt or request.row, request)
             if first is not request:
                 followers.append(request)
         hidden = self._prefill(list(leaders.values()))
@@ -131,7 +131,9 @@ class TransformersSampler:
                 self._row(request).length += len(feeds[request.row])
         return hidden
 
-    def _follow(self, followers: list[TurnRequest], leaders: dict[str, TurnRequest], hidden: dict[int, Tensor]) -> None:
+    def _follow(
+        self, followers: list[TurnRequest], leaders: dict[str | int, TurnRequest], hidden: dict[int, Tensor]
+    ) -> None:
         """Gives rows with a prompt that another row has just run a copy of its cache."""
         by_leader: dict[int, list[TurnRequest]] = {}
         for request in followers:

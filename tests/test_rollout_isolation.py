@@ -1,0 +1,152 @@
+"""The first invariant: no byte of an expert trace or a reference ever reaches a sampler."""
+
+import ast
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+import pact_lightning
+from pact_lightning.datamodule import RolloutDataModule
+from pact_lightning.environments.bundled.tasks import BundledTasks
+from pact_lightning.module import PACTModule
+from pact_lightning.policy.loading import PolicyConfig
+from pact_lightning.rollout.engine import RolloutLimits
+from pact_lightning.tasks.schema import Reference
+from pact_lightning.traces.rendered import render_trace
+from pact_lightning.traces.schema import Chunk, ExpertTrace, ExpertTurn
+
+POLICY = PolicyConfig(model="bundled", adapter="full", dtype="float32")
+CANARIES = {
+    part: f"Qzx{part}Zqk" for part in ("thought", "argument", "response", "closing", "final", "answer", "found")
+}
+
+
+class CanaryTasks:
+    """Bundled tasks with a canary in every part of the trace and in the reference."""
+
+    def load(self):
+        return [self._planted(task) for task in BundledTasks("train", 2).load()]
+
+    @staticmethod
+    def _planted(task):
+        turns = tuple(
+            ExpertTurn(
+                (*turn.chunks, Chunk(f" {CANARIES['thought']}")),
+                tuple(
+                    {"name": c["name"], "arguments": c["arguments"] | {"x": CANARIES["argument"]}} for c in turn.calls
+                ),
+                tuple(f"{response} {CANARIES['response']}" for response in turn.responses),
+                turn.pattern,
+            )
+            for turn in task.trace.turns
+        )
+        final = ExpertTurn((Chunk(CANARIES["closing"]),), answer=CANARIES["final"])
+        sub_answers = tuple(replace(sub, answer=CANARIES["found"]) for sub in task.reference.sub_answers)
+        reference = Reference(CANARIES["answer"], turns[0].calls, sub_answers)
+        return replace(task, trace=ExpertTrace(turns, final), reference=reference)
+
+
+class Recorder:
+    """The real sampler, with everything it is given written down."""
+
+    def __init__(self, sampler, given):
+        self.sampler = sampler
+        self.given = given
+        self.step, self.release = sampler.step, sampler.release
+
+    def submit(self, requests):
+        self.given += [list(request.new_ids) for request in requests]
+        self.sampler.submit(requests)
+
+
+class RecordedModule(PACTModule):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.given = []
+        self.trained_on = []
+
+    @contextmanager
+    def sampler(self, sampling, prefill_tokens):
+        with super().sampler(sampling, prefill_tokens) as sampler:
+            yield Recorder(sampler, self.given)
+
+    def prepare_phase(self, groups, optimizer_steps):
+        super().prepare_phase(groups, optimizer_steps)
+        for group in groups:
+            assert group.anchored is None
+            self.trained_on.append(render_trace(self.renderer, group.task.trace, with_final=True).ids.tolist())
+
+
+def test_no_canary_of_a_trace_reaches_the_sampler(tmp_path):
+    """Two whole phases and a validation, through the Trainer: the second phase follows training on the traces."""
+    module = RecordedModule(policy=POLICY, anchor_probability=0.0)
+    limits = RolloutLimits(max_new_tokens_per_turn=24, max_trajectory_tokens=300)
+    data = RolloutDataModule(
+        train=CanaryTasks(),
+        validation=CanaryTasks(),
+        prompts_per_phase=2,
+        prompts_per_step=1,
+        rollouts_per_prompt=2,
+        limits=limits,
+        max_prompt_tokens=2000,
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, data)
+    decode = module.renderer.codec.decode
+    given = "\n".join(map(decode, module.given))
+    for task in CanaryTasks().load():
+        assert task.prompt.messages[-1]["content"] in given
+    assert len(module.given) >= 12
+    for part, canary in CANARIES.items():
+        assert canary not in given, part
+    # The same canaries were there to be found: the phase's groups carry them.
+    trained = "\n".join(map(decode, module.trained_on))
+    assert len(module.trained_on) == 4
+    for part in ("thought", "argument", "response", "closing", "final"):
+        assert CANARIES[part] in trained
+
+
+def imported(path):
+    """Modules that a file of the package imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_the_rollout_side_imports_nothing_of_traces_or_references():
+    root = Path(pact_lightning.__file__).parent
+    waiting = sorted((root / "rollout").rglob("*.py"))
+    assert len(waiting) >= 7
+    reached = set()
+    while waiting:
+        path = waiting.pop()
+        if path in reached:
+            continue
+        reached.add(path)
+        for module in imported(path):
+            parts = module.split(".")
+            if parts[0] != "pact_lightning":
+                continue
+            assert parts[:2] != ["pact_lightning", "traces"], f"{path} reaches {module}"
+            assert parts[:3] != ["pact_lightning", "tasks", "schema"], f"{path} reaches {module}"
+            assert parts[:2] != ["pact_lightning", "credit"], f"{path} reaches {module}"
+            for end in range(1, len(parts) + 1):
+                inner = root.joinpath(*parts[1:end])
+                candidates = (inner.with_suffix(".py"), inner / "__init__.py")
+                waiting += [file for file in candidates if file.is_file() and file not in reached]
+    assert root / "dialogue" / "rendering.py" in reached
