@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.environments.bundled.names import syllables, words
+from pact_lightning.environments.bundled.names import NAME_KINDS, syllables, words
 from pact_lightning.environments.bundled.tasks import BundledTasks
 from pact_lightning.traces.rendered import render_trace
 
@@ -28,7 +28,7 @@ MARK_TOKENS: tuple[str, ...] = (
     "<tool_response>",
     "</tool_response>",
 )
-_VOCABULARY = 1600
+_VOCABULARY = 2000
 _SAMPLES = 1500
 
 # Fixed texts of the chat format and of JSON tool schemas. As units of pre-tokenisation they become one token each,
@@ -53,9 +53,11 @@ _UNITS: tuple[str, ...] = (
     "</answer>",
 )
 
+_NUMBERS: tuple[str, ...] = (*(f"{number:02d}" for number in range(100)), *(str(digit) for digit in range(10)))
+
 
 def _pattern() -> str:
-    rest = (r" ?[A-Za-z_]+", r" ?\d", r" ?[^\sA-Za-z_\d]+", r"\n+", r"\s+")
+    rest = (r" ?[A-Za-z_]+", r" ?\d{1,2}", r" ?[^\sA-Za-z_\d]+", r"\n+", r"\s+")
     return "|".join((*(_escaped(unit) for unit in _UNITS), *rest))
 
 
@@ -83,7 +85,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """Trains the tokenizer: byte-level BPE on bundled dialogues, with Qwen3's special tokens.
 
     Names enter the training text in syllables only, so that a name of any split is the same few pieces and no name
-    is a token of its own. Digits stay single.
+    is a token of its own. Numbers are cut into pairs of digits.
     """
     tokenizer = _tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(
@@ -98,8 +100,13 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def _corpus() -> Iterator[str]:
     """Training text: the fixed units, the syllables, and dialogues without their names."""
     yield from [unit for unit in _UNITS for _ in range(5000)]
-    yield from [piece for syllable in syllables() for piece in (syllable, f" {syllable}") for _ in range(1000)]
-    names = set(words("train"))
+    for kind in NAME_KINDS:
+        starts, ends = syllables(kind)
+        if kind == "last":
+            starts = (*starts, *(f" {start}" for start in starts))
+        yield from [piece for piece in (*starts, *ends) for _ in range(1000)]
+    yield from [f"{space}{number}" for space in ("", " ") for number in _NUMBERS for _ in range(500)]
+    names = {word for kind in NAME_KINDS for word in words("train", kind)}
     # Dialogues as the package renders them, spelled in bytes since there is no vocabulary yet.
     alphabet = {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     codec = TextCodec(_with_marks(_tokenizer(models.BPE(vocab=alphabet, merges=[]))))

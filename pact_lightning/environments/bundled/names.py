@@ -1,4 +1,7 @@
-"""Names made of syllables; every split has its own words, so that no held-out name was ever seen in training."""
+"""Names made of two syllables; every split has its own words, so that no held-out name was ever seen in training.
+
+Each kind of name has syllables of its own, as place names and surnames do in many languages.
+"""
 
 import hashlib
 import itertools
@@ -6,10 +9,27 @@ import random
 from functools import cache
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "longer")
+NAME_KINDS: tuple[str, ...] = ("place", "work", "organisation", "first", "last")
 
-_FIRST = [c + v + e for c, v, e in zip("BDFGHKLMNPRSTVZJ" * 3, "aeiou" * 10, ["", "l", "n", "r"] * 12, strict=False)]
-_REST = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
+_STARTS = {"place": "aor", "work": "eil", "organisation": "oun", "first": "ai", "last": "ues"}
+"""Two vowels and a final consonant; first names have none."""
+_ENDS = {
+    "place": ("a", "um"),
+    "work": ("e", "is"),
+    "organisation": ("o", "ex"),
+    "first": ("i", "an"),
+    "last": ("u", "er"),
+}
 _SPLIT_OF_BUCKET = ("train",) * 5 + ("validation", "test", "longer")
+
+
+@cache
+def syllables(kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """First and second syllables of a kind of name; no syllable belongs to two kinds."""
+    vowels, coda = _STARTS[kind][:2], _STARTS[kind][2:]
+    starts = tuple(consonant + vowel + coda for consonant in "BDFGHKLMNPRSTVZJ" for vowel in vowels)
+    ends = tuple(consonant + rest for consonant in "bdfgklmnprstvz" for rest in _ENDS[kind])
+    return starts, ends
 
 
 def _bucket(word: str) -> str:
@@ -18,23 +38,18 @@ def _bucket(word: str) -> str:
 
 
 @cache
-def words(split: str) -> tuple[str, ...]:
-    """All name words of a split: two syllables each, disjoint between splits.
+def words(split: str, kind: str) -> tuple[str, ...]:
+    """All words of a split and kind; disjoint between splits.
 
     Raises:
         ValueError: There is no such split.
     """
     if split not in SPLITS:
         raise ValueError(f"the bundled world has no split {split!r}; choose one of {', '.join(SPLITS)}")
-    every = (a + b for a, b in itertools.product(sorted(set(_FIRST)), _REST))
+    every = (start + end for start, end in itertools.product(*syllables(kind)))
     return tuple(word for word in every if _bucket(word) == split)
 
 
-def syllables() -> tuple[str, ...]:
-    """The pieces that names are made of, for the tokenizer of the bundled policy."""
-    return (*sorted(set(_FIRST)), *_REST)
-
-
-def draw_words(split: str, count: int, rng: random.Random) -> list[str]:
-    """Distinct words of a split."""
-    return rng.sample(words(split), count)
+def draw_words(split: str, kind: str, count: int, rng: random.Random) -> list[str]:
+    """Distinct words of a split and kind."""
+    return rng.sample(words(split, kind), count)

@@ -13,7 +13,7 @@ _LONGER_HOPS = (7, 8)
 _PARALLEL_HOPS = ((1, 2), (2, 1), (2, 2), (2, 2))  # with the combining call: 4 or 5 calls
 _LONGER_PARALLEL_HOPS = ((3, 3), (3, 4))
 _NAMESAKE_SHARE = 0.25
-_MISSPELLED_SHARE = 0.1
+_MISSPELLED_SHARE = 0.05
 
 
 def draw_question(world: World, rng: random.Random) -> tuple[str, Expression, dict[str, str]]:
@@ -78,7 +78,12 @@ def _relations(hops: int, rng: random.Random, *, numeric: bool) -> list[Relation
     while True:
         chain = [rng.choice(RELATIONS)]
         while len(chain) < hops:
-            onward = [relation for relation in RELATIONS if relation.source == chain[-1].target]
+            # Nobody asks for the spouse of a spouse.
+            onward = [
+                relation
+                for relation in RELATIONS
+                if relation.source == chain[-1].target and (relation != chain[-1] or relation.phrase != "spouse")
+            ]
             if not onward:
                 break
             chain.append(rng.choice(onward))

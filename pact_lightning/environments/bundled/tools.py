@@ -26,7 +26,8 @@ def _schemas() -> dict[str, dict[str, Any]]:
         relation = relations[0]
         arguments = {relation.source: "string"} | ({"year": "integer"} if relation.year else {})
         words = tool.removesuffix("_of").replace("_", " ")
-        schemas[tool] = _schema(tool, f"The {words} of a {relation.source}.", arguments)
+        article = "an" if relation.source == "organisation" else "a"
+        schemas[tool] = _schema(tool, f"The {words} of {article} {relation.source}.", arguments)
     schemas["find_person"] = _schema(
         "find_person", "A person by last name and profession.", {"name": "string", "profession": "string"}
     )

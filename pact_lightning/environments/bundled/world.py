@@ -48,13 +48,13 @@ def generate_world(split: str, index: int) -> World:
         index: Number of the task within the split.
     """
     rng = python_random("bundled-world", split, index)
-    names = draw_words(split, 2 * _PEOPLE + _PLACES + _WORKS + _ORGANISATIONS, rng)
-    last_names = [names.pop() for _ in range(_PEOPLE - 1)]
+    last_names = draw_words(split, "last", _PEOPLE - 1, rng)
     last_names.append(last_names[0])
-    people = [f"{names.pop()} {last}" for last in last_names]
-    places = [names.pop() for _ in range(_PLACES)]
-    works = [names.pop() for _ in range(_WORKS)]
-    organisations = [names.pop() for _ in range(_ORGANISATIONS)]
+    first_names = draw_words(split, "first", _PEOPLE, rng)
+    people = [f"{first} {last}" for first, last in zip(first_names, last_names, strict=True)]
+    places = draw_words(split, "place", _PLACES, rng)
+    works = draw_words(split, "work", _WORKS, rng)
+    organisations = draw_words(split, "organisation", _ORGANISATIONS, rng)
     world = World(split, entities={"person": people, "place": places, "work": works, "organisation": organisations})
     professions = rng.sample(PROFESSIONS, 2)
     world.professions = {name: rng.choice(PROFESSIONS) for name in people}
@@ -89,5 +89,5 @@ def _add_facts(world: World, rng: random.Random) -> None:
         "headquarters": links(organisation, place),
         "founder": links(organisation, person),
         "founding year": numbers(organisation, 1700, 2000),
-        **{f"{year} population": numbers(place, 100, 10_000) for year in CENSUS_YEARS},
+        **{f"{year} population": numbers(place, 1000, 10_000) for year in CENSUS_YEARS},
     }
