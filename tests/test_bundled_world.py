@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from pact_lightning.environments.bundled.names import SPLITS, words
+from pact_lightning.environments.bundled.names import NAME_KINDS, SPLITS, words
 from pact_lightning.environments.bundled.questions import KINDS
 from pact_lightning.environments.bundled.tasks import BundledTasks, make_task
 from pact_lightning.environments.bundled.tools import TOOL_SCHEMAS, BundledWorld
@@ -57,12 +57,13 @@ def test_a_task_depends_on_its_split_and_number_alone(tasks):
 
 def test_no_name_is_in_two_splits():
     for one, other in combinations(SPLITS, 2):
-        assert set(words(one)).isdisjoint(words(other))
+        for kind in NAME_KINDS:
+            assert set(words(one, kind)).isdisjoint(words(other, kind))
     for split in SPLITS:
         for index in range(30):
             world = generate_world(split, index)
             used = {part for names in world.entities.values() for name in names for part in name.split()}
-            assert used <= set(words(split))
+            assert used <= {word for kind in NAME_KINDS for word in words(split, kind)}
 
 
 def test_all_tasks_are_well_formed_and_survive_json(tasks):
