@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import re
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 # bitsandbytes offers a faster CPU kernel on import, for a package that is not ours to install.
@@ -14,7 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 
 from pact_lightning.policy_module import PolicyModule
-from pact_lightning.trainer_checks import check_trainer
+from pact_lightning.trainer_checks import check_plugins, check_trainer
 
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -36,6 +38,11 @@ class PactCLI(LightningCLI):
             if hasattr(logger, "_version"):
                 logger._version = self.trainer.loggers[0].version
 
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Makes the Trainer; a plugin that no run can use is refused before Lightning starts it."""
+        check_plugins(self.config_init[self.subcommand].trainer.plugins)
+        return super().instantiate_trainer(**kwargs)
+
     @property
     def at_work(self) -> bool:
         """Whether the policy is loaded: from there on an error is no mistake in a recipe."""
@@ -56,6 +63,9 @@ def main(args: list[str] | None = None) -> None:
     # Lightning's own use of torch.utils._pytree; nothing a user could do about it.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    # Environments and task sources of one's own are named by import path; they mostly lie where the command is run.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     arguments: Any = args
     try:
         PactCLI(
@@ -79,16 +89,28 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "Tip: For seamless" not in record.getMessage()
 
 
+_KEY = re.compile(r'Parser key "(.+)":')
+_CLASS_PATH = re.compile(r"Problem with given class_path '(.+)':")
+_NO_REASON = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
+
+
 def _sentence(error: Exception) -> str:
-    """What is wrong, without the parser's listing of every type it tried and every value it was given."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    reasons = [line.strip().removeprefix("- ") for line in lines if line.strip().startswith("- ")]
-    reasons = [reason for reason in reasons if not reason.startswith("Expected a <class 'NoneType'>")]
-    if not reasons:
-        return " ".join(line.strip() for line in lines)
-    deepest = lines[next(n for n, line in enumerate(lines) if line.strip().removeprefix("- ") == reasons[0]) + 1 :]
-    detail = next((line.strip() for line in deepest if line.startswith("        ")), "")
-    return f"{reasons[0]} {detail}".strip() if reasons[0].endswith(":") else reasons[0]
+    """Where and what is wrong, without the parser's listing of every type it tried and every value it was given."""
+    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines() if line.strip()]
+    if not any(_KEY.match(line) or line.startswith(_NO_REASON) for line in lines):
+        return " ".join(lines) or type(error).__name__
+    keys: list[str] = []
+    for number, line in enumerate(lines):
+        if key := _KEY.match(line):
+            keys.append(key[1])
+        elif class_path := _CLASS_PATH.match(line):
+            where = f" ({class_path[1]})"
+            keys = [*keys[:-1], keys[-1] + where] if keys else [where.strip()]
+        elif not line.startswith(_NO_REASON):
+            given = next((rest for rest in lines[number:] if rest.startswith("Given value: ")), "")
+            got = f". Got value: {given.removeprefix('Given value: ')}" if line.startswith("Expected a <") else ""
+            return f"{'.'.join(keys)}: {line}{got if 'Got value' not in line else ''}".removeprefix(": ")
+    return " ".join(lines)
 
 
 if __name__ == "__main__":

@@ -76,29 +76,26 @@ class ContextBuilder:
         """
         prompt = self.prompt(task)
         shown = self._shown(trace, level)
-        for dropped in range(len(trace.turns) + 1):
-            turns = [replace(turn, chunks=()) for turn in shown.turns[:dropped]]
-            candidate = ExpertTrace((*turns, *shown.turns[dropped:]))
-            if dropped and not shown.turns[dropped - 1].chunks:
+        for cut in range(len(trace.turns) + 1):
+            if cut and not shown.turns[cut - 1].chunks:
                 continue
+            turns = [replace(turn, chunks=()) for turn in shown.turns[:cut]]
+            candidate = ExpertTrace((*turns, *shown.turns[cut:]))
             ids = self._context_ids(task, prompt, candidate)
-            if len(ids) + longest_rollout <= self.max_tokens:
-                return self._finished(prompt, ids, trace, candidate, dropped)
+            target = self._target(len(prompt), trace, candidate)
+            if len(ids) + longest_rollout <= self.max_tokens and target is not None:
+                shared = np.array_equal(np.concatenate([prompt, target.ids]), ids)
+                dropped = sum(bool(turn.chunks) for turn in shown.turns[:cut])
+                return PrivilegedContext(prompt, ids, target, bool(shared), dropped)
         return None
 
-    def _finished(
-        self,
-        prompt: npt.NDArray[np.int64],
-        ids: npt.NDArray[np.int64],
-        trace: ExpertTrace,
-        shown: ExpertTrace,
-        dropped: int,
-    ) -> PrivilegedContext:
-        target = render_trace(self.renderer, trace)
-        if len(prompt) + len(target.ids) > self.max_tokens:
-            target = render_trace(self.renderer, shown)
-        whole = np.concatenate([prompt, target.ids])
-        return PrivilegedContext(prompt, ids, target, bool(np.array_equal(whole, ids)), dropped)
+    def _target(self, prompt_tokens: int, trace: ExpertTrace, shown: ExpertTrace) -> RenderedTrace | None:
+        """What SFT scores: the whole trace, else what is shown of it; ``None`` where neither fits after the prompt."""
+        for candidate in (trace, shown):
+            target = render_trace(self.renderer, candidate)
+            if prompt_tokens + len(target.ids) <= self.max_tokens:
+                return target
+        return None
 
     def _shown(self, trace: ExpertTrace, level: int) -> ExpertTrace:
         """The trace with as much of its reasoning as the context may show."""

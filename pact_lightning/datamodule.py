@@ -1,5 +1,6 @@
 """RolloutDataModule: prompt-only tool interactions, made anew each epoch by the policy as it is then."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +29,14 @@ class Evaluated:
 
     task: Task
     trajectory: Trajectory
+
+
+_NEEDED = {
+    "fit": ("train", "validation"),
+    "validate": ("validation",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
 
 
 class TaskDataModule(pl.LightningDataModule):
@@ -63,10 +72,15 @@ class TaskDataModule(pl.LightningDataModule):
         self.tasks: dict[str, list[Task]] = {}
 
     def setup(self, stage: str) -> None:
-        """Loads the tasks that the stage needs; Lightning calls this before the policy is loaded."""
-        needed = {"fit": ("train", "validation"), "validate": ("validation",)}.get(stage, (stage,))
-        for name in needed:
+        """Loads the tasks that the stage needs; Lightning calls this before the policy is loaded.
+
+        Raises:
+            ValueError: The stage has no tasks.
+        """
+        for name in _NEEDED[stage]:
             source = self.sources.get(name)
+            if source is None and stage != "fit":
+                raise ValueError(f"there are no {name} tasks; set data.{name} in the recipe")
             if source is not None and name not in self.tasks:
                 self.tasks[name] = self._fitting(name, source.load())
 
@@ -86,6 +100,11 @@ class TaskDataModule(pl.LightningDataModule):
             ValueError: None is left, or two have the same id.
         """
         renderer = self.module.renderer
+        twice = [task_id for task_id, times in Counter(task.id for task in tasks).items() if times > 1]
+        if twice:
+            raise ValueError(f"two {name} tasks have the id {twice[0]!r}; give every task an id of its own")
+        for spec in {task.prompt.environment.class_path: task.prompt.environment for task in tasks}.values():
+            spec.build()  # a class that cannot be made is told now, not after the policy has been loaded
         kept = [
             task
             for task in tasks
@@ -157,8 +176,6 @@ class EvaluationRollouts:
         return 1
 
     def __iter__(self) -> Iterator[list[Evaluated]]:
-        if self.name not in self.data.tasks:
-            raise ValueError(f"there are no {self.name} tasks; set data.{self.name} in the recipe")
         tasks = self.data.share(self.data.tasks[self.name])
         requests = [RolloutRequest(task.prompt, 1, derive_seed(self.data.seed, self.name)) for task in tasks]
         results, _ = self.data.rollout(requests, SamplingConfig(greedy=True), self.name)
@@ -226,11 +243,18 @@ class RolloutDataModule(TaskDataModule):
         """Loads the tasks and checks that everything fits.
 
         Raises:
-            ValueError: There are no training tasks, or a rollout could not be trained on in one forward.
+            ValueError: There are no training tasks, they cannot be shared evenly by the processes that train, or a
+                rollout could not be trained on in one forward.
         """
         if stage == "fit":
             if self.sources["train"] is None:
                 raise ValueError("there are no training tasks; set data.train in the recipe")
+            processes = 1 if self.trainer is None else self.trainer.world_size
+            if self.prompts_per_step % processes:
+                raise ValueError(
+                    f"data.prompts_per_step ({self.prompts_per_step}) cannot be shared evenly by {processes} "
+                    "processes; make it a multiple of that"
+                )
             needed = self.max_prompt_tokens + self.limits.max_trajectory_tokens
             if needed > self.module.max_tokens_per_forward:
                 raise ValueError(

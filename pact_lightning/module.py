@@ -121,6 +121,11 @@ class PACTModule(PolicyModule):
         self._phase_metrics: dict[str, float] = {}
         self.contexts = ContextBuilder(self.renderer, trace_template, trace_context, max_tokens_per_forward)
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether there is a KL term."""
+        return self.coefficients.kl > 0
+
     def prepare_phase(self, groups: Sequence[Group], optimizer_steps: int) -> None:
         """Draws the anchors of a phase and, where its ratios can leave 1, takes ``pi_old`` (METHOD 5.8).
 
@@ -143,7 +148,7 @@ class PACTModule(PolicyModule):
         torch.manual_seed(derive_seed("phase", self.seed, self.trainer.current_epoch))
 
     def log_phase(self, groups: Sequence[Group], stats: RolloutStats) -> None:
-        """Takes the figures of a phase's rollouts; they are logged with its first optimiser step."""
+        """Takes the figures of a phase's rollouts; they are logged when the phase ends."""
         metrics = EvaluationMetrics()
         for group in groups:
             for trajectory in group.trajectories:
@@ -341,7 +346,9 @@ class PACTModule(PolicyModule):
             for name, value in sums.items()
             if name.startswith("surrogate/")
         }
-        self.log_dict(metrics | self._phase_metrics, batch_size=len(batch))
+        self.log_dict(metrics, batch_size=len(batch))
+        # Once per phase and so by the epoch: a Trainer that logs every n steps would lose most of them.
+        self.log_dict(self._phase_metrics, on_step=False, on_epoch=True, batch_size=1)
         self._phase_metrics = {}
 
 

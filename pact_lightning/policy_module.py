@@ -124,9 +124,14 @@ class PolicyModule(pl.LightningModule):
         """Loads the policy, once; Lightning calls this in every stage."""
         if self.policy is None:
             self.policy = load_policy(self.policy_config).train()
-            copy = make_reference(self.policy, self.policy_config.adapter)
+            copy = make_reference(self.policy, self.policy_config.adapter) if self.needs_reference else None
             # In a list, so that the frozen copy is no submodule: it is neither trained nor saved.
             self._reference_copy = [] if copy is None else [copy]
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether training compares with the frozen start policy; a copy of all weights is made only then."""
+        return False
 
     @property
     def model(self) -> nn.Module:
@@ -246,13 +251,11 @@ class PolicyModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the scores and remembers them for the table at the end of the fit."""
         scores = self._finish_evaluation("val")
-        # Before training, the counters still stand at zero finished phases; after it, at one more than the last.
-        phase = 0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1
         if self.trainer.sanity_checking:
             for logger in self.trainer.loggers:  # Lightning logs nothing in its sanity check, which is our start
                 logger.log_metrics({f"val/{name}": value for name, value in scores.items()}, step=0)
         if self.trainer.state.fn == "fit":
-            self.history.append((phase, scores))
+            self.history.append((self._finished_phases, scores))
 
     def on_test_epoch_end(self) -> None:
         """Logs the scores."""
@@ -266,8 +269,14 @@ class PolicyModule(pl.LightningModule):
     def _evaluate(self, batch: "list[Evaluated]", name: str) -> None:
         for evaluated in batch:
             self.evaluation.update(evaluated.task, evaluated.trajectory)
-        at = 0 if self.trainer.sanity_checking or name != "validation" else self.trainer.current_epoch + 1
-        self._write(batch, f"{name}-{at:04d}" if name == "validation" else name)
+        if self.trainer.state.fn == "fit":
+            name = f"{name}-{self._finished_phases:04d}"
+        self._write(batch, name)
+
+    @property
+    def _finished_phases(self) -> int:
+        """Within a validation: the counters still stand at the phase that has just been trained."""
+        return 0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1
 
     def _write(self, batch: "list[Evaluated]", name: str) -> list[dict[str, Any]]:
         records = [
@@ -293,6 +302,9 @@ class PolicyModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the scores of the run that is resumed."""
         self.history = [(int(phase), dict(scores)) for phase, scores in checkpoint.get("validation_history", [])]
+        if self.trainer.state.fn == "fit":
+            # The start is known already; the check before training would take the resumed policy for it.
+            self.trainer.num_sanity_val_steps = 0
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]  # narrower
         """The trained weights only."""

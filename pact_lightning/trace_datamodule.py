@@ -74,6 +74,8 @@ class TraceDataModule(TaskDataModule):
             seed=seed,
             prefill_tokens=prefill_tokens,
         )
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size must be at least 1, not {batch_size}")
         self.sources["train"] = train
         self.batch_size = batch_size
         self._batches: TraceBatches | None = None
@@ -82,8 +84,10 @@ class TraceDataModule(TaskDataModule):
         """Loads the tasks.
 
         Raises:
-            ValueError: There are fewer traces than one batch needs.
+            ValueError: There are no training tasks, or fewer traces than one batch needs.
         """
+        if stage == "fit" and self.sources["train"] is None:
+            raise ValueError("there are no training tasks; set data.train in the recipe")
         super().setup(stage)
         if stage != "fit" or self._batches is not None:
             return

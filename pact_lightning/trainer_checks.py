@@ -20,11 +20,12 @@ def check_trainer(trainer: pl.Trainer) -> None:
         "accumulate_grad_batches",
         "data.prompts_per_step for the batch and model.max_tokens_per_forward for the memory it takes",
     )
-    if isinstance(trainer.precision_plugin, BitsandbytesPrecision):
-        raise ValueError(
-            "trainer.plugins has BitsandbytesPrecision, which would also quantise the adapter and the head; "
-            "use model.policy.adapter 'qlora' instead"
-        )
+    check_plugins(trainer.precision_plugin)
+    _refuse(
+        trainer.precision not in ("32-true", "bf16-true"),
+        "precision",
+        "model.policy.dtype; autocast would reach the training step but not the rollouts, and the ratio would not be 1",
+    )
     callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
     for callback in callbacks:
         if isinstance(callback, BatchSizeFinder):
@@ -35,6 +36,20 @@ def check_trainer(trainer: pl.Trainer) -> None:
             )
 
 
+def check_plugins(plugins: object) -> None:
+    """Checks a Trainer's plugins, one or a list; on its own, since Lightning refuses this one on CPUs by itself.
+
+    Raises:
+        ValueError: One would quantise more than the base.
+    """
+    for plugin in plugins if isinstance(plugins, list | tuple) else [plugins]:
+        if isinstance(plugin, BitsandbytesPrecision):
+            raise ValueError(
+                "trainer.plugins has BitsandbytesPrecision, which would also quantise the adapter and the head; "
+                "use model.policy.adapter 'qlora' instead"
+            )
+
+
 def _refuse(given: bool, flag: str, instead: str) -> None:
     if given:
-        raise ValueError(f"trainer.{flag} has no effect under manual optimisation; set {instead}")
+        raise ValueError(f"trainer.{flag} cannot be honoured under manual optimisation; set {instead}")

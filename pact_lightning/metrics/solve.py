@@ -22,8 +22,8 @@ def answer_in_response(answer: str, response: str) -> bool:
     return all(_plain(piece) in text for piece in answer.split(", "))
 
 
-def count_solved(calls: Iterable[tuple[str, str]], sub_answers: Sequence[SubAnswer]) -> int:
-    """How many expected answers the calls solve [C].
+def open_answers(calls: Iterable[tuple[str, str]], sub_answers: Sequence[SubAnswer]) -> list[SubAnswer]:
+    """The expected answers that the calls leave unsolved [C].
 
     Calls are taken in order; each solves at most one answer that is still open, the first one of its own tool that is
     in its response.
@@ -38,7 +38,12 @@ def count_solved(calls: Iterable[tuple[str, str]], sub_answers: Sequence[SubAnsw
             if sub_answer.tool == tool and answer_in_response(sub_answer.answer, response):
                 still_open.remove(sub_answer)
                 break
-    return len(sub_answers) - len(still_open)
+    return still_open
+
+
+def count_solved(calls: Iterable[tuple[str, str]], sub_answers: Sequence[SubAnswer]) -> int:
+    """How many expected answers the calls solve; see :func:`open_answers`."""
+    return len(sub_answers) - len(open_answers(calls, sub_answers))
 
 
 def solve_scores(expected: int, calls: int, solved: int) -> tuple[float, float, float]:

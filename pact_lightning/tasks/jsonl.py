@@ -64,6 +64,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
         FileNotFoundError: There is no such file.
         TaskFileError: A line is not JSON.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; paths count from the folder in which the command is started")
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         for line, text in enumerate(file, start=1):
             if not text.strip():

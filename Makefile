@@ -1,0 +1,81 @@
+# Everything from a machine that has Python >= 3.11 and pip. The environment is made once, in .venv, and anew only
+# when pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Further arguments of pip, for example an index of CPU builds of torch.
+PIP_ARGS ?=
+SEEDS ?= 0 1 2
+BENCHMARK ?= runs/quickstart-benchmark
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
+
+.PHONY: help install install-dev quickstart benchmark-quickstart bundled-policy test lint format wheel clean
+
+help:
+	@echo "make quickstart            train by PACT on the bundled world"
+	@echo "make test                  run the tests"
+	@echo "make lint                  ruff and mypy"
+	@echo "make format                put the code into ruff's format"
+	@echo "make wheel                 build the wheel into dist/"
+	@echo "make benchmark-quickstart  the quickstart for the seeds $(SEEDS), and the table of their results"
+	@echo "make bundled-policy        build the bundled policy anew, into runs/bundled_policy/unreliable"
+	@echo "make clean                 remove $(VENV) and what was built"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@# Some distributions ship Python without ensurepip; there the host's pip fills the environment.
+	$(PYTHON) -m venv $(VENV) || \
+	  { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $@ install pip; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed
+
+install-dev: $(VENV)/.installed-dev
+
+quickstart: $(VENV)/.installed
+	$(BIN)/pact-lightning fit -c recipes/quickstart.yaml
+
+benchmark-quickstart: $(VENV)/.installed
+	set -e; for seed in $(SEEDS); do \
+	  $(BIN)/pact-lightning fit -c recipes/quickstart.yaml --seed_everything $$seed \
+	    --model.init_args.seed $$seed --model.init_args.policy.seed $$seed --data.init_args.seed $$seed \
+	    --trainer.logger lightning.pytorch.loggers.CSVLogger --trainer.logger.init_args.save_dir $(BENCHMARK) \
+	    --trainer.logger.init_args.name seed-$$seed --trainer.logger.init_args.version run \
+	    --trainer.default_root_dir $(BENCHMARK)/seed-$$seed; \
+	done
+	$(BIN)/python recipes/quickstart_table.py $(foreach seed,$(SEEDS),$(BENCHMARK)/seed-$(seed)/run/metrics.csv)
+
+bundled-policy: $(VENV)/.installed
+	$(BIN)/python -m pact_lightning.environments.bundled.build_policy runs/bundled_policy/blank
+	$(BIN)/pact-lightning fit -c recipes/bundled_policy/1_pretrain.yaml
+	$(BIN)/pact-lightning fit -c recipes/bundled_policy/2_unreliable.yaml
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+wheel: $(VENV)/.installed-dev
+	@# What an earlier build left there would go into the wheel.
+	rm -rf build
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

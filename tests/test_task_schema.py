@@ -1,0 +1,123 @@
+"""The published JSON Schema of task files says what the reader does."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from pact_lightning.environments.bundled.tasks import BundledTasks
+from pact_lightning.tasks.checks import TaskFieldError
+from pact_lightning.tasks.record import task_from_json, task_to_json
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+SCHEMA = json.loads((DOCS / "task.schema.json").read_text(encoding="utf-8"))
+EXAMPLE = json.loads(
+    re.search(
+        r"<!-- example -->\n```json\n(.*?)^```$", (DOCS / "tasks.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )[1]
+)
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+
+def test_schema_is_a_schema():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_example_of_the_docs():
+    VALIDATOR.validate(EXAMPLE)
+    task = task_from_json(EXAMPLE)
+    assert task.trace.turns[1].reasoning == "One lamp costs 2500. What is left is the total of two."
+    assert task_from_json(task_to_json(task)) == task
+
+
+def test_written_tasks_satisfy_the_schema():
+    for task in BundledTasks("train", 30).load():
+        VALIDATOR.validate(json.loads(json.dumps(task_to_json(task))))
+
+
+def _paths(value, path=()):
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        # What stands in these is the task's own business, for the schema and for the reader.
+        if key not in ("arguments", "init_args", "metadata", "parameters"):
+            yield from _paths(inner, (*path, key))
+
+
+def _without(record, path):
+    changed = copy.deepcopy(record)
+    del _parent(changed, path)[path[-1]]
+    return changed
+
+
+def _with(record, path, value):
+    changed = copy.deepcopy(record)
+    _parent(changed, path)[path[-1]] = value
+    return changed
+
+
+def _parent(record, path):
+    for step in path[:-1]:
+        record = record[step]
+    return record
+
+
+def _read(record):
+    try:
+        task_from_json(record)
+    except TaskFieldError:
+        return False
+    return True
+
+
+# Of OpenAI's format, these go into the prompt unread.
+UNREAD = [("tools", index, *field) for index in (0, 1) for field in (("type",), ("function", "description"))]
+PATHS = [path for path in _paths(EXAMPLE) if path and path not in UNREAD]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: ".".join(map(str, path)))
+def test_reader_and_schema_refuse_the_same_types_and_omissions(path):
+    """Every field of the example in turn is given a wrong type, null, or left out."""
+    if isinstance(path[-1], str):
+        changed = [_without(EXAMPLE, path), _with(EXAMPLE, path, None), _with(EXAMPLE, path, 1.5)]
+    else:
+        changed = [_with(EXAMPLE, path, None), _with(EXAMPLE, path, 1.5)]
+    for record in changed:
+        assert VALIDATOR.is_valid(record) == _read(record), record
+
+
+@pytest.mark.parametrize(
+    "path", [(), *(path for path in PATHS if isinstance(_parent({"": EXAMPLE}, ("", *path, "")), dict))], ids=str
+)
+def test_reader_and_schema_agree_on_unknown_fields(path):
+    record = _with(EXAMPLE, (*path, "surprise"), "!")
+    open_to_more = path[:1] in (("messages",), ("tools",)) or path[-1:] in (
+        ("arguments",),
+        ("init_args",),
+        ("metadata",),
+        ("parameters",),
+    )
+    assert VALIDATOR.is_valid(record) == _read(record) == open_to_more
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("id",), ""),
+        (("messages",), []),
+        (("messages", 0, "role"), "assistant"),
+        (("tools", 0, "function", "name"), ""),
+        (("environment", "class_path"), "Shop"),
+        (("trace", "turns", 0, "calls"), []),
+        (("trace", "turns", 0, "pattern"), "guess"),
+        (("trace", "turns", 0, "chunks"), [{"text": "both"}]),
+        (("trace", "turns", 1, "chunks", 0, "type"), "musing"),
+    ],
+)
+def test_reader_and_schema_refuse_the_same_values(path, value):
+    record = _with(EXAMPLE, path, value)
+    assert not VALIDATOR.is_valid(record)
+    assert not _read(record)
