@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -78,7 +79,10 @@ def _tokenizer(model: models.BPE) -> Tokenizer:
 def _with_marks(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.add_tokens(list(MARK_TOKENS))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    make: Any = PreTrainedTokenizerFast  # untyped
+    return cast(
+        PreTrainedTokenizerFast, make(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    )
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
