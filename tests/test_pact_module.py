@@ -1,24 +1,20 @@
 """PACTModule against plain computations: one sequence per forward, dense logits, formulas written out here."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from hand_made import FULL, LORA, bundled_renderer, fit_steps, gradients, hand_made_group, prepared
+from hand_made import FULL, LORA, fit_steps, gradients, hand_made_group, prepared
+from plain_pact import RENDERER, Plain
 
 from pact_lightning.dialogue.components import Component
 from pact_lightning.module import PACTModule
 from pact_lightning.objectives.pact import Coefficients
-from pact_lightning.policy.loading import load_policy
 from pact_lightning.policy.packing import pack_blocks
-from pact_lightning.policy.state_dict import load_trainable_state, trainable_state
 from pact_lightning.policy_module import OptimizerConfig
 from pact_lightning.scoring import lay_out
 from pact_lightning.traces.rendered import render_trace
 
-RENDERER = bundled_renderer()
 SHIFT = 0.02
 NO_SFT = Coefficients(sft=0.0)
 ONLY_SFT = Coefficients(kl=0.0, entropy=0.0)
@@ -28,79 +24,14 @@ def group_of(index=1, **changes):
     return hand_made_group(RENDERER, index, **changes)
 
 
-def with_old_logps(group):
-    """Old log-probabilities far enough off that every bound of the surrogate is met; none where nothing is scored."""
+def with_old_logps(module, group):
+    """Prepares a phase whose old log-probabilities are so far off that every bound of the surrogate is met."""
+    module.prepare_phase([group], optimizer_steps=2)
     generator = torch.Generator().manual_seed(2)
-    lengths = [len(trajectory.ids()) for trajectory in group.trajectories]
-    group.old_logps = [torch.randn(length, generator=generator) * 1.5 - 7.0 for length in lengths]
     for sample, old in enumerate(group.old_logps):
-        old[~group.policy_mask(sample)] = float("nan")
+        old.add_(torch.randn(len(old), generator=generator), alpha=1.5)
+        old[~group.policy_mask(sample)] = float("nan")  # never to be read
     return group
-
-
-class Plain:
-    """The same policy in eager attention, one sequence per forward, and what PACT makes of it."""
-
-    def __init__(self, module, temperature=1.0):
-        self.module = module
-        self.temperature = temperature
-        config = replace(module.policy_config, attn_implementation="eager")
-        self.model = load_policy(config)
-        self.start = load_policy(config) if config.adapter == "full" else None
-        load_trainable_state(self.model, trainable_state(module.model))
-
-    def distribution(self, context, ids, model=None):
-        """Log-probabilities of every token of the vocabulary at every token of ``ids``, ``[R, V]``."""
-        row = torch.from_numpy(np.concatenate([context, ids]))[None]
-        logits = (model or self.model)(row).logits[0, len(context) - 1 : -1]
-        return (logits / self.temperature).log_softmax(-1)
-
-    def reference(self, context, ids):
-        with torch.no_grad(), nullcontext() if self.start else self.model.disable_adapter():
-            return self.distribution(context, ids, self.start)
-
-    def prompt(self, group):
-        return np.array(group.trajectories[0].prompt_ids)
-
-    def privileged(self, group):
-        return np.concatenate([self.prompt(group), render_trace(RENDERER, group.task.trace).ids])
-
-    def rollouts(self, group, context):
-        """Eq. 4-5 or 7-8, KL and entropy: mean over a rollout's policy tokens, then over rollouts."""
-        coefficients, losses = self.module.coefficients, []
-        for sample, trajectory in enumerate(group.trajectories):
-            ids, kept = trajectory.ids(), np.flatnonzero(trajectory.components() != Component.OBSERVATION)
-            full = self.distribution(context, ids)[kept]
-            at = torch.arange(len(kept)), torch.from_numpy(ids[kept])
-            logp, ref = full[at], self.reference(context, ids)[kept][at]
-            old = logp.detach() if group.old_logps is None else group.old_logps[sample][kept]
-            turns = [segment.turn for segment in trajectory.segments for _ in segment.ids]
-            advantage = torch.tensor([group.advantages[sample][turns[n]] for n in kept])
-            ratio = (logp - old).exp()
-            objective = torch.min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
-            objective = torch.where(advantage < 0, torch.max(objective, 3.0 * advantage), objective)
-            gap = (ref - logp).clamp(-10, 10)
-            entropy = -(full.exp() * full).sum(-1)
-            losses.append(
-                (-objective + coefficients.kl * (gap.exp() - gap - 1) - coefficients.entropy * entropy).mean()
-            )
-        return torch.stack(losses).mean()
-
-    def sft(self, group):
-        """Eq. 9-11 under the prompt."""
-        trace, supervision = render_trace(RENDERER, group.task.trace), self.module.supervision
-        logp = self.distribution(self.prompt(group), trace.ids)[
-            torch.arange(len(trace.ids)), torch.from_numpy(trace.ids)
-        ]
-        active = (trace.components == Component.REASONING) & (trace.min_levels <= supervision.level)
-        weights = active + supervision.tool_call_scale * (trace.components == Component.TOOL_CALL)
-        return -(torch.from_numpy(weights) * logp).sum() / weights.sum()
-
-    def gradient(self, loss):
-        self.model.zero_grad()
-        loss.backward()
-        named = self.model.named_parameters()
-        return {name: weight.grad for name, weight in named if weight.grad is not None}
 
 
 def assert_same(one, other, **tolerances):
@@ -116,8 +47,7 @@ def largest_difference(one, other):
 @pytest.mark.parametrize("policy", [FULL, LORA], ids=["full", "lora"])
 def test_with_q_1_every_prompt_is_scored_by_the_clipped_surrogate_under_the_prompt_alone(policy):
     module = prepared(policy, SHIFT, anchor_probability=1.0)
-    group = with_old_logps(group_of())
-    module.prepare_phase([group], optimizer_steps=1)
+    group = with_old_logps(module, group_of())
     assert group.anchored == "drawn"
     plain = Plain(module)
     expected = plain.gradient(plain.rollouts(group, plain.prompt(group)))
@@ -131,8 +61,7 @@ def test_with_q_1_every_prompt_is_scored_by_the_clipped_surrogate_under_the_prom
 @pytest.mark.parametrize("policy", [FULL, LORA], ids=["full", "lora"])
 def test_with_q_0_it_is_the_surrogate_under_the_trace_plus_beta_times_sft_under_the_prompt(policy):
     module = prepared(policy, SHIFT, anchor_probability=0.0, level=3, tool_call_scale=0.6)
-    group = with_old_logps(group_of())
-    module.prepare_phase([group], optimizer_steps=1)
+    group = with_old_logps(module, group_of())
     assert group.anchored is None
     plain = Plain(module)
     loss = plain.rollouts(group, plain.privileged(group)) + 0.1 * plain.sft(group)
@@ -264,7 +193,7 @@ def test_lambda_a_cancels_at_level_0_under_weight_sum_and_acts_under_token_count
 
     def gradient(scale, normalizer):
         settings = {"level": 0, "tool_call_scale": scale, "sft_normalizer": normalizer}
-        module = prepared(FULL, anchor_probability=0.0, coefficients=ONLY_SFT, **settings)
+        module = prepared(FULL, SHIFT, anchor_probability=0.0, coefficients=ONLY_SFT, **settings)
         return gradients(module, group_of(zero_variance=True))
 
     assert_same(gradient(0.8, "weight_sum"), gradient(0.2, "weight_sum"))
@@ -335,7 +264,7 @@ def test_the_gradient_of_a_step_is_the_mean_over_its_prompts(eight_prompts):
 
 def test_ratio_context_prompt_mixes_the_surrogate_under_the_prompt_with_sft():
     module = prepared(FULL, SHIFT, anchor_probability=0.0, ratio_context="prompt")
-    group = with_old_logps(group_of())
+    group = with_old_logps(module, group_of())
     plain = Plain(module)
     loss = plain.rollouts(group, plain.prompt(group)) + 0.1 * plain.sft(group)
     assert_same(gradients(module, group), plain.gradient(loss))
@@ -377,7 +306,7 @@ def test_zero_variance_keep_scores_the_group_as_the_paper_does():
 
 def test_training_logps_share_the_sampling_temperature():
     module = prepared(FULL, SHIFT, anchor_probability=1.0)
-    group = with_old_logps(group_of(temperature=0.7, anchored="drawn"))
+    group = with_old_logps(module, group_of(temperature=0.7, anchored="drawn"))
     warm, cold = Plain(module, temperature=0.7), Plain(module)
     recorded = gradients(module, group)
     expected, other = (plain.gradient(plain.rollouts(group, plain.prompt(group))) for plain in (warm, cold))
