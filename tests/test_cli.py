@@ -275,10 +275,18 @@ def test_two_tasks_of_one_id_are_refused(tmp_path, refusal):
     )
 
 
+def test_an_environment_that_cannot_be_made_is_named(tmp_path, refusal):
+    record = task_to_json(make_task("train", 2))
+    record["environment"]["class_path"] = "nowhere.Shop"
+    sentence = refusal(lines(tmp_path / "tasks.jsonl", record))
+    assert sentence.startswith("error: environment class 'nowhere.Shop' cannot be imported")
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"trainer.gradient_clip_val": 1.0}, "set model.optimizer.gradient_clip"),
+        ({"trainer.precision": "bf16-mixed"}, "trainer.precision cannot be honoured under manual optimisation"),
         ({"trainer.accumulate_grad_batches": 4}, "set data.prompts_per_step"),
         (
             {"trainer.callbacks": [{"class_path": "lightning.pytorch.callbacks.BatchSizeFinder"}]},
