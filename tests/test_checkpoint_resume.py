@@ -10,7 +10,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from pact_lightning.annealing import AnnealingCallback
-from pact_lightning.callbacks.export_policy import ExportPolicy
 from pact_lightning.datamodule import RolloutDataModule
 from pact_lightning.environments.bundled.tasks import BundledTasks
 from pact_lightning.module import PACTModule
@@ -18,41 +17,23 @@ from pact_lightning.policy.loading import PolicyConfig, load_policy
 from pact_lightning.policy.state_dict import load_trainable_state
 from pact_lightning.policy_module import OptimizerConfig
 from pact_lightning.rollout.engine import RolloutLimits
-from pact_lightning.sft_module import SFTModule
-from pact_lightning.trace_datamodule import TraceDataModule
 
 PHASES, STEPS = 4, 2
 TIMINGS = {"rollout/seconds", "rollout/tokens_per_second", "rollout/tool_share"}
 
 
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory):
-    """A policy that half knows two dialogues by heart: its rollouts call tools, answer, and differ."""
-    folder = tmp_path_factory.mktemp("taught")
-    optimizer = OptimizerConfig(learning_rate=3e-3, warmup_steps=5)
-    module = SFTModule(policy=PolicyConfig(adapter="full", dtype="float32"), optimizer=optimizer)
-    data = TraceDataModule(train=BundledTasks("train", 2, start=3), batch_size=2)
-    module.configure_model()
-    torch.manual_seed(0)
-    for weight in module.model.parameters():
-        if weight.dim() > 1:
-            torch.nn.init.normal_(weight, std=0.02)  # from nothing, so that it learns no more than half
-    quiet_trainer(max_steps=45, max_epochs=-1, callbacks=[ExportPolicy(str(folder))]).fit(module, data)
-    return folder
-
-
 class Run:
     """One fit in a folder of its own, and what it leaves."""
 
-    def __init__(self, folder, taught, adapter, phases, *, resume=False):
+    def __init__(self, folder, adapter, phases, *, resume=False):
         self.folder = folder
         logger = CSVLogger(folder / f"to-{phases}", name="", version="")
         policy = PolicyConfig(
-            model=str(taught), adapter=adapter, lora_r=4, lora_alpha=8, lora_dropout=0.1, dtype="float32"
+            model="bundled", adapter=adapter, lora_r=4, lora_alpha=8, lora_dropout=0.1, dtype="float32"
         )
         self.module = PACTModule(policy=policy, optimizer=OptimizerConfig(3e-4, schedule="cosine", schedule_steps=12))
         tasks = BundledTasks("train", 3, start=3)
-        limits = RolloutLimits(max_turns=3, max_new_tokens_per_turn=90, max_trajectory_tokens=320, rows=4)
+        limits = RolloutLimits(max_turns=4, max_new_tokens_per_turn=120, max_trajectory_tokens=500, rows=4)
         data = RolloutDataModule(
             train=tasks,
             validation=BundledTasks("validation", 1),
@@ -81,12 +62,12 @@ class Run:
 
 
 @pytest.fixture(scope="module", params=["lora", "full"])
-def runs(request, taught, tmp_path_factory):
+def runs(request, tmp_path_factory):
     """The uninterrupted run, and the resumed one."""
     folders = [tmp_path_factory.mktemp(name) for name in ("whole", "resumed")]
-    whole = Run(folders[0], taught, request.param, PHASES)
-    Run(folders[1], taught, request.param, PHASES // 2)
-    return whole, Run(folders[1], taught, request.param, PHASES, resume=True)
+    whole = Run(folders[0], request.param, PHASES)
+    Run(folders[1], request.param, PHASES // 2)
+    return whole, Run(folders[1], request.param, PHASES, resume=True)
 
 
 def test_the_runs_have_something_to_tell_apart(runs):
@@ -157,9 +138,9 @@ def test_the_resumed_run_still_knows_its_start(runs):
     assert resumed.module.history == whole.module.history
 
 
-def test_a_checkpoint_of_another_adapter_is_refused(runs, taught):
+def test_a_checkpoint_of_another_adapter_is_refused(runs):
     whole, _ = runs
     other = "full" if whole.module.policy_config.adapter == "lora" else "lora"
-    model = load_policy(PolicyConfig(model=str(taught), adapter=other, dtype="float32"))
+    model = load_policy(PolicyConfig(model="bundled", adapter=other, dtype="float32"))
     with pytest.raises(ValueError, match="the saved weights do not fit the policy"):
         load_trainable_state(model, whole.checkpoint()["state_dict"])

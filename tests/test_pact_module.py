@@ -36,8 +36,10 @@ def with_old_logps(module, group):
 
 def assert_same(one, other, **tolerances):
     assert one.keys() == other.keys()
-    assert max(float(gradient.abs().max()) for gradient in one.values()) > 1e-2, "there is a gradient to compare"
-    torch.testing.assert_close(one, other, **({"rtol": 1e-4, "atol": 1e-5} | tolerances))
+    largest = max(float(gradient.abs().max()) for gradient in other.values())
+    assert largest > 1e-2, "there is a gradient to compare"
+    # float32 sums round by the size of their terms: where gradients reach hundreds, zero is known to a thousandth.
+    torch.testing.assert_close(one, other, **({"rtol": 1e-4, "atol": 1e-5 * max(1.0, largest)} | tolerances))
 
 
 def largest_difference(one, other):
