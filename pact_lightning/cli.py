@@ -1,8 +1,8 @@
 """The ``pact-lightning`` command: fit, validate, test and predict, configured by YAML recipes."""
 
 import argparse
+import importlib
 import logging
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -15,10 +15,13 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 
+from pact_lightning.commands import COMMANDS
+from pact_lightning.error_sentence import error_sentence
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.trainer_checks import check_plugins, check_trainer
 
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
+_EPILOG = f"further commands, each with a --help of its own: {', '.join(COMMANDS)}" if COMMANDS else None
 
 
 class PactCLI(LightningCLI):
@@ -60,6 +63,10 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments instead of those of the process.
     """
+    given = sys.argv[1:] if args is None else args
+    if given and given[0] in COMMANDS:
+        importlib.import_module(COMMANDS[given[0]]).main(given[1:])
+        return
     # Lightning's own use of torch.utils._pytree; nothing a user could do about it.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
@@ -74,43 +81,20 @@ def main(args: list[str] | None = None) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={name: {"exit_on_error": False} for name in _SUBCOMMANDS} | {"exit_on_error": False},
+            parser_kwargs={name: {"exit_on_error": False} for name in _SUBCOMMANDS}
+            | {"exit_on_error": False, "epilog": _EPILOG},
             args=arguments,
         )
     except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
         if PactCLI.latest is not None and PactCLI.latest.at_work:
             raise
-        print(f"error: {_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
+        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
         sys.exit(2)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
     """Lightning recommends packages of its own in every run."""
     return "Tip: For seamless" not in record.getMessage()
-
-
-_KEY = re.compile(r'Parser key "(.+)":')
-_CLASS_PATH = re.compile(r"Problem with given class_path '(.+)':")
-_NO_REASON = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
-
-
-def _sentence(error: Exception) -> str:
-    """Where and what is wrong, without the parser's listing of every type it tried and every value it was given."""
-    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines() if line.strip()]
-    if not any(_KEY.match(line) or line.startswith(_NO_REASON) for line in lines):
-        return " ".join(lines) or type(error).__name__
-    keys: list[str] = []
-    for number, line in enumerate(lines):
-        if key := _KEY.match(line):
-            keys.append(key[1])
-        elif class_path := _CLASS_PATH.match(line):
-            where = f" ({class_path[1]})"
-            keys = [*keys[:-1], keys[-1] + where] if keys else [where.strip()]
-        elif not line.startswith(_NO_REASON):
-            given = next((rest for rest in lines[number:] if rest.startswith("Given value: ")), "")
-            got = f". Got value: {given.removeprefix('Given value: ')}" if line.startswith("Expected a <") else ""
-            return f"{'.'.join(keys)}: {line}{got if 'Got value' not in line else ''}".removeprefix(": ")
-    return " ".join(lines)
 
 
 if __name__ == "__main__":

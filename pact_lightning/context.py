@@ -1,7 +1,7 @@
 """What stands before a rollout when it is scored: the prompt ``x``, or the privileged context ``c^h = [x; h*]``."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.tasks.prompt import UserTurn
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.levels import MAX_LEVEL, prefix_ends
 from pact_lightning.traces.rendered import RenderedTrace, render_trace
@@ -82,17 +83,17 @@ class ContextBuilder:
             turns = [replace(turn, chunks=()) for turn in shown.turns[:cut]]
             candidate = ExpertTrace((*turns, *shown.turns[cut:]))
             ids = self._context_ids(task, prompt, candidate)
-            target = self._target(len(prompt), trace, candidate)
+            target = self._target(task, len(prompt), trace, candidate)
             if len(ids) + longest_rollout <= self.max_tokens and target is not None:
                 shared = np.array_equal(np.concatenate([prompt, target.ids]), ids)
                 dropped = sum(bool(turn.chunks) for turn in shown.turns[:cut])
                 return PrivilegedContext(prompt, ids, target, bool(shared), dropped)
         return None
 
-    def _target(self, prompt_tokens: int, trace: ExpertTrace, shown: ExpertTrace) -> RenderedTrace | None:
+    def _target(self, task: Task, prompt_tokens: int, trace: ExpertTrace, shown: ExpertTrace) -> RenderedTrace | None:
         """What SFT scores: the whole trace, else what is shown of it; ``None`` where neither fits after the prompt."""
         for candidate in (trace, shown):
-            target = render_trace(self.renderer, candidate)
+            target = render_trace(self.renderer, candidate, task.prompt.follow_ups)
             if prompt_tokens + len(target.ids) <= self.max_tokens:
                 return target
         return None
@@ -106,9 +107,9 @@ class ContextBuilder:
 
     def _context_ids(self, task: Task, prompt: npt.NDArray[np.int64], trace: ExpertTrace) -> npt.NDArray[np.int64]:
         if self.template == "turns":
-            return np.concatenate([prompt, render_trace(self.renderer, trace).ids])
+            return np.concatenate([prompt, render_trace(self.renderer, trace, task.prompt.follow_ups).ids])
         messages = [dict(message) for message in task.prompt.messages]
-        quoted = _BLOCK_HEAD + quote_trace(trace) + _BLOCK_TAIL
+        quoted = _BLOCK_HEAD + quote_trace(trace, task.prompt.follow_ups) + _BLOCK_TAIL
         if self.template == "user_block":
             messages[-1]["content"] = f"{messages[-1]['content']}\n\n{quoted}"
         elif messages[0]["role"] == "system":
@@ -129,13 +130,21 @@ def _cut(turn: ExpertTurn, level: int) -> ExpertTurn:
     return replace(turn, chunks=tuple(kept))
 
 
-def quote_trace(trace: ExpertTrace) -> str:
-    """A trace as plain text, for the block templates."""
-    return "\n".join(line for turn in trace.turns for line in _quoted_turn(turn))
+def quote_trace(trace: ExpertTrace, follow_ups: Sequence[UserTurn] = ()) -> str:
+    """A trace as plain text, for the block templates.
+
+    Args:
+        trace: The trace.
+        follow_ups: The task's further user turns; each follows the reply that releases it.
+    """
+    coming = iter(follow_ups)
+    return "\n".join(line for turn in trace.turns for line in _quoted_turn(turn, coming))
 
 
-def _quoted_turn(turn: ExpertTurn) -> Sequence[str]:
+def _quoted_turn(turn: ExpertTurn, coming: Iterator[UserTurn]) -> Sequence[str]:
     lines = [turn.reasoning] if turn.reasoning else []
+    if turn.reply is not None:
+        lines += [f"reply: {turn.reply}", f"user: {next(coming).content}"]
     for call, response in zip(turn.calls, turn.responses, strict=True):
         lines += [f"call: {json.dumps(dict(call), ensure_ascii=False)}", f"response: {response}"]
     return lines

@@ -70,6 +70,7 @@ class TaskDataModule(pl.LightningDataModule):
         self.seed = seed
         self.prefill_tokens = prefill_tokens
         self.tasks: dict[str, list[Task]] = {}
+        self.left_out: dict[str, int] = {}
 
     def setup(self, stage: str) -> None:
         """Loads the tasks that the stage needs; Lightning calls this before the policy is loaded.
@@ -110,7 +111,7 @@ class TaskDataModule(pl.LightningDataModule):
             for task in tasks
             if len(renderer.prompt(task.prompt.messages, task.prompt.tools)) <= self.max_prompt_tokens
         ]
-        dropped = len(tasks) - len(kept)
+        dropped = self.left_out[name] = len(tasks) - len(kept)
         if dropped:
             rank_zero_info(
                 f"{dropped} of {len(tasks)} {name} tasks have a prompt of more than {self.max_prompt_tokens} tokens "

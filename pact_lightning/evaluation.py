@@ -1,10 +1,11 @@
-"""What rollouts are worth and what they do: all metrics together, and the table that compares two moments of a run."""
+"""What rollouts are worth and what they do: all metrics together, and the tables that show them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from pact_lightning.metrics.answer import AnswerCorrectness
 from pact_lightning.metrics.solve import SolveRate
@@ -14,41 +15,112 @@ from pact_lightning.tasks.schema import Task
 
 Scores = dict[str, float]
 
-_SHARES = ("answer_correct", "answered", "solve_p", "solve_r", "solve_f1", "no_call", "malformed_call", "failed_call")
+
+@runtime_checkable
+class RolloutMetric(Protocol):
+    """A torchmetrics metric over rollouts, for a benchmark's own scores; recipes name it under ``model.metrics``.
+
+    Attributes:
+        shares: Names, among those that ``compute`` gives, of values in ``[0, 1]``; tables show them in percent.
+    """
+
+    shares: Sequence[str]
+
+    def update(self, trajectory: Trajectory, task: Task) -> None:
+        """Adds one rollout, or leaves out one of a task that the metric does not know."""
+        ...
+
+    def compute(self) -> dict[str, Tensor]:
+        """All values by name; NaN where nothing was counted."""
+        ...
+
+    def reset(self) -> None:
+        """Starts afresh."""
+        ...
+
+
+_Metric = AnswerCorrectness | SolveRate | ToolUse | RolloutMetric
 
 
 class EvaluationMetrics(nn.Module):
-    """Solve rates, answer correctness and tool use of a set of rollouts."""
+    """Solve rates, answer correctness and tool use of a set of rollouts, and further metrics.
 
-    def __init__(self) -> None:
+    Args:
+        further: Metrics beside those three.
+    """
+
+    def __init__(self, further: Sequence[RolloutMetric] = ()) -> None:
         super().__init__()
         self.solve = SolveRate()
         self.answer = AnswerCorrectness()
         self.tool_use = ToolUse()
+        self.further = nn.ModuleList(further)  # type: ignore[arg-type]  # a torchmetrics metric is a module
+
+    @property
+    def shares(self) -> frozenset[str]:
+        """Names of the values in ``[0, 1]``."""
+        return frozenset(name for metric in self._all() for name in metric.shares)
 
     def update(self, task: Task, trajectory: Trajectory) -> None:
         """Adds one rollout."""
         self.solve.update(trajectory, task.reference)
         self.answer.update(trajectory, task.reference)
         self.tool_use.update(trajectory, task.prompt.tool_names)
+        for metric in self._further():
+            metric.update(trajectory, task)
 
     def compute(self) -> Scores:
-        """All figures by name; those that no task allows (no reference answer, say) are absent."""
-        values = self.answer.compute() | self.solve.compute() | self.tool_use.compute()
-        scores = {name: float(value) for name, value in values.items()}
+        """All figures by name; those that no task allows (no reference answer, say) are absent.
+
+        Raises:
+            ValueError: Two metrics give the same name.
+        """
+        scores: Scores = {}
+        for metric in self._all():
+            values = {name: float(value) for name, value in metric.compute().items()}
+            twice = scores.keys() & values.keys()
+            if twice:
+                raise ValueError(f"two metrics give {', '.join(sorted(twice))}; leave one of them out of model.metrics")
+            scores |= values
         return {name: value for name, value in scores.items() if not math.isnan(value)}
 
     def reset(self) -> None:
         """Starts afresh."""
-        for metric in (self.solve, self.answer, self.tool_use):
+        for metric in self._all():
             metric.reset()
 
+    def _further(self) -> Iterator[RolloutMetric]:
+        yield from self.further  # type: ignore[misc]  # see __init__
 
-def comparison_table(history: Sequence[tuple[int, Mapping[str, float]]]) -> Table:
+    def _all(self) -> Iterator[_Metric]:
+        yield from (self.answer, self.solve)
+        yield from self._further()
+        yield self.tool_use
+
+
+def scores_table(title: str, scores: Mapping[str, float], shares: Collection[str]) -> Table:
+    """The scores of one evaluation.
+
+    Args:
+        title: What was evaluated.
+        scores: Values by name; a stop reason that never occurred is left out.
+        shares: Names of the values to be shown in percent.
+    """
+    table = Table(title=title)
+    table.add_column("")
+    table.add_column("", justify="right")
+    for name, value in scores.items():
+        if value or not name.startswith("stop_"):
+            table.add_row(name, _shown(value, name in shares))
+    return table
+
+
+def comparison_table(history: Sequence[tuple[int, Mapping[str, float]]], shares: Collection[str]) -> Table:
     """The first and the last validation of a run side by side.
 
     Args:
         history: (finished phases, scores) of each validation, oldest first; at least one.
+        shares: Names of the values to be shown in percent.
     """
     (first_phase, first), (last_phase, last) = history[0], history[-1]
     table = Table(title="Validation: greedy, prompt only")
@@ -57,13 +129,14 @@ def comparison_table(history: Sequence[tuple[int, Mapping[str, float]]]) -> Tabl
     table.add_column(f"after {last_phase}", justify="right")
     table.add_column("change", justify="right")
     for name in last:
-        if name not in first:
+        if name not in first or (name.startswith("stop_") and not first[name] and not last[name]):
             continue
+        share = name in shares
         change = last[name] - first[name]
-        if name in _SHARES or name.startswith("stop_"):
-            if not name.startswith("stop_") or first[name] or last[name]:
-                cells = (f"{100 * first[name]:.1f} %", f"{100 * last[name]:.1f} %", f"{100 * change:+.1f}")
-                table.add_row(name, *cells)
-        else:
-            table.add_row(name, f"{first[name]:.2f}", f"{last[name]:.2f}", f"{change:+.2f}")
+        difference = f"{100 * change:+.1f}" if share else f"{change:+.2f}"
+        table.add_row(name, _shown(first[name], share), _shown(last[name], share), difference)
     return table
+
+
+def _shown(value: float, share: bool) -> str:
+    return f"{100 * value:.1f} %" if share else f"{value:.2f}"

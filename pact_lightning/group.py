@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pact_lightning.credit.advantages import Fusion, dual_level_advantages, is_zero_variance
 from pact_lightning.credit.matching import MatchMethod
-from pact_lightning.credit.rewards import outcome_reward, turn_rewards
+from pact_lightning.reward import RewardFunction, make_reward
 from pact_lightning.rollout.trajectory import Trajectory
-from pact_lightning.tasks.schema import Reference, Task
+from pact_lightning.tasks.schema import Task
 
 AnchorReason = Literal["drawn", "no_trace", "overlong"]
 
@@ -22,7 +22,9 @@ class CreditConfig:
     """How rollouts earn their advantages (METHOD section 3).
 
     Attributes:
-        reward: ``matchtir`` rewards every turn by its calls and the answer [P]; ``outcome`` the answer alone (GRPO).
+        reward: A name of :data:`pact_lightning.reward.REWARDS`, such as ``matchtir`` (every turn by its calls, the
+            last by the answer [P]) or ``outcome`` (the answer alone, GRPO), or the import path of one of your own.
+        reward_args: Further arguments of the reward.
         matching: How predicted and reference calls are paired: ``hungarian`` [P], ``greedy`` or ``ot`` [C].
         unmatched_penalty: ``lambda_pen``: what an unmatched or malformed call costs [P]: 0.
         gamma: Discount of later turns' rewards [C].
@@ -30,12 +32,31 @@ class CreditConfig:
         advantage_fusion: How trajectory and turn advantage join: ``sum`` [P], ``mean`` [C], or ``trajectory`` alone.
     """
 
-    reward: Literal["matchtir", "outcome"] = "matchtir"
+    reward: str = "matchtir"
+    reward_args: dict[str, Any] = field(default_factory=dict)
     matching: MatchMethod = "hungarian"
     unmatched_penalty: float = 0.0
     gamma: float = 0.9
     eps: float = 1e-6
     advantage_fusion: Fusion = "sum"
+
+    def __post_init__(self) -> None:
+        """Finds the reward, so that a wrong name is told before anything is loaded.
+
+        Raises:
+            ValueError: There is no such reward.
+            ImportError: The import path names none.
+        """
+        self.reward_function()
+
+    def reward_function(self) -> RewardFunction:
+        """The reward as a function of a rollout and its task."""
+        return make_reward(
+            self.reward,
+            matching=self.matching,
+            unmatched_penalty=self.unmatched_penalty,
+            arguments=self.reward_args,
+        )
 
 
 @dataclass(slots=True)
@@ -109,7 +130,8 @@ def make_group(
     if not kept:
         reason = trajectories[0].turns[-1].responses if trajectories and trajectories[0].turns else ()
         raise ValueError(f"every rollout of task {task.id} failed before its first token: {' '.join(reason)}")
-    rewards = [_rewards(trajectory, task.reference, credit) for trajectory in kept]
+    reward = credit.reward_function()
+    rewards = [reward(trajectory, task) for trajectory in kept]
     advantages = dual_level_advantages(rewards, gamma=credit.gamma, eps=credit.eps, fusion=credit.advantage_fusion)
     return Group(
         task=task,
@@ -120,18 +142,4 @@ def make_group(
         temperature=temperature,
         phase=phase,
         position=position,
-    )
-
-
-def _rewards(trajectory: Trajectory, reference: Reference, credit: CreditConfig) -> list[float]:
-    if credit.reward == "outcome":
-        return outcome_reward(len(trajectory.turns), trajectory.final_answer, reference.answer)
-    return turn_rewards(
-        [turn.calls for turn in trajectory.turns],
-        reference.calls,
-        trajectory.final_answer,
-        reference.answer,
-        malformed=[sum(entry.call is None for entry in turn.parsed) for turn in trajectory.turns],
-        method=credit.matching,
-        unmatched_penalty=credit.unmatched_penalty,
     )

@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pact_lightning.annealing import Supervision
 from pact_lightning.context import ContextBuilder, PrivilegedContext, TraceContext, TraceTemplate
-from pact_lightning.evaluation import EvaluationMetrics
+from pact_lightning.evaluation import EvaluationMetrics, RolloutMetric
 from pact_lightning.group import Group
 from pact_lightning.objectives.component_sft import Normalizer, component_sft_loss, sft_weights
 from pact_lightning.objectives.entropy import entropy_bonus
@@ -82,6 +82,7 @@ class PACTModule(PolicyModule):
         max_tokens_per_forward: Tokens of one forward.
         packing: ``shared_prefix``, or ``rows`` as the plain alternative.
         head_chunk: Tokens whose logits exist at the same time.
+        metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
         seed: Seed of the anchoring draws.
     """
 
@@ -104,9 +105,17 @@ class PACTModule(PolicyModule):
         max_tokens_per_forward: int = 32_768,
         packing: PackingMode = "shared_prefix",
         head_chunk: int = 1024,
+        metrics: list[RolloutMetric] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(policy, optimizer, max_tokens_per_forward, packing, head_chunk)
+        super().__init__(
+            policy,
+            optimizer,
+            max_tokens_per_forward=max_tokens_per_forward,
+            packing=packing,
+            head_chunk=head_chunk,
+            metrics=metrics,
+        )
         if not 0.0 <= anchor_probability <= 1.0:
             raise ValueError(f"anchor_probability is a probability, not {anchor_probability}; set it between 0 and 1")
         self.coefficients = coefficients
@@ -162,6 +171,7 @@ class PACTModule(PolicyModule):
             "rollout/seconds": stats.seconds,
             "rollout/tool_share": stats.tool_seconds / max(stats.seconds, 1e-9),
             "rollout/tool_timeouts": float(stats.tool_timeouts),
+            "rollout/environment_failures": float(stats.environment_failures),
         }
 
     def training_step(self, batch: list[Group], batch_idx: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What every training method here shares: policy, tokenizer, optimiser, adapter-only checkpoints, manual steps."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.evaluation import EvaluationMetrics, Scores, comparison_table
+from pact_lightning.evaluation import EvaluationMetrics, RolloutMetric, Scores, comparison_table, scores_table
 from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer
 from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.reference import make_reference
@@ -30,7 +31,7 @@ from pact_lightning.rollout.samplers.transformers_sampler import TransformersSam
 from pact_lightning.trainer_checks import check_trainer
 
 if TYPE_CHECKING:
-    from pact_lightning.datamodule import Evaluated
+    from pact_lightning.datamodule import Evaluated, TaskDataModule
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,18 @@ class PolicyModule(pl.LightningModule):
             with the same result.
         packing: ``shared_prefix`` runs what rollouts have in common once; ``rows`` is the plain alternative.
         head_chunk: Tokens whose logits exist at the same time.
+        metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
     """
 
     def __init__(
         self,
         policy: PolicyConfig,
         optimizer: OptimizerConfig,
+        *,
         max_tokens_per_forward: int,
         packing: PackingMode,
         head_chunk: int,
+        metrics: Sequence[RolloutMetric] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -112,7 +116,7 @@ class PolicyModule(pl.LightningModule):
         self.renderer = ChatRenderer(TextCodec(self.tokenizer))
         self.policy: nn.Module | None = None
         self._reference_copy: list[nn.Module] = []
-        self.evaluation = EvaluationMetrics()
+        self.evaluation = EvaluationMetrics(metrics or ())
         self.history: list[tuple[int, Scores]] = []
 
     def setup(self, stage: str) -> None:
@@ -256,15 +260,31 @@ class PolicyModule(pl.LightningModule):
                 logger.log_metrics({f"val/{name}": value for name, value in scores.items()}, step=0)
         if self.trainer.state.fn == "fit":
             self.history.append((self._finished_phases, scores))
+        else:
+            self._report("validation", scores)
 
     def on_test_epoch_end(self) -> None:
         """Logs the scores."""
-        self._finish_evaluation("test")
+        self._report("test", self._finish_evaluation("test"))
 
     def on_fit_end(self) -> None:
         """Prints the first and the last validation side by side."""
         if self.trainer.is_global_zero and len(self.history) > 1:
-            Console().print(comparison_table(self.history))
+            Console().print(comparison_table(self.history, self.evaluation.shares))
+
+    def _report(self, stage: str, scores: Scores) -> None:
+        """Shows an evaluation's scores and leaves them in ``results-{stage}.json``, with how many tasks they are of."""
+        if not self.trainer.is_global_zero:
+            return
+        data: TaskDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
+        counts = {"tasks": len(data.tasks[stage]), "left_out": data.left_out[stage]}
+        title = f"{stage}: {counts['tasks']} tasks, greedy, prompt only"
+        if counts["left_out"]:
+            title += f" ({counts['left_out']} left out: prompt over {data.max_prompt_tokens} tokens)"
+        Console().print(scores_table(title, scores, self.evaluation.shares))
+        path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / f"results-{stage}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"stage": stage, **counts, "scores": scores}, indent=2) + "\n", encoding="utf-8")
 
     def _evaluate(self, batch: "list[Evaluated]", name: str) -> None:
         for evaluated in batch:

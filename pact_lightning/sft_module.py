@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pact_lightning.dialogue.components import POLICY_COMPONENTS
+from pact_lightning.evaluation import RolloutMetric
 from pact_lightning.objectives.component_sft import component_sft_loss
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.policy.logprobs import token_logprobs
@@ -25,6 +26,7 @@ class SFTModule(PolicyModule):
             all has to have learned it somewhere.
         max_tokens_per_forward: Tokens of one forward.
         head_chunk: Tokens whose logits exist at the same time.
+        metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
     """
 
     def __init__(
@@ -35,9 +37,17 @@ class SFTModule(PolicyModule):
         with_answer: bool = True,
         max_tokens_per_forward: int = 16_384,
         head_chunk: int = 1024,
+        metrics: list[RolloutMetric] | None = None,
     ) -> None:
         packing: PackingMode = "rows"  # every trace has a prompt of its own: nothing to share
-        super().__init__(policy, optimizer, max_tokens_per_forward, packing, head_chunk)
+        super().__init__(
+            policy,
+            optimizer,
+            max_tokens_per_forward=max_tokens_per_forward,
+            packing=packing,
+            head_chunk=head_chunk,
+            metrics=metrics,
+        )
         self.with_answer = with_answer
 
     def training_step(self, batch: list[Task], batch_idx: int) -> dict[str, Any]:
@@ -67,7 +77,7 @@ class SFTModule(PolicyModule):
     def _render(self, task: Task) -> RenderedTrace:
         if task.trace is None:
             raise ValueError(f"task {task.id} has no expert trace to learn from; drop such tasks or run PACT instead")
-        return render_trace(self.renderer, task.trace, with_final=self.with_answer)
+        return render_trace(self.renderer, task.trace, task.prompt.follow_ups, with_final=self.with_answer)
 
 
 def _policy_weights(trace: RenderedTrace) -> Tensor:

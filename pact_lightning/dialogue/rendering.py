@@ -18,7 +18,7 @@ from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.dialogue.tool_call import ToolCall, parse_tool_calls
 from pact_lightning.rollout.trajectory import RolloutTurn, Segment
-from pact_lightning.tasks.prompt import Message, ToolSchema
+from pact_lightning.tasks.prompt import Message, ToolSchema, UserTurn
 
 END_OF_TURN = "<|im_end|>"
 _TOOLS_HEAD = (
@@ -30,6 +30,7 @@ _TOOLS_TAIL = (
     '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
     "</tool_call><|im_end|>\n"
 )
+_MORE_TOOLS_HEAD = "From here on you may call these functions as well:\n<tools>"
 _GENERATION_PROMPT = "<|im_start|>assistant\n"
 _THINKING = re.compile(rb"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
 _CALLS = re.compile(rb"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
@@ -100,6 +101,19 @@ class ChatRenderer:
         pieces: list[tuple[str, bool]] = [("\n<|im_start|>user", True)]
         for response in responses:
             pieces += [("\n<tool_response>\n", True), (response, False), ("\n</tool_response>", True)]
+        pieces.append(("<|im_end|>\n" + _GENERATION_PROMPT, True))
+        return self.codec.mixed(pieces)
+
+    def user_turn(self, turn: UserTurn) -> list[int]:
+        """What follows an answered user turn: the next one, and the opened assistant turn.
+
+        Tools that come with it are listed in its text, since the system turn is long past [D].
+        """
+        pieces: list[tuple[str, bool]] = [("\n<|im_start|>user\n", True), (turn.content, False)]
+        if turn.tools:
+            pieces.append((("\n\n" if turn.content else "") + _MORE_TOOLS_HEAD, True))
+            pieces += [("\n" + _json(tool), False) for tool in turn.tools]
+            pieces.append(("\n</tools>", True))
         pieces.append(("<|im_end|>\n" + _GENERATION_PROMPT, True))
         return self.codec.mixed(pieces)
 

@@ -24,7 +24,11 @@ class ToolResult:
 
 @runtime_checkable
 class Environment(Protocol):
-    """A place where tools run. One instance serves one rollout at a time; ``call`` may run on any thread."""
+    """A place where tools run. One instance serves one rollout at a time; ``call`` may run on any thread.
+
+    Two more verbs are used where an environment has them, after its rollout and under the time limit of a call:
+    ``reward() -> float``, what the rollout is worth (``data.credit.reward: environment``), and ``close() -> None``.
+    """
 
     @property
     def tools(self) -> Sequence[ToolSchema]:

@@ -65,6 +65,7 @@ class AnswerCorrectness(Metric):
     """
 
     full_state_update = False
+    shares = ("answer_correct", "answered")
     correct: Tensor
     scored: Tensor
     answered: Tensor

@@ -88,6 +88,7 @@ class SolveRate(Metric):
     """
 
     full_state_update = False
+    shares = ("solve_p", "solve_r", "solve_f1")
     sums: Tensor
     count: Tensor
 

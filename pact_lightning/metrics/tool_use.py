@@ -23,6 +23,7 @@ class ToolUse(Metric):
 
     full_state_update = False
     names = ("turns", "calls", "unique_calls", "no_call", "malformed_call", "failed_call", "unknown_tool")
+    shares = (*names[3:], *(f"stop_{reason}" for reason in _STOPS))
     sums: Tensor
     stops: Tensor
     total: Tensor

@@ -1,21 +1,26 @@
 """The rollout engine: advances many prompt-only rollouts independently through turns of tokens and tool calls."""
 
+import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
-from pact_lightning.dialogue.tool_call import ParsedCall
+from pact_lightning.dialogue.tool_call import ParsedCall, ToolCall
 from pact_lightning.environments.protocol import Environment, ToolResult
 from pact_lightning.rollout.samplers.base import Sampler, TurnOutput, TurnRequest
 from pact_lightning.rollout.tool_threads import ToolFunction, ToolThreads, ToolTimeoutError
 from pact_lightning.rollout.trajectory import RolloutTurn, Segment, StopReason, Trajectory
 from pact_lightning.seeds import derive_seed
 from pact_lightning.tasks.prompt import PromptView
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class RolloutStats:
         tokens: Sampled tokens.
         tool_calls: Executed calls.
         tool_timeouts: Calls that ran into ``tool_timeout_s``.
+        environment_failures: Environments whose ``reward`` or ``close`` failed or took too long, after their rollout.
         tool_seconds: Time spent waiting for tools.
         seconds: Time in all.
     """
@@ -70,6 +76,7 @@ class RolloutStats:
     tokens: int = 0
     tool_calls: int = 0
     tool_timeouts: int = 0
+    environment_failures: int = 0
     tool_seconds: float = 0.0
     seconds: float = 0.0
 
@@ -82,6 +89,7 @@ class _Row:
     environment: Environment
     seed: int
     tokens: int = 0
+    released: int = 0  # user turns of the prompt's follow-ups
     pending: list[Future[ToolResult] | ToolResult] = field(default_factory=list)
     busy: threading.Lock = field(default_factory=threading.Lock)
 
@@ -136,7 +144,7 @@ class _Run:
         self.waiting.reverse()
         self.requests = requests
         self.rows: dict[int, _Row] = {}
-        self.calling: list[int] = []  # rows that wait for tools, in the order in which they called
+        self.calling: list[int] = []  # rows that wait for tools or for the user, in the order in which their turn ended
         self.done: dict[tuple[int, int], Trajectory] = {}
         self.stats = RolloutStats()
         self.next_row = 0
@@ -205,7 +213,7 @@ class _Run:
             full = row.tokens >= self.limits.max_trajectory_tokens
             reason = StopReason.MAX_TOKENS_TRAJECTORY if full else StopReason.MAX_TOKENS_TURN
             self._end(output.row, reason)
-        elif not turn.parsed:
+        elif not turn.parsed and row.released == len(row.prompt.follow_ups):
             self._end(output.row, StopReason.ANSWERED)
         else:
             row.pending = self._call(row, turn.parsed)
@@ -213,9 +221,10 @@ class _Run:
 
     def _call(self, row: _Row, parsed: Sequence[ParsedCall]) -> list[Future[ToolResult] | ToolResult]:
         """Starts a turn's calls; those that cannot be run have their result at once."""
-        pending = [_refusal(row.prompt, entry) for entry in parsed]
+        offered = row.prompt.tool_names_after(row.released)
+        pending = [_refusal(offered, entry) for entry in parsed]
         calls: list[ToolFunction] = [
-            partial(row.environment.call, entry.call["name"], entry.call["arguments"])
+            partial(_run_tool, row.environment, entry.call)
             for entry, refusal in zip(parsed, pending, strict=True)
             if entry.call is not None and refusal is None
         ]
@@ -224,24 +233,33 @@ class _Run:
         return [next(running) if refusal is None else refusal for refusal in pending]
 
     def _observed(self, index: int) -> TurnRequest | None:
-        """Waits for the row's tools and opens its next turn, unless a limit ends it."""
+        """Waits for the row's tools, or releases its next user turn, and opens its next turn unless a limit ends it."""
         row = self.rows[index]
-        results = [self._result(entry) for entry in row.pending]
-        trajectory = row.trajectory
-        responses = tuple(self._cut(result.text) for result in results)
-        errors = tuple(result.error for result in results)
-        trajectory.turns[-1] = replace(trajectory.turns[-1], responses=responses, errors=errors)
+        trajectory, last = row.trajectory, row.trajectory.turns[-1]
+        user = None if last.parsed else row.prompt.follow_ups[row.released]
+        if user is None:
+            last = trajectory.turns[-1] = self._with_responses(last, row.pending)
+            ids, component = self.renderer.observation(last.responses), Component.OBSERVATION
+        else:
+            ids, component = self.renderer.user_turn(user), Component.PROMPT
         if len(trajectory.turns) >= self.limits.max_turns:
             self._end(index, StopReason.MAX_TURNS)
             return None
-        ids = self.renderer.observation(responses)
         if row.tokens + len(ids) >= self.limits.max_trajectory_tokens:
             self._end(index, StopReason.MAX_TOKENS_TRAJECTORY)
             return None
+        if user is not None:
+            trajectory.turns[-1] = replace(last, user=user)
+            row.released += 1
         turn = len(trajectory.turns)
-        trajectory.segments.append(Segment(tuple(ids), Component.OBSERVATION, turn - 1))
+        trajectory.segments.append(Segment(tuple(ids), component, turn - 1))
         row.tokens += len(ids)
         return TurnRequest(index, ids, self._budget(row), derive_seed(row.seed, turn))
+
+    def _with_responses(self, turn: RolloutTurn, pending: Sequence[Future[ToolResult] | ToolResult]) -> RolloutTurn:
+        results = [self._result(entry) for entry in pending]
+        responses = tuple(self._cut(result.text) for result in results)
+        return replace(turn, responses=responses, errors=tuple(result.error for result in results))
 
     def _result(self, entry: Future[ToolResult] | ToolResult) -> ToolResult:
         if isinstance(entry, ToolResult):
@@ -264,7 +282,21 @@ class _Run:
     def _end(self, index: int, reason: StopReason) -> None:
         row = self.rows.pop(index)
         self.sampler.release(index)
+        self._leave_environment(row)
         self._finish(row.key, row.trajectory, reason)
+
+    def _leave_environment(self, row: _Row) -> None:
+        """Takes the environment's own reward, where it gives one, and lets it clean up; under the limit of a call."""
+        verbs = [verb for verb in (_reward_verb(row.environment), _close_verb(row.environment)) if verb is not None]
+        if not verbs:
+            return
+        for future in self.tools.submit(row.busy, verbs):
+            error = future.exception()
+            if error is not None:
+                self.stats.environment_failures += 1
+                _log.warning("the environment of task %s failed after its rollout: %r", row.prompt.id, error)
+            elif future.result() is not None:
+                row.trajectory.environment_reward = future.result()
 
     def _finish(self, key: tuple[int, int], trajectory: Trajectory, reason: StopReason) -> None:
         trajectory.stop_reason = reason
@@ -274,14 +306,46 @@ class _Run:
             self.progress(self.stats)
 
 
-def _refusal(prompt: PromptView, entry: ParsedCall) -> ToolResult | None:
+def _refusal(offered: Sequence[str], entry: ParsedCall) -> ToolResult | None:
     """What a call that cannot be run comes back with; ``None`` for one that can."""
     if entry.call is None:
         return ToolResult(entry.error, error=True)
-    if entry.call["name"] not in prompt.tool_names:
-        known = ", ".join(prompt.tool_names)
+    if entry.call["name"] not in offered:
+        known = ", ".join(offered)
         return ToolResult(f"There is no tool named {entry.call['name']!r}. The tools are: {known}.", error=True)
     return None
+
+
+def _run_tool(environment: Environment, call: ToolCall) -> ToolResult:
+    result: Any = environment.call(call["name"], call["arguments"])
+    if not isinstance(result, ToolResult) or not isinstance(result.text, str):
+        raise TypeError(f"the environment's call() must return a ToolResult with a text, not {result!r:.80}")
+    return result
+
+
+def _reward_verb(environment: object) -> ToolFunction | None:
+    reward = getattr(environment, "reward", None)
+    if not callable(reward):
+        return None
+
+    def run() -> float:
+        value = float(reward())
+        if not math.isfinite(value):
+            raise ValueError(f"the environment's reward() must be a finite number, not {value}")
+        return value
+
+    return run
+
+
+def _close_verb(environment: object) -> ToolFunction | None:
+    close = getattr(environment, "close", None)
+    if not callable(close):
+        return None
+
+    def run() -> None:
+        close()
+
+    return run
 
 
 def _failure(error: BaseException) -> ToolResult:

@@ -68,6 +68,9 @@ def _messages(index: int, turn: RolloutTurn) -> list[dict[str, Any]]:
         assistant["content"] = turn.text
         # A rollout that never began holds why, without a call that could have asked for it.
         responses = [{"role": "tool", "content": response, "error": True} for response in turn.responses]
+    if turn.user is not None:
+        user: dict[str, Any] = {"role": "user", "content": turn.user.content}
+        responses.append(user | ({"tools": [dict(tool) for tool in turn.user.tools]} if turn.user.tools else {}))
     return [assistant, *responses]
 
 

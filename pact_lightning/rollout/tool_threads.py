@@ -6,9 +6,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
-from pact_lightning.environments.protocol import ToolResult
-
-ToolFunction = Callable[[], ToolResult]
+ToolFunction = Callable[[], Any]
 
 
 class ToolTimeoutError(Exception):
@@ -21,7 +19,7 @@ class _Turn:
 
     busy: threading.Lock
     calls: Sequence[ToolFunction]
-    results: list[Future[ToolResult]]
+    results: list[Future[Any]]
     holds_place: bool = False
     guard: threading.Lock = field(default_factory=threading.Lock)
 
@@ -41,7 +39,7 @@ class ToolThreads:
         self._places = threading.Semaphore(threads)
         self._limit_s = limit_s
 
-    def submit(self, busy: threading.Lock, calls: Sequence[ToolFunction]) -> list[Future[ToolResult]]:
+    def submit(self, busy: threading.Lock, calls: Sequence[ToolFunction]) -> list[Future[Any]]:
         """Starts a turn's calls.
 
         Args:
@@ -66,7 +64,7 @@ class ToolThreads:
                 if result.done():
                     return
                 try:
-                    _settle(result, _checked(call()))
+                    _settle(result, call())
                 except BaseException as error:  # noqa: BLE001  # the user's code; even sys.exit() must not get further
                     _settle(result, error)
             watch.cancel()
@@ -89,13 +87,7 @@ class ToolThreads:
             self._places.release()
 
 
-def _checked(result: Any) -> ToolResult:
-    if not isinstance(result, ToolResult) or not isinstance(result.text, str):
-        raise TypeError(f"the environment's call() must return a ToolResult with a text, not {result!r:.80}")
-    return result
-
-
-def _settle(future: Future[ToolResult], outcome: ToolResult | BaseException) -> bool:
+def _settle(future: Future[Any], outcome: Any) -> bool:
     """Gives a future its outcome, unless it has one; says whether it was this one."""
     try:
         if isinstance(outcome, BaseException):

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from pact_lightning.dialogue.components import POLICY_COMPONENTS, Component
 from pact_lightning.dialogue.tool_call import ParsedCall, ToolCall
+from pact_lightning.tasks.prompt import UserTurn
 
 
 class StopReason(StrEnum):
@@ -41,6 +42,7 @@ class RolloutTurn:
         parsed: One entry per tool-call block, malformed ones included.
         responses: One observation per entry of ``parsed``.
         errors: Whether each response reports a failed or malformed call.
+        user: The user turn that this turn's answer released; ``None`` where it released none.
     """
 
     text: str
@@ -49,6 +51,7 @@ class RolloutTurn:
     parsed: tuple[ParsedCall, ...] = ()
     responses: tuple[str, ...] = ()
     errors: tuple[bool, ...] = ()
+    user: UserTurn | None = None
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -68,6 +71,7 @@ class Trajectory:
         turns: The turns, parsed.
         stop_reason: Why it ended.
         sampled_logps: Log-probability of every policy token under the sampling distribution, in order.
+        environment_reward: What the environment's own ``reward()`` gave, where it has one.
     """
 
     task_id: str
@@ -77,10 +81,11 @@ class Trajectory:
     turns: list[RolloutTurn] = field(default_factory=list)
     stop_reason: StopReason = StopReason.ANSWERED
     sampled_logps: list[float] = field(default_factory=list)
+    environment_reward: float | None = None
 
     @property
     def final_answer(self) -> str | None:
-        """The answer turn's text after the reasoning, or ``None`` when the rollout gave no answer."""
+        """The last turn's text after the reasoning, or ``None`` when the rollout did not answer the last user turn."""
         if self.stop_reason is not StopReason.ANSWERED or not self.turns:
             return None
         return self.turns[-1].answer

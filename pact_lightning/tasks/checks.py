@@ -52,7 +52,8 @@ def check_task(task: Task) -> None:
 
     Raises:
         TaskFieldError: No id, no user message, an unknown role, a tool without a name or a parameters object, two tools
-            of one name, no environment class, or a reference or trace that names a tool the task does not have.
+            of one name, no environment class, a follow-up that brings neither words nor tools, or a reference or trace
+            that names a tool the task does not have, or replies to more user turns than the task has.
     """
     if not task.id:
         raise TaskFieldError("id", "must not be empty")
@@ -66,6 +67,9 @@ def check_task(task: Task) -> None:
         _check_known(f"reference.sub_answers[{index}].tool", sub_answer.tool, known)
     if task.trace is not None:
         _check_calls("trace.turns", flatten_calls(task.trace.turns), known)
+        if task.trace.replies > len(task.prompt.follow_ups):
+            problem = f"reply {task.trace.replies} times, but the task has {len(task.prompt.follow_ups)} follow_ups"
+            raise TaskFieldError("trace.turns", f"{problem}; the reply to the last user turn belongs in `trace.final`")
 
 
 def _check_messages(prompt: PromptView) -> None:
@@ -80,17 +84,22 @@ def _check_messages(prompt: PromptView) -> None:
 
 def _check_tools(prompt: PromptView) -> None:
     seen: set[str] = set()
-    for index, tool in enumerate(prompt.tools):
+    tools = [(f"tools[{index}]", tool) for index, tool in enumerate(prompt.tools)]
+    for number, turn in enumerate(prompt.follow_ups):
+        if not turn.content and not turn.tools:
+            raise TaskFieldError(f"follow_ups[{number}]", "must bring a content or tools")
+        tools += [(f"follow_ups[{number}].tools[{index}]", tool) for index, tool in enumerate(turn.tools)]
+    for where, tool in tools:
         function = tool.get("function")
         if not isinstance(function, Mapping):
-            raise TaskFieldError(f"tools[{index}].function", "must be an object with a name and a parameters object")
+            raise TaskFieldError(f"{where}.function", "must be an object with a name and a parameters object")
         name = function.get("name")
         if not isinstance(name, str) or not name:
-            raise TaskFieldError(f"tools[{index}].function.name", "must be a string that is not empty")
+            raise TaskFieldError(f"{where}.function.name", "must be a string that is not empty")
         if not isinstance(function.get("parameters"), Mapping):
-            raise TaskFieldError(f"tools[{index}].function.parameters", f"tool {name!r} needs a JSON schema object")
+            raise TaskFieldError(f"{where}.function.parameters", f"tool {name!r} needs a JSON schema object")
         if name in seen:
-            raise TaskFieldError(f"tools[{index}].function.name", f"tool {name!r} is listed twice")
+            raise TaskFieldError(f"{where}.function.name", f"tool {name!r} is listed twice")
         seen.add(name)
 
 

@@ -38,25 +38,46 @@ class EnvironmentSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class UserTurn:
+    """A user turn that comes after the policy has answered the one before.
+
+    Attributes:
+        content: What the user says.
+        tools: Tools that the policy has from here on, beside those it had.
+    """
+
+    content: str
+    tools: tuple[ToolSchema, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PromptView:
     """A task as the rollout engine sees it: no reference, no trace, so neither can reach a sampler.
 
     Attributes:
         id: The task's id.
-        messages: System and user messages, in order. User messages after the first assistant turn are not in use yet.
+        messages: System and user messages that stand before the first assistant turn, in order.
         tools: The tools' schemas, in the order in which the prompt lists them.
         environment: Where the tools run.
+        follow_ups: Further user turns, in order. Each is released when the policy answers the one before it, that is
+            by a turn without a tool call; a rollout has answered once none is left.
     """
 
     id: str
     messages: tuple[Message, ...]
     tools: tuple[ToolSchema, ...]
     environment: EnvironmentSpec
+    follow_ups: tuple[UserTurn, ...] = ()
 
     @property
     def tool_names(self) -> tuple[str, ...]:
-        """The tools' names, in order."""
-        return tuple(str(tool["function"]["name"]) for tool in self.tools)
+        """Names of all tools, in order, those of later user turns last."""
+        return self.tool_names_after(len(self.follow_ups))
+
+    def tool_names_after(self, released: int) -> tuple[str, ...]:
+        """Names of the tools that the policy has once so many follow-ups are released."""
+        later = [tool for turn in self.follow_ups[:released] for tool in turn.tools]
+        return tuple(str(tool["function"]["name"]) for tool in (*self.tools, *later))
 
 
 def as_messages(messages: Sequence[Message]) -> tuple[Message, ...]:

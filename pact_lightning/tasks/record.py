@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pact_lightning.dialogue.tool_call import ToolCall
 from pact_lightning.tasks.checks import TaskFieldError, check_task, typed
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView, as_messages
+from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView, UserTurn, as_messages
 from pact_lightning.tasks.schema import Reference, SubAnswer, Task
 from pact_lightning.traces.schema import Chunk, ChunkType, ExpertTrace, ExpertTurn, TurnPattern
 from pact_lightning.traces.segmentation import segment_reasoning
@@ -18,9 +18,10 @@ def task_from_json(record: Any) -> Task:
     """Reads and checks a task.
 
     Args:
-        record: ``id, messages, tools, environment {class_path, init_args}`` and, optionally, ``reference {answer,
-            calls, sub_answers}, trace {turns, final, source}, kind, metadata``. A trace turn gives its reasoning as
-            ``chunks`` (``[{"text", "type"}]``) or as one string ``reasoning``, which is then segmented by rule.
+        record: ``id, messages, tools, environment {class_path, init_args}`` and, optionally, ``follow_ups [{content,
+            tools}], reference {answer, calls, sub_answers}, trace {turns, final, source}, kind, metadata``. A trace
+            turn gives its reasoning as ``chunks`` (``[{"text", "type"}]``) or as one string ``reasoning``, which is
+            then segmented by rule.
 
     Returns:
         The task.
@@ -28,7 +29,8 @@ def task_from_json(record: Any) -> Task:
     Raises:
         TaskFieldError: A field is missing, unknown or wrong; the error names it.
     """
-    _fields(record, "", ("id", "messages", "tools", "environment"), optional=("reference", "trace", "kind", "metadata"))
+    optional = ("follow_ups", "reference", "trace", "kind", "metadata")
+    _fields(record, "", ("id", "messages", "tools", "environment"), optional=optional)
     environment = record["environment"]
     _fields(environment, "environment", ("class_path",), optional=("init_args",))
     spec = EnvironmentSpec(
@@ -40,6 +42,7 @@ def task_from_json(record: Any) -> Task:
         messages=as_messages(_objects(record["messages"], "messages")),
         tools=tuple(_objects(record["tools"], "tools")),
         environment=spec,
+        follow_ups=_follow_ups(record.get("follow_ups", [])),
     )
     task = Task(
         prompt=prompt,
@@ -68,6 +71,8 @@ def task_to_json(task: Task) -> dict[str, Any]:
             "sub_answers": [{"tool": sub.tool, "answer": sub.answer} for sub in task.reference.sub_answers],
         },
     }
+    if task.prompt.follow_ups:
+        record["follow_ups"] = [_follow_up_to_json(turn) for turn in task.prompt.follow_ups]
     if task.trace is not None:
         record["trace"] = _trace_to_json(task.trace)
     if task.kind:
@@ -75,6 +80,21 @@ def task_to_json(task: Task) -> dict[str, Any]:
     if task.metadata:
         record["metadata"] = dict(task.metadata)
     return record
+
+
+def _follow_ups(value: Any) -> tuple[UserTurn, ...]:
+    turns = []
+    for index, entry in enumerate(_objects(value, "follow_ups")):
+        where = f"follow_ups[{index}]"
+        _fields(entry, where, ("content",), optional=("tools",))
+        content = typed(entry["content"], str, f"{where}.content")
+        turns.append(UserTurn(content, tuple(_objects(entry.get("tools", []), f"{where}.tools"))))
+    return tuple(turns)
+
+
+def _follow_up_to_json(turn: UserTurn) -> dict[str, Any]:
+    tools = {"tools": [dict(tool) for tool in turn.tools]} if turn.tools else {}
+    return {"content": turn.content, **tools}
 
 
 def _reference(value: Any) -> Reference:
@@ -130,6 +150,13 @@ def _trace(value: Any) -> ExpertTrace | None:
 
 
 def _turn(value: Mapping[str, Any], where: str) -> ExpertTurn:
+    if isinstance(value, dict) and "reply" in value:
+        _fields(value, where, ("reply",), optional=("reasoning", "chunks", "pattern"))
+        return ExpertTurn(
+            chunks=_chunks(value, where, ()),
+            pattern=_choice(TurnPattern, value.get("pattern", TurnPattern.OTHER), f"{where}.pattern"),
+            reply=typed(value["reply"], str, f"{where}.reply"),
+        )
     _fields(value, where, ("calls", "responses"), optional=("reasoning", "chunks", "pattern"))
     calls = _calls(value["calls"], f"{where}.calls")
     responses = typed(value["responses"], list, f"{where}.responses")
@@ -159,12 +186,7 @@ def _chunks(value: Mapping[str, Any], where: str, calls: Sequence[ToolCall]) -> 
 def _trace_to_json(trace: ExpertTrace) -> dict[str, Any]:
     record: dict[str, Any] = {
         "turns": [
-            {
-                "chunks": _chunks_to_json(turn),
-                "calls": [dict(call) for call in turn.calls],
-                "responses": list(turn.responses),
-                "pattern": turn.pattern.value,
-            }
+            {"chunks": _chunks_to_json(turn), **_deed_to_json(turn), "pattern": turn.pattern.value}
             for turn in trace.turns
         ]
     }
@@ -173,6 +195,12 @@ def _trace_to_json(trace: ExpertTrace) -> dict[str, Any]:
     if trace.source:
         record["source"] = trace.source
     return record
+
+
+def _deed_to_json(turn: ExpertTurn) -> dict[str, Any]:
+    if turn.reply is not None:
+        return {"reply": turn.reply}
+    return {"calls": [dict(call) for call in turn.calls], "responses": list(turn.responses)}
 
 
 def _chunks_to_json(turn: ExpertTurn) -> list[dict[str, str]]:

@@ -49,10 +49,11 @@ class ExpertTurn:
 
     Attributes:
         chunks: The reasoning, cut into chunks; their texts joined are the reasoning, separators included.
-        calls: The tool calls; empty only in a final turn.
+        calls: The tool calls; empty in a turn that answers the user.
         responses: One observation per call.
         pattern: What the turn does.
         answer: Text after the reasoning, in a final turn only (for example ``<answer>42</answer>``).
+        reply: Text after the reasoning, in a turn that answers the user and is followed by the task's next user turn.
     """
 
     chunks: tuple[Chunk, ...]
@@ -60,6 +61,7 @@ class ExpertTurn:
     responses: tuple[str, ...] = ()
     pattern: TurnPattern = TurnPattern.OTHER
     answer: str = ""
+    reply: str | None = None
 
     @property
     def reasoning(self) -> str:
@@ -72,8 +74,9 @@ class ExpertTrace:
     """An expert trace ``h*``.
 
     Attributes:
-        turns: The turns that call tools. By construction the final answer is **not** among them (leak guard,
-            METHOD section 1): it stands apart in ``final``.
+        turns: The turns that call tools, and those that answer a user turn before the last (``reply``). By
+            construction the final answer is **not** among them (leak guard, METHOD section 1): it stands apart in
+            ``final``.
         final: The final answer turn, for plain supervised warm-up only; no privileged context ever holds it.
         source: Where the trace comes from, for reports.
     """
@@ -86,16 +89,24 @@ class ExpertTrace:
         """Checks the leak guard and that every call has its response.
 
         Raises:
-            ValueError: A turn has no call, carries an answer, or has fewer or more responses than calls.
+            ValueError: A turn neither calls nor replies, or does both, carries an answer, or has fewer or more
+                responses than calls.
         """
         for index, turn in enumerate(self.turns):
-            if not turn.calls or turn.answer:
+            if turn.answer or (turn.reply is None and not turn.calls):
                 raise ValueError(f"trace turn {index} must call a tool and give no answer; put the answer in `final`")
+            if turn.reply is not None and turn.calls:
+                raise ValueError(f"trace turn {index} calls a tool and replies; make two turns of it")
             if len(turn.calls) != len(turn.responses):
                 raise ValueError(
                     f"trace turn {index} has {len(turn.calls)} calls but {len(turn.responses)} responses; "
                     "give one response per call"
                 )
+
+    @property
+    def replies(self) -> int:
+        """How many user turns it answers before the last one; each releases one of the task's follow-ups."""
+        return sum(turn.reply is not None for turn in self.turns)
 
 
 def flatten_calls(turns: Sequence[ExpertTurn]) -> tuple[ToolCall, ...]:

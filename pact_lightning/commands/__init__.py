@@ -1,0 +1,4 @@
+"""Commands of ``pact-lightning`` beside those of Lightning, one module each; imported when they are called."""
+
+COMMANDS: dict[str, str] = {}
+"""By name the module whose ``main(arguments)`` runs the command."""

@@ -1,0 +1,26 @@
+"""One sentence out of an error, for people at a command line."""
+
+import re
+
+_KEY = re.compile(r'Parser key "(.+)":')
+_CLASS_PATH = re.compile(r"Problem with given class_path '(.+)':")
+_NO_REASON = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
+
+
+def error_sentence(error: Exception) -> str:
+    """Where and what is wrong, without the parser's listing of every type it tried and every value it was given."""
+    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines() if line.strip()]
+    if not any(_KEY.match(line) or line.startswith(_NO_REASON) for line in lines):
+        return " ".join(lines) or type(error).__name__
+    keys: list[str] = []
+    for number, line in enumerate(lines):
+        if key := _KEY.match(line):
+            keys.append(key[1])
+        elif class_path := _CLASS_PATH.match(line):
+            where = f" ({class_path[1]})"
+            keys = [*keys[:-1], keys[-1] + where] if keys else [where.strip()]
+        elif not line.startswith(_NO_REASON):
+            given = next((rest for rest in lines[number:] if rest.startswith("Given value: ")), "")
+            got = f". Got value: {given.removeprefix('Given value: ')}" if line.startswith("Expected a <") else ""
+            return f"{'.'.join(keys)}: {line}{got if 'Got value' not in line else ''}".removeprefix(": ")
+    return " ".join(lines)

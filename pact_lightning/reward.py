@@ -1,0 +1,111 @@
+"""Rewards by name or by import path: what every turn of a rollout is worth."""
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+from pact_lightning.credit.matching import MatchMethod
+from pact_lightning.credit.rewards import outcome_reward, turn_rewards
+from pact_lightning.rollout.trajectory import Trajectory
+from pact_lightning.tasks.schema import Task
+
+
+class RewardFunction(Protocol):
+    """Scores one rollout; a plain function will do."""
+
+    def __call__(self, trajectory: Trajectory, task: Task) -> list[float]:
+        """``r_{k,t}``: one finite reward per turn of the rollout, ``[T]``."""
+        ...
+
+
+def make_reward(
+    name: str,
+    *,
+    matching: MatchMethod = "hungarian",
+    unmatched_penalty: float = 0.0,
+    arguments: Mapping[str, Any] | None = None,
+) -> RewardFunction:
+    """Finds a reward.
+
+    Args:
+        name: A key of :data:`REWARDS`, or the import path of a :class:`RewardFunction`: of a function, or of a class,
+            of which an object is made.
+        matching: How ``matchtir`` pairs calls.
+        unmatched_penalty: What an unmatched or malformed call costs under ``matchtir``.
+        arguments: Further keyword arguments of a function, or the constructor arguments of a class.
+
+    Returns:
+        The reward. It raises ``ValueError`` where what was found gives anything but a finite number per turn.
+
+    Raises:
+        ValueError: There is no such name, or what the path names cannot be called.
+        ImportError: The path names nothing.
+    """
+    given = dict(arguments or {})
+    if name == "matchtir":
+        given = {"method": matching, "unmatched_penalty": unmatched_penalty} | given
+    if name in REWARDS:
+        reward: Any = partial(REWARDS[name], **given)
+    elif "." in name:
+        reward = _imported(name, given)
+    else:
+        known = ", ".join(REWARDS)
+        raise ValueError(f"there is no reward {name!r}; use one of {known}, or the import path of one of your own")
+
+    def checked(trajectory: Trajectory, task: Task) -> list[float]:
+        values = [float(value) for value in reward(trajectory, task)]
+        if len(values) != len(trajectory.turns) or not all(map(math.isfinite, values)):
+            raise ValueError(
+                f"the reward {name!r} gave {values} for a rollout of {len(trajectory.turns)} turns of task {task.id}; "
+                "it must give one finite number per turn"
+            )
+        return values
+
+    return checked
+
+
+def _imported(path: str, arguments: Mapping[str, Any]) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(f"the reward {path!r} cannot be imported: {error}") from error
+    reward = found(**arguments) if isinstance(found, type) else found
+    if not callable(reward):
+        raise ValueError(f"the reward {path!r} must be a function of (trajectory, task), or a class of such objects")
+    return reward if isinstance(found, type) else partial(reward, **arguments)
+
+
+def _matchtir(trajectory: Trajectory, task: Task, *, method: MatchMethod, unmatched_penalty: float) -> list[float]:
+    return turn_rewards(
+        [turn.calls for turn in trajectory.turns],
+        task.reference.calls,
+        trajectory.final_answer,
+        task.reference.answer,
+        malformed=[sum(entry.call is None for entry in turn.parsed) for turn in trajectory.turns],
+        method=method,
+        unmatched_penalty=unmatched_penalty,
+    )
+
+
+def _outcome(trajectory: Trajectory, task: Task) -> list[float]:
+    return outcome_reward(len(trajectory.turns), trajectory.final_answer, task.reference.answer)
+
+
+def _environment(trajectory: Trajectory, task: Task) -> list[float]:
+    """What the environment's own ``reward()`` gave, earned by the last turn; 0 where it failed, which is counted."""
+    del task
+    rewards = [0.0] * len(trajectory.turns)
+    rewards[-1] = trajectory.environment_reward or 0.0
+    return rewards
+
+
+REWARDS: dict[str, Callable[..., list[float]]] = {
+    "matchtir": _matchtir,
+    "outcome": _outcome,
+    "environment": _environment,
+}
+"""``matchtir``: calls by their match with the reference, the last turn by the answer [P]. ``outcome``: the answer alone
+(GRPO). ``environment``: what the environment's own ``reward()`` gives."""
