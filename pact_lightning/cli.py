@@ -69,6 +69,8 @@ def main(args: list[str] | None = None) -> None:
         return
     # Lightning's own use of torch.utils._pytree; nothing a user could do about it.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Lightning looks at every attribute of a model once, transformers' deprecated ones included.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     # Environments and task sources of one's own are named by import path; they mostly lie where the command is run.
     if str(Path.cwd()) not in sys.path:

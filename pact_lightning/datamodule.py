@@ -31,6 +31,44 @@ class Evaluated:
     trajectory: Trajectory
 
 
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the tasks of validation, test and prediction are rolled out: from the prompt alone, as always.
+
+    Attributes:
+        temperature: Sampling temperature; 0 is greedy.
+        samples: Rollouts of each task; scores are means over all of them.
+    """
+
+    temperature: float = 0.0
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: A value makes no sense.
+        """
+        if self.temperature < 0 or self.samples < 1:
+            raise ValueError("data.evaluation needs a temperature of at least 0 and at least 1 sample")
+        if self.samples > 1 and not self.temperature:
+            raise ValueError(
+                f"data.evaluation asks for {self.samples} samples of greedy rollouts, which would all be the same; "
+                "set its temperature too"
+            )
+
+    def __str__(self) -> str:
+        """For the titles of tables."""
+        if not self.temperature:
+            return "greedy, prompt only"
+        return f"temperature {self.temperature:g}, {self.samples} each, prompt only"
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """How tokens are drawn."""
+        return SamplingConfig(self.temperature) if self.temperature else SamplingConfig(greedy=True)
+
+
 _NEEDED = {
     "fit": ("train", "validation"),
     "validate": ("validation",),
@@ -40,12 +78,13 @@ _NEEDED = {
 
 
 class TaskDataModule(pl.LightningDataModule):
-    """Tasks and the rollouts of validation, test and prediction: greedy, prompt only, same engine as in training.
+    """Tasks and the rollouts of validation, test and prediction: prompt only, same engine as in training.
 
     Args:
         validation: Tasks of ``validate`` and of the validation within ``fit``; without them there is none.
         test: Tasks of ``test``.
         predict: Tasks of ``predict``.
+        evaluation: How the tasks of these three are rolled out.
         limits: Where rollouts end.
         max_prompt_tokens: Tasks with a longer prompt are left out, counted and logged [P]: 7,000.
         seed: Seed of everything that is drawn.
@@ -58,6 +97,7 @@ class TaskDataModule(pl.LightningDataModule):
         validation: TaskSource | None,
         test: TaskSource | None,
         predict: TaskSource | None,
+        evaluation: EvaluationConfig,
         limits: RolloutLimits,
         max_prompt_tokens: int,
         seed: int,
@@ -65,6 +105,7 @@ class TaskDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.sources: dict[str, TaskSource | None] = {"validation": validation, "test": test, "predict": predict}
+        self.evaluation = evaluation
         self.limits = limits
         self.max_prompt_tokens = max_prompt_tokens
         self.seed = seed
@@ -154,15 +195,15 @@ class TaskDataModule(pl.LightningDataModule):
         return batch
 
     def val_dataloader(self) -> "EvaluationRollouts | list[None]":
-        """Greedy rollouts of the validation tasks."""
+        """Rollouts of the validation tasks."""
         return EvaluationRollouts(self, "validation") if self.sources["validation"] else []
 
     def test_dataloader(self) -> "EvaluationRollouts":
-        """Greedy rollouts of the test tasks."""
+        """Rollouts of the test tasks."""
         return EvaluationRollouts(self, "test")
 
     def predict_dataloader(self) -> "EvaluationRollouts":
-        """Greedy rollouts of the prediction tasks."""
+        """Rollouts of the prediction tasks."""
         return EvaluationRollouts(self, "predict")
 
 
@@ -178,9 +219,10 @@ class EvaluationRollouts:
 
     def __iter__(self) -> Iterator[list[Evaluated]]:
         tasks = self.data.share(self.data.tasks[self.name])
-        requests = [RolloutRequest(task.prompt, 1, derive_seed(self.data.seed, self.name)) for task in tasks]
-        results, _ = self.data.rollout(requests, SamplingConfig(greedy=True), self.name)
-        yield [Evaluated(task, rollouts[0]) for task, rollouts in zip(tasks, results, strict=True)]
+        how = self.data.evaluation
+        requests = [RolloutRequest(task.prompt, how.samples, derive_seed(self.data.seed, self.name)) for task in tasks]
+        results, _ = self.data.rollout(requests, how.sampling, self.name)
+        yield [Evaluated(task, rollout) for task, rollouts in zip(tasks, results, strict=True) for rollout in rollouts]
 
 
 class RolloutDataModule(TaskDataModule):
@@ -194,7 +236,8 @@ class RolloutDataModule(TaskDataModule):
         prompts_per_phase: Prompts that a phase rolls out [P]: 256.
         prompts_per_step: Prompts of one optimiser step [P]: 32.
         rollouts_per_prompt: K [P]: 8.
-        temperature: Sampling temperature [P]: 1.0.
+        temperature: Sampling temperature of training [P]: 1.0.
+        evaluation: How the tasks of validation, test and prediction are rolled out.
         limits: Where rollouts end.
         credit: How rollouts earn their advantages.
         max_prompt_tokens: Tasks with a longer prompt are left out, counted and logged [P]: 7,000.
@@ -213,6 +256,7 @@ class RolloutDataModule(TaskDataModule):
         prompts_per_step: int = 32,
         rollouts_per_prompt: int = 8,
         temperature: float = 1.0,
+        evaluation: EvaluationConfig = EvaluationConfig(),  # frozen
         limits: RolloutLimits = RolloutLimits(),  # noqa: B008  # frozen
         credit: CreditConfig = CreditConfig(),  # noqa: B008  # frozen
         max_prompt_tokens: int = 7000,
@@ -223,6 +267,7 @@ class RolloutDataModule(TaskDataModule):
             validation=validation,
             test=test,
             predict=predict,
+            evaluation=evaluation,
             limits=limits,
             max_prompt_tokens=max_prompt_tokens,
             seed=seed,

@@ -2,41 +2,18 @@
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from pact_lightning.metrics.answer import AnswerCorrectness
+from pact_lightning.metrics.rollout_metric import RolloutMetric
 from pact_lightning.metrics.solve import SolveRate
 from pact_lightning.metrics.tool_use import ToolUse
 from pact_lightning.rollout.trajectory import Trajectory
 from pact_lightning.tasks.schema import Task
 
 Scores = dict[str, float]
-
-
-@runtime_checkable
-class RolloutMetric(Protocol):
-    """A torchmetrics metric over rollouts, for a benchmark's own scores; recipes name it under ``model.metrics``.
-
-    Attributes:
-        shares: Names, among those that ``compute`` gives, of values in ``[0, 1]``; tables show them in percent.
-    """
-
-    shares: Sequence[str]
-
-    def update(self, trajectory: Trajectory, task: Task) -> None:
-        """Adds one rollout, or leaves out one of a task that the metric does not know."""
-        ...
-
-    def compute(self) -> dict[str, Tensor]:
-        """All values by name; NaN where nothing was counted."""
-        ...
-
-    def reset(self) -> None:
-        """Starts afresh."""
-        ...
 
 
 _Metric = AnswerCorrectness | SolveRate | ToolUse | RolloutMetric
@@ -54,7 +31,7 @@ class EvaluationMetrics(nn.Module):
         self.solve = SolveRate()
         self.answer = AnswerCorrectness()
         self.tool_use = ToolUse()
-        self.further = nn.ModuleList(further)  # type: ignore[arg-type]  # a torchmetrics metric is a module
+        self.further = nn.ModuleList(further)
 
     @property
     def shares(self) -> frozenset[str]:
@@ -90,7 +67,9 @@ class EvaluationMetrics(nn.Module):
             metric.reset()
 
     def _further(self) -> Iterator[RolloutMetric]:
-        yield from self.further  # type: ignore[misc]  # see __init__
+        for metric in self.further:
+            assert isinstance(metric, RolloutMetric)
+            yield metric
 
     def _all(self) -> Iterator[_Metric]:
         yield from (self.answer, self.solve)
@@ -115,15 +94,16 @@ def scores_table(title: str, scores: Mapping[str, float], shares: Collection[str
     return table
 
 
-def comparison_table(history: Sequence[tuple[int, Mapping[str, float]]], shares: Collection[str]) -> Table:
+def comparison_table(title: str, history: Sequence[tuple[int, Mapping[str, float]]], shares: Collection[str]) -> Table:
     """The first and the last validation of a run side by side.
 
     Args:
+        title: How the rollouts were made.
         history: (finished phases, scores) of each validation, oldest first; at least one.
         shares: Names of the values to be shown in percent.
     """
     (first_phase, first), (last_phase, last) = history[0], history[-1]
-    table = Table(title="Validation: greedy, prompt only")
+    table = Table(title=title)
     table.add_column("")
     table.add_column("before" if first_phase == 0 else f"after {first_phase}", justify="right")
     table.add_column(f"after {last_phase}", justify="right")

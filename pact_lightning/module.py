@@ -25,8 +25,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pact_lightning.annealing import Supervision
 from pact_lightning.context import ContextBuilder, PrivilegedContext, TraceContext, TraceTemplate
-from pact_lightning.evaluation import EvaluationMetrics, RolloutMetric
+from pact_lightning.evaluation import EvaluationMetrics
 from pact_lightning.group import Group
+from pact_lightning.metrics.rollout_metric import RolloutMetric
 from pact_lightning.objectives.component_sft import Normalizer, component_sft_loss, sft_weights
 from pact_lightning.objectives.entropy import entropy_bonus
 from pact_lightning.objectives.kl import k3_kl

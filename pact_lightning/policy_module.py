@@ -19,7 +19,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.evaluation import EvaluationMetrics, RolloutMetric, Scores, comparison_table, scores_table
+from pact_lightning.evaluation import EvaluationMetrics, Scores, comparison_table, scores_table
+from pact_lightning.metrics.rollout_metric import RolloutMetric
 from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer
 from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.reference import make_reference
@@ -241,15 +242,15 @@ class PolicyModule(pl.LightningModule):
             display.remove_task(line)
 
     def validation_step(self, batch: "list[Evaluated]", batch_idx: int) -> None:
-        """Scores greedy rollouts."""
+        """Scores rollouts."""
         self._evaluate(batch, "validation")
 
     def test_step(self, batch: "list[Evaluated]", batch_idx: int) -> None:
-        """Scores greedy rollouts."""
+        """Scores rollouts."""
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: "list[Evaluated]", batch_idx: int) -> list[dict[str, Any]]:
-        """Greedy rollouts as records in OpenAI message format; also written to ``trajectories/predict.jsonl``."""
+        """Rollouts as records in OpenAI message format; also written to ``trajectories/predict.jsonl``."""
         return self._write(batch, "predict")
 
     def on_validation_epoch_end(self) -> None:
@@ -270,21 +271,33 @@ class PolicyModule(pl.LightningModule):
     def on_fit_end(self) -> None:
         """Prints the first and the last validation side by side."""
         if self.trainer.is_global_zero and len(self.history) > 1:
-            Console().print(comparison_table(self.history, self.evaluation.shares))
+            title = f"Validation: {self._data.evaluation}"
+            Console().print(comparison_table(title, self.history, self.evaluation.shares))
+
+    @property
+    def _data(self) -> "TaskDataModule":
+        data: TaskDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
+        return data
 
     def _report(self, stage: str, scores: Scores) -> None:
         """Shows an evaluation's scores and leaves them in ``results-{stage}.json``, with how many tasks they are of."""
         if not self.trainer.is_global_zero:
             return
-        data: TaskDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning does not declare it
-        counts = {"tasks": len(data.tasks[stage]), "left_out": data.left_out[stage]}
-        title = f"{stage}: {counts['tasks']} tasks, greedy, prompt only"
-        if counts["left_out"]:
-            title += f" ({counts['left_out']} left out: prompt over {data.max_prompt_tokens} tokens)"
+        data = self._data
+        results = {
+            "stage": stage,
+            "tasks": len(data.tasks[stage]),
+            "left_out": data.left_out[stage],
+            "rollouts": str(data.evaluation),
+            "scores": scores,
+        }
+        title = f"{stage}: {results['tasks']} tasks, {data.evaluation}"
+        if results["left_out"]:
+            title += f" ({results['left_out']} left out: prompt over {data.max_prompt_tokens} tokens)"
         Console().print(scores_table(title, scores, self.evaluation.shares))
         path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / f"results-{stage}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"stage": stage, **counts, "scores": scores}, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
     def _evaluate(self, batch: "list[Evaluated]", name: str) -> None:
         for evaluated in batch:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pact_lightning.dialogue.components import POLICY_COMPONENTS
-from pact_lightning.evaluation import RolloutMetric
+from pact_lightning.metrics.rollout_metric import RolloutMetric
 from pact_lightning.objectives.component_sft import component_sft_loss
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.policy.logprobs import token_logprobs

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from pact_lightning.datamodule import TaskDataModule
+from pact_lightning.datamodule import EvaluationConfig, TaskDataModule
 from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.seeds import numpy_random
 from pact_lightning.tasks.schema import Task
@@ -42,10 +42,11 @@ class TraceDataModule(TaskDataModule):
 
     Args:
         train: Where the tasks come from; those without a trace are left out and counted.
-        validation: Tasks for validation by greedy, prompt-only rollouts.
+        validation: Tasks for validation by prompt-only rollouts.
         test: Tasks for ``test``.
         predict: Tasks for ``predict``.
         batch_size: Traces per optimiser step.
+        evaluation: How the tasks of validation, test and prediction are rolled out.
         limits: Where the rollouts of validation end.
         max_prompt_tokens: Tasks with a longer prompt are left out, counted and logged.
         seed: Seed of the order in which traces are drawn.
@@ -60,6 +61,7 @@ class TraceDataModule(TaskDataModule):
         test: TaskSource | None = None,
         predict: TaskSource | None = None,
         batch_size: int = 32,
+        evaluation: EvaluationConfig = EvaluationConfig(),  # noqa: B008  # frozen
         limits: RolloutLimits = RolloutLimits(),  # noqa: B008  # frozen
         max_prompt_tokens: int = 7000,
         seed: int = 0,
@@ -69,6 +71,7 @@ class TraceDataModule(TaskDataModule):
             validation=validation,
             test=test,
             predict=predict,
+            evaluation=evaluation,
             limits=limits,
             max_prompt_tokens=max_prompt_tokens,
             seed=seed,

@@ -13,6 +13,7 @@ from bitsandbytes.nn import Linear4bit
 import pact_lightning.policy_module
 from pact_lightning.cli import PactCLI, main
 from pact_lightning.environments.bundled.tasks import make_task
+from pact_lightning.metrics.rollout_metric import RolloutMetric
 from pact_lightning.tasks.jsonl import write_jsonl
 from pact_lightning.tasks.record import task_to_json
 from pact_lightning.tasks.schema import Task
@@ -139,6 +140,67 @@ def test_validate_and_test_score_a_checkpoint(fitted, tmp_path, verb, prefix):
     (file,) = (tmp_path / "run" / "trajectories").iterdir()
     assert file.name == {"validate": "validation.jsonl", "test": "test.jsonl"}[verb]
     assert len(records(file)) == 2
+    stage = {"validate": "validation", "test": "test"}[verb]
+    results = json.loads((tmp_path / "run" / f"results-{stage}.json").read_text())
+    facts = {"stage": stage, "tasks": 2, "left_out": 0, "rollouts": "greedy, prompt only"}
+    assert {name: results[name] for name in facts} == facts
+    assert results["scores"]["answer_correct"] == pytest.approx(float(scores[f"{prefix}/answer_correct"]))
+
+
+class WordCount(RolloutMetric):
+    """A metric of a user's own: how long the questions are, and whether they are questions."""
+
+    shares = ("asked",)
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("words", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("asked", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, trajectory, task):
+        question = task.prompt.messages[-1]["content"]
+        self.words += len(question.split())
+        self.asked += question.endswith(("?", "."))
+        self.count += 1
+
+    def compute(self):
+        return {"words": self.words / self.count, "asked": self.asked / self.count}
+
+
+def test_validation_by_samples_and_with_a_metric_of_one_s_own(tmp_path, capsys):
+    changes = {
+        "data.init_args.evaluation": {"temperature": 1.0, "samples": 3},
+        "data.init_args.max_prompt_tokens": 150,
+        "data.init_args.validation": bundled("validation", 8),
+        "model.init_args.metrics": [{"class_path": f"{__name__}.WordCount"}],
+    }
+    main(["validate", "-c", saved(tmp_path, changes)])
+    results = json.loads((tmp_path / "run" / "results-validation.json").read_text())
+    assert results["rollouts"] == "temperature 1, 3 each, prompt only"
+    assert results["tasks"] + results["left_out"] == 8
+    assert 0 < results["left_out"] < 8
+    rollouts = records(tmp_path / "run" / "trajectories" / "validation.jsonl")
+    assert len(rollouts) == 3 * results["tasks"]
+    assert len({json.dumps(rollout["messages"]) for rollout in rollouts}) > results["tasks"], "samples differ"
+    questions = [rollout["messages"][1]["content"] for rollout in rollouts]
+    assert results["scores"]["words"] == pytest.approx(sum(len(q.split()) for q in questions) / len(questions))
+    table = capsys.readouterr().out
+    assert "100.0 %" in next(line for line in table.splitlines() if "asked" in line)
+    assert f"{results['left_out']} left out" in " ".join(table.split())
+
+
+def test_two_metrics_of_one_name_are_refused(tmp_path):
+    twice = [{"class_path": f"{__name__}.WordCount"}] * 2
+    with pytest.raises(ValueError, match="two metrics give asked, words"):
+        main(["validate", "-c", saved(tmp_path, {"model.init_args.metrics": twice})])
+
+
+@pytest.mark.parametrize("evaluation", [{"temperature": -1.0}, {"samples": 0}, {"samples": 3}])
+def test_an_evaluation_that_makes_no_sense_is_refused(tmp_path, capsys, evaluation):
+    with pytest.raises(SystemExit):
+        main(["validate", "-c", saved(tmp_path, {"data.init_args.evaluation": evaluation})])
+    assert "data.evaluation" in capsys.readouterr().err
 
 
 def test_predict_writes_trajectories(tmp_path):
