@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from pact_lightning.group import CreditConfig, Group, make_group
 from pact_lightning.module import PACTModule
@@ -352,6 +352,7 @@ class RolloutDataModule(TaskDataModule):
             )
             for (position, task), rollouts in zip(chosen, results, strict=True)
         ]
+        _check_environments(groups)
         self._write(phase, groups)
         self.pact_module.log_phase(groups, stats)
         return groups
@@ -365,6 +366,11 @@ class RolloutDataModule(TaskDataModule):
             for trajectory, rewards, advantages in zip(
                 group.trajectories, group.turn_rewards, group.advantages, strict=True
             )
+        ]
+        records += [
+            trajectory_record(group.task.prompt, trajectory, phase=phase, kind=group.task.kind)
+            for group in groups
+            for trajectory in group.failed
         ]
         write_records(self.run_folder() / "trajectories" / f"phase-{phase:04d}{self.rank_suffix()}.jsonl", records)
 
@@ -385,6 +391,22 @@ class Phase:
         size = len(groups) // len(self)
         for start in range(0, len(groups), size):
             yield groups[start : start + size]
+
+
+def _check_environments(groups: Sequence[Group]) -> None:
+    """Tells of environments that could not be started.
+
+    Raises:
+        RuntimeError: None of the phase could: there is nothing to train on, and likely a mistake behind it.
+    """
+    failed = [trajectory for group in groups for trajectory in group.failed]
+    if not failed:
+        return
+    first = f"the first one, of task {failed[0].task_id}: {' '.join(failed[0].turns[-1].responses)}"
+    if not any(group.trajectories for group in groups):
+        raise RuntimeError(f"no environment of this phase could be started; {first}")
+    total = len(failed) + sum(len(group.trajectories) for group in groups)
+    rank_zero_warn(f"{len(failed)} of {total} rollouts of this phase have no environment and are left out; {first}")
 
 
 @cache

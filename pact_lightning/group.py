@@ -65,7 +65,7 @@ class Group:
 
     Attributes:
         task: The task; its trace is used in the optimisation only.
-        trajectories: The K rollouts.
+        trajectories: The K rollouts, without those that failed.
         turn_rewards: ``r_{k,t}``, per rollout and turn.
         advantages: ``A^g_k + A^l_{k,t}``, per rollout and turn.
         zero_variance: All rollouts earned the same.
@@ -73,6 +73,7 @@ class Group:
         phase: Number of the phase.
         position: Number of this visit within the run; names the gate's draw.
         anchored: Why the prompt goes to the anchor, or ``None`` where its trace is used.
+        failed: Rollouts whose environment could not be started; they hold no token of the policy.
         old_logps: Log-probabilities under ``pi_old`` in the ratio's context, per rollout ``[R_k]``; ``None`` where
             the phase makes one optimiser step only, so that the ratio is 1 by construction.
     """
@@ -86,6 +87,7 @@ class Group:
     phase: int = 0
     position: int = 0
     anchored: AnchorReason | None = None
+    failed: list[Trajectory] = field(default_factory=list)
     old_logps: list[Tensor] | None = field(default=None, repr=False)
 
     @property
@@ -121,25 +123,26 @@ def make_group(
 ) -> Group:
     """Scores the rollouts of a prompt and computes their advantages.
 
-    Rollouts whose environment failed to start hold no token of the policy; they are left out.
-
-    Raises:
-        ValueError: No rollout is left.
+    Rollouts whose environment failed to start hold no token of the policy; they stand apart. A group of which nothing
+    else is left is of zero variance: it has no rollout terms, and its trace, if it has one, is still imitated [D].
     """
     kept = [trajectory for trajectory in trajectories if trajectory.segments]
-    if not kept:
-        reason = trajectories[0].turns[-1].responses if trajectories and trajectories[0].turns else ()
-        raise ValueError(f"every rollout of task {task.id} failed before its first token: {' '.join(reason)}")
+    failed = [trajectory for trajectory in trajectories if not trajectory.segments]
     reward = credit.reward_function()
     rewards = [reward(trajectory, task) for trajectory in kept]
-    advantages = dual_level_advantages(rewards, gamma=credit.gamma, eps=credit.eps, fusion=credit.advantage_fusion)
+    advantages = (
+        dual_level_advantages(rewards, gamma=credit.gamma, eps=credit.eps, fusion=credit.advantage_fusion)
+        if kept
+        else []
+    )
     return Group(
         task=task,
         trajectories=kept,
         turn_rewards=rewards,
         advantages=advantages,
-        zero_variance=is_zero_variance([sum(turns) for turns in rewards]),
+        zero_variance=not kept or is_zero_variance([sum(turns) for turns in rewards]),
         temperature=temperature,
         phase=phase,
         position=position,
+        failed=failed,
     )

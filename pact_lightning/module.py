@@ -161,12 +161,12 @@ class PACTModule(PolicyModule):
         """Takes the figures of a phase's rollouts; they are logged when the phase ends."""
         metrics = EvaluationMetrics()
         for group in groups:
-            for trajectory in group.trajectories:
+            for trajectory in (*group.trajectories, *group.failed):
                 metrics.update(group.task, trajectory)
         rewards = [reward for group in groups for reward in group.rewards]
         self._phase_metrics = {f"rollout/{name}": value for name, value in metrics.compute().items()}
         self._phase_metrics |= {
-            "rollout/reward": sum(rewards) / len(rewards),
+            "rollout/reward": sum(rewards) / max(len(rewards), 1),
             "rollout/zero_variance": sum(group.zero_variance for group in groups) / len(groups),
             "rollout/tokens_per_second": stats.tokens / max(stats.seconds, 1e-9),
             "rollout/seconds": stats.seconds,
@@ -192,7 +192,7 @@ class PACTModule(PolicyModule):
     def _plan(self, group: Group) -> PromptPlan:
         """What a group needs to be scored; sends prompts to the anchor whose trace does not fit."""
         context = None if group.anchored else self._context(group)
-        with_rollouts = not (group.zero_variance and self.zero_variance == "drop")
+        with_rollouts = bool(group.trajectories) and not (group.zero_variance and self.zero_variance == "drop")
         weights = None
         if context is not None and self.coefficients.sft > 0:
             weights = sft_weights(
@@ -206,7 +206,7 @@ class PACTModule(PolicyModule):
 
     def _context(self, group: Group) -> PrivilegedContext | None:
         assert group.task.trace is not None
-        longest = max(len(trajectory.ids()) for trajectory in group.trajectories)
+        longest = max((len(trajectory.ids()) for trajectory in group.trajectories), default=0)
         context = self.contexts.privileged(group.task, group.task.trace, self.supervision.level, longest)
         if context is None:
             group.anchored = "overlong"

@@ -1,0 +1,103 @@
+"""Environments that cannot be started: their rollouts are counted and left out, and the run goes on."""
+
+from dataclasses import replace
+
+import lightning.pytorch as pl
+import pytest
+from hand_made import LORA, gradients, hand_made_group, prepared
+from plain_pact import RENDERER, Plain
+
+from pact_lightning.datamodule import RolloutDataModule
+from pact_lightning.environments.bundled.tasks import BundledTasks
+from pact_lightning.environments.bundled.tools import BundledWorld
+from pact_lightning.module import PACTModule
+from pact_lightning.rollout.engine import RolloutLimits
+from pact_lightning.tasks.prompt import EnvironmentSpec
+
+
+class OftenClosed(BundledWorld):
+    """A world that opens for some tasks only."""
+
+    def __init__(self, split, index, open_to):
+        super().__init__(split, index)
+        self._open = index in open_to
+
+    def reset(self, task, seed):
+        if not self._open:
+            raise ConnectionError("closed today")
+        super().reset(task, seed)
+
+
+class SomeTasks:
+    def __init__(self, *open_to):
+        self.open_to = open_to
+
+    def load(self):
+        return [self._moved(task) for task in BundledTasks("train", 4).load()]
+
+    def _moved(self, task):
+        arguments = dict(task.prompt.environment.init_args) | {"open_to": self.open_to}
+        spec = EnvironmentSpec(f"{__name__}.OftenClosed", arguments)
+        return replace(task, prompt=replace(task.prompt, environment=spec))
+
+
+class Recording(PACTModule):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.rollout_metrics = {}
+
+    def log_phase(self, groups, stats):
+        super().log_phase(groups, stats)
+        self.rollout_metrics = dict(self._phase_metrics)
+
+
+def fit(tmp_path, *open_to):
+    module = Recording(policy=LORA, anchor_probability=0.5)
+    data = RolloutDataModule(
+        train=SomeTasks(*open_to),
+        prompts_per_phase=4,
+        prompts_per_step=1,
+        rollouts_per_prompt=2,
+        limits=RolloutLimits(max_new_tokens_per_turn=16, max_trajectory_tokens=64),
+        max_prompt_tokens=400,
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, data)
+    return module, trainer
+
+
+def test_a_fit_goes_on_without_the_rollouts_that_failed(tmp_path):
+    with pytest.warns(UserWarning, match=r"6 of 8 rollouts of this phase have no environment .* closed today"):
+        module, trainer = fit(tmp_path, 2)
+    assert trainer.global_step == 4
+    assert module.rollout_metrics["rollout/stop_environment_failed"] == 0.75
+    lines = (tmp_path / "trajectories" / "phase-0000.jsonl").read_text().splitlines()
+    assert sum("closed today" in line for line in lines) == 6
+    assert len(lines) == 8
+
+
+def test_a_phase_without_any_environment_stops_the_run_and_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match=r"no environment of this phase could be started.*closed today"):
+        fit(tmp_path)
+
+
+@pytest.mark.parametrize("zero_variance", ["drop", "keep"])
+def test_a_trace_is_imitated_where_every_rollout_failed(zero_variance):
+    module = prepared(LORA, 0.02, anchor_probability=0.0, zero_variance=zero_variance)
+    whole = hand_made_group(RENDERER)
+    plain = Plain(module)
+    expected = plain.gradient(0.1 * plain.sft(whole))
+    group = replace(whole, trajectories=[], turn_rewards=[], advantages=[], zero_variance=True)
+    module.prepare_phase([group], optimizer_steps=2)
+    found = gradients(module, group)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert gradient.abs().max() == 0 or (found[name] - gradient).abs().max() < 1e-5 * gradient.abs().max() + 1e-7
