@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pact_lightning.credit.matching import MatchMethod
 from pact_lightning.credit.rewards import outcome_reward, turn_rewards
+from pact_lightning.metrics.bfcl_reward import bfcl_reward
 from pact_lightning.rollout.trajectory import Trajectory
 from pact_lightning.tasks.schema import Task
 
@@ -106,6 +107,7 @@ REWARDS: dict[str, Callable[..., list[float]]] = {
     "matchtir": _matchtir,
     "outcome": _outcome,
     "environment": _environment,
+    "bfcl": bfcl_reward,
 }
 """``matchtir``: calls by their match with the reference, the last turn by the answer [P]. ``outcome``: the answer alone
-(GRPO). ``environment``: what the environment's own ``reward()`` gives."""
+(GRPO). ``environment``: what the environment's own ``reward()`` gives. ``bfcl``: every user turn by BFCL's check."""
