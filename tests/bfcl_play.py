@@ -22,7 +22,9 @@ def block(call):
 
 def lines_of(user_turns):
     """Assistant turns that make the steps of each user turn, and answer it. A step is a list of calls."""
-    return list(chain.from_iterable([*map("\n".join, [map(block, step) for step in steps]), "ok"] for steps in user_turns))
+    return list(
+        chain.from_iterable([*map("\n".join, [map(block, step) for step in steps]), "ok"] for steps in user_turns)
+    )
 
 
 def roll_out(renderer, plays, limits=LIMITS):

@@ -16,6 +16,9 @@ from pact_lightning.rollout.trajectory import StopReason
 from pact_lightning.tasks.bfcl import BFCLTasks
 from pact_lightning.tasks.bfcl_rows import CATEGORIES
 
+EVERY = pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+"""Every fifth task, which holds all categories; all 800 take a minute."""
+
 pytest.importorskip("bfcl_eval", reason=f"needs BFCL: {INSTALL}")
 
 
@@ -52,7 +55,7 @@ def accuracy(tasks, rollouts):
     return {name: float(value) for name, value in metric.compute().items()}
 
 
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+@EVERY
 def test_all_ground_truths_pass(renderer, tasks, every):
     tasks = tasks[::every]
     rollouts = roll_out(renderer, [(task, lines_of(ground_truth(task))) for task in tasks])
@@ -75,7 +78,7 @@ def without_a_call(task):
             yield steps
 
 
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+@EVERY
 def test_a_dropped_call_fails(renderer, short_tasks, official, every):
     """For each task the first drop that the leaderboard rejects."""
     tasks = short_tasks[::every]
@@ -88,10 +91,11 @@ def test_a_dropped_call_fails(renderer, short_tasks, official, every):
     assert scores["multi_turn_accuracy"] == 0
 
 
-def test_every_dropped_call_has_the_official_verdict(short_tasks, official):
+@EVERY
+def test_every_dropped_call_has_the_official_verdict(short_tasks, official, every):
     """Of 4,625 calls, three do not matter: in scenario 113 one is asked twice with the same answer."""
     accepted, drops = set(), 0
-    for task in short_tasks:
+    for task in short_tasks[::every]:
         case = bfcl_case(task)
         for steps in without_a_call(task):
             ours = is_correct(check_calls([[call for step in turn for call in step] for turn in steps], case), case)
@@ -99,8 +103,11 @@ def test_every_dropped_call_has_the_official_verdict(short_tasks, official):
             drops += 1
             if ours:
                 accepted.add(task.id)
-    assert drops == 4625
-    assert accepted == {"multi_turn_base_113", "multi_turn_miss_func_113", "multi_turn_miss_param_113"}
+    if every == 1:
+        assert drops == 4625
+        assert accepted == {"multi_turn_base_113", "multi_turn_miss_func_113", "multi_turn_miss_param_113"}
+    else:
+        assert drops > 800
 
 
 def dropped(steps, task, draw):
@@ -164,7 +171,7 @@ def as_the_leaderboard_sees_it(task, steps):
 
 def test_perturbed_rollouts_have_the_official_verdict(renderer, short_tasks, official):
     plays, perturbed = [], []
-    for number, task in enumerate(short_tasks[1::2]):
+    for number, task in enumerate(short_tasks[::3]):
         steps = ground_truth(task)
         perturb = PERTURBATIONS[number % len(PERTURBATIONS)]
         perturb(steps, task, random.Random(number))
@@ -177,7 +184,7 @@ def test_perturbed_rollouts_have_the_official_verdict(renderer, short_tasks, off
         ours = is_correct(check_trajectory(rollout, task, case), case)
         assert ours == official.verdict(task, as_the_leaderboard_sees_it(task, steps)), (name, task.id, steps)
         counts.setdefault(name, []).append(ours)
-    assert sum(map(len, counts.values())) == 400
+    assert sum(map(len, counts.values())) == 267
     assert all(not all(verdicts) for verdicts in counts.values()), counts
     assert not any(counts["empty_turn"])
     assert {name for name, verdicts in counts.items() if any(verdicts)} >= {"duplicated", "reordered", "extra_call"}

@@ -57,7 +57,10 @@ def bfcl_case(task: Task) -> BFCLCase | None:
     """What the task is checked against; ``None`` for a task that is not BFCL's."""
     if task.prompt.environment.class_path != ENVIRONMENT or "ground_truth" not in task.metadata:
         return None
-    turns = tuple(tuple(ToolCall(name=call["name"], arguments=call["arguments"]) for call in calls) for calls in task.metadata["ground_truth"])
+    turns = tuple(
+        tuple(ToolCall(name=call["name"], arguments=call["arguments"]) for call in calls)
+        for calls in task.metadata["ground_truth"]
+    )
     return BFCLCase(Scenario(**task.prompt.environment.init_args), turns, task.metadata["category"])
 
 
