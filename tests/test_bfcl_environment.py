@@ -49,7 +49,7 @@ def test_every_schema_is_json_schema_and_fits_its_function():
         assert parameters["type"] == "object"
         assert set(parameters["properties"]) == set(signatures[tool["function"]["name"]])
         assert set(parameters["required"]) <= set(parameters["properties"])
-        assert {kind for kind in types_in(parameters)} <= set("object string number integer array boolean".split())
+        assert set(types_in(parameters)) <= {"object", "string", "number", "integer", "array", "boolean"}
 
 
 def types_in(schema):
@@ -175,12 +175,16 @@ def test_rounding_to_a_billion_places_is_zero():
 @settings(deadline=None, max_examples=100)
 @given(st.integers(-(10**6), 10**6), st.integers(-50, 6000))
 def test_a_refused_power_is_one_that_python_does_not_write_out(base, exponent):
+    refused = refusal(affordable, "power", {"base": base, "exponent": exponent})
+    assert not refused or refused == refusal(lambda: str(base**exponent))
+
+
+def refusal(function, *arguments):
     try:
-        affordable("power", {"base": base, "exponent": exponent})
+        function(*arguments)
     except ValueError as error:
-        with pytest.raises(ValueError, match="4300 digits") as own:
-            str(base**exponent)
-        assert str(own.value) == str(error)
+        return str(error)
+    return ""
 
 
 def test_unknown_apis_are_named():
