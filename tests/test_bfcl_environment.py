@@ -187,6 +187,35 @@ def refusal(function, *arguments):
     return ""
 
 
+ODD = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(10**30), 10**30),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.sampled_from(["", ".", "..", "a.txt", "/", "2024-01-01", "-1", "x" * 1000]),
+        st.text(max_size=5),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=2)),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_whatever_is_called_comes_back_as_text(data):
+    """Values of any kind for the functions' own parameters, one call after the other."""
+    environment = started(API_CLASSES, DISK, long_context=data.draw(st.booleans()))
+    functions = {tool["function"]["name"]: tool["function"]["parameters"]["properties"] for tool in environment.tools}
+    for _ in range(8):
+        name = data.draw(st.sampled_from(sorted(functions)))
+        arguments = {parameter: data.draw(ODD) for parameter in functions[name]}
+        before = json.dumps(arguments)
+        result = environment.call(name, arguments)
+        assert isinstance(result.text, str)
+        assert json.dumps(arguments) == before
+
+
 def test_unknown_apis_are_named():
     with pytest.raises(ValueError, match="there is no simulated API 'WebSearchAPI'; there are GorillaFileSystem, "):
         BFCLEnvironment(["WebSearchAPI"])
