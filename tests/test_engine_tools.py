@@ -8,8 +8,10 @@ from rollout_player import ROOMY, Bench, Player, bench_prompt, call, log, play, 
 from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
+from pact_lightning.environments.protocol import ToolResult
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
 from pact_lightning.rollout.trajectory import StopReason
+from pact_lightning.tasks.prompt import EnvironmentSpec
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +105,21 @@ def test_stuck_tools_take_no_place_from_other_rollouts(renderer, hanging):
     assert stats.tool_timeouts == 4
     assert [rollout.turns[0].responses[0] for (rollout,) in results[4:]] == ["x", "x"]
     assert all(rollout.final_answer == "done" for (rollout,) in results)
+
+
+class Greedy(Bench):
+    """Its tool keeps what it is given, and changes it in the next call."""
+
+    def _log(self, what):
+        self.seen.append(what)
+        self.seen[0].append("changed")
+        return ToolResult(str(self.seen))
+
+
+def test_a_tool_that_changes_its_arguments_does_not_change_the_trajectory(renderer):
+    prompt = bench_prompt()
+    prompt = replace(prompt, environment=EnvironmentSpec(f"{__name__}.Greedy"))
+    turn = call("log", '{"what": ["mine"]}')
+    rollout, _ = play_one(renderer, turn, turn, "done", prompt=prompt)
+    assert rollout.turns[1].responses == ("[['mine', 'changed', 'changed'], ['mine']]",)
+    assert [turn.calls[0]["arguments"] for turn in rollout.turns[:2]] == [{"what": ["mine"]}] * 2

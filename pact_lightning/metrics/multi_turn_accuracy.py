@@ -4,9 +4,9 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from pact_lightning.metrics.bfcl_check import bfcl_case, check_trajectory, is_correct
+from pact_lightning.metrics.rollout_metric import RolloutMetric
 from pact_lightning.rollout.trajectory import Trajectory
 from pact_lightning.tasks.bfcl_rows import Category
 from pact_lightning.tasks.schema import Task
@@ -14,7 +14,7 @@ from pact_lightning.tasks.schema import Task
 _CATEGORIES = get_args(Category)
 
 
-class MultiTurnAccuracy(Metric):
+class MultiTurnAccuracy(RolloutMetric):
     """Share of BFCL tasks solved, over all counted tasks and per category; tasks of other kinds are not counted.
 
     ``compute`` gives ``multi_turn_accuracy``, ``multi_turn_accuracy_{category}`` for ``base``, ``miss_func``,
@@ -22,7 +22,6 @@ class MultiTurnAccuracy(Metric):
     leaderboard's own multi-turn figure is the mean over the categories, which is the same where each has as many tasks.
     """
 
-    full_state_update = False
     shares = ("multi_turn_accuracy", *(f"multi_turn_accuracy_{category}" for category in _CATEGORIES))
     correct: Tensor
     counted: Tensor

@@ -1,5 +1,6 @@
 """The rollout engine: advances many prompt-only rollouts independently through turns of tokens and tool calls."""
 
+import copy
 import logging
 import math
 import threading
@@ -317,7 +318,8 @@ def _refusal(offered: Sequence[str], entry: ParsedCall) -> ToolResult | None:
 
 
 def _run_tool(environment: Environment, call: ToolCall) -> ToolResult:
-    result: Any = environment.call(call["name"], call["arguments"])
+    # A copy: a tool may keep its arguments and change them later, and the trajectory must not change with them.
+    result: Any = environment.call(call["name"], copy.deepcopy(call["arguments"]))
     if not isinstance(result, ToolResult) or not isinstance(result.text, str):
         raise TypeError(f"the environment's call() must return a ToolResult with a text, not {result!r:.80}")
     return result
