@@ -122,19 +122,39 @@ def segment_trace(
         The trace, and how many turns were segmented in which way: ``rules``, ``annotator``, ``hard turn, rules kept``
         (no annotator, or it gave none), and ``annotation refused: ...``.
     """
+    shown = trace.turns if trace.final is None else (*trace.turns, trace.final)
+    turns, counts = segment_turns(prompt, shown, failed=failed, annotator=annotator)
+    count = len(trace.turns)
+    return ExpertTrace(turns[:count], turns[count] if trace.final is not None else None, trace.source), counts
+
+
+def segment_turns(
+    prompt: PromptView,
+    turns: Sequence[ExpertTurn],
+    *,
+    failed: Sequence[bool] | None = None,
+    annotator: Annotator | None = None,
+) -> tuple[tuple[ExpertTurn, ...], Counter[str]]:
+    """Segments turns one after the other, complete or not (a last turn's responses may be unknown).
+
+    Args:
+        prompt: The task's prompt.
+        turns: The turns, a final one last.
+        failed: See :func:`segment_trace`.
+        annotator: See :func:`segment_trace`.
+
+    Returns:
+        The turns, and the counts of :func:`segment_trace`.
+    """
     counts: Counter[str] = Counter()
-    turns: list[ExpertTurn] = []
-    for index, turn in enumerate(trace.turns):
-        chunks = _chunks(turn, TurnContext(prompt, index, tuple(turns)), annotator, counts)
+    segmented: list[ExpertTurn] = []
+    for index, turn in enumerate(turns):
+        chunks = _chunks(turn, TurnContext(prompt, index, tuple(segmented)), annotator, counts)
         pattern = turn.pattern
         if failed is not None and turn.calls:
             pattern = turn_pattern(index, index > 0 and failed[index - 1], chunks, is_final=False)
-        turns.append(replace(turn, chunks=chunks, pattern=pattern))
-    final = trace.final
-    if final is not None:
-        context = TurnContext(prompt, len(turns), tuple(turns))
-        final = replace(final, chunks=_chunks(final, context, annotator, counts))
-    return ExpertTrace(tuple(turns), final, trace.source), counts
+        segmented.append(replace(turn, chunks=chunks, pattern=pattern))
+    return tuple(segmented), counts
 
 
 def _chunks(
@@ -142,7 +162,8 @@ def _chunks(
 ) -> tuple[Chunk, ...]:
     by_rule = segment_reasoning(turn.reasoning, turn.calls)
     if not is_hard(by_rule, turn.reasoning, turn.calls):
-        counts["rules"] += bool(by_rule)
+        if by_rule:
+            counts["rules"] += 1
         return by_rule
     given = None if annotator is None else annotator.annotate(replace(turn, chunks=by_rule), context)
     if given is None:

@@ -1,0 +1,262 @@
+"""``pact-lightning traces``: imports, verifies, segments and shows expert traces."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from pact_lightning.commands.run import run
+from pact_lightning.tasks.jsonl import write_jsonl
+from pact_lightning.tasks.prompt import EnvironmentSpec
+from pact_lightning.tasks.schema import Task
+from pact_lightning.traces.annotation import Annotator, segment_trace, segment_turns
+from pact_lightning.traces.build import BuildOptions, BuildReport, build_tasks
+from pact_lightning.traces.importers.formats import Format
+from pact_lightning.traces.importers.reading import Problem, read_records, record_files
+from pact_lightning.traces.quality import flag_names, quality_flags
+from pact_lightning.traces.replay import OnMismatch, verify_task
+from pact_lightning.traces.report import (
+    add_responses,
+    mean,
+    report_record,
+    report_table,
+    turn_record,
+    verdict_record,
+    verdict_table,
+    write_json,
+)
+from pact_lightning.traces.schema import ExpertTrace
+from pact_lightning.traces.show import trace_view
+from pact_lightning.traces.stored import StoredFormat, StoredTrace, is_task_file, load_tasks, read_stored
+
+_Item = TypeVar("_Item")
+
+
+def build(
+    source: str,
+    out: str,
+    *,
+    format: Format = "auto",
+    environment: str | None = None,
+    environment_args: dict[str, Any] | None = None,
+    tasks: str | None = None,
+    system_prompt: str | None = None,
+    trust_teacher: bool = False,
+    on_mismatch: OnMismatch = "drop",
+    tool_timeout_s: float = 30.0,
+    annotator: Annotator | None = None,
+    report: str | None = None,
+) -> int:
+    """Makes a task file of a teacher's conversations: imports, verifies by replay, segments.
+
+    Args:
+        source: A file (.jsonl, .jsonl.gz, .json) or a folder of such files.
+        out: The task file to write.
+        format: The conversations' format; auto tells by the fields of each record.
+        environment: Import path of the environment in which the records' tools run; a record may name its own.
+        environment_args: Its constructor arguments, as JSON.
+        tasks: A task file. Each record is then a trace of the task of its id, and prompt, tools, environment and
+            reference are the task's.
+        system_prompt: Put in place of the records' own system messages.
+        trust_teacher: Keep traces without a known answer, and take the teacher's final answer for the reference.
+        on_mismatch: What becomes of a trace whose recorded responses the environment does not give: it is dropped, or
+            gets the environment's in their place.
+        tool_timeout_s: Seconds that one call may take.
+        annotator: Segments the turns that are hard for the rules.
+        report: The report to write; by default beside the task file, as .report.json.
+
+    Returns:
+        0, or 1 where no trace was kept.
+    """
+    if environment_args is not None and environment is None:
+        raise ValueError("environment_args are given without environment; say which class they are for")
+    options = BuildOptions(
+        format=format,
+        environment=None if environment is None else EnvironmentSpec(environment, environment_args or {}),
+        tasks=None if tasks is None else {task.id: task for task in load_tasks(tasks)},
+        system_prompt=system_prompt,
+        trust_teacher=trust_teacher,
+        on_mismatch=on_mismatch,
+        tool_timeout_s=tool_timeout_s,
+        annotator=annotator,
+    )
+    found = BuildReport()
+    records = (record for file in record_files(Path(source)) for record in read_records(file))
+    _write_tasks(Path(out), build_tasks(_counted(records, "records"), options, found))
+    path = Path(report) if report is not None else _report_path(Path(out))
+    write_json(path, report_record(found, source))
+    Console().print(report_table(found, f"{source} -> {out}"))
+    _say(f"Every record that was dropped, with its place: {path}")
+    return 0 if found.kept_by else 1
+
+
+def verify(
+    file: str,
+    *,
+    out: str | None = None,
+    report: str | None = None,
+    on_mismatch: OnMismatch = "drop",
+    tool_timeout_s: float = 30.0,
+) -> int:
+    """Replays the traces of a task file in their environments and says which of them to keep, and why.
+
+    Args:
+        file: A task file, or a .yaml file with class_path and init_args of a task source.
+        out: Write the tasks whose traces are kept here.
+        report: Write every verdict here, as JSON.
+        on_mismatch: drop drops a trace whose recorded responses the environment does not give; replace judges it with
+            the environment's in their place.
+        tool_timeout_s: Seconds that one call may take.
+
+    Returns:
+        0, or 1 where a trace is dropped.
+    """
+    loaded = load_tasks(file)
+    verdicts = [
+        (task, verify_task(task, on_mismatch=on_mismatch, timeout_s=tool_timeout_s))
+        for task in _counted(loaded, "traces")
+    ]
+    flags: Counter[str] = Counter()
+    for task, verdict in verdicts:
+        if verdict.kept and task.trace is not None:
+            flags.update(flag_names(task.trace, task.reference.answer))
+    scores = [verdict.solve_f1 for _, verdict in verdicts if verdict.solve_f1 is not None]
+    table = verdict_table(file, [(task.id, verdict.kept, verdict.reason) for task, verdict in verdicts], flags)
+    exact, as_json, differs = (sum(verdict.agreement[kind] for _, verdict in verdicts) for kind in range(3))
+    add_responses(table, (exact, as_json, differs), scores)
+    Console().print(table)
+    if out is not None:
+        _write_tasks(Path(out), (task for task, verdict in verdicts if verdict.kept))
+    if report is not None:
+        lines = [verdict_record(task, verdict) for task, verdict in verdicts]
+        write_json(Path(report), {"source": file, "solve_f1": mean(scores), "traces": lines})
+    return int(any(not verdict.kept and task.trace is not None for task, verdict in verdicts))
+
+
+def segment(file: str, out: str, *, format: StoredFormat = "auto", annotator: Annotator | None = None) -> int:
+    """Cuts the reasoning of every turn into typed chunks.
+
+    Args:
+        file: A task file, whose traces are segmented anew, or conversations (a file or a folder).
+        out: Of tasks, the task file to write; of conversations, a JSON line per turn, with chunks and prefixes.
+        format: What the file holds; auto tells by its records.
+        annotator: Segments the turns that are hard for the rules.
+
+    Returns:
+        0, or 1 where a record could not be read.
+    """
+    counts: Counter[str] = Counter()
+    if format == "task" or (format == "auto" and is_task_file(Path(file))):
+        loaded = load_tasks(file)
+        _write_tasks(Path(out), (_segmented(task, annotator, counts) for task in _counted(loaded, "tasks")))
+        _say_counts(counts, [])
+        return 0
+    problems: list[Problem] = []
+    partial = _partial(Path(out))
+    with partial.open("w", encoding="utf-8") as lines:
+        for trace in _counted(read_stored(Path(file), format), "records"):
+            if isinstance(trace, Problem):
+                problems.append(trace)
+                continue
+            turns, counted = segment_turns(trace.prompt, trace.turns, annotator=annotator)
+            counts.update(counted)
+            for index, turn in enumerate(turns):
+                lines.write(json.dumps(turn_record(trace.prompt.id, index, turn), ensure_ascii=False) + "\n")
+    partial.replace(out)
+    _say_counts(counts, problems)
+    return int(bool(problems))
+
+
+def show(file: str, *, id: str | None = None, format: StoredFormat = "auto", full: bool = False) -> int:
+    """Prints a trace: its components in colours, and what each level L0 to L4 supervises of every turn.
+
+    Args:
+        file: A task file, a .yaml file that names a task source, or conversations.
+        id: Which task or record; the first trace by default. A record without an id is named by file and line.
+        format: What the file holds; auto tells by its records.
+        full: Show long texts whole.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: There is no such trace.
+    """
+    problems: list[Problem] = []
+    for trace in read_stored(Path(file), format):
+        if isinstance(trace, Problem):
+            problems.append(trace)
+        elif id is None or trace.prompt.id == id:
+            Console().print(trace_view(trace, _flags(trace), full=full))
+            return 0
+    for problem in problems[:3]:
+        _say(str(problem))
+    broken = f"; {len(problems)} of its records are broken" if problems else ""
+    raise ValueError(f"{file} holds no trace{'' if id is None else f' of {id!r}'}{broken}")
+
+
+SUBCOMMANDS: dict[str, Callable[..., int]] = {"build": build, "verify": verify, "segment": segment, "show": show}
+"""By name the function that a subcommand runs."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs ``pact-lightning traces``."""
+    run(SUBCOMMANDS, "pact-lightning traces", arguments)
+
+
+def _flags(trace: StoredTrace) -> Any:
+    complete = [turn for turn in trace.turns if len(turn.calls) == len(turn.responses) and not turn.answer]
+    return quality_flags(ExpertTrace(tuple(complete)), trace.answer)
+
+
+def _segmented(task: Task, annotator: Annotator | None, counts: Counter[str]) -> Task:
+    if task.trace is None:
+        return task
+    trace, counted = segment_trace(task.prompt, task.trace, annotator=annotator)
+    counts.update(counted)
+    return replace(task, trace=trace)
+
+
+def _counted(items: Iterable[_Item], what: str) -> Iterator[_Item]:
+    """Passes items on and shows, on the error stream, how many there were so far."""
+    columns = (SpinnerColumn(), TextColumn("{task.completed} {task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+def _write_tasks(path: Path, tasks: Iterable[Task]) -> None:
+    """Writes a task file, whole or not at all."""
+    partial = _partial(path)
+    write_jsonl(partial, tasks)
+    partial.replace(path)
+
+
+def _partial(path: Path) -> Path:
+    if path.suffix != ".jsonl":
+        raise ValueError(f"{path}: what is written is JSON Lines; let the name end in .jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f"{path.name}.partial")
+
+
+def _report_path(out: Path) -> Path:
+    return out.with_name(f"{out.name.removesuffix('.gz').removesuffix('.jsonl')}.report.json")
+
+
+def _say_counts(counts: Counter[str], problems: Sequence[Problem]) -> None:
+    turns = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none"
+    _say(f"Turns segmented: {turns}.")
+    for reason, count in Counter(problem.reason for problem in problems).most_common():
+        example = next(problem for problem in problems if problem.reason == reason)
+        _say(f"{count} records left out, {reason}; the first: {example}")
+
+
+def _say(sentence: str) -> None:
+    Console().print(sentence, markup=False, highlight=False, soft_wrap=True)

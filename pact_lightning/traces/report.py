@@ -1,0 +1,177 @@
+"""What became of traces, as tables and as JSON."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from pact_lightning.tasks.schema import Task
+from pact_lightning.traces.annotation import hard_reasons
+from pact_lightning.traces.build import BuildReport
+from pact_lightning.traces.importers.reading import Problem
+from pact_lightning.traces.levels import prefix_ends
+from pact_lightning.traces.quality import flag_names
+from pact_lightning.traces.replay import Verdict
+from pact_lightning.traces.schema import ExpertTurn
+
+
+def report_record(report: BuildReport, source: str) -> dict[str, Any]:
+    """The report as one JSON-able object, with every problem and its place.
+
+    Args:
+        report: What became of the records.
+        source: Where they come from.
+    """
+    exact, as_json, differs = report.agreement
+    return {
+        "source": source,
+        "records": report.records,
+        "kept": report.kept_by.total(),
+        "kept_by": dict(report.kept_by),
+        "dropped": len(report.problems),
+        "dropped_by": dict(Counter(problem.reason for problem in report.problems)),
+        "notes": dict(report.notes),
+        "segmented": dict(report.segmented),
+        "quality_flags": dict(report.flags),
+        "responses": {"exact": exact, "json": as_json, "differs": differs},
+        "solve_f1": mean(report.solve_f1),
+        "problems": [problem_record(problem) for problem in report.problems],
+    }
+
+
+def problem_record(problem: Problem) -> dict[str, Any]:
+    """A problem as one JSON-able object."""
+    place = problem.place
+    where = {"file": str(place.path), place.unit: place.number, "field": problem.field}
+    return {**where, "reason": problem.reason, "text": problem.text}
+
+
+def turn_record(id_: str, index: int, turn: ExpertTurn) -> dict[str, Any]:
+    """A segmented turn as one JSON-able object: its chunks, its calls, where the prefixes L0 to L4 end.
+
+    Args:
+        id_: The task's or record's id.
+        index: The turn's index.
+        turn: The turn.
+    """
+    said = turn.reply if turn.reply is not None else turn.answer
+    return {
+        "id": id_,
+        "turn": index,
+        "chunks": [{"text": chunk.text, "type": chunk.type.value} for chunk in turn.chunks],
+        "calls": [dict(call) for call in turn.calls],
+        **({"reply": said} if said else {}),
+        "pattern": turn.pattern.value,
+        "prefix_ends": list(prefix_ends(turn.chunks, turn.calls)),
+        "hard": hard_reasons(turn.chunks, turn.reasoning, turn.calls),
+    }
+
+
+def verdict_record(task: Task, verdict: Verdict) -> dict[str, Any]:
+    """A verdict as one JSON-able object."""
+    flags = [] if task.trace is None else flag_names(task.trace, task.reference.answer)
+    exact, as_json, differs = verdict.agreement
+    return {
+        "id": task.id,
+        "verdict": "kept" if verdict.kept else "dropped",
+        "reason": verdict.reason,
+        "text": verdict.text,
+        "responses": {"exact": exact, "json": as_json, "differs": differs},
+        "solve_f1": verdict.solve_f1,
+        "quality_flags": flags,
+    }
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes one JSON object, indented, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def report_table(report: BuildReport, title: str) -> Table:
+    """The report as a table: counts, and for every reason one example with its place."""
+    table = _table(title)
+    kept = report.kept_by.total()
+    _row(table, "records", report.records)
+    _row(table, "kept", kept, f"{100 * kept / report.records:.0f} %" if report.records else "")
+    _rows(table, report.kept_by)
+    _row(table, "dropped", len(report.problems))
+    by_reason = Counter(problem.reason for problem in report.problems)
+    for reason, count in by_reason.most_common():
+        example = next(problem for problem in report.problems if problem.reason == reason)
+        _row(table, f"  {reason}", count, str(example))
+    _section(table, "made to fit", report.notes)
+    _section(table, "turns segmented by", report.segmented)
+    _section(table, "kept traces with flag", report.flags)
+    add_responses(table, report.agreement, report.solve_f1)
+    return table
+
+
+def verdict_table(title: str, verdicts: Sequence[tuple[str, bool, str]], flags: Counter[str]) -> Table:
+    """What a verification found.
+
+    Args:
+        title: What was verified.
+        verdicts: (task id, kept, reason) of every task.
+        flags: Traces with each quality flag.
+    """
+    table = _table(title)
+    for heading, wanted in (("kept", True), ("dropped", False)):
+        reasons = Counter(reason for _, kept, reason in verdicts if kept is wanted and reason != "no trace")
+        _row(table, heading, reasons.total())
+        for reason, count in reasons.most_common():
+            example = next(id_ for id_, _, found in verdicts if found == reason)
+            _row(table, f"  {reason}", count, f"such as {example}")
+    without = sum(reason == "no trace" for _, _, reason in verdicts)
+    if without:
+        _row(table, "without a trace", without)
+    _section(table, "traces with flag", flags)
+    return table
+
+
+def add_responses(table: Table, agreement: tuple[int, int, int], solve_f1: Sequence[float]) -> None:
+    """Adds how far replayed responses agree with recorded ones, and the mean Solve-F1."""
+    if sum(agreement):
+        _section(table, "replayed responses", dict(zip(("exact", "the same JSON", "differ"), agreement, strict=True)))
+    average = mean(solve_f1)
+    if average is not None:
+        table.add_row(Text("Solve-F1 of the replay"), f"{average:.4f}", Text(f"mean of {len(solve_f1)} traces"))
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean, or ``None`` of nothing."""
+    return sum(values) / len(values) if values else None
+
+
+def _table(title: str) -> Table:
+    table = Table(title=Text(title), show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("", overflow="fold")
+    return table
+
+
+def _row(table: Table, name: str, count: int, text: str = "") -> None:
+    # Text objects: what comes from a file must not be read as rich's own markup.
+    table.add_row(Text(name), str(count), Text(text if len(text) <= 300 else f"{text[:297]}..."))
+
+
+def _rows(table: Table, counts: Mapping[str, int]) -> None:
+    for name, count in _sorted(counts):
+        _row(table, f"  {name}", count)
+
+
+def _section(table: Table, heading: str, counts: Mapping[str, int]) -> None:
+    if any(counts.values()):
+        table.add_row(Text(heading))
+        _rows(table, counts)
+
+
+def _sorted(counts: Mapping[str, int]) -> Iterable[tuple[str, int]]:
+    return sorted(((name, count) for name, count in counts.items() if count), key=lambda item: -item[1])
