@@ -6,6 +6,9 @@ from typing import Any
 MAX_DEPTH = 100
 """Values nested deeper are refused: what later copies or writes them might not be able to [D]."""
 
+MAX_DIGITS = 1000
+"""Python itself refuses whole numbers of more than 4,300 digits, and not in words that help [D]."""
+
 
 def load_json(text: str) -> Any:
     """Reads one JSON value that can be written again.
@@ -26,7 +29,7 @@ def load_json(text: str) -> Any:
     ValueError: is not valid JSON: NaN is no JSON value
     """
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant, parse_int=_whole_number)
         check_storable(value)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not valid JSON: {error.msg} at character {error.pos}") from error
@@ -58,6 +61,12 @@ def check_storable(value: Any) -> None:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"is not valid JSON: {name} is no JSON value")
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"holds a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _deeper(value: Any, levels: int) -> bool:

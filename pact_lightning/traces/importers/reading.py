@@ -126,6 +126,7 @@ def _skip_line(file: BinaryIO, line: bytes) -> None:
 
 
 def _record(place: Place, line: bytes) -> Record | Problem:
+    line = line.rstrip(b"\r\n")
     try:
         return Record(place, load_json(line.decode("utf-8-sig" if place.number == 1 else "utf-8")))
     except UnicodeDecodeError as error:

@@ -1,0 +1,77 @@
+"""Real data: ToolRL's teacher turns are imported and segmented without a leak; FTRL's reference calls replay."""
+
+import gzip
+import json
+import re
+
+import pytest
+import yaml
+
+from pact_lightning.cli import main
+from pact_lightning.traces.importers.reading import Problem
+from pact_lightning.traces.levels import prefix_ends
+from pact_lightning.traces.stored import read_stored
+
+pytestmark = pytest.mark.shared
+
+
+@pytest.fixture(scope="module")
+def turns(shared_data):
+    return list(read_stored(shared_data / "toolrl" / "teacher_turns.jsonl.gz"))
+
+
+def test_teacher_turns_are_imported(turns, shared_data):
+    read = [trace for trace in turns if not isinstance(trace, Problem)]
+    assert len(turns) == 200
+    assert len(read) >= 190
+    with gzip.open(shared_data / "toolrl" / "teacher_turns.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file]
+    for trace, row in zip(turns, rows, strict=True):
+        last = trace.turns[-1]
+        # Read independently: what the teacher thought, and which tools it named.
+        assert last.reasoning == re.search(r"<think>(.*?)</think>", row["output"], re.DOTALL)[1].strip()
+        after = row["output"].split("</think>")[1]
+        assert [call["name"] for call in last.calls] == re.findall(r'^\{"name": "([^"]+)"', after, re.MULTILINE)
+        assert len(trace.prompt.tools) == row["instruction"].count("\nDescription: ")
+        assert len(trace.turns) == row["input"].count("<think>") + 1
+        offered = set(trace.prompt.tool_names)
+        assert all(call["name"] in offered for turn in trace.turns for call in turn.calls)
+
+
+def test_chunks_cover_the_reasoning_and_no_prefix_holds_the_call(turns):
+    seen = 0
+    for trace in turns:
+        for turn in trace.turns:
+            assert "".join(chunk.text for chunk in turn.chunks) == turn.reasoning
+            ends = prefix_ends(turn.chunks, turn.calls)
+            assert list(ends) == sorted(ends)
+            for end in ends:
+                prefix = "".join(turn.reasoning[:end].split()).lower().replace("'", '"')
+                assert "<tool_call>" not in prefix
+                for call in turn.calls:
+                    name = "".join(call["name"].split()).lower()
+                    arguments = json.dumps(call["arguments"], ensure_ascii=False, separators=(",", ":")).lower()
+                    seen += 1
+                    assert f'{{"name":"{name}"' not in prefix
+                    assert f"{name}(" not in prefix
+                    assert not call["arguments"] or "".join(arguments.split()) not in prefix
+    assert seen > 800
+
+
+def test_known_calls_of_ftrl_verify(shared_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows, calls = shared_data / "ftrl" / "tasks.jsonl.gz", shared_data / "ftrl" / "reference_calls.jsonl"
+    source = {
+        "class_path": "pact_lightning.tasks.ftrl.FTRLTasks",
+        "init_args": {"path": str(rows), "reference_calls": str(calls)},
+    }
+    (tmp_path / "ftrl.yaml").write_text(yaml.safe_dump(source))
+    main(["traces", "verify", "ftrl.yaml", "--out", "kept.jsonl", "--report", "report.json"])
+    assert "1.0000" in capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    verdicts = [trace["verdict"] for trace in report["traces"] if trace["reason"] != "no trace"]
+    assert verdicts == ["kept"] * 84
+    assert {trace["solve_f1"] for trace in report["traces"] if trace["reason"] != "no trace"} == {1.0}
+    assert report["solve_f1"] == 1.0
+    assert sum(trace["responses"]["differs"] for trace in report["traces"]) == 0
+    assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 84
