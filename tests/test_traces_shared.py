@@ -31,7 +31,8 @@ def test_teacher_turns_are_imported(turns, shared_data):
         # Read independently: what the teacher thought, and which tools it named.
         assert last.reasoning == re.search(r"<think>(.*?)</think>", row["output"], re.DOTALL)[1].strip()
         after = row["output"].split("</think>")[1]
-        assert [call["name"] for call in last.calls] == re.findall(r'^\{"name": "([^"]+)"', after, re.MULTILINE)
+        names = re.findall(r'^\{"name": ("(?:[^"\\]|\\.)+")', after, re.MULTILINE)
+        assert [call["name"] for call in last.calls] == [json.loads(name) for name in names]
         assert len(trace.prompt.tools) == row["instruction"].count("\nDescription: ")
         assert len(trace.turns) == row["input"].count("<think>") + 1
         offered = set(trace.prompt.tool_names)
