@@ -12,6 +12,7 @@ from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
 from pact_lightning.tasks.record import task_to_json
 from pact_lightning.tasks.schema import Reference
 from pact_lightning.traces.importers.openai_messages import openai_record
+from pact_lightning.traces.schema import Chunk, ChunkType
 
 TASKS = BundledTasks("validation", 6).load()
 RECORDS = [openai_record(task) for task in TASKS]
@@ -224,9 +225,48 @@ def test_a_yaml_file_names_a_task_source(folder, capsys):
         ("- 1", "must hold `class_path`"),
         ("a: [", "is not valid YAML"),
         ("class_path: pathlib.Path", "is no task source"),
-        ("class_path: no.Such", "cannot be imported"),
+        ("class_path: no.Such", "the task source 'no.Such' cannot be imported"),
+        ("{class_path: pathlib.Path, init_args: {a: 1}}", "error: "),
     ):
         (folder / "source.yaml").write_text(text)
         capsys.readouterr()
         assert traces("verify", "source.yaml") == 2
+        assert sentence in capsys.readouterr().err
+
+
+class Halves:
+    """An annotator: so much of the reasoning is safe."""
+
+    def __init__(self, share=0.5):
+        self.share = share
+
+    def annotate(self, turn, context):
+        cut = int(self.share * len(turn.reasoning))
+        head, tail = turn.reasoning[:cut], turn.reasoning[cut:]
+        return [Chunk(head, ChunkType.TASK_RESTATE), Chunk(tail, ChunkType.EXPLICIT_CALL_PREVIEW)]
+
+
+def test_an_annotator_is_named_by_import_path(folder, capsys):
+    write(folder / "in.jsonl", [RECORDS[0]])
+    name = "test_traces_command.Halves"
+    assert traces("segment", "in.jsonl", "out.jsonl", "--annotator", name, "--annotator_args", '{"share": 0.3}') == 0
+    lines = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    by_annotator = [
+        line for line in lines if [chunk["type"] for chunk in line["chunks"]][-1:] == ["explicit_call_preview"]
+    ]
+    assert by_annotator
+    for line in by_annotator:
+        whole = sum(len(chunk["text"]) for chunk in line["chunks"])
+        assert line["prefix_ends"][4] == int(0.3 * whole)
+    (task,), report = built(folder, [RECORDS[0]], "--annotator", name)
+    assert report["segmented"]["annotator"] == len(by_annotator)
+    assert task.trace.turns[0].reasoning == TASKS[0].trace.turns[0].reasoning
+    for arguments, sentence in (
+        (("--annotator", "no.Such"), "the annotator 'no.Such' cannot be imported"),
+        (("--annotator", "pathlib.PurePath"), "has no method `annotate`"),
+        (("--annotator", name, "--annotator_args", '{"a": 1}'), "cannot be made"),
+        (("--annotator_args", "{}"), "given without annotator"),
+    ):
+        capsys.readouterr()
+        assert traces("segment", "in.jsonl", "out.jsonl", *arguments) == 2
         assert sentence in capsys.readouterr().err

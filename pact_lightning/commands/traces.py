@@ -18,6 +18,7 @@ from pact_lightning.traces.annotation import Annotator, segment_trace, segment_t
 from pact_lightning.traces.build import BuildOptions, BuildReport, build_tasks
 from pact_lightning.traces.importers.formats import Format
 from pact_lightning.traces.importers.reading import Problem, read_records, record_files
+from pact_lightning.traces.named_class import make_object
 from pact_lightning.traces.quality import flag_names, quality_flags
 from pact_lightning.traces.replay import OnMismatch, verify_task
 from pact_lightning.traces.report import (
@@ -49,7 +50,8 @@ def build(
     trust_teacher: bool = False,
     on_mismatch: OnMismatch = "drop",
     tool_timeout_s: float = 30.0,
-    annotator: Annotator | None = None,
+    annotator: str | None = None,
+    annotator_args: dict[str, Any] | None = None,
     report: str | None = None,
 ) -> int:
     """Makes a task file of a teacher's conversations: imports, verifies by replay, segments.
@@ -67,7 +69,8 @@ def build(
         on_mismatch: What becomes of a trace whose recorded responses the environment does not give: it is dropped, or
             gets the environment's in their place.
         tool_timeout_s: Seconds that one call may take.
-        annotator: Segments the turns that are hard for the rules.
+        annotator: Import path of a class whose objects segment the turns that are hard for the rules.
+        annotator_args: Its constructor arguments, as JSON.
         report: The report to write; by default beside the task file, as .report.json.
 
     Returns:
@@ -83,7 +86,7 @@ def build(
         trust_teacher=trust_teacher,
         on_mismatch=on_mismatch,
         tool_timeout_s=tool_timeout_s,
-        annotator=annotator,
+        annotator=_annotator(annotator, annotator_args),
     )
     found = BuildReport()
     records = (record for file in record_files(Path(source)) for record in read_records(file))
@@ -138,22 +141,31 @@ def verify(
     return int(any(not verdict.kept and task.trace is not None for task, verdict in verdicts))
 
 
-def segment(file: str, out: str, *, format: StoredFormat = "auto", annotator: Annotator | None = None) -> int:
+def segment(
+    file: str,
+    out: str,
+    *,
+    format: StoredFormat = "auto",
+    annotator: str | None = None,
+    annotator_args: dict[str, Any] | None = None,
+) -> int:
     """Cuts the reasoning of every turn into typed chunks.
 
     Args:
         file: A task file, whose traces are segmented anew, or conversations (a file or a folder).
         out: Of tasks, the task file to write; of conversations, a JSON line per turn, with chunks and prefixes.
         format: What the file holds; auto tells by its records.
-        annotator: Segments the turns that are hard for the rules.
+        annotator: Import path of a class whose objects segment the turns that are hard for the rules.
+        annotator_args: Its constructor arguments, as JSON.
 
     Returns:
         0, or 1 where a record could not be read.
     """
     counts: Counter[str] = Counter()
+    hard_turns = _annotator(annotator, annotator_args)
     if format == "task" or (format == "auto" and is_task_file(Path(file))):
         loaded = load_tasks(file)
-        _write_tasks(Path(out), (_segmented(task, annotator, counts) for task in _counted(loaded, "tasks")))
+        _write_tasks(Path(out), (_segmented(task, hard_turns, counts) for task in _counted(loaded, "tasks")))
         _say_counts(counts, [])
         return 0
     problems: list[Problem] = []
@@ -163,7 +175,7 @@ def segment(file: str, out: str, *, format: StoredFormat = "auto", annotator: An
             if isinstance(trace, Problem):
                 problems.append(trace)
                 continue
-            turns, counted = segment_turns(trace.prompt, trace.turns, annotator=annotator)
+            turns, counted = segment_turns(trace.prompt, trace.turns, annotator=hard_turns)
             counts.update(counted)
             for index, turn in enumerate(turns):
                 lines.write(json.dumps(turn_record(trace.prompt.id, index, turn), ensure_ascii=False) + "\n")
@@ -207,6 +219,17 @@ SUBCOMMANDS: dict[str, Callable[..., int]] = {"build": build, "verify": verify, 
 def main(arguments: Sequence[str]) -> None:
     """Runs ``pact-lightning traces``."""
     run(SUBCOMMANDS, "pact-lightning traces", arguments)
+
+
+def _annotator(class_path: str | None, arguments: dict[str, Any] | None) -> Annotator | None:
+    if class_path is None:
+        if arguments is not None:
+            raise ValueError("annotator_args are given without annotator; say which class they are for")
+        return None
+    annotator: Annotator = make_object("annotator", class_path, arguments)
+    if not callable(getattr(annotator, "annotate", None)):
+        raise ValueError(f"{class_path} is no annotator; it has no method `annotate`")
+    return annotator
 
 
 def _flags(trace: StoredTrace) -> Any:
