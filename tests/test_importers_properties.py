@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,14 +12,18 @@ from test_importers import openai, sharegpt, toolrl
 
 from pact_lightning.environments.bundled.tasks import BundledTasks
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView, UserTurn
+from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.tasks.schema import Reference, Task
 from pact_lightning.traces.annotation import segment_trace
+from pact_lightning.traces.build import BuildOptions, BuildReport, build_tasks
 from pact_lightning.traces.importers.conversation import Conversation, RecordError
 from pact_lightning.traces.importers.formats import IMPORTERS, read_conversation
 from pact_lightning.traces.importers.openai_messages import openai_record
+from pact_lightning.traces.importers.reading import Place, Record
 from pact_lightning.traces.schema import ExpertTrace, ExpertTurn, TurnPattern, flatten_calls
 from pact_lightning.traces.segmentation import segment_reasoning
 
+BUNDLED = BundledTasks("validation", 12).load()
 TEXT = st.text(max_size=30).filter(lambda text: text.isprintable())
 LEAF = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), TEXT)
 TAGS = [f"<{mark}{tag}>" for tag in ("think", "tool_call", "response", "obs", "user", "tools") for mark in ("", "/")]
@@ -144,10 +149,30 @@ def test_a_task_survives_openais_format(task):
     assert again == task
 
 
-@pytest.mark.parametrize("task", BundledTasks("validation", 12).load(), ids=lambda task: task.id)
+@pytest.mark.parametrize("task", BUNDLED, ids=lambda task: task.id)
 def test_the_bundled_experts_survive_openais_format(task):
     dialogue = read_conversation(json.loads(json.dumps(openai_record(task)))).dialogue
     assert [(turn.reasoning, turn.calls, turn.responses) for turn in dialogue.turns] == [
         (turn.reasoning, turn.calls, turn.responses) for turn in task.trace.turns
     ]
     assert (dialogue.final.reasoning, dialogue.final.answer) == (task.trace.final.reasoning, task.trace.final.answer)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_mutated_records_are_all_kept_or_told(data):
+    """The whole of ``traces build``: import, replay in a real environment, segmentation, check."""
+    original = data.draw(st.sampled_from(BUNDLED))
+    good = openai_record(original)
+    path = data.draw(st.sampled_from([path for path in paths(good) if path and path[0] != "environment"]))
+    records = [put(good, path, data.draw(JSON)), good]
+    places = [Record(Place(Path("in.jsonl"), number), record) for number, record in enumerate(records, start=1)]
+    report = BuildReport()
+    tasks = list(build_tasks(places, BuildOptions(environment=original.prompt.environment), report))
+    assert report.records == len(tasks) + len(report.problems) == 2
+    assert report.kept_by.total() == len(tasks) >= 1
+    assert all(
+        problem.reason and problem.text and str(problem).startswith("in.jsonl, line ") for problem in report.problems
+    )
+    for task in tasks:
+        assert task_from_json(json.loads(json.dumps(task_to_json(task)))) == task

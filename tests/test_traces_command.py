@@ -40,8 +40,9 @@ def write(path, records):
 
 
 def built(folder, records, *options):
-    """Builds tasks of records; gives the tasks and the report."""
-    traces("build", write(folder / "in.jsonl", records), folder / "out.jsonl", *options)
+    """Builds tasks of records, in the environments that these name; gives the tasks and the report."""
+    source = write(folder / "in.jsonl", records)
+    traces("build", source, folder / "out.jsonl", "--record_environments", "true", *options)
     return JsonlTasks(folder / "out.jsonl").load(), json.loads((folder / "out.report.json").read_text())
 
 
@@ -114,6 +115,19 @@ class TestBuild:
         assert (task.id, task.prompt.environment) == ("in-1", TASKS[0].prompt.environment)
         assert report["dropped_by"] == {"no reference answer": 1}
         assert built(folder, [bare])[1]["dropped_by"] == {"no environment": 1}
+
+    def test_a_record_does_not_choose_what_is_run(self, folder, capsys):
+        marker = folder / "ran"
+        evil = RECORDS[0] | {"environment": {"class_path": "pathlib.Path.touch", "init_args": {"self": str(marker)}}}
+        popen = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", str(marker)]}}
+        write(folder / "in.jsonl", [evil, RECORDS[1] | {"environment": popen}])
+        assert traces("build", "in.jsonl", "out.jsonl") == 1
+        assert "allow it by record_environments" in " ".join(capsys.readouterr().out.split())
+        spec = RECORDS[1]["environment"]
+        options = ["--environment", spec["class_path"], "--environment_args", json.dumps(spec["init_args"])]
+        assert traces("build", "in.jsonl", "out.jsonl", *options) == 0
+        assert json.loads((folder / "out.report.json").read_text())["notes"]["environment of the record not used"] == 1
+        assert not marker.exists()
 
     def test_trusting_the_teacher(self, folder):
         (task,), report = built(folder, [without(RECORDS[0], "reference")], "--trust_teacher", "true")

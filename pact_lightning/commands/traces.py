@@ -45,6 +45,7 @@ def build(
     format: Format = "auto",
     environment: str | None = None,
     environment_args: dict[str, Any] | None = None,
+    record_environments: bool = False,
     tasks: str | None = None,
     system_prompt: str | None = None,
     trust_teacher: bool = False,
@@ -60,8 +61,10 @@ def build(
         source: A file (.jsonl, .jsonl.gz, .json) or a folder of such files.
         out: The task file to write.
         format: The conversations' format; auto tells by the fields of each record.
-        environment: Import path of the environment in which the records' tools run; a record may name its own.
+        environment: Import path of the environment in which the records' tools run.
         environment_args: Its constructor arguments, as JSON.
+        record_environments: Use the environments that records name. That runs whatever class they name: do it only with
+            files that you trust.
         tasks: A task file. Each record is then a trace of the task of its id, and prompt, tools, environment and
             reference are the task's.
         system_prompt: Put in place of the records' own system messages.
@@ -81,6 +84,7 @@ def build(
     options = BuildOptions(
         format=format,
         environment=None if environment is None else EnvironmentSpec(environment, environment_args or {}),
+        record_environments=record_environments,
         tasks=None if tasks is None else {task.id: task for task in load_tasks(tasks)},
         system_prompt=system_prompt,
         trust_teacher=trust_teacher,

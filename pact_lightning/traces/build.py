@@ -33,7 +33,9 @@ class BuildOptions:
 
     Attributes:
         format: The records' format.
-        environment: Where the tools of records run that do not name an environment themselves.
+        environment: Where the tools of all records run.
+        record_environments: Where a record names an environment, use that one. Off by default: it imports and runs
+            whatever class the record names, with the record's arguments.
         tasks: Tasks by id. A record is then a trace of the task of its id, which it must share the user's words with;
             prompt, tools, environment and reference are the task's.
         system_prompt: Put in place of the records' own system messages; ``None`` keeps those.
@@ -46,6 +48,7 @@ class BuildOptions:
 
     format: Format = "auto"
     environment: EnvironmentSpec | None = None
+    record_environments: bool = False
     tasks: Mapping[str, Task] | None = None
     system_prompt: str | None = None
     trust_teacher: bool = False
@@ -155,22 +158,32 @@ def default_id(place: Place) -> str:
 
 def _made(conversation: Conversation, id_: str, options: BuildOptions) -> Task:
     """A task of what the record itself says."""
-    environment = conversation.environment or options.environment
+    own = conversation.environment if options.record_environments else None
+    environment = own or options.environment
     if environment is None:
-        open_turn = conversation.dialogue.open_turn is not None
-        more = "; its last calls have no response, so that it is a turn to segment and no task" if open_turn else ""
-        problem = f"is missing, and none was given for all records{more}"
-        raise RecordError("no environment", "environment", problem)
+        raise RecordError("no environment", "environment", _why_no_environment(conversation))
+    conversation.dialogue.notes["environment of the record not used"] += bool(conversation.environment and not own)
     dialogue = conversation.dialogue
     messages = dialogue.messages
     if options.system_prompt is not None:
-        own = tuple(message for message in messages if message["role"] != "system")
-        messages = ({"role": "system", "content": options.system_prompt}, *own)
+        others = (message for message in messages if message["role"] != "system")
+        messages = ({"role": "system", "content": options.system_prompt}, *others)
     later = any(turn.tools for turn in dialogue.follow_ups)
     if not conversation.tools and not later:
         raise RecordError("no tools", "tools", "is missing or empty; give the schemas of the tools that are called")
     prompt = PromptView(id_, messages, conversation.tools, environment, dialogue.follow_ups)
     return Task(prompt, conversation.reference, None, conversation.kind, conversation.metadata)
+
+
+def _why_no_environment(conversation: Conversation) -> str:
+    if conversation.environment is not None:
+        return (
+            "is not used, since it could name any class to be run; allow it by record_environments, or give one for all"
+        )
+    if conversation.dialogue.open_turn is not None:
+        missing = "is missing, and none was given for all records"
+        return f"{missing}; its last calls have no response, so that it is a turn to segment and no task"
+    return "is missing, and none was given for all records"
 
 
 def _joined(conversation: Conversation, tasks: Mapping[str, Task]) -> Task:
