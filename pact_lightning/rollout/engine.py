@@ -1,21 +1,19 @@
 """The rollout engine: advances many prompt-only rollouts independently through turns of tokens and tool calls."""
 
-import copy
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
-from pact_lightning.dialogue.tool_call import ParsedCall, ToolCall
+from pact_lightning.dialogue.tool_call import ParsedCall
 from pact_lightning.environments.protocol import Environment, ToolResult
 from pact_lightning.rollout.samplers.base import Sampler, TurnOutput, TurnRequest
+from pact_lightning.rollout.tool_calls import closing_verbs, cut_response, failure, refusal_of, run_tool
 from pact_lightning.rollout.tool_threads import ToolFunction, ToolThreads, ToolTimeoutError
 from pact_lightning.rollout.trajectory import RolloutTurn, Segment, StopReason, Trajectory
 from pact_lightning.seeds import derive_seed
@@ -223,9 +221,9 @@ class _Run:
     def _call(self, row: _Row, parsed: Sequence[ParsedCall]) -> list[Future[ToolResult] | ToolResult]:
         """Starts a turn's calls; those that cannot be run have their result at once."""
         offered = row.prompt.tool_names_after(row.released)
-        pending = [_refusal(offered, entry) for entry in parsed]
+        pending = [refusal_of(offered, entry) for entry in parsed]
         calls: list[ToolFunction] = [
-            partial(_run_tool, row.environment, entry.call)
+            partial(run_tool, row.environment, entry.call)
             for entry, refusal in zip(parsed, pending, strict=True)
             if entry.call is not None and refusal is None
         ]
@@ -259,7 +257,7 @@ class _Run:
 
     def _with_responses(self, turn: RolloutTurn, pending: Sequence[Future[ToolResult] | ToolResult]) -> RolloutTurn:
         results = [self._result(entry) for entry in pending]
-        responses = tuple(self._cut(result.text) for result in results)
+        responses = tuple(cut_response(result.text, self.limits.max_response_characters) for result in results)
         return replace(turn, responses=responses, errors=tuple(result.error for result in results))
 
     def _result(self, entry: Future[ToolResult] | ToolResult) -> ToolResult:
@@ -272,13 +270,7 @@ class _Run:
         if isinstance(error, ToolTimeoutError):
             self.stats.tool_timeouts += 1
             return ToolResult(str(error), error=True)
-        return entry.result() if error is None else _failure(error)
-
-    def _cut(self, text: str) -> str:
-        # Half of a surrogate pair, as JSON may hold it, has no UTF-8 and so no tokens.
-        text = text.encode(errors="replace").decode()
-        limit = self.limits.max_response_characters
-        return text if len(text) <= limit else f"{text[:limit]}... (cut after {limit} characters)"
+        return entry.result() if error is None else failure(error)
 
     def _end(self, index: int, reason: StopReason) -> None:
         row = self.rows.pop(index)
@@ -288,7 +280,7 @@ class _Run:
 
     def _leave_environment(self, row: _Row) -> None:
         """Takes the environment's own reward, where it gives one, and lets it clean up; under the limit of a call."""
-        verbs = [verb for verb in (_reward_verb(row.environment), _close_verb(row.environment)) if verb is not None]
+        verbs = closing_verbs(row.environment)
         if not verbs:
             return
         for future in self.tools.submit(row.busy, verbs):
@@ -305,50 +297,3 @@ class _Run:
         self.stats.rollouts += 1
         if self.progress is not None:
             self.progress(self.stats)
-
-
-def _refusal(offered: Sequence[str], entry: ParsedCall) -> ToolResult | None:
-    """What a call that cannot be run comes back with; ``None`` for one that can."""
-    if entry.call is None:
-        return ToolResult(entry.error, error=True)
-    if entry.call["name"] not in offered:
-        known = ", ".join(offered)
-        return ToolResult(f"There is no tool named {entry.call['name']!r}. The tools are: {known}.", error=True)
-    return None
-
-
-def _run_tool(environment: Environment, call: ToolCall) -> ToolResult:
-    # A copy: a tool may keep its arguments and change them later, and the trajectory must not change with them.
-    result: Any = environment.call(call["name"], copy.deepcopy(call["arguments"]))
-    if not isinstance(result, ToolResult) or not isinstance(result.text, str):
-        raise TypeError(f"the environment's call() must return a ToolResult with a text, not {result!r:.80}")
-    return result
-
-
-def _reward_verb(environment: object) -> ToolFunction | None:
-    reward = getattr(environment, "reward", None)
-    if not callable(reward):
-        return None
-
-    def run() -> float:
-        value = float(reward())
-        if not math.isfinite(value):
-            raise ValueError(f"the environment's reward() must be a finite number, not {value}")
-        return value
-
-    return run
-
-
-def _close_verb(environment: object) -> ToolFunction | None:
-    close = getattr(environment, "close", None)
-    if not callable(close):
-        return None
-
-    def run() -> None:
-        close()
-
-    return run
-
-
-def _failure(error: BaseException) -> ToolResult:
-    return ToolResult(f"The tool failed: {type(error).__name__}: {error}", error=True)
