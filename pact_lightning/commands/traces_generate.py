@@ -1,0 +1,150 @@
+"""``pact-lightning traces generate``: expert traces from a teacher behind an OpenAI-compatible endpoint."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pact_lightning.commands.run import run
+from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
+from pact_lightning.tasks.schema import Task
+from pact_lightning.tasks.source import TaskSource
+from pact_lightning.traces.annotator import AnnotatorConfig, LLMAnnotator
+from pact_lightning.traces.attempt_trace import KEPT
+from pact_lightning.traces.endpoint import Endpoint, EndpointConfig, EndpointError
+from pact_lightning.traces.generation_log import GenerationLog
+from pact_lightning.traces.generation_report import generation_report, report_table
+from pact_lightning.traces.teacher import Teacher, TeacherConfig, run_settings
+
+INTERRUPTED = 130
+
+
+def generate(
+    tasks: str | TaskSource,
+    out: str,
+    endpoint: EndpointConfig,
+    teacher: TeacherConfig = TeacherConfig(),  # noqa: B008  # frozen
+    annotator: AnnotatorConfig | None = None,
+    *,
+    untraced: bool = False,
+) -> int:
+    """Lets a teacher solve tasks and keeps what verifies as expert traces.
+
+    Beside OUT lie its log (.log.jsonl), with every attempt, and a report (.report.json). The same command started again
+    goes on where it was stopped: a task that is in the log is not paid for twice.
+
+    Args:
+        tasks: A task file, or a task source as class_path and init_args.
+        out: Where the tasks go with their traces, in their order; a .jsonl file.
+        endpoint: The teacher.
+        teacher: How it is asked, and where an attempt ends.
+        annotator: A model that cuts the reasoning of kept traces into chunks; without one the rules do.
+        untraced: Also write the tasks for which no trace was kept, without one.
+
+    Returns:
+        0; 1 where the endpoint left tasks unanswered; 130 after an interruption.
+
+    Raises:
+        ValueError: OUT is another file's name, there are no tasks, the log was made with other settings, or the key is
+            not set.
+        EndpointError: The endpoint is of no use; what was finished before is written.
+    """
+    target = Path(out)
+    if target.suffix != ".jsonl":
+        raise ValueError(f"out must be a .jsonl file, got {out!r}")
+    if target.exists() and not target.with_suffix(".log.jsonl").exists():
+        raise ValueError(f"{target} exists and was not written by this command: it has no log beside it; name another")
+    loaded = list((JsonlTasks(tasks) if isinstance(tasks, str) else tasks).load())
+    if not loaded:
+        raise ValueError("there are no tasks to make traces for")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    session = _Session(loaded, target, Endpoint(endpoint), teacher, console)
+    return session.run(None if annotator is None else LLMAnnotator(annotator), untraced=untraced)
+
+
+class _Session:
+    def __init__(
+        self, tasks: Sequence[Task], out: Path, endpoint: Endpoint, config: TeacherConfig, console: Console
+    ) -> None:
+        self.tasks = tasks
+        self.out = out
+        self.endpoint = endpoint
+        self.config = config
+        self.console = console
+
+    def run(self, annotator: LLMAnnotator | None, *, untraced: bool) -> int:
+        log = GenerationLog(self.out.with_suffix(".log.jsonl"), run_settings(self.endpoint, self.config, annotator))
+        if log.torn:
+            self.console.print(f"{log.path}: a torn last line was removed; its task is done again")
+        teacher = Teacher(self.endpoint, self.config, annotator)
+        stopped: EndpointError | None = None
+        try:
+            asyncio.run(self._generate(teacher, log))
+        except EndpointError as error:
+            stopped = error
+        except KeyboardInterrupt:
+            self.console.print("interrupted; the same command goes on from here")
+            return INTERRUPTED
+        finally:
+            log.close()
+            if annotator is not None:
+                annotator.close()
+        self._write(teacher, log, untraced=untraced)
+        if stopped is not None:
+            raise stopped
+        return int(bool(teacher.failures))
+
+    async def _generate(self, teacher: Teacher, log: GenerationLog) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TextColumn("{task.fields[facts]}"), console=self.console) as bar:
+            line = bar.add_task("traces", total=len(self.tasks), facts="")
+
+            def show() -> None:
+                bar.update(line, completed=len(log.finished), facts=_facts(teacher, log))
+
+            show()
+            async with self.endpoint:
+                if teacher.annotator is None:
+                    await teacher.generate(self.tasks, log, show)
+                else:
+                    async with teacher.annotator:
+                        await teacher.generate(self.tasks, log, show)
+
+    def _write(self, teacher: Teacher, log: GenerationLog, *, untraced: bool) -> None:
+        report = generation_report(self.tasks, log, teacher)
+        traced = [replace(task, trace=log.trace_of(task)) for task in self.tasks]
+        partial = self.out.with_suffix(".partial")
+        write_jsonl(partial, [task for task in traced if untraced or task.trace is not None])
+        partial.replace(self.out)
+        _write_json(self.out.with_suffix(".report.json"), report)
+        self.console.print(report_table(report))
+        self.console.print(f"{report['kept']} traces in {self.out}; every attempt is in {log.path}")
+
+
+def _facts(teacher: Teacher, log: GenerationLog) -> str:
+    kept = sum(record["attempts"][-1]["outcome"] == KEPT for record in log.finished.values())
+    usage = teacher.endpoint.usage
+    tokens = usage.prompt_tokens + usage.completion_tokens
+    return f"{kept} kept, {tokens:,} tokens, cost {usage.cost(teacher.endpoint.config):.4f}"
+
+
+def _write_json(path: Path, report: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command on its own."""
+    run({"generate": generate}, "pact-lightning traces", arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,258 @@
+"""A chat endpoint that speaks OpenAI's protocol: a teacher's, or an annotator's; hosted, or a server of one's own."""
+
+import asyncio
+import importlib.util
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pact_lightning.traces.reply import Reply, UnreadableReplyError, read_reply
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+
+class EndpointError(OSError):
+    """The endpoint is of no use: it cannot be reached, refuses the key, or does not have the model."""
+
+
+class RequestFailedError(EndpointError):
+    """One request has failed for good; others may still succeed.
+
+    Attributes:
+        refused: The endpoint will not take the request, whenever it is asked (its dialogue is too long, say); otherwise
+            it was overloaded or silent for longer than the retries lasted.
+    """
+
+    def __init__(self, message: str, *, refused: bool) -> None:
+        super().__init__(message)
+        self.refused = refused
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """Which endpoint, and how it is asked.
+
+    Attributes:
+        model: The model's name there.
+        base_url: Where it is, version included, for example ``http://127.0.0.1:8000/v1``. There is no default:
+            prompts and tool responses are sent there.
+        api_key_env: The environment variable that holds the key; empty for a server that needs none. The key itself
+            never stands in a recipe, a log or a report.
+        concurrency: Requests under way at the same time.
+        retries: How often a request is repeated after a 429, a 5xx, a timeout, a broken connection or an unreadable
+            reply, after a growing pause or the one that the endpoint asks for.
+        timeout_s: Seconds that one try may take.
+        temperature: Sampling temperature; ``None`` for the endpoint's default.
+        max_tokens: Most tokens of one reply; ``None`` for the endpoint's default. A reply that reaches it is cut.
+        price_in: Price of a million prompt tokens, in any currency.
+        price_out: Price of a million completion tokens, in the same.
+        extra_body: Further fields of each request, for example ``{"max_completion_tokens": 4096}``.
+    """
+
+    model: str
+    base_url: str
+    api_key_env: str = "OPENAI_API_KEY"
+    concurrency: int = 8
+    retries: int = 5
+    timeout_s: float = 300.0
+    temperature: float | None = None
+    max_tokens: int | None = None
+    price_in: float = 0.0
+    price_out: float = 0.0
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: One of them makes no sense.
+        """
+        try:
+            url = urlsplit(self.base_url)
+        except ValueError as error:
+            raise ValueError(f"base_url {self.base_url!r} is no address: {error}") from error
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError(f"base_url must be an address such as http://127.0.0.1:8000/v1, got {self.base_url!r}")
+        if url.username or url.password or url.query:
+            raise ValueError("base_url must hold no key; put it into the environment variable that api_key_env names")
+        if not self.model:
+            raise ValueError("model must name a model of the endpoint")
+        if self.concurrency < 1 or self.retries < 0 or self.timeout_s <= 0 or min(self.price_in, self.price_out) < 0:
+            raise ValueError("an endpoint needs concurrency >= 1, retries >= 0, timeout_s > 0 and prices >= 0")
+
+
+@dataclass(slots=True)
+class Usage:
+    """What requests took.
+
+    Attributes:
+        requests: Requests that were answered.
+        retries: Repetitions on the way.
+        prompt_tokens: Tokens read, as the endpoint counts them.
+        completion_tokens: Tokens written, reasoning included.
+        uncounted: Replies for which the endpoint gave no token counts.
+    """
+
+    requests: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    uncounted: int = 0
+
+    def add(self, other: "Usage") -> None:
+        """Adds what other requests took."""
+        self.requests += other.requests
+        self.retries += other.retries
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.uncounted += other.uncounted
+
+    def cost(self, config: EndpointConfig) -> float:
+        """The price of all tokens, in the currency of the config's prices; discounts for cached tokens left aside."""
+        return (self.prompt_tokens * config.price_in + self.completion_tokens * config.price_out) / 1e6
+
+
+class Endpoint:
+    """An open connection to an endpoint; use it with ``async with``.
+
+    Args:
+        config: Which endpoint.
+
+    Attributes:
+        usage: What all requests took so far.
+
+    Raises:
+        ImportError: The ``openai`` package is missing.
+        ValueError: The environment variable of the key is not set, or what it holds cannot be a key.
+    """
+
+    def __init__(self, config: EndpointConfig) -> None:
+        if importlib.util.find_spec("openai") is None:
+            raise ImportError("a teacher or annotator needs the openai package: pip install 'pact-lightning[teacher]'")
+        self.config = config
+        self.usage = Usage()
+        self._key = _api_key(config)
+        self._client: AsyncOpenAI | None = None
+        self._places = asyncio.Semaphore(config.concurrency)
+
+    async def __aenter__(self) -> "Endpoint":
+        from openai import AsyncOpenAI
+
+        self._places = asyncio.Semaphore(self.config.concurrency)
+        self._client = AsyncOpenAI(
+            api_key=self._key,
+            base_url=self.config.base_url,
+            max_retries=self.config.retries,
+            timeout=self.config.timeout_s,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    async def complete(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> Reply:
+        """Asks for the next assistant message.
+
+        Args:
+            messages: The dialogue, in OpenAI format.
+            tools: Schemas of the tools that may be called natively.
+
+        Returns:
+            The reply.
+
+        Raises:
+            RequestFailedError: The request was refused, or not answered for as long as the retries lasted.
+            EndpointError: The endpoint is of no use.
+            RuntimeError: The endpoint was not opened.
+        """
+        if self._client is None:
+            raise RuntimeError("open the endpoint first: async with Endpoint(config) as endpoint")
+        options: dict[str, Any] = {"tools": [dict(tool) for tool in tools]} if tools else {}
+        if self.config.temperature is not None:
+            options["temperature"] = self.config.temperature
+        if self.config.max_tokens is not None:
+            options["max_tokens"] = self.config.max_tokens
+        async with self._places:
+            for attempt in range(self.config.retries + 1):
+                try:
+                    return await self._ask(self._client, messages, options)
+                except UnreadableReplyError as error:
+                    self.usage.retries += 1
+                    problem = str(error)
+                await asyncio.sleep(min(0.1 * 2**attempt, 8.0))
+        raise RequestFailedError(f"{self._name} gave no readable reply: {problem}", refused=False)
+
+    async def _ask(
+        self, client: "AsyncOpenAI", messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+    ) -> Reply:
+        from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
+
+        create: Any = client.chat.completions.with_raw_response.create  # its many overloads take no mappings
+        try:
+            response = await create(
+                model=self.config.model,
+                messages=[dict(message) for message in messages],
+                extra_body=dict(self.config.extra_body) or None,
+                **options,
+            )
+        except APITimeoutError as error:
+            seconds = f"{self.config.timeout_s:g} seconds"
+            raise RequestFailedError(f"{self._name} did not answer within {seconds}", refused=False) from error
+        except APIConnectionError as error:
+            message = f"{self._name} cannot be reached: {self._safe(error.__cause__ or error)}"
+            if self.usage.requests:
+                raise RequestFailedError(message, refused=False) from error
+            raise EndpointError(f"{message}; is base_url right, and is the server up?") from error
+        except APIStatusError as error:
+            raise self._status_error(error.status_code, self._safe(error.message)) from error
+        except APIError as error:
+            raise UnreadableReplyError(self._safe(error)) from error
+        self.usage.retries += int(response.retries_taken)
+        try:
+            reply = read_reply(json.loads(response.http_response.content))
+        except (ValueError, RecursionError) as error:
+            raise UnreadableReplyError(f"it is not JSON: {error}") from error
+        self.usage.add(Usage(1, 0, reply.prompt_tokens, reply.completion_tokens, int(not reply.counted)))
+        return reply
+
+    def _status_error(self, status: int, said: str) -> EndpointError:
+        if status in (401, 403):
+            variable = self.config.api_key_env or "no key: api_key_env is empty"
+            return EndpointError(f"{self._name} refuses the key ({status}); it is taken from {variable}")
+        if status == 404:
+            return EndpointError(f"{self._name} has no such model or path ({status}): {said}")
+        refused = status < 500 and status not in (408, 409, 429)
+        verb = "refuses the request" if refused else f"still failed after {self.config.retries} retries"
+        return RequestFailedError(f"{self._name} {verb} ({status}): {said}", refused=refused)
+
+    @property
+    def _name(self) -> str:
+        return f"the endpoint {self.config.base_url} (model {self.config.model!r})"
+
+    def _safe(self, error: object) -> str:
+        """An error's first words, without the key that some servers repeat."""
+        text = " ".join(str(error).split()) or type(error).__name__
+        return (text.replace(self._key, "***") if self.config.api_key_env else text)[:300]
+
+
+def _api_key(config: EndpointConfig) -> str:
+    if not config.api_key_env:
+        return "none"  # the SDK insists on one
+    key = os.environ.get(config.api_key_env, "").strip()
+    if not key:
+        raise ValueError(
+            f"the environment variable {config.api_key_env} does not hold an API key; set it, or leave api_key_env "
+            "empty for a server that needs none"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"the environment variable {config.api_key_env} holds characters that no API key has")
+    return key

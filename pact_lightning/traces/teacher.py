@@ -1,0 +1,186 @@
+"""Expert traces from a teacher: several attempts per task, many tasks at a time, and nothing paid twice."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pact_lightning.dialogue.tool_call import ToolCall
+from pact_lightning.rollout.tool_threads import ToolThreads
+from pact_lightning.seeds import derive_seed
+from pact_lightning.tasks.record import task_to_json
+from pact_lightning.tasks.schema import Task
+from pact_lightning.traces.annotator import LLMAnnotator
+from pact_lightning.traces.attempt_trace import KEPT, judge_attempt, with_chunks
+from pact_lightning.traces.endpoint import Endpoint, EndpointError, RequestFailedError
+from pact_lightning.traces.generation_log import GenerationLog, fingerprint
+from pact_lightning.traces.schema import Chunk, ExpertTrace
+from pact_lightning.traces.teacher_attempt import Attempt, TeacherLimits, attempt_task
+from pact_lightning.traces.teacher_prompt import PROMPT_VERSION, CallFormat
+
+FAILURES_IN_A_ROW = 10
+"""After so many tasks in a row that the endpoint would not answer, the run stops: the others would fare no better."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """How traces are generated.
+
+    Attributes:
+        call_format: ``native`` for the protocol's tool calls, ``text`` for ``<tool_call>`` in the text.
+        attempts: Most attempts per task; the first that is kept ends them.
+        limits: Where an attempt ends.
+        seed: Seed of the environments.
+    """
+
+    call_format: CallFormat = "native"
+    attempts: int = 4
+    limits: TeacherLimits = field(default_factory=TeacherLimits)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: There is no such format, or no attempt is allowed.
+        """
+        if self.call_format not in ("native", "text"):
+            raise ValueError(f"call_format must be native or text, got {self.call_format!r}")
+        if self.attempts < 1:
+            raise ValueError(f"attempts must be at least 1, got {self.attempts}")
+
+
+def run_settings(endpoint: Endpoint, config: TeacherConfig, annotator: LLMAnnotator | None) -> dict[str, Any]:
+    """All that decides what the teacher is asked and what becomes of its answers; no key, no address, no price."""
+    teacher = endpoint.config
+    return {
+        "model": teacher.model,
+        "temperature": teacher.temperature,
+        "max_tokens": teacher.max_tokens,
+        "extra_body": dict(teacher.extra_body),
+        **asdict(config),
+        "prompt_version": PROMPT_VERSION,
+        "annotator": None if annotator is None else annotator.settings,
+    }
+
+
+class Teacher:
+    """Generates traces.
+
+    Args:
+        endpoint: The teacher, open.
+        config: How.
+        annotator: Cuts the reasoning of kept traces into chunks, its endpoint open; ``None`` for the rules.
+        is_hard: Which turns the annotator gets, by the rules' chunks, reasoning and calls; ``None`` for all.
+
+    Attributes:
+        failures: Tasks left for another run since the endpoint did not answer, with its last sentence, by id.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        config: TeacherConfig,
+        annotator: LLMAnnotator | None = None,
+        is_hard: Callable[[Sequence[Chunk], str, Sequence[ToolCall]], bool] | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.config = config
+        self.annotator = annotator
+        self.is_hard = is_hard
+        self.failures: dict[str, str] = {}
+        self._in_a_row = 0
+        self._tools = ToolThreads(endpoint.config.concurrency, config.limits.tool_timeout_s)
+
+    async def generate(
+        self, tasks: Sequence[Task], log: GenerationLog, progress: Callable[[], None] | None = None
+    ) -> None:
+        """Works through the tasks that the log does not have yet, ``endpoint.config.concurrency`` at a time.
+
+        Args:
+            tasks: The tasks.
+            log: Where each finished task is written.
+            progress: Called after each task.
+
+        Raises:
+            EndpointError: The endpoint is of no use, or ``FAILURES_IN_A_ROW`` tasks in a row got no answer. What was
+                finished before is in the log.
+        """
+        waiting = iter([task for task in tasks if log.record_of(task) is None])
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self.endpoint.config.concurrency):
+                    group.create_task(self._work(waiting, log, progress))
+        except* EndpointError as errors:
+            error = _first(errors)
+        else:
+            return
+        raise error
+
+    async def _work(self, waiting: Iterator[Task], log: GenerationLog, progress: Callable[[], None] | None) -> None:
+        for task in waiting:
+            try:
+                log.add(await self.record(task))
+                self._in_a_row = 0
+            except RequestFailedError as error:
+                self.failures[task.id] = str(error)
+                self._in_a_row += 1
+                if self._in_a_row >= FAILURES_IN_A_ROW:
+                    raise EndpointError(f"{FAILURES_IN_A_ROW} tasks in a row failed; the last: {error}") from error
+            if progress is not None:
+                progress()
+
+    async def record(self, task: Task) -> dict[str, Any]:
+        """Lets the teacher try one task; gives its line of the log.
+
+        Raises:
+            EndpointError: The endpoint did not answer.
+        """
+        attempts: list[dict[str, Any]] = []
+        trace: ExpertTrace | None = None
+        for number in range(self.config.attempts):
+            attempt = await attempt_task(
+                task,
+                self.endpoint,
+                self._tools,
+                limits=self.config.limits,
+                call_format=self.config.call_format,
+                seed=derive_seed(self.config.seed, number),
+            )
+            outcome, detail, trace = judge_attempt(task, attempt, f"teacher {self.endpoint.config.model}")
+            attempts.append(_attempt_record(attempt, outcome, detail))
+            if outcome in (KEPT, "cannot_be_verified", "environment_failed"):
+                break  # the last two would end every further attempt the same way
+        if trace is not None and self.annotator is not None:
+            trace = await self._annotated(task, trace, self.annotator)
+        done = None if trace is None else task_to_json(Task(task.prompt, trace=trace))["trace"]
+        return {"id": task.id, "fingerprint": fingerprint(task), "attempts": attempts, "trace": done}
+
+    async def _annotated(self, task: Task, trace: ExpertTrace, annotator: LLMAnnotator) -> ExpertTrace:
+        question = task.prompt.messages[-1]["content"]
+        chunks = [turn.chunks for turn in trace.turns]
+        hard = [
+            index
+            for index, turn in enumerate(trace.turns)
+            if self.is_hard is None or self.is_hard(turn.chunks, turn.reasoning, turn.calls)
+        ]
+        turns = [(trace.turns[index].reasoning, trace.turns[index].calls, question) for index in hard]
+        for index, annotated in zip(hard, await annotator.segment_all(turns), strict=True):
+            chunks[index] = annotated
+        return with_chunks(trace, chunks)
+
+
+def _attempt_record(attempt: Attempt, outcome: str, detail: str) -> dict[str, Any]:
+    return {
+        "outcome": outcome,
+        "detail": detail,
+        "turns": len(attempt.turns),
+        "calls": len(attempt.executed),
+        "usage": asdict(attempt.usage),
+        "messages": attempt.messages,
+    }
+
+
+def _first(errors: BaseExceptionGroup[EndpointError]) -> EndpointError:
+    found = errors.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found

@@ -1,0 +1,246 @@
+"""One attempt of a teacher at one task, in the same tool loop as a rollout of the policy."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from pact_lightning.dialogue.tool_call import ToolCall
+from pact_lightning.environments.protocol import Environment, ToolResult
+from pact_lightning.rollout.tool_calls import closing_verbs, cut_response, failure, run_tool
+from pact_lightning.rollout.tool_threads import ToolThreads, ToolTimeoutError
+from pact_lightning.seeds import derive_seed
+from pact_lightning.tasks.prompt import ToolSchema, UserTurn
+from pact_lightning.tasks.schema import Task
+from pact_lightning.traces.endpoint import Endpoint, RequestFailedError, Usage
+from pact_lightning.traces.teacher_prompt import CallFormat, follow_up_message, response_messages, teacher_messages
+from pact_lightning.traces.teacher_turn import TeacherTurn, read_teacher_turn
+from pact_lightning.traces.verification import can_be_verified
+
+_log = logging.getLogger(__name__)
+
+
+class Ending(StrEnum):
+    """How an attempt ended."""
+
+    ANSWERED = "answered"
+    MAX_TURNS = "max_turns"
+    MALFORMED_TURN = "malformed_turn"
+    UNKNOWN_TOOL = "unknown_tool"
+    REQUEST_REFUSED = "request_refused"
+    ENVIRONMENT_FAILED = "environment_failed"
+    CANNOT_BE_VERIFIED = "cannot_be_verified"
+
+
+@dataclass(frozen=True)
+class TeacherLimits:
+    """Where an attempt ends; the names are those of :class:`~pact_lightning.rollout.engine.RolloutLimits`.
+
+    Attributes:
+        max_turns: Assistant turns [P]: 10.
+        max_response_characters: A longer tool response is cut, and says so.
+        tool_timeout_s: Seconds that one tool call may take, from its start; after that it is an error observation.
+    """
+
+    max_turns: int = 10
+    max_response_characters: int = 20_000
+    tool_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: One of them is not positive.
+        """
+        if self.max_turns < 1 or self.max_response_characters < 1 or self.tool_timeout_s <= 0:
+            raise ValueError("max_turns, max_response_characters and tool_timeout_s must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptTurn:
+    """A teacher's turn with what came back to its calls.
+
+    Attributes:
+        turn: The turn.
+        responses: One observation per call.
+        errors: Whether each of them reports a failure.
+    """
+
+    turn: TeacherTurn
+    responses: tuple[str, ...] = ()
+    errors: tuple[bool, ...] = ()
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A finished attempt.
+
+    Attributes:
+        ending: How it ended.
+        detail: One sentence on an ending that is a failure.
+        messages: The dialogue, in OpenAI format.
+        turns: The good turns, in order; the one that a failure ended is in ``messages`` only.
+        replies: How many of the turns answered the user.
+        usage: What its requests took.
+        environment_reward: What the environment's own ``reward()`` gave, where it has one.
+    """
+
+    ending: Ending = Ending.ANSWERED
+    detail: str = ""
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    turns: list[AttemptTurn] = field(default_factory=list)
+    replies: int = 0
+    usage: Usage = field(default_factory=Usage)
+    environment_reward: float | None = None
+
+    @property
+    def final_answer(self) -> str | None:
+        """Text of the answer to the last user turn; ``None`` without one."""
+        return self.turns[-1].turn.answer if self.ending is Ending.ANSWERED and self.turns else None
+
+    @property
+    def executed(self) -> list[tuple[str, str]]:
+        """Tool name and response of every call, in order."""
+        return [
+            (call["name"], response)
+            for entry in self.turns
+            for call, response in zip(entry.turn.calls, entry.responses, strict=True)
+        ]
+
+
+async def attempt_task(
+    task: Task, endpoint: Endpoint, tools: ToolThreads, *, limits: TeacherLimits, call_format: CallFormat, seed: int
+) -> Attempt:
+    """Lets the teacher try a task once.
+
+    A call that fails is an observation, as in training. An attempt whose trace the paper's filters would drop whatever
+    came next (a malformed turn, an unknown tool) ends there [D]: what follows would be paid for nothing.
+
+    Args:
+        task: The task.
+        endpoint: The teacher, open.
+        tools: Where the calls run.
+        limits: Where the attempt ends.
+        call_format: How the teacher calls tools.
+        seed: Seed of the environment, with the task's id.
+
+    Returns:
+        The attempt.
+
+    Raises:
+        RequestFailedError: The endpoint did not answer, or refused the very first request.
+        EndpointError: The endpoint is of no use.
+    """
+    attempt = Attempt(messages=teacher_messages(task, call_format))
+    try:
+        environment: Environment = await asyncio.to_thread(task.prompt.environment.build)
+        await asyncio.to_thread(environment.reset, task.prompt, derive_seed(seed, task.id))
+    except Exception as error:  # noqa: BLE001  # an environment is the user's code: any failure ends this attempt
+        attempt.ending = Ending.ENVIRONMENT_FAILED
+        attempt.detail = f"The environment cannot be started: {type(error).__name__}: {error}"
+        return attempt
+    loop = _Loop(task, attempt, environment, endpoint, tools, limits, call_format)
+    try:
+        if can_be_verified(task, environment):
+            await loop.run()
+        else:
+            attempt.ending = Ending.CANNOT_BE_VERIFIED
+            attempt.detail = "The task has no reference answer, no expected answers, and no reward of its environment."
+    finally:
+        await loop.leave()
+    return attempt
+
+
+@dataclass(slots=True)
+class _Loop:
+    task: Task
+    attempt: Attempt
+    environment: Environment
+    endpoint: Endpoint
+    tools: ToolThreads
+    limits: TeacherLimits
+    call_format: CallFormat
+    busy: threading.Lock = field(default_factory=threading.Lock)
+
+    async def run(self) -> None:
+        attempt = self.attempt
+        while len(attempt.turns) < self.limits.max_turns:
+            turn = await self._next_turn()
+            if turn is None:
+                return
+            if turn.calls:
+                results = await self._call(turn.calls)
+                responses = tuple(cut_response(r.text, self.limits.max_response_characters) for r in results)
+                attempt.turns.append(AttemptTurn(turn, responses, tuple(result.error for result in results)))
+                attempt.messages += response_messages(turn.call_ids, responses, self.call_format)
+            else:
+                attempt.turns.append(AttemptTurn(turn))
+                if attempt.replies == len(self.task.prompt.follow_ups):
+                    return
+                user = self.task.prompt.follow_ups[attempt.replies]
+                attempt.messages.append(follow_up_message(user, self.call_format))
+                attempt.replies += 1
+        attempt.ending, attempt.detail = Ending.MAX_TURNS, f"No answer after {self.limits.max_turns} turns."
+
+    async def _next_turn(self) -> TeacherTurn | None:
+        """Asks for a turn; ``None`` where it ends the attempt."""
+        attempt = self.attempt
+        try:
+            reply = await self.endpoint.complete(attempt.messages, self._offered_natively())
+        except RequestFailedError as error:
+            if not (error.refused and attempt.turns):
+                raise
+            attempt.ending, attempt.detail = Ending.REQUEST_REFUSED, str(error)
+            return None
+        attempt.usage.add(Usage(1, 0, reply.prompt_tokens, reply.completion_tokens, int(not reply.counted)))
+        turn = read_teacher_turn(reply, len(attempt.turns), self.call_format)
+        attempt.messages.append(turn.message)
+        if turn.problem:
+            attempt.ending, attempt.detail = Ending.MALFORMED_TURN, turn.problem
+            return None
+        offered = self.task.prompt.tool_names_after(attempt.replies)
+        unknown = next((call["name"] for call in turn.calls if call["name"] not in offered), None)
+        if unknown is not None:
+            attempt.ending, attempt.detail = Ending.UNKNOWN_TOOL, f"There is no tool named {unknown!r}."
+            return None
+        return turn
+
+    def _offered_natively(self) -> list[ToolSchema]:
+        if self.call_format == "text":
+            return []
+        released: Sequence[UserTurn] = self.task.prompt.follow_ups[: self.attempt.replies]
+        return [*self.task.prompt.tools, *(tool for turn in released for tool in turn.tools)]
+
+    async def _call(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
+        futures = self.tools.submit(self.busy, [partial(run_tool, self.environment, call) for call in calls])
+        return [_result(await _settled(future)) for future in futures]
+
+    async def leave(self) -> None:
+        """Takes the environment's own reward, where it gives one, and lets it clean up; under the limit of a call."""
+        verbs = closing_verbs(self.environment)
+        for future in self.tools.submit(self.busy, verbs) if verbs else []:
+            error = (await _settled(future)).exception()
+            if error is not None:
+                _log.warning("the environment of task %s failed after an attempt: %r", self.task.id, error)
+            elif future.result() is not None:
+                self.attempt.environment_reward = future.result()
+
+
+def _result(future: Future[ToolResult]) -> ToolResult:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    return ToolResult(str(error), error=True) if isinstance(error, ToolTimeoutError) else failure(error)
+
+
+async def _settled(future: Future[Any]) -> Future[Any]:
+    """Waits for a future of another thread. Its exception stays inside: asyncio cannot carry a ``StopIteration``."""
+    done, loop = asyncio.Event(), asyncio.get_running_loop()
+    future.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(done.set))
+    await done.wait()
+    return future
