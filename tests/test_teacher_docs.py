@@ -11,6 +11,9 @@ from pact_lightning.commands.run import run
 from pact_lightning.commands.traces_generate import generate
 from pact_lightning.environments.bundled.tasks import make_task
 from pact_lightning.tasks.jsonl import JsonlTasks
+from pact_lightning.traces.annotation_answer import paragraphs
+from pact_lightning.traces.schema import ChunkType
+from pact_lightning.traces.segmentation import segment_reasoning
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "teacher.md"
 SERVER = "http://127.0.0.1:8000/v1"
@@ -26,6 +29,12 @@ def teacher_and_annotator(request, number):
         return expert([make_task("train", index) for index in range(20)])(request, number)
     count = len(re.findall(r"^\[\d+\]", request["messages"][1]["content"], re.M))
     return chat(answer(*(chunk("other", number) for number in range(1, count + 1))))
+
+
+def traces_of(path):
+    tasks = JsonlTasks(path).load()
+    assert len(tasks) == 20
+    return [turn for task in tasks for turn in task.trace.turns]
 
 
 def test_the_page_runs(tmp_path, monkeypatch, capsys):
@@ -45,12 +54,12 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
                 run({"generate": generate}, "pact-lightning traces", words[2:])
                 commands += 1
     assert commands == 3
-    for name, kinds in (("traced", {"task_restate"}), ("priced", {"task_restate"}), ("annotated", {"other"})):
-        traces = [task.trace for task in JsonlTasks(f"{name}.jsonl").load()]
-        assert len(traces) == 20
-        assert kinds & {piece.type.value for trace in traces for piece in trace.turns[0].chunks}
-    annotated = [turn for task in JsonlTasks("annotated.jsonl").load() for turn in task.trace.turns]
-    assert {piece.type.value for turn in annotated for piece in turn.chunks} == {"other"}
+    by_rule, priced, annotated = (traces_of(f"{name}.jsonl") for name in ("traced", "priced", "annotated"))
+    assert by_rule == priced
+    assert [turn.reasoning for turn in annotated] == [turn.reasoning for turn in by_rule]
+    assert [turn.chunks for turn in by_rule] == [segment_reasoning(turn.reasoning, turn.calls) for turn in by_rule]
+    assert all(piece.type is ChunkType.OTHER for turn in annotated for piece in turn.chunks)
+    assert [len(turn.chunks) for turn in annotated] == [len(paragraphs(turn.reasoning)) for turn in annotated]
     assert "annotator: annotated" in capsys.readouterr().out
 
 
