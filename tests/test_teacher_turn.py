@@ -29,6 +29,14 @@ def test_a_native_turn():
     assert read.message["tool_calls"][0]["function"]["arguments"] == json.dumps(ADD["arguments"])
 
 
+def test_thinking_goes_back_in_the_field_it_came_in_or_not_at_all():
+    for field in ("reasoning", "reasoning_content"):
+        reply = read_reply(chat("So.", **{field: "Hm."}).body)
+        assert read_teacher_turn(reply, 0, "native").message == {"role": "assistant", "content": "So.", field: "Hm."}
+        silent = read_teacher_turn(reply, 0, "native", send_reasoning=False)
+        assert (silent.message, silent.reasoning) == ({"role": "assistant", "content": "So."}, "Hm.")
+
+
 def test_a_native_call_without_an_id_gets_one():
     answer = native(("add", ""))
     del answer.body["choices"][0]["message"]["tool_calls"][0]["id"]

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
 from pact_lightning.traces.annotator import AnnotatorConfig, LLMAnnotator
-from pact_lightning.traces.attempt_trace import KEPT
 from pact_lightning.traces.endpoint import Endpoint, EndpointConfig, EndpointError
 from pact_lightning.traces.generation_log import GenerationLog
 from pact_lightning.traces.generation_report import generation_report, report_table
@@ -78,6 +77,7 @@ class _Session:
         self.endpoint = endpoint
         self.config = config
         self.console = console
+        self.kept = 0
 
     def run(self, annotator: LLMAnnotator | None, *, untraced: bool) -> int:
         log = GenerationLog(self.out.with_suffix(".log.jsonl"), run_settings(self.endpoint, self.config, annotator))
@@ -104,18 +104,25 @@ class _Session:
     async def _generate(self, teacher: Teacher, log: GenerationLog) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TextColumn("{task.fields[facts]}"), console=self.console) as bar:
-            line = bar.add_task("traces", total=len(self.tasks), facts="")
+            known = [record for task in self.tasks if (record := log.record_of(task)) is not None]
+            self.kept = sum(record["trace"] is not None for record in known)
+            line = bar.add_task("traces", total=len(self.tasks), completed=len(known), facts=self._facts())
 
-            def show() -> None:
-                bar.update(line, completed=len(log.finished), facts=_facts(teacher, log))
+            def show(record: Mapping[str, Any] | None) -> None:
+                self.kept += record is not None and record["trace"] is not None
+                bar.update(line, advance=1, facts=self._facts())
 
-            show()
             async with self.endpoint:
                 if teacher.annotator is None:
                     await teacher.generate(self.tasks, log, show)
                 else:
                     async with teacher.annotator:
                         await teacher.generate(self.tasks, log, show)
+
+    def _facts(self) -> str:
+        usage = self.endpoint.usage
+        tokens = usage.prompt_tokens + usage.completion_tokens
+        return f"{self.kept} kept, {tokens:,} tokens, cost {usage.cost(self.endpoint.config):.4f}"
 
     def _write(self, teacher: Teacher, log: GenerationLog, *, untraced: bool) -> None:
         report = generation_report(self.tasks, log, teacher)
@@ -126,13 +133,6 @@ class _Session:
         _write_json(self.out.with_suffix(".report.json"), report)
         self.console.print(report_table(report))
         self.console.print(f"{report['kept']} traces in {self.out}; every attempt is in {log.path}")
-
-
-def _facts(teacher: Teacher, log: GenerationLog) -> str:
-    kept = sum(record["attempts"][-1]["outcome"] == KEPT for record in log.finished.values())
-    usage = teacher.endpoint.usage
-    tokens = usage.prompt_tokens + usage.completion_tokens
-    return f"{kept} kept, {tokens:,} tokens, cost {usage.cost(teacher.endpoint.config):.4f}"
 
 
 def _write_json(path: Path, report: dict[str, Any]) -> None:

@@ -92,7 +92,7 @@ class Usage:
 
     Attributes:
         requests: Requests that were answered.
-        retries: Repetitions on the way.
+        retries: Repetitions on the way to them.
         prompt_tokens: Tokens read, as the endpoint counts them.
         completion_tokens: Tokens written, reasoning included.
         uncounted: Replies for which the endpoint gave no token counts.

@@ -1,13 +1,12 @@
 """Expert traces from a teacher: several attempts per task, many tasks at a time, and nothing paid twice."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pact_lightning.dialogue.tool_call import ToolCall
 from pact_lightning.rollout.tool_threads import ToolThreads
-from pact_lightning.seeds import derive_seed
 from pact_lightning.tasks.record import task_to_json
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.annotator import LLMAnnotator
@@ -22,6 +21,9 @@ FAILURES_IN_A_ROW = 10
 """After so many tasks in a row that the endpoint would not answer, the run stops: the others would fare no better."""
 
 
+Progress = Callable[[Mapping[str, Any] | None], None]
+
+
 @dataclass(frozen=True)
 class TeacherConfig:
     """How traces are generated.
@@ -30,13 +32,16 @@ class TeacherConfig:
         call_format: ``native`` for the protocol's tool calls, ``text`` for ``<tool_call>`` in the text.
         attempts: Most attempts per task; the first that is kept ends them.
         limits: Where an attempt ends.
-        seed: Seed of the environments.
+        seed: Seed of the environments; a replay with the same one finds the same responses.
+        send_reasoning: Send a turn's thinking back with it, in the field in which the server gave it: training keeps
+            earlier thinking too. Off for servers that refuse the field.
     """
 
     call_format: CallFormat = "native"
     attempts: int = 4
     limits: TeacherLimits = field(default_factory=TeacherLimits)
     seed: int = 0
+    send_reasoning: bool = True
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -92,15 +97,13 @@ class Teacher:
         self._in_a_row = 0
         self._tools = ToolThreads(endpoint.config.concurrency, config.limits.tool_timeout_s)
 
-    async def generate(
-        self, tasks: Sequence[Task], log: GenerationLog, progress: Callable[[], None] | None = None
-    ) -> None:
+    async def generate(self, tasks: Sequence[Task], log: GenerationLog, progress: Progress | None = None) -> None:
         """Works through the tasks that the log does not have yet, ``endpoint.config.concurrency`` at a time.
 
         Args:
             tasks: The tasks.
             log: Where each finished task is written.
-            progress: Called after each task.
+            progress: Called after each task with its record; with ``None`` where the endpoint did not answer.
 
         Raises:
             EndpointError: The endpoint is of no use, or ``FAILURES_IN_A_ROW`` tasks in a row got no answer. What was
@@ -117,10 +120,12 @@ class Teacher:
             return
         raise error
 
-    async def _work(self, waiting: Iterator[Task], log: GenerationLog, progress: Callable[[], None] | None) -> None:
+    async def _work(self, waiting: Iterator[Task], log: GenerationLog, progress: Progress | None) -> None:
         for task in waiting:
+            record = None
             try:
-                log.add(await self.record(task))
+                record = await self.record(task)
+                log.add(record)
                 self._in_a_row = 0
             except RequestFailedError as error:
                 self.failures[task.id] = str(error)
@@ -128,7 +133,7 @@ class Teacher:
                 if self._in_a_row >= FAILURES_IN_A_ROW:
                     raise EndpointError(f"{FAILURES_IN_A_ROW} tasks in a row failed; the last: {error}") from error
             if progress is not None:
-                progress()
+                progress(record)
 
     async def record(self, task: Task) -> dict[str, Any]:
         """Lets the teacher try one task; gives its line of the log.
@@ -138,14 +143,15 @@ class Teacher:
         """
         attempts: list[dict[str, Any]] = []
         trace: ExpertTrace | None = None
-        for number in range(self.config.attempts):
+        for _ in range(self.config.attempts):
             attempt = await attempt_task(
                 task,
                 self.endpoint,
                 self._tools,
                 limits=self.config.limits,
                 call_format=self.config.call_format,
-                seed=derive_seed(self.config.seed, number),
+                seed=self.config.seed,
+                send_reasoning=self.config.send_reasoning,
             )
             outcome, detail, trace = judge_attempt(task, attempt, f"teacher {self.endpoint.config.model}")
             attempts.append(_attempt_record(attempt, outcome, detail))

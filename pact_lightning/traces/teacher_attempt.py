@@ -14,7 +14,6 @@ from pact_lightning.dialogue.tool_call import ToolCall
 from pact_lightning.environments.protocol import Environment, ToolResult
 from pact_lightning.rollout.tool_calls import closing_verbs, cut_response, failure, run_tool
 from pact_lightning.rollout.tool_threads import ToolThreads, ToolTimeoutError
-from pact_lightning.seeds import derive_seed
 from pact_lightning.tasks.prompt import ToolSchema, UserTurn
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.endpoint import Endpoint, RequestFailedError, Usage
@@ -114,7 +113,14 @@ class Attempt:
 
 
 async def attempt_task(
-    task: Task, endpoint: Endpoint, tools: ToolThreads, *, limits: TeacherLimits, call_format: CallFormat, seed: int
+    task: Task,
+    endpoint: Endpoint,
+    tools: ToolThreads,
+    *,
+    limits: TeacherLimits,
+    call_format: CallFormat = "native",
+    seed: int = 0,
+    send_reasoning: bool = True,
 ) -> Attempt:
     """Lets the teacher try a task once.
 
@@ -127,7 +133,8 @@ async def attempt_task(
         tools: Where the calls run.
         limits: Where the attempt ends.
         call_format: How the teacher calls tools.
-        seed: Seed of the environment, with the task's id.
+        seed: Seed of the environment.
+        send_reasoning: See :class:`~pact_lightning.traces.teacher.TeacherConfig`.
 
     Returns:
         The attempt.
@@ -139,12 +146,12 @@ async def attempt_task(
     attempt = Attempt(messages=teacher_messages(task, call_format))
     try:
         environment: Environment = await asyncio.to_thread(task.prompt.environment.build)
-        await asyncio.to_thread(environment.reset, task.prompt, derive_seed(seed, task.id))
+        await asyncio.to_thread(environment.reset, task.prompt, seed)
     except Exception as error:  # noqa: BLE001  # an environment is the user's code: any failure ends this attempt
         attempt.ending = Ending.ENVIRONMENT_FAILED
         attempt.detail = f"The environment cannot be started: {type(error).__name__}: {error}"
         return attempt
-    loop = _Loop(task, attempt, environment, endpoint, tools, limits, call_format)
+    loop = _Loop(task, attempt, environment, endpoint, tools, limits, call_format, send_reasoning)
     try:
         if can_be_verified(task, environment):
             await loop.run()
@@ -165,6 +172,7 @@ class _Loop:
     tools: ToolThreads
     limits: TeacherLimits
     call_format: CallFormat
+    send_reasoning: bool
     busy: threading.Lock = field(default_factory=threading.Lock)
 
     async def run(self) -> None:
@@ -198,7 +206,7 @@ class _Loop:
             attempt.ending, attempt.detail = Ending.REQUEST_REFUSED, str(error)
             return None
         attempt.usage.add(Usage(1, 0, reply.prompt_tokens, reply.completion_tokens, int(not reply.counted)))
-        turn = read_teacher_turn(reply, len(attempt.turns), self.call_format)
+        turn = read_teacher_turn(reply, len(attempt.turns), self.call_format, send_reasoning=self.send_reasoning)
         attempt.messages.append(turn.message)
         if turn.problem:
             attempt.ending, attempt.detail = Ending.MALFORMED_TURN, turn.problem

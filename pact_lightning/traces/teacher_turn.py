@@ -35,13 +35,14 @@ class TeacherTurn:
     problem: str = ""
 
 
-def read_teacher_turn(reply: Reply, index: int, call_format: CallFormat) -> TeacherTurn:
+def read_teacher_turn(reply: Reply, index: int, call_format: CallFormat, *, send_reasoning: bool = True) -> TeacherTurn:
     """Reads a reply.
 
     Args:
         reply: What the endpoint answered.
         index: The turn's index; it makes ids for calls that came without.
         call_format: How the teacher was asked to call.
+        send_reasoning: Whether the turn's message has the thinking that the server gave apart from the text.
 
     Returns:
         The turn. A malformed call, text behind the first call, thinking that does not end, a reply that was cut, and
@@ -62,7 +63,7 @@ def read_teacher_turn(reply: Reply, index: int, call_format: CallFormat) -> Teac
         answer="" if parsed else body.strip(),
         calls=tuple(entry.call for entry in parsed if entry.call is not None),
         call_ids=ids,
-        message=_message(reply, ids),
+        message=_message(reply, ids, send_reasoning),
     )
     problem = _problem(reply, turn, parsed, behind, open_thinking)
     return TeacherTurn(turn.reasoning, turn.answer, turn.calls, ids, turn.message, problem) if problem else turn
@@ -102,10 +103,10 @@ def _split_thinking(text: str) -> tuple[str, str, bool]:
     return (inside, after, False) if closed else ("", text, False)
 
 
-def _message(reply: Reply, ids: tuple[str, ...]) -> dict[str, Any]:
-    """The reply as it goes back: its thinking too, in the field it came in, since training keeps earlier thinking."""
+def _message(reply: Reply, ids: tuple[str, ...], send_reasoning: bool) -> dict[str, Any]:
+    """The reply as it goes back."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.text}
-    if reply.reasoning_field:
+    if reply.reasoning_field and send_reasoning:
         message[reply.reasoning_field] = reply.reasoning
     if reply.calls:
         message["tool_calls"] = [
