@@ -53,7 +53,8 @@ def lines(path):
     return path.read_bytes().split(b"\n") if path.exists() else []
 
 
-def test_killed_and_resumed_gives_the_file_of_the_uninterrupted_run(tasks, tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_and_resumed_gives_the_file_of_the_uninterrupted_run(how, tasks, tmp_path, monkeypatch):
     monkeypatch.setenv("TEACHER_KEY", KEY)
     key = ["--endpoint.api_key_env", "TEACHER_KEY"]
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
@@ -71,13 +72,19 @@ def test_killed_and_resumed_gives_the_file_of_the_uninterrupted_run(tasks, tmp_p
         process = subprocess.Popen(
             [*program, *arguments(server, tasks, cut, *key)],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         log = cut.with_suffix(".log.jsonl")
         while len(lines(log)) < 6 and process.poll() is None:
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(how)
+        said = process.communicate()[0]
+    if how is signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted; the same command goes on from here" in said
+        assert "Traceback" not in said
     finished = [json.loads(line)["id"] for line in lines(log)[1:-1]]
     assert 4 <= len(finished) < 20
     assert not cut.exists()
