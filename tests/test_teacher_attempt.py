@@ -15,7 +15,13 @@ from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView, UserTurn
 from pact_lightning.tasks.schema import Reference, SubAnswer, Task
 from pact_lightning.traces.attempt_trace import judge_attempt
 from pact_lightning.traces.endpoint import Endpoint, EndpointError, RequestFailedError
-from pact_lightning.traces.teacher_attempt import Ending, TeacherLimits, attempt_task
+from pact_lightning.traces.teacher_attempt import (
+    CannotBeVerifiedError,
+    Ending,
+    EnvironmentFailedError,
+    TeacherLimits,
+    attempt_task,
+)
 from pact_lightning.traces.verification import is_verified, response_is_answer
 
 
@@ -181,21 +187,22 @@ def test_the_environments_end():
     attempt, _ = played(desk(), say("42"), chat("42"))
     assert attempt.ending is Ending.ANSWERED
     assert Desk.closed == before + 1
-    broken = desk(broken=True)
-    attempt, server = played(broken)
-    assert judge_attempt(broken, attempt, "")[:2] == (
-        "environment_failed",
-        "The environment cannot be started: OSError: no desk",
-    )
-    assert server.requests == []
+    with pytest.raises(EnvironmentFailedError, match=r"^The environment cannot be started: OSError: no desk$"):
+        played(desk(broken=True))
 
 
-@pytest.mark.parametrize(("worth", "outcome"), [(1.0, "kept"), (0.5, "not_verified"), (None, "cannot_be_verified")])
+@pytest.mark.parametrize(("worth", "outcome"), [(1.0, "kept"), (0.5, "not_verified")])
 def test_without_a_reference_the_environment_says_what_it_is_worth(worth, outcome):
     task = desk(Reference(), worth=worth)
-    attempt, server = played(task, say("x"), chat("done"))
+    attempt, _ = played(task, say("x"), chat("done"))
     assert judge_attempt(task, attempt, "")[0] == outcome
-    assert len(server.requests) == (0 if worth is None else 2)  # nothing is paid for what cannot be told
+
+
+def test_nothing_is_asked_where_nothing_could_verify_it():
+    before = Desk.closed
+    with pytest.raises(CannotBeVerifiedError, match="no reference answer"):
+        played(desk(Reference()))
+    assert Desk.closed == before + 1
 
 
 def test_what_verifies():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -166,18 +167,35 @@ def test_tasks_without_an_answer_from_the_endpoint_are_left_for_another_run(task
         command(keyless(server, tasks, out))
     assert left.value.code == 1
     assert report_of(out)["kept"] == 19
-    assert list(report_of(out)["unanswered"]) == ["train-4"]
+    assert list(report_of(out)["left"]) == ["train-4"]
     with ScriptedServer(expert(TASKS)) as server:
         command(keyless(server, tasks, out))
         assert len(server.requests) == len(TASKS[4].trace.turns) + 1
-    assert (report_of(out)["kept"], report_of(out)["unanswered"]) == (20, {})
+    assert (report_of(out)["kept"], report_of(out)["left"]) == (20, {})
+
+
+def test_an_environment_that_does_not_start_is_tried_again_once_it_is_mended(tmp_path, monkeypatch, capsys):
+    tasks, out = tmp_path / "tasks.jsonl", tmp_path / "traced.jsonl"
+    elsewhere = replace(TASKS[0].prompt.environment, class_path="mended_world.BundledWorld")
+    write_jsonl(tasks, [replace(TASKS[0], prompt=replace(TASKS[0].prompt, environment=elsewhere)), TASKS[1]])
+    with ScriptedServer(expert(TASKS)) as server:
+        with pytest.raises(SystemExit) as left:
+            command(keyless(server, tasks, out))
+        assert (left.value.code, report_of(out)["kept"], list(report_of(out)["left"])) == (1, 1, ["train-0"])
+        assert "left: train-0: The environment cannot be started: ImportError" in capsys.readouterr().out
+        (tmp_path / "mended_world.py").write_text(
+            "from pact_lightning.environments.bundled.tools import BundledWorld as BundledWorld\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        command(keyless(server, tasks, out))
+    assert (report_of(out)["kept"], report_of(out)["left"]) == (2, {})
 
 
 @pytest.mark.parametrize(
     ("trouble", "says"),
     [
         (Answer({"error": {"message": "no"}}, 401), "refuses the key"),
-        (Answer({"error": {"message": "no"}}, 500, SOON), "tasks in a row failed; the last: the endpoint"),
+        (Answer({"error": {"message": "no"}}, 500, SOON), "tasks in a row failed; the last, train-"),
         (Answer({"error": {"message": "no tools here"}}, 400), "no tools here"),
     ],
 )

@@ -19,9 +19,11 @@ from pact_lightning.traces.annotator import AnnotatorConfig, LLMAnnotator
 from pact_lightning.traces.endpoint import Endpoint, EndpointConfig, EndpointError
 from pact_lightning.traces.generation_log import GenerationLog
 from pact_lightning.traces.generation_report import generation_report, report_table
-from pact_lightning.traces.teacher import Teacher, TeacherConfig, run_settings
+from pact_lightning.traces.teacher import GenerationStoppedError, Teacher, TeacherConfig, run_settings
 
 INTERRUPTED = 130
+SHOWN = 3
+"""Tasks that were left are named, the first ones; the report names all."""
 
 
 def generate(
@@ -47,12 +49,13 @@ def generate(
         untraced: Also write the tasks for which no trace was kept, without one.
 
     Returns:
-        0; 1 where the endpoint left tasks unanswered; 130 after an interruption.
+        0; 1 where tasks were left for another run; 130 after an interruption.
 
     Raises:
         ValueError: OUT is another file's name, there are no tasks, the log was made with other settings, or the key is
             not set.
         EndpointError: The endpoint is of no use; what was finished before is written.
+        GenerationStoppedError: Too many tasks in a row could not be tried; likewise.
     """
     target = Path(out)
     if target.suffix != ".jsonl":
@@ -82,12 +85,12 @@ class _Session:
     def run(self, annotator: LLMAnnotator | None, *, untraced: bool) -> int:
         log = GenerationLog(self.out.with_suffix(".log.jsonl"), run_settings(self.endpoint, self.config, annotator))
         if log.torn:
-            self.console.print(f"{log.path}: a torn last line was removed; its task is done again")
+            self.console.print(f"{log.path}: a torn last line was removed; its task is done again", markup=False)
         teacher = Teacher(self.endpoint, self.config, annotator)
-        stopped: EndpointError | None = None
+        stopped: OSError | None = None
         try:
             asyncio.run(self._generate(teacher, log))
-        except EndpointError as error:
+        except (EndpointError, GenerationStoppedError) as error:
             stopped = error
         except KeyboardInterrupt:
             self.console.print("interrupted; the same command goes on from here")
@@ -99,7 +102,7 @@ class _Session:
         self._write(teacher, log, untraced=untraced)
         if stopped is not None:
             raise stopped
-        return int(bool(teacher.failures))
+        return int(bool(teacher.left))
 
     async def _generate(self, teacher: Teacher, log: GenerationLog) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -132,7 +135,9 @@ class _Session:
         partial.replace(self.out)
         _write_json(self.out.with_suffix(".report.json"), report)
         self.console.print(report_table(report))
-        self.console.print(f"{report['kept']} traces in {self.out}; every attempt is in {log.path}")
+        for task_id, why in list(report["left"].items())[:SHOWN]:
+            self.console.print(f"left: {task_id}: {why}", markup=False)
+        self.console.print(f"{report['kept']} traces in {self.out}; every attempt is in {log.path}", markup=False)
 
 
 def _write_json(path: Path, report: dict[str, Any]) -> None:

@@ -25,23 +25,16 @@ def generation_report(tasks: Sequence[Task], log: GenerationLog, teacher: Teache
         teacher: The teacher of this run.
 
     Returns:
-        ``tasks, kept, outcomes`` (of each finished task's last attempt), ``attempts, attempt_outcomes, examples`` (the
-        first sentences on each outcome, with task and attempt), ``unanswered`` (tasks left for another run), ``usage``
-        and ``cost`` (of all finished attempts), ``this_run`` (its requests, with those of unfinished attempts) and,
-        with an annotator, ``annotator``.
+        ``tasks, finished, kept, outcomes`` (of each finished task's last attempt), ``attempts, attempt_outcomes,
+        examples`` (the first sentences on each outcome, with task and attempt), ``left`` (why tasks were left for
+        another run), ``usage`` and ``cost`` (of all finished attempts), ``this_run`` (its requests, with those of
+        unfinished attempts) and, with an annotator, ``annotator``.
     """
     records = [record for task in tasks if (record := log.record_of(task)) is not None]
-    examples: dict[str, list[dict[str, Any]]] = {}
-    attempt_outcomes: Counter[str] = Counter()
     usage = Usage()
     for record in records:
-        for number, attempt in enumerate(record["attempts"]):
-            outcome = attempt["outcome"]
-            attempt_outcomes[outcome] += 1
+        for attempt in record["attempts"]:
             usage.add(Usage(**attempt["usage"]))
-            shown = examples.setdefault(outcome, [])
-            if outcome != KEPT and len(shown) < _EXAMPLES:
-                shown.append({"task": record["id"], "attempt": number, "detail": attempt["detail"]})
     outcomes = Counter(record["attempts"][-1]["outcome"] for record in records)
     config = teacher.endpoint.config
     report: dict[str, Any] = {
@@ -50,10 +43,8 @@ def generation_report(tasks: Sequence[Task], log: GenerationLog, teacher: Teache
         "finished": len(records),
         "kept": outcomes[KEPT],
         "outcomes": dict(sorted(outcomes.items())),
-        "attempts": sum(attempt_outcomes.values()),
-        "attempt_outcomes": dict(sorted(attempt_outcomes.items())),
-        "examples": {outcome: shown for outcome, shown in sorted(examples.items()) if shown},
-        "unanswered": dict(sorted(teacher.failures.items())),
+        **_attempts(records),
+        "left": dict(sorted(teacher.left.items())),
         "usage": asdict(usage),
         "cost": usage.cost(config),
         "this_run": asdict(teacher.endpoint.usage) | {"cost": teacher.endpoint.usage.cost(config)},
@@ -68,6 +59,23 @@ def generation_report(tasks: Sequence[Task], log: GenerationLog, teacher: Teache
     return report
 
 
+def _attempts(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    examples: dict[str, list[dict[str, Any]]] = {}
+    outcomes: Counter[str] = Counter()
+    for record in records:
+        for number, attempt in enumerate(record["attempts"]):
+            outcome = attempt["outcome"]
+            outcomes[outcome] += 1
+            shown = examples.setdefault(outcome, [])
+            if outcome != KEPT and len(shown) < _EXAMPLES:
+                shown.append({"task": record["id"], "attempt": number, "detail": attempt["detail"]})
+    return {
+        "attempts": sum(outcomes.values()),
+        "attempt_outcomes": dict(sorted(outcomes.items())),
+        "examples": {outcome: shown for outcome, shown in sorted(examples.items()) if shown},
+    }
+
+
 def report_table(report: Mapping[str, Any]) -> Table:
     """The report's figures, one a row."""
     table = Table(title=f"Traces by {report['model']}")
@@ -77,8 +85,8 @@ def report_table(report: Mapping[str, Any]) -> Table:
     for outcome, count in sorted(report["outcomes"].items(), key=lambda item: item[0] != KEPT):
         share = f"{100 * count / report['finished']:.1f} %"
         table.add_row(outcome.replace("_", " "), f"{count} ({share})")
-    if report["unanswered"]:
-        table.add_row("left for another run: no answer from the endpoint", str(len(report["unanswered"])))
+    if report["left"]:
+        table.add_row("left for another run", str(len(report["left"])))
     table.add_row("attempts", str(report["attempts"]))
     usage = report["usage"]
     table.add_row("tokens read / written", f"{usage['prompt_tokens']:,} / {usage['completion_tokens']:,}")

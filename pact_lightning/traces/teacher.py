@@ -14,14 +14,24 @@ from pact_lightning.traces.attempt_trace import KEPT, judge_attempt, with_chunks
 from pact_lightning.traces.endpoint import Endpoint, EndpointError, RequestFailedError
 from pact_lightning.traces.generation_log import GenerationLog, fingerprint
 from pact_lightning.traces.schema import Chunk, ExpertTrace
-from pact_lightning.traces.teacher_attempt import Attempt, TeacherLimits, attempt_task
+from pact_lightning.traces.teacher_attempt import (
+    Attempt,
+    CannotBeVerifiedError,
+    EnvironmentFailedError,
+    TeacherLimits,
+    attempt_task,
+)
 from pact_lightning.traces.teacher_prompt import PROMPT_VERSION, CallFormat
 
 FAILURES_IN_A_ROW = 10
-"""After so many tasks in a row that the endpoint would not answer, the run stops: the others would fare no better."""
+"""After so many tasks in a row that could not even be tried to the end, the run stops: others would fare alike."""
 
 
 Progress = Callable[[Mapping[str, Any] | None], None]
+
+
+class GenerationStoppedError(OSError):
+    """``FAILURES_IN_A_ROW`` tasks in a row could not be tried."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,8 @@ class Teacher:
         is_hard: Which turns the annotator gets, by the rules' chunks, reasoning and calls; ``None`` for all.
 
     Attributes:
-        failures: Tasks left for another run since the endpoint did not answer, with its last sentence, by id.
+        left: Why tasks were left for another run, by id: the endpoint did not answer, the environment does not start,
+            or nothing says what solves the task. They are not in the log.
     """
 
     def __init__(
@@ -93,7 +104,7 @@ class Teacher:
         self.config = config
         self.annotator = annotator
         self.is_hard = is_hard
-        self.failures: dict[str, str] = {}
+        self.left: dict[str, str] = {}
         self._in_a_row = 0
         self._tools = ToolThreads(endpoint.config.concurrency, config.limits.tool_timeout_s)
 
@@ -103,18 +114,18 @@ class Teacher:
         Args:
             tasks: The tasks.
             log: Where each finished task is written.
-            progress: Called after each task with its record; with ``None`` where the endpoint did not answer.
+            progress: Called after each task with its record; with ``None`` where it is left.
 
         Raises:
-            EndpointError: The endpoint is of no use, or ``FAILURES_IN_A_ROW`` tasks in a row got no answer. What was
-                finished before is in the log.
+            EndpointError: The endpoint is of no use. What was finished before is in the log.
+            GenerationStoppedError: Too many tasks in a row got no answer, or no environment.
         """
         waiting = iter([task for task in tasks if log.record_of(task) is None])
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self.endpoint.config.concurrency):
                     group.create_task(self._work(waiting, log, progress))
-        except* EndpointError as errors:
+        except* (EndpointError, GenerationStoppedError) as errors:
             error = _first(errors)
         else:
             return
@@ -127,11 +138,14 @@ class Teacher:
                 record = await self.record(task)
                 log.add(record)
                 self._in_a_row = 0
-            except RequestFailedError as error:
-                self.failures[task.id] = str(error)
+            except CannotBeVerifiedError as error:
+                self.left[task.id] = str(error)
+            except (RequestFailedError, EnvironmentFailedError) as error:
+                self.left[task.id] = str(error)
                 self._in_a_row += 1
                 if self._in_a_row >= FAILURES_IN_A_ROW:
-                    raise EndpointError(f"{FAILURES_IN_A_ROW} tasks in a row failed; the last: {error}") from error
+                    message = f"{FAILURES_IN_A_ROW} tasks in a row failed; the last, {task.id}: {error}"
+                    raise GenerationStoppedError(message) from error
             if progress is not None:
                 progress(record)
 
@@ -139,7 +153,10 @@ class Teacher:
         """Lets the teacher try one task; gives its line of the log.
 
         Raises:
-            EndpointError: The endpoint did not answer.
+            RequestFailedError: The endpoint did not answer.
+            EnvironmentFailedError: The environment does not start.
+            CannotBeVerifiedError: Nothing says what solves the task.
+            EndpointError: The endpoint is of no use.
         """
         attempts: list[dict[str, Any]] = []
         trace: ExpertTrace | None = None
@@ -155,8 +172,8 @@ class Teacher:
             )
             outcome, detail, trace = judge_attempt(task, attempt, f"teacher {self.endpoint.config.model}")
             attempts.append(_attempt_record(attempt, outcome, detail))
-            if outcome in (KEPT, "cannot_be_verified", "environment_failed"):
-                break  # the last two would end every further attempt the same way
+            if outcome == KEPT:
+                break
         if trace is not None and self.annotator is not None:
             trace = await self._annotated(task, trace, self.annotator)
         done = None if trace is None else task_to_json(Task(task.prompt, trace=trace))["trace"]
@@ -187,6 +204,6 @@ def _attempt_record(attempt: Attempt, outcome: str, detail: str) -> dict[str, An
     }
 
 
-def _first(errors: BaseExceptionGroup[EndpointError]) -> EndpointError:
+def _first(errors: BaseExceptionGroup[OSError]) -> OSError:
     found = errors.exceptions[0]
     return _first(found) if isinstance(found, BaseExceptionGroup) else found

@@ -24,6 +24,14 @@ from pact_lightning.traces.verification import can_be_verified
 _log = logging.getLogger(__name__)
 
 
+class EnvironmentFailedError(Exception):
+    """A task's environment does not start."""
+
+
+class CannotBeVerifiedError(Exception):
+    """Nothing says what solves a task."""
+
+
 class Ending(StrEnum):
     """How an attempt ended."""
 
@@ -32,8 +40,6 @@ class Ending(StrEnum):
     MALFORMED_TURN = "malformed_turn"
     UNKNOWN_TOOL = "unknown_tool"
     REQUEST_REFUSED = "request_refused"
-    ENVIRONMENT_FAILED = "environment_failed"
-    CANNOT_BE_VERIFIED = "cannot_be_verified"
 
 
 @dataclass(frozen=True)
@@ -142,22 +148,23 @@ async def attempt_task(
     Raises:
         RequestFailedError: The endpoint did not answer, or refused the very first request.
         EndpointError: The endpoint is of no use.
+        EnvironmentFailedError: The environment does not start.
+        CannotBeVerifiedError: Nothing says what solves the task; nothing was asked.
     """
     attempt = Attempt(messages=teacher_messages(task, call_format))
     try:
         environment: Environment = await asyncio.to_thread(task.prompt.environment.build)
         await asyncio.to_thread(environment.reset, task.prompt, seed)
-    except Exception as error:  # noqa: BLE001  # an environment is the user's code: any failure ends this attempt
-        attempt.ending = Ending.ENVIRONMENT_FAILED
-        attempt.detail = f"The environment cannot be started: {type(error).__name__}: {error}"
-        return attempt
+    except Exception as error:  # the user's code: any failure
+        message = f"The environment cannot be started: {type(error).__name__}: {error}"
+        raise EnvironmentFailedError(message) from error
     loop = _Loop(task, attempt, environment, endpoint, tools, limits, call_format, send_reasoning)
     try:
-        if can_be_verified(task, environment):
-            await loop.run()
-        else:
-            attempt.ending = Ending.CANNOT_BE_VERIFIED
-            attempt.detail = "The task has no reference answer, no expected answers, and no reward of its environment."
+        if not can_be_verified(task, environment):
+            raise CannotBeVerifiedError(
+                "There is no reference answer, no expected answers, and no reward of the environment to verify it by."
+            )
+        await loop.run()
     finally:
         await loop.leave()
     return attempt
