@@ -1,64 +1,15 @@
-"""The ``pact-lightning`` command: fit, validate, test and predict, configured by YAML recipes."""
+"""The ``pact-lightning`` command."""
 
-import argparse
 import importlib
-import logging
 import sys
-import warnings
-from pathlib import Path
-from typing import Any
-
-# bitsandbytes offers a faster CPU kernel on import, for a package that is not ours to install.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
-import lightning.pytorch as pl
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningCLI
 
 from pact_lightning.commands import COMMANDS
-from pact_lightning.error_sentence import error_sentence
-from pact_lightning.policy_module import PolicyModule
-from pact_lightning.trainer_checks import check_plugins, check_trainer
-
-_SUBCOMMANDS = ("fit", "validate", "test", "predict")
-_EPILOG = f"further commands, each with a --help of its own: {', '.join(COMMANDS)}" if COMMANDS else None
-
-
-class PactCLI(LightningCLI):
-    """LightningCLI in subclass mode: a recipe names the module, the data, and their arguments."""
-
-    latest: "PactCLI | None" = None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        PactCLI.latest = self
-        super().__init__(*args, **kwargs)
-
-    def instantiate_classes(self) -> None:
-        """Makes trainer, module and data; all loggers of a run write to the same version."""
-        super().instantiate_classes()
-        for logger in self.trainer.loggers[1:]:
-            # Each would count the folders itself, and disagree once the first has made its own.
-            if hasattr(logger, "_version"):
-                logger._version = self.trainer.loggers[0].version
-
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Makes the Trainer; a plugin that no run can use is refused before Lightning starts it."""
-        check_plugins(self.config_init[self.subcommand].trainer.plugins)
-        return super().instantiate_trainer(**kwargs)
-
-    @property
-    def at_work(self) -> bool:
-        """Whether the policy is loaded: from there on an error is no mistake in a recipe."""
-        model = getattr(self, "model", None)
-        return isinstance(model, PolicyModule) and model.policy is not None
-
-    def before_fit(self) -> None:
-        """Refuses Trainer settings that a fit cannot honour, with our sentence rather than Lightning's."""
-        check_trainer(self.trainer)
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs the command line; a mistake in recipe or data ends in one sentence and exit status 2, before any training.
+    """Runs the command line; wrong input ends in one sentence and exit status 2.
+
+    Lightning takes seconds to import, so that the other commands do without it.
 
     Args:
         args: Arguments instead of those of the process.
@@ -67,36 +18,9 @@ def main(args: list[str] | None = None) -> None:
     if given and given[0] in COMMANDS:
         importlib.import_module(COMMANDS[given[0]]).main(given[1:])
         return
-    # Lightning's own use of torch.utils._pytree; nothing a user could do about it.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # Lightning looks at every attribute of a model once, transformers' deprecated ones included.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
-    # Environments and task sources of one's own are named by import path; they mostly lie where the command is run.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    arguments: Any = args
-    try:
-        PactCLI(
-            PolicyModule,
-            pl.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={name: {"exit_on_error": False} for name in _SUBCOMMANDS}
-            | {"exit_on_error": False, "epilog": _EPILOG},
-            args=arguments,
-        )
-    except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
-        if PactCLI.latest is not None and PactCLI.latest.at_work:
-            raise
-        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
-        sys.exit(2)
+    from pact_lightning.lightning_cli import run_lightning
 
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    """Lightning recommends packages of its own in every run."""
-    return "Tip: For seamless" not in record.getMessage()
+    run_lightning(args)
 
 
 if __name__ == "__main__":

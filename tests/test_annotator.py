@@ -135,7 +135,7 @@ def test_a_bad_answer_is_asked_again_with_what_is_wrong(tmp_path):
 def test_without_a_usable_answer_the_rules_cut_and_nothing_is_paid_twice(tmp_path):
     with ScriptedServer(lambda request, number: chat("no")) as server:
         annotator = annotator_at(server, tmp_path, attempts=2)
-        assert annotator.annotate(TEXT, [CALL]) is None
+        assert annotator.annotate_text(TEXT, [CALL]) is None
         assert annotator.segment(TEXT, [CALL]) == segment_reasoning(TEXT, [CALL])
         annotator.close()
         again = annotator_at(server, tmp_path, attempts=2)
@@ -148,7 +148,7 @@ def test_the_cache_knows_model_text_and_calls(tmp_path):
     flagged = GOOD.replace('{"chunks"', '{"quality_flags": ["short"], "chunks"')
     with ScriptedServer(lambda request, number: chat(flagged)) as server:
         annotator = annotator_at(server, tmp_path)
-        first = annotator.annotate(TEXT, [CALL])
+        first = annotator.annotate_text(TEXT, [CALL])
 
         async def many():
             async with annotator:
@@ -158,10 +158,10 @@ def test_the_cache_knows_model_text_and_calls(tmp_path):
         annotator.close()
         assert len(server.requests) == 2  # one per text and calls, also within a batch
         resumed = annotator_at(server, tmp_path)
-        assert resumed.annotate(TEXT, [CALL]) == first
+        assert resumed.annotate_text(TEXT, [CALL]) == first
         assert len(server.requests) == 2
         other = LLMAnnotator(AnnotatorConfig(server.config(model="other"), str(tmp_path / "cache.jsonl")))
-        other.annotate(TEXT, [CALL])
+        other.annotate_text(TEXT, [CALL])
         assert len(server.requests) == 3
     assert got[:3] == [first] * 3
     assert got[3] != first
@@ -176,4 +176,4 @@ def test_an_endpoint_that_does_not_answer_is_asked_by_the_next_run(tmp_path):
         annotator.close()
     assert annotator.stats.unanswered == 1
     with ScriptedServer(lambda request, number: chat(GOOD)) as server:
-        assert annotator_at(server, tmp_path).annotate(TEXT, [CALL]) is not None
+        assert annotator_at(server, tmp_path).annotate_text(TEXT, [CALL]) is not None

@@ -11,8 +11,9 @@ import yaml
 from bitsandbytes.nn import Linear4bit
 
 import pact_lightning.policy_module
-from pact_lightning.cli import PactCLI, main
+from pact_lightning.cli import main
 from pact_lightning.environments.bundled.tasks import make_task
+from pact_lightning.lightning_cli import PactCLI
 from pact_lightning.metrics.rollout_metric import RolloutMetric
 from pact_lightning.tasks.jsonl import write_jsonl
 from pact_lightning.tasks.record import task_to_json

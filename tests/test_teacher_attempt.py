@@ -15,6 +15,7 @@ from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView, UserTurn
 from pact_lightning.tasks.schema import Reference, SubAnswer, Task
 from pact_lightning.traces.attempt_trace import judge_attempt
 from pact_lightning.traces.endpoint import Endpoint, EndpointError, RequestFailedError
+from pact_lightning.traces.schema import ExpertTrace, ExpertTurn
 from pact_lightning.traces.teacher_attempt import (
     CannotBeVerifiedError,
     Ending,
@@ -22,7 +23,15 @@ from pact_lightning.traces.teacher_attempt import (
     TeacherLimits,
     attempt_task,
 )
-from pact_lightning.traces.verification import is_verified, response_is_answer
+from pact_lightning.traces.verification import (
+    BY_ANSWER,
+    BY_RESPONSE,
+    BY_REWARD,
+    BY_SUB_ANSWERS,
+    response_is_answer,
+    verified_by,
+    without_wrong_answer,
+)
 
 
 def tool(name):
@@ -206,13 +215,26 @@ def test_nothing_is_asked_where_nothing_could_verify_it():
 
 
 def test_what_verifies():
-    expected = Task(desk().prompt, Reference(sub_answers=(SubAnswer("say", "1"), SubAnswer("say", "2"))))
-    assert is_verified(expected, None, [("say", "1"), ("say", "a 2")], None)
-    assert not is_verified(expected, "1, 2", [("say", "1"), ("crash", "2")], None)
+    expected = Reference(sub_answers=(SubAnswer("say", "1"), SubAnswer("say", "2")))
+    assert verified_by(expected, None, [("say", "1"), ("say", "a 2")], None) == BY_SUB_ANSWERS
+    assert verified_by(expected, "1, 2", [("say", "1"), ("crash", "2")], None) is None
+    answered = replace(expected, answer="3")
+    assert verified_by(answered, "<answer>3</answer>", [], None) == BY_ANSWER
+    assert verified_by(answered, "<answer>4</answer>", [("say", "3")], None) == BY_RESPONSE
+    assert verified_by(answered, "<answer>4</answer>", [("say", "1"), ("say", "2")], None) == BY_SUB_ANSWERS
+    assert verified_by(answered, "<answer>4</answer>", [("say", "1")], 1.0) is None, "a reward does not outweigh it"
+    assert verified_by(Reference(), None, [], 1.0) == BY_REWARD
     assert response_is_answer('{"a": [{"b": "1,500"}], "c": null}', "1500")
     assert not response_is_answer('{"a": 15}', "1500")
     assert not response_is_answer("[" * 100_000, "1")
-    assert not is_verified(replace(expected, reference=Reference(answer="")), "", [("say", "")], None)
+    assert verified_by(Reference(answer=""), "", [("say", "")], None) is None
+
+
+def test_a_final_answer_that_is_wrong_is_not_kept_with_its_trace():
+    right, wrong = (ExpertTrace((), ExpertTurn((), answer=f"<answer>{text}</answer>")) for text in ("3", "4"))
+    assert without_wrong_answer(right, Reference("3")) == right
+    assert without_wrong_answer(wrong, Reference("3")) == ExpertTrace(())
+    assert without_wrong_answer(wrong, Reference()) == wrong
 
 
 def test_a_request_that_fails_is_raised():

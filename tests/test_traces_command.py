@@ -263,7 +263,9 @@ class Halves:
 def test_an_annotator_is_named_by_import_path(folder, capsys):
     write(folder / "in.jsonl", [RECORDS[0]])
     name = "test_traces_command.Halves"
-    assert traces("segment", "in.jsonl", "out.jsonl", "--annotator", name, "--annotator_args", '{"share": 0.3}') == 0
+    assert (
+        traces("segment", "in.jsonl", "out.jsonl", "--annotator_class", name, "--annotator_args", '{"share": 0.3}') == 0
+    )
     lines = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     by_annotator = [
         line for line in lines if [chunk["type"] for chunk in line["chunks"]][-1:] == ["explicit_call_preview"]
@@ -272,13 +274,13 @@ def test_an_annotator_is_named_by_import_path(folder, capsys):
     for line in by_annotator:
         whole = sum(len(chunk["text"]) for chunk in line["chunks"])
         assert line["prefix_ends"][4] == int(0.3 * whole)
-    (task,), report = built(folder, [RECORDS[0]], "--annotator", name)
+    (task,), report = built(folder, [RECORDS[0]], "--annotator_class", name)
     assert report["segmented"]["annotator"] == len(by_annotator)
     assert task.trace.turns[0].reasoning == TASKS[0].trace.turns[0].reasoning
     for arguments, sentence in (
-        (("--annotator", "no.Such"), "the annotator 'no.Such' cannot be imported"),
-        (("--annotator", "pathlib.PurePath"), "has no method `annotate`"),
-        (("--annotator", name, "--annotator_args", '{"a": 1}'), "cannot be made"),
+        (("--annotator_class", "no.Such"), "the annotator 'no.Such' cannot be imported"),
+        (("--annotator_class", "pathlib.PurePath"), "has no method `annotate`"),
+        (("--annotator_class", name, "--annotator_args", '{"a": 1}'), "cannot be made"),
         (("--annotator_args", "{}"), "given without annotator"),
     ):
         capsys.readouterr()

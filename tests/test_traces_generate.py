@@ -69,7 +69,7 @@ def test_stopped_and_resumed_gives_the_file_of_the_uninterrupted_run(how, tasks,
         return expert(TASKS)(request, number)
 
     with ScriptedServer(slow) as server:
-        program = [sys.executable, "-m", "pact_lightning.commands.traces_generate", "generate"]
+        program = [sys.executable, "-m", "pact_lightning.cli", "traces", "generate"]
         process = subprocess.Popen(
             [*program, *arguments(server, tasks, cut, *key)],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -255,7 +255,7 @@ def test_a_task_that_has_changed_is_asked_anew(tasks, tmp_path):
         command(keyless(server, tasks, out))
         before = len(server.requests)
         changed = json.loads(tasks.read_text().splitlines()[0])
-        changed["reference"]["answer"] = "nobody"
+        changed["reference"] = {"answer": "nobody"}
         tasks.write_text("\n".join([json.dumps(changed), *tasks.read_text().splitlines()[1:]]))
         command(keyless(server, tasks, out))
         assert len(server.requests) - before == 2 * (len(TASKS[0].trace.turns) + 1)

@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pact_lightning.commands.run import run
+from pact_lightning.commands.traces_generate import generate
 from pact_lightning.tasks.jsonl import write_jsonl
 from pact_lightning.tasks.prompt import EnvironmentSpec
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.annotation import Annotator, segment_trace, segment_turns
+from pact_lightning.traces.annotator import AnnotatorConfig, LLMAnnotator
 from pact_lightning.traces.build import BuildOptions, BuildReport, build_tasks
 from pact_lightning.traces.importers.formats import Format
 from pact_lightning.traces.importers.reading import Problem, read_records, record_files
@@ -51,7 +53,8 @@ def build(
     trust_teacher: bool = False,
     on_mismatch: OnMismatch = "drop",
     tool_timeout_s: float = 30.0,
-    annotator: str | None = None,
+    annotator: AnnotatorConfig | None = None,
+    annotator_class: str | None = None,
     annotator_args: dict[str, Any] | None = None,
     report: str | None = None,
 ) -> int:
@@ -72,7 +75,8 @@ def build(
         on_mismatch: What becomes of a trace whose recorded responses the environment does not give: it is dropped, or
             gets the environment's in their place.
         tool_timeout_s: Seconds that one call may take.
-        annotator: Import path of a class whose objects segment the turns that are hard for the rules.
+        annotator: A language model that segments the turns that are hard for the rules (docs/teacher.md).
+        annotator_class: In its place, the import path of a class of your own.
         annotator_args: Its constructor arguments, as JSON.
         report: The report to write; by default beside the task file, as .report.json.
 
@@ -90,7 +94,7 @@ def build(
         trust_teacher=trust_teacher,
         on_mismatch=on_mismatch,
         tool_timeout_s=tool_timeout_s,
-        annotator=_annotator(annotator, annotator_args),
+        annotator=_annotator(annotator, annotator_class, annotator_args),
     )
     found = BuildReport()
     records = (record for file in record_files(Path(source)) for record in read_records(file))
@@ -150,7 +154,8 @@ def segment(
     out: str,
     *,
     format: StoredFormat = "auto",
-    annotator: str | None = None,
+    annotator: AnnotatorConfig | None = None,
+    annotator_class: str | None = None,
     annotator_args: dict[str, Any] | None = None,
 ) -> int:
     """Cuts the reasoning of every turn into typed chunks.
@@ -159,14 +164,15 @@ def segment(
         file: A task file, whose traces are segmented anew, or conversations (a file or a folder).
         out: Of tasks, the task file to write; of conversations, a JSON line per turn, with chunks and prefixes.
         format: What the file holds; auto tells by its records.
-        annotator: Import path of a class whose objects segment the turns that are hard for the rules.
+        annotator: A language model that segments the turns that are hard for the rules (docs/teacher.md).
+        annotator_class: In its place, the import path of a class of your own.
         annotator_args: Its constructor arguments, as JSON.
 
     Returns:
         0, or 1 where a record could not be read.
     """
     counts: Counter[str] = Counter()
-    hard_turns = _annotator(annotator, annotator_args)
+    hard_turns = _annotator(annotator, annotator_class, annotator_args)
     if format == "task" or (format == "auto" and is_task_file(Path(file))):
         loaded = load_tasks(file)
         _write_tasks(Path(out), (_segmented(task, hard_turns, counts) for task in _counted(loaded, "tasks")))
@@ -216,7 +222,13 @@ def show(file: str, *, id: str | None = None, format: StoredFormat = "auto", ful
     raise ValueError(f"{file} holds no trace{'' if id is None else f' of {id!r}'}{broken}")
 
 
-SUBCOMMANDS: dict[str, Callable[..., int]] = {"build": build, "verify": verify, "segment": segment, "show": show}
+SUBCOMMANDS: dict[str, Callable[..., int]] = {
+    "build": build,
+    "verify": verify,
+    "segment": segment,
+    "show": show,
+    "generate": generate,
+}
 """By name the function that a subcommand runs."""
 
 
@@ -225,10 +237,16 @@ def main(arguments: Sequence[str]) -> None:
     run(SUBCOMMANDS, "pact-lightning traces", arguments)
 
 
-def _annotator(class_path: str | None, arguments: dict[str, Any] | None) -> Annotator | None:
+def _annotator(
+    config: AnnotatorConfig | None, class_path: str | None, arguments: dict[str, Any] | None
+) -> Annotator | None:
+    if class_path is None and arguments is not None:
+        raise ValueError("annotator_args are given without annotator_class; say which class they are for")
+    if config is not None:
+        if class_path is not None:
+            raise ValueError("both annotator and annotator_class are given; choose one")
+        return LLMAnnotator(config)
     if class_path is None:
-        if arguments is not None:
-            raise ValueError("annotator_args are given without annotator; say which class they are for")
         return None
     annotator: Annotator = make_object("annotator", class_path, arguments)
     if not callable(getattr(annotator, "annotate", None)):

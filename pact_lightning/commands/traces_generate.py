@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pact_lightning.commands.run import run
 from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
+from pact_lightning.traces.annotation import is_hard
 from pact_lightning.traces.annotator import AnnotatorConfig, LLMAnnotator
 from pact_lightning.traces.endpoint import Endpoint, EndpointConfig, EndpointError
 from pact_lightning.traces.generation_log import GenerationLog
@@ -86,7 +85,7 @@ class _Session:
         log = GenerationLog(self.out.with_suffix(".log.jsonl"), run_settings(self.endpoint, self.config, annotator))
         if log.torn:
             self.console.print(f"{log.path}: a torn last line was removed; its task is done again", markup=False)
-        teacher = Teacher(self.endpoint, self.config, annotator)
+        teacher = Teacher(self.endpoint, self.config, annotator, is_hard)
         stopped: OSError | None = None
         try:
             asyncio.run(self._generate(teacher, log))
@@ -144,12 +143,3 @@ def _write_json(path: Path, report: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs the command on its own."""
-    run({"generate": generate}, "pact-lightning traces", arguments)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

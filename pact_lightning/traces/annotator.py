@@ -9,10 +9,11 @@ from types import TracebackType
 from typing import Any
 
 from pact_lightning.dialogue.tool_call import ToolCall
+from pact_lightning.traces.annotation import TurnContext
 from pact_lightning.traces.annotation_prompt import PROMPT_VERSION, annotation_messages, correction_messages
 from pact_lightning.traces.append_log import AppendLog
 from pact_lightning.traces.endpoint import Endpoint, EndpointConfig, RequestFailedError
-from pact_lightning.traces.schema import Chunk
+from pact_lightning.traces.schema import Chunk, ExpertTurn
 from pact_lightning.traces.segmentation import segment_reasoning
 
 Turn = tuple[str, Sequence[ToolCall], str]
@@ -112,13 +113,17 @@ class LLMAnnotator:
     ) -> None:
         await self.endpoint.__aexit__(kind, error, trace)
 
-    def annotate(self, reasoning: str, calls: Sequence[ToolCall], context: str = "") -> tuple[Chunk, ...] | None:
-        """Cuts one turn's reasoning; see :meth:`annotate_all`."""
+    def annotate(self, turn: ExpertTurn, context: TurnContext) -> tuple[Chunk, ...] | None:
+        """Cuts one turn's reasoning: an :class:`~pact_lightning.traces.annotation.Annotator`."""
+        return self.annotate_text(turn.reasoning, turn.calls, str(context.prompt.messages[-1]["content"]))
+
+    def annotate_text(self, reasoning: str, calls: Sequence[ToolCall], context: str = "") -> tuple[Chunk, ...] | None:
+        """Cuts a reasoning; see :meth:`annotate_all`."""
         return self._at_once([(reasoning, calls, context)])[0]
 
     def segment(self, reasoning: str, calls: Sequence[ToolCall], context: str = "") -> tuple[Chunk, ...]:
-        """Cuts one turn's reasoning, by rule where the model's answer is of no use."""
-        chunks = self.annotate(reasoning, calls, context)
+        """Cuts a reasoning, by rule where the model's answer is of no use."""
+        chunks = self.annotate_text(reasoning, calls, context)
         return segment_reasoning(reasoning, calls) if chunks is None else chunks
 
     async def annotate_all(self, turns: Sequence[Turn]) -> list[tuple[Chunk, ...] | None]:

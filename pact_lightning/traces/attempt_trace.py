@@ -8,7 +8,7 @@ from pact_lightning.traces.leak import leak_reasons, trace_problems
 from pact_lightning.traces.schema import Chunk, ExpertTrace, ExpertTurn, TurnPattern
 from pact_lightning.traces.segmentation import segment_reasoning, turn_pattern
 from pact_lightning.traces.teacher_attempt import Attempt, AttemptTurn, Ending
-from pact_lightning.traces.verification import is_verified
+from pact_lightning.traces.verification import verified_by, without_wrong_answer
 
 KEPT = "kept"
 
@@ -32,11 +32,11 @@ def judge_attempt(task: Task, attempt: Attempt, source: str) -> tuple[str, str, 
         return "no_call", "The teacher called no tool.", None
     if attempt.replies < len(task.prompt.follow_ups):
         return "follow_ups_left", "The teacher did not get to the last user turn.", None
-    if not is_verified(task, attempt.final_answer, attempt.executed, attempt.environment_reward):
+    if not verified_by(task.reference, attempt.final_answer, attempt.executed, attempt.environment_reward):
         if attempt.ending is Ending.MAX_TURNS:
             return attempt.ending, attempt.detail, None
         return "not_verified", f"The answer {(attempt.final_answer or '')[-200:]!r} does not verify.", None
-    trace = trace_of(attempt, source)
+    trace = without_wrong_answer(trace_of(attempt, source), task.reference)
     problems = trace_problems(trace, task.prompt.tool_names)
     if problems:
         return "unclean_response", problems[0], None

@@ -25,6 +25,7 @@ from pact_lightning.traces.replay import (
     with_responses,
 )
 from pact_lightning.traces.schema import ExpertTrace, ExpertTurn, flatten_calls
+from pact_lightning.traces.verification import without_wrong_answer
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,8 @@ def _with_teachers_answer(task: Task) -> Task:
 
 def _finished(task: Task, replay: Replay, verdict: Verdict, options: BuildOptions) -> tuple[Task, Counter[str]]:
     """Segments the trace, fills in the reference's calls and checks the task; also counts what segmented its turns."""
+    assert task.trace is not None
+    task = replace(task, trace=without_wrong_answer(task.trace, task.reference))
     assert task.trace is not None
     failed = [any(result.error for result in results) for results in per_turn(task.trace, replay)]
     trace, segmented = segment_trace(task.prompt, task.trace, failed=failed, annotator=options.annotator)

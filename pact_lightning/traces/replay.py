@@ -1,13 +1,8 @@
 """Verification by replay: runs a trace's calls in its task's environment and judges the trace (METHOD section 6).
 
 The rule [P]: a trace is kept if its final answer or its last tool response verifies against the reference; it is
-dropped for unknown tools, malformed turns, and role text or tool-call tags in responses. What "verifies" means is ours
-[D]:
-
-- the final answer: :func:`~pact_lightning.metrics.answer.answers_match` of what stands in its ``<answer>`` tags;
-- the last tool response: FTRL's test, :func:`~pact_lightning.metrics.solve.answer_in_response`, on the replayed one;
-- a task with sub-answers: the replayed calls solve all of them;
-- a task without any of these, in an environment with a ``reward()``: that gives at least 1 after the replay.
+dropped for unknown tools, malformed turns, and role text or tool-call tags in responses. What "verifies" means is said
+by :func:`~pact_lightning.traces.verification.verified_by`; responses are the replayed ones.
 
 A trace whose recorded responses are not what the environment says is dropped too [D]: its reasoning speaks of things
 that the policy will never see.
@@ -23,16 +18,16 @@ from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
-from pact_lightning.credit.rewards import extract_answer
 from pact_lightning.dialogue.tool_call import ToolCall
 from pact_lightning.environments.protocol import Environment, ToolResult
-from pact_lightning.metrics.answer import answers_match
-from pact_lightning.metrics.solve import answer_in_response, open_answers, solve_scores
+from pact_lightning.metrics.solve import open_answers, solve_scores
+from pact_lightning.rollout.tool_calls import closing_verbs, failure, run_tool
 from pact_lightning.rollout.tool_threads import ToolFunction, ToolThreads, ToolTimeoutError
 from pact_lightning.tasks.prompt import PromptView
 from pact_lightning.tasks.schema import Reference, Task
 from pact_lightning.traces.leak import trace_problems
 from pact_lightning.traces.schema import ExpertTrace, flatten_calls
+from pact_lightning.traces.verification import verified_by
 
 _log = logging.getLogger(__name__)
 
@@ -90,12 +85,10 @@ def replay_calls(prompt: PromptView, calls: Sequence[ToolCall], *, timeout_s: fl
     """
     environment = _started(prompt, seed)
     threads, busy = ToolThreads(1, timeout_s), threading.Lock()
-    runs: list[ToolFunction] = [partial(environment.call, call["name"], call["arguments"]) for call in calls]
+    runs: list[ToolFunction] = [partial(run_tool, environment, call) for call in calls]
     futures = threads.submit(busy, runs) if runs else []
     results = tuple(_result(future) for future in futures)
-    reward = _last_verb(environment, "reward", threads, busy)
-    _last_verb(environment, "close", threads, busy)
-    return Replay(results, reward)
+    return Replay(results, _closed(environment, threads, busy))
 
 
 class EnvironmentFailedError(ValueError):
@@ -189,18 +182,17 @@ def _started(prompt: PromptView, seed: int) -> Environment:
     return environment
 
 
-def _last_verb(environment: Environment, name: str, threads: ToolThreads, busy: threading.Lock) -> float | None:
-    """Runs ``reward`` or ``close`` where the environment has it; its number, or ``None`` where it gives none."""
-    verb = getattr(environment, name, None)
-    if not callable(verb):
-        return None
-    (future,) = threads.submit(busy, [verb])
-    error = future.exception()
-    if error is not None:
-        _log.warning("%s() of the environment %s failed after a replay: %r", name, type(environment).__name__, error)
-        return None
-    value = future.result()
-    return float(value) if isinstance(value, int | float) else None
+def _closed(environment: Environment, threads: ToolThreads, busy: threading.Lock) -> float | None:
+    """Takes the environment's own reward, where it gives one, and lets it clean up."""
+    verbs = closing_verbs(environment)
+    reward: float | None = None
+    for future in threads.submit(busy, verbs) if verbs else []:
+        error = future.exception()
+        if error is not None:
+            _log.warning("the environment %s failed after a replay: %r", type(environment).__name__, error)
+        elif future.result() is not None:
+            reward = future.result()
+    return reward
 
 
 def _result(future: Future[Any]) -> ToolResult:
@@ -208,30 +200,22 @@ def _result(future: Future[Any]) -> ToolResult:
     error = future.exception()
     if isinstance(error, ToolTimeoutError):
         return ToolResult(str(error), error=True)
-    if error is not None:
-        return ToolResult(f"The tool failed: {type(error).__name__}: {error}", error=True)
-    result = future.result()
-    if not isinstance(result, ToolResult) or not isinstance(result.text, str):
-        return ToolResult(f"The environment's call() must return a ToolResult with a text, not {result!r:.80}", True)
+    result: ToolResult = failure(error) if error is not None else future.result()
     return result
 
 
 def _verified(
     trace: ExpertTrace, calls: Sequence[ToolCall], responses: Sequence[str], reward: float | None, reference: Reference
 ) -> tuple[bool, str]:
-    answer = (reference.answer or "").strip()
-    if answer and trace.final is not None and answers_match(extract_answer(trace.final.answer), answer):
-        return True, "final answer verifies"
-    if answer and responses and answer_in_response(answer, responses[-1]):
-        return True, "last tool response verifies"
+    final = None if trace.final is None else trace.final.answer
+    found = verified_by(reference, final, _named(calls, responses), reward)
+    if found is not None:
+        return True, found
     if reference.sub_answers:
-        unsolved = open_answers(_named(calls, responses), reference.sub_answers)
-        return not unsolved, "sub-answers are unsolved" if unsolved else "sub-answers are all solved"
-    if answer:
+        return False, "sub-answers are unsolved"
+    if (reference.answer or "").strip():
         return False, "neither the final answer nor the last tool response verifies"
-    if reward is not None:
-        return reward >= 1, "environment's reward" if reward >= 1 else "environment's reward is below 1"
-    return False, "no reference answer"
+    return False, "no reference answer" if reward is None else "environment's reward is below 1"
 
 
 def _solve_f1(calls: Sequence[ToolCall], responses: Sequence[str], reference: Reference) -> float | None:

@@ -1,16 +1,22 @@
-"""Whether a teacher has solved its task (METHOD section 6)."""
+"""Whether a trace, or a teacher's attempt, has solved its task (METHOD section 6)."""
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pact_lightning.credit.rewards import extract_answer
 from pact_lightning.metrics.answer import answers_match
 from pact_lightning.metrics.solve import open_answers
-from pact_lightning.tasks.schema import Task
+from pact_lightning.tasks.schema import Reference, Task
+from pact_lightning.traces.schema import ExpertTrace
 
 SOLVED_REWARD = 1.0
 """What an environment's own ``reward()`` must reach."""
+BY_ANSWER = "final answer verifies"
+BY_RESPONSE = "last tool response verifies"
+BY_SUB_ANSWERS = "sub-answers are all solved"
+BY_REWARD = "environment's reward"
 
 
 def can_be_verified(task: Task, environment: object) -> bool:
@@ -20,31 +26,44 @@ def can_be_verified(task: Task, environment: object) -> bool:
     return reference.answer is not None or bool(reference.sub_answers) or has_reward
 
 
-def is_verified(
-    task: Task, final_answer: str | None, calls: Sequence[tuple[str, str]], environment_reward: float | None
-) -> bool:
-    """Whether a finished attempt solves its task.
+def verified_by(
+    reference: Reference, final_answer: str | None, calls: Sequence[tuple[str, str]], environment_reward: float | None
+) -> str | None:
+    """By what a finished attempt or trace verifies; ``None`` where it does not.
 
-    With a reference answer: the final answer **or** the last tool response is that answer [P]. Answers are compared by
-    :func:`~pact_lightning.metrics.answer.answers_match`; a response is the answer if the whole text, or one of the
-    values in its JSON, matches [D]: a reference of ``5`` is not found in a response of ``1500``. Without one: every
-    expected answer is in a response of its own tool (FTRL's test); with neither, the environment's own reward is at
-    least ``SOLVED_REWARD`` [D].
+    The paper keeps what ends in the right final answer **or** in a last tool response that verifies [P]. Answers are
+    compared by :func:`~pact_lightning.metrics.answer.answers_match`; a response is the answer if the whole text, or one
+    of the values in its JSON, matches [D]: a reference of ``5`` is not found in a response of ``1500``. A task with
+    expected answers is solved, too, by calls that find all of them in a response of their own tool (FTRL's test) [D].
+    With neither, the environment's own reward is at least :data:`SOLVED_REWARD` [D].
 
     Args:
-        task: The task.
+        reference: The task's reference.
         final_answer: Text of the answer turn; ``None`` without one.
         calls: Tool name and response of every call, in order.
         environment_reward: What the environment's ``reward()`` gave, where it has one.
+
+    Returns:
+        :data:`BY_ANSWER`, :data:`BY_RESPONSE`, :data:`BY_SUB_ANSWERS` or :data:`BY_REWARD`.
     """
-    reference = task.reference
-    if reference.answer is not None:
-        if final_answer is not None and answers_match(extract_answer(final_answer), reference.answer):
-            return True
-        return bool(calls) and response_is_answer(calls[-1][1], reference.answer)
+    answer = (reference.answer or "").strip()
+    if answer:
+        if final_answer is not None and answers_match(extract_answer(final_answer), answer):
+            return BY_ANSWER
+        if calls and response_is_answer(calls[-1][1], answer):
+            return BY_RESPONSE
     if reference.sub_answers:
-        return not open_answers(calls, reference.sub_answers)
-    return environment_reward is not None and environment_reward >= SOLVED_REWARD
+        return None if open_answers(calls, reference.sub_answers) else BY_SUB_ANSWERS
+    solved = not answer and environment_reward is not None and environment_reward >= SOLVED_REWARD
+    return BY_REWARD if solved else None
+
+
+def without_wrong_answer(trace: ExpertTrace, reference: Reference) -> ExpertTrace:
+    """The trace without a final answer that is known to be wrong, such as supervised warm-up must not learn [D]."""
+    answer = (reference.answer or "").strip()
+    if not answer or trace.final is None or answers_match(extract_answer(trace.final.answer), answer):
+        return trace
+    return replace(trace, final=None)
 
 
 def response_is_answer(response: str, answer: str) -> bool:
