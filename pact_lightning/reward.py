@@ -4,12 +4,15 @@ import importlib
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Protocol
 
+from pact_lightning.credit.ftrl_reward import ftrl_rewards
 from pact_lightning.credit.matching import MatchMethod
 from pact_lightning.credit.rewards import outcome_reward, turn_rewards
+from pact_lightning.credit.toolrl_reward import toolrl_rewards
 from pact_lightning.metrics.bfcl_reward import bfcl_reward
-from pact_lightning.rollout.trajectory import Trajectory
+from pact_lightning.rollout.trajectory import RolloutTurn, StopReason, Trajectory
 from pact_lightning.tasks.schema import Task
 
 
@@ -103,11 +106,44 @@ def _environment(trajectory: Trajectory, task: Task) -> list[float]:
     return rewards
 
 
+def _ftrl(trajectory: Trajectory, task: Task) -> list[float]:
+    return ftrl_rewards(
+        [_responded(turn) for turn in trajectory.turns],
+        [turn.answer for turn in trajectory.turns],
+        [(sub_answer.tool, sub_answer.answer) for sub_answer in task.reference.sub_answers],
+        task.reference.answer,
+        malformed=[sum(entry.call is None for entry in turn.parsed) for turn in trajectory.turns],
+    )
+
+
+def _responded(turn: RolloutTurn) -> list[tuple[str, str | None]]:
+    """Tool name and response of a turn's readable calls; a rollout that was cut off may hold calls never run."""
+    responses = zip_longest(turn.parsed, turn.responses)
+    return [(entry.call["name"], response) for entry, response in responses if entry is not None and entry.call]
+
+
+def _toolrl(trajectory: Trajectory, task: Task, *, require_reasoning: bool = True) -> list[float]:
+    """A turn is well formed that calls or answers, has no malformed call, was not cut off, and thinks first."""
+    well_formed = [
+        bool(turn.calls or turn.answer.strip())
+        and all(entry.call is not None for entry in turn.parsed)
+        and (bool(turn.reasoning.strip()) or not require_reasoning)
+        for turn in trajectory.turns
+    ]
+    cut_off = trajectory.stop_reason in (StopReason.MAX_TOKENS_TURN, StopReason.MAX_TOKENS_TRAJECTORY)
+    if cut_off and trajectory.turns and not trajectory.turns[-1].responses:
+        well_formed[-1] = False
+    return toolrl_rewards([turn.calls for turn in trajectory.turns], task.reference.calls, well_formed=well_formed)
+
+
 REWARDS: dict[str, Callable[..., list[float]]] = {
     "matchtir": _matchtir,
     "outcome": _outcome,
     "environment": _environment,
+    "ftrl": _ftrl,
+    "toolrl": _toolrl,
     "bfcl": bfcl_reward,
 }
 """``matchtir``: calls by their match with the reference, the last turn by the answer [P]. ``outcome``: the answer alone
-(GRPO). ``environment``: what the environment's own ``reward()`` gives. ``bfcl``: every user turn by BFCL's check."""
+(GRPO). ``environment``: what the environment's own ``reward()`` gives. ``ftrl``: what each turn newly solves.
+``toolrl``: format and calls, earned by the last turn. ``bfcl``: every user turn by BFCL's check."""

@@ -6,20 +6,18 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from pact_lightning.credit.sub_answers import answer_in_response, first_solved
 from pact_lightning.rollout.trajectory import Trajectory
 from pact_lightning.tasks.schema import Reference, SubAnswer
 
-
-def answer_in_response(answer: str, response: str) -> bool:
-    """Whether every ``", "``-separated piece of ``answer`` is in ``response``, case and commas aside [C].
-
-    >>> answer_in_response("Brazil, China", '{"parties": ["China", "Brazil"]}')
-    True
-    >>> answer_in_response("1,500,000", "1500000 hectares"), answer_in_response("12", "1.2")
-    (True, False)
-    """
-    text = _plain(response)
-    return all(_plain(piece) in text for piece in answer.split(", "))
+__all__ = [
+    "SolveRate",
+    "answer_in_response",
+    "count_solved",
+    "executed_calls",
+    "open_answers",
+    "solve_scores",
+]
 
 
 def open_answers(calls: Iterable[tuple[str, str]], sub_answers: Sequence[SubAnswer]) -> list[SubAnswer]:
@@ -34,10 +32,9 @@ def open_answers(calls: Iterable[tuple[str, str]], sub_answers: Sequence[SubAnsw
     """
     still_open = list(sub_answers)
     for tool, response in calls:
-        for sub_answer in still_open:
-            if sub_answer.tool == tool and answer_in_response(sub_answer.answer, response):
-                still_open.remove(sub_answer)
-                break
+        solved = first_solved(tool, response, [(sub_answer.tool, sub_answer.answer) for sub_answer in still_open])
+        if solved is not None:
+            del still_open[solved]
     return still_open
 
 
@@ -75,10 +72,6 @@ def executed_calls(trajectory: Trajectory) -> list[tuple[str, str]]:
         for entry, response in zip(turn.parsed, turn.responses, strict=False)
         if entry.call is not None
     ]
-
-
-def _plain(text: str) -> str:
-    return text.lower().replace(",", "")
 
 
 class SolveRate(Metric):

@@ -28,17 +28,17 @@ class TaskFieldError(ValueError):
 
 
 class TaskFileError(ValueError):
-    """A line of a task file is wrong.
+    """A line of a task file, or a row of a data set, is wrong.
 
     Attributes:
         path: The file.
-        line: The line, counted from 1.
+        line: The line, counted from 1; or the row, counted as ``unit`` says.
         field: The field; empty when the line as a whole is wrong.
     """
 
-    def __init__(self, path: str | Path, line: int, problem: str, field: str = "") -> None:
+    def __init__(self, path: str | Path, line: int, problem: str, field: str = "", *, unit: str = "line") -> None:
         where = f"field `{field}`: " if field else ""
-        super().__init__(f"{path}, line {line}: {where}{problem}")
+        super().__init__(f"{path}, {unit} {line}: {where}{problem}")
         self.path = Path(path)
         self.line = line
         self.field = field

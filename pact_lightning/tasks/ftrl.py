@@ -1,37 +1,20 @@
 """FTRL's rows (arXiv 2508.08791) as tasks, with known calls joined as reference and expert trace."""
 
 import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pact_lightning.dialogue.tool_call import ToolCall
-from pact_lightning.tasks.checks import TaskFieldError, TaskFileError, check_task, typed
-from pact_lightning.tasks.jsonl import read_json_lines
-from pact_lightning.tasks.prompt import EnvironmentSpec, Message, PromptView, as_messages
-from pact_lightning.tasks.schema import Reference, SubAnswer, Task
-from pact_lightning.traces.from_calls import trace_from_calls
-from pact_lightning.traces.schema import ExpertTrace, ExpertTurn, TurnPattern
+from pact_lightning.tasks.checks import TaskFieldError, TaskFileError, typed
+from pact_lightning.tasks.ftrl_row import SYSTEM_PROMPT, KnownCalls, ftrl_task, needed
+from pact_lightning.tasks.json_lines import MAX_LINE_MB, JsonLine, read_json_lines, scan_json_lines
+from pact_lightning.tasks.scan import Scanned, scan_records, tasks_of
+from pact_lightning.tasks.schema import Task
 
-SYSTEM_PROMPT = (
-    "Find what you need with the tools. Once you know the answer, reply without a tool call and put nothing but the "
-    "answer between <answer> and </answer>."
-)
-ENVIRONMENT = "pact_lightning.environments.code_tools.CodeToolEnvironment"
+__all__ = ["SYSTEM_PROMPT", "FTRLTasks", "Subset", "in_train"]
 
 Subset = Literal["all", "train", "validation"]
-
-
-@dataclass(frozen=True, slots=True)
-class _KnownCalls:
-    """One complete line of a reference-calls file."""
-
-    line: int
-    question: str
-    calls: tuple[ToolCall, ...]
-    observations: tuple[str, ...]
 
 
 class FTRLTasks:
@@ -59,6 +42,7 @@ class FTRLTasks:
             longer comparable with FTRL's. [D]
         system_prompt: A system message put before the row's own messages; ``None`` or empty for none. [D]
         name: What the ids start with; give each file its own where several are used together.
+        max_line_mb: Longest line in MiB.
     """
 
     def __init__(
@@ -74,6 +58,7 @@ class FTRLTasks:
         distractors: int | None = None,
         system_prompt: str | None = SYSTEM_PROMPT,
         name: str = "ftrl",
+        max_line_mb: int = MAX_LINE_MB,
     ) -> None:
         if subset not in ("all", "train", "validation"):
             raise ValueError(f"subset must be all, train or validation, got {subset!r}")
@@ -91,6 +76,7 @@ class FTRLTasks:
         self.distractors = distractors
         self.system_prompt = system_prompt
         self.name = name
+        self.max_line_mb = max_line_mb
 
     def load(self) -> Sequence[Task]:
         """Reads and checks the chosen rows, in the file's order.
@@ -100,21 +86,38 @@ class FTRLTasks:
             TaskFileError: A row or a line of known calls is not well formed, or the known calls are of another file.
             ValueError: ``indices`` names a row that the file does not have.
         """
-        known = {} if self.reference_calls is None else _read_known_calls(self.reference_calls)
-        tasks: list[Task] = []
-        rows = 0
-        for index, (line, row) in enumerate(read_json_lines(self.path)):
-            rows = index + 1
-            if self._wanted(index, row) and (self.limit is None or len(tasks) < self.limit):
-                try:
-                    tasks.append(self._task(index, row, known.get(index)))
-                except TaskFieldError as error:
-                    raise TaskFileError(self.path, line, error.problem, error.field) from error
+        return list(tasks_of(self.scan()))
+
+    def scan(self) -> Iterator[Scanned]:
+        """Every chosen row as a task or a mistake; see :mod:`pact_lightning.tasks.scan`.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            TaskFileError: A line of known calls is not well formed.
+            ValueError: ``indices`` or the known calls name a row that the file does not have.
+        """
+        known = {} if self.reference_calls is None else _read_known_calls(self.reference_calls, self.max_line_mb)
+        rows = made = 0
+
+        def counted() -> Iterator[JsonLine]:
+            nonlocal rows
+            for line in scan_json_lines(self.path, self.max_line_mb):
+                rows += 1
+                yield line
+
+        def read(index: int, row: Any) -> Task | None:
+            nonlocal made
+            if not self._wanted(index, row) or (self.limit is not None and made >= self.limit):
+                return None
+            task = self._task(index, row, known)
+            made += 1
+            return task
+
+        yield from scan_records(self.path, counted(), read)
         for source, asked in ((self.reference_calls, known), ("indices", self.indices or ())):
             absent = [index for index in asked if not 0 <= index < rows]
             if absent:
                 raise ValueError(f"{source} names row {absent[0]}, but {self.path} has {rows} rows, counted from 0")
-        return tasks
 
     def _wanted(self, index: int, row: Any) -> bool:
         if self.indices is not None and index not in self.indices:
@@ -123,45 +126,15 @@ class FTRLTasks:
             return False
         return self.subset == "all" or (self.subset == "train") == in_train(index, self.train_fraction)
 
-    def _task(self, index: int, row: Any, known: _KnownCalls | None) -> Task:
-        typed(row, dict, "(the line)")
-        messages: list[Message] = typed(_needed(row, "messages"), list, "messages")
-        if self.system_prompt:
-            messages = [{"role": "system", "content": self.system_prompt}, *messages]
-        tools = _decoded(row, "tools", list)
-        codes = _decoded(row, "codes", dict)
-        for name, code in codes.items():
-            typed(code, str, f"codes.{name}")
-        answer = row.get("answer")
-        calls = known.calls if known is not None else _ground_truth(row)
-        sub_answers = _sub_answers(_decoded(row, "unsolved_set", dict))
-        if self.distractors is not None:
-            needed = {call["name"] for call in calls} | {sub_answer.tool for sub_answer in sub_answers}
-            tools = _with_distractors(tools, needed, self.distractors)
-        task = Task(
-            prompt=PromptView(
-                id=f"{self.name}-{index}",
-                messages=as_messages([typed(message, dict, "messages") for message in messages]),
-                tools=tuple(typed(tool, dict, "tools") for tool in tools),
-                environment=EnvironmentSpec(ENVIRONMENT, {"codes": codes, "tools": tools}),
-            ),
-            reference=Reference(
-                answer=None if answer is None else typed(answer, str, "answer"),
-                calls=calls,
-                sub_answers=sub_answers,
-            ),
-            trace=None if known is None else _trace(known, answer),
-            kind=typed(row.get("data_source", ""), str, "data_source"),
-            metadata={"index": index, **{key: row[key] for key in ("split", "solve_rate") if key in row}},
+    def _task(self, index: int, row: Any, known: Mapping[int, KnownCalls]) -> Task:
+        return ftrl_task(
+            index,
+            row,
+            known=known.get(index),
+            distractors=self.distractors,
+            system_prompt=self.system_prompt,
+            name=self.name,
         )
-        check_task(task)
-        without = sorted(set(task.prompt.tool_names) - set(codes))
-        if without:
-            raise TaskFieldError("codes", f"has no source for the tools {', '.join(without)}")
-        if known is not None and known.question not in task.prompt.messages[-1]["content"]:
-            problem = f"line {known.line} of {self.reference_calls} is about another question: {known.question!r}"
-            raise TaskFieldError("messages", problem)
-        return task
 
 
 def in_train(index: int, train_fraction: float) -> bool:
@@ -170,80 +143,24 @@ def in_train(index: int, train_fraction: float) -> bool:
     return int.from_bytes(digest[:8], "big") / 2**64 < train_fraction
 
 
-def _with_distractors(tools: list[Any], needed: set[str], distractors: int) -> list[Any]:
-    """The needed tools and the first others, in the row's order."""
-    kept = []
-    for index, tool in enumerate(tools):
-        function = typed(typed(tool, dict, f"tools[{index}]").get("function"), dict, f"tools[{index}].function")
-        is_needed = function.get("name") in needed
-        if is_needed or distractors > 0:
-            kept.append(tool)
-            distractors -= not is_needed
-    return kept
-
-
-def _needed(row: dict[str, Any], field: str) -> Any:
-    if field not in row:
-        raise TaskFieldError(field, "is missing")
-    return row[field]
-
-
-def _decoded(row: dict[str, Any], field: str, kind: type) -> Any:
-    """A field that upstream holds as a JSON string; the JSON value itself is taken as well."""
-    value = _needed(row, field)
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise TaskFieldError(field, f"is not valid JSON: {error.msg} at character {error.pos}") from error
-    return typed(value, kind, field)
-
-
-def _sub_answers(unsolved_set: dict[str, Any]) -> tuple[SubAnswer, ...]:
-    return tuple(
-        SubAnswer(tool, typed(answer, str, f"unsolved_set.{tool}"))
-        for tool, answers in unsolved_set.items()
-        for answer in typed(answers, list, f"unsolved_set.{tool}")
-    )
-
-
-def _ground_truth(row: dict[str, Any]) -> tuple[ToolCall, ...]:
-    if row.get("ground_truth") is None:
-        return ()
-    calls = []
-    for index, entry in enumerate(_decoded(row, "ground_truth", list)):
-        where = f"ground_truth[{index}]"
-        typed(entry, dict, where)
-        name = typed(entry.get("name"), str, f"{where}.name")
-        calls.append(ToolCall(name=name, arguments=typed(entry.get("parameters"), dict, f"{where}.parameters")))
-    return tuple(calls)
-
-
-def _trace(known: _KnownCalls, answer: str | None) -> ExpertTrace:
-    trace = trace_from_calls(known.calls, known.observations, source="known calls, re-executed")
-    if answer is None:
-        return trace
-    text = f"<answer>{answer}</answer>"
-    return replace(trace, final=ExpertTurn(chunks=(), pattern=TurnPattern.FINAL_ANSWER_TURN, answer=text))
-
-
-def _read_known_calls(path: Path) -> dict[int, _KnownCalls]:
+def _read_known_calls(path: Path, max_line_mb: int) -> dict[int, KnownCalls]:
     """The complete lines, by row number.
 
     Raises:
         TaskFileError: A line is not well formed or repeats a row number.
     """
-    known: dict[int, _KnownCalls] = {}
-    for line, record in read_json_lines(path):
+    known: dict[int, KnownCalls] = {}
+    for line, record in read_json_lines(path, max_line_mb):
         try:
             typed(record, dict, "(the line)")
-            index = typed(_needed(record, "index"), int, "index")
+            index = typed(needed(record, "index"), int, "index")
             if index in known:
                 raise TaskFieldError("index", f"row {index} is already on line {known[index].line}")
-            calls = typed(_needed(record, "calls"), list, "calls")
-            if typed(_needed(record, "unsolved"), list, "unsolved") or not calls:
+            calls = typed(needed(record, "calls"), list, "calls")
+            if typed(needed(record, "unsolved"), list, "unsolved") or not calls:
                 continue
-            known[index] = _KnownCalls(
+            known[index] = KnownCalls(
+                path,
                 line,
                 typed(record.get("question", ""), str, "question"),
                 tuple(_known_call(call, f"calls[{number}]") for number, call in enumerate(calls)),
