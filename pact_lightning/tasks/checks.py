@@ -9,7 +9,7 @@ from pact_lightning.tasks.prompt import PromptView
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.schema import flatten_calls
 
-ROLES = frozenset({"system", "user"})
+ROLES = ("system", "user")
 """Roles that a prompt may hold."""
 
 
