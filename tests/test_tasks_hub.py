@@ -99,9 +99,7 @@ def test_a_malformed_row_is_named(folder):
     records = [task_to_json(task) for task in TASKS[:2]]
     records[1]["messages"][-1]["role"] = "assistant"
     (folder / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    with pytest.raises(
-        TaskFileError, match=r"data \(train\), row 1: field `messages\[1\]\.role`: must be"
-    ):
+    with pytest.raises(TaskFileError, match=r"data \(train\), row 1: field `messages\[1\]\.role`: must be"):
         HubTasks(str(folder)).load()
     (folder / "train.jsonl").write_text("".join(json.dumps(records[0]) + "\n" for _ in range(2)))
     with pytest.raises(TaskFileError, match="row 1: field `id`: 'train-0' is already the id of row 0"):

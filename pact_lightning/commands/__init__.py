@@ -1,4 +1,7 @@
 """Commands of ``pact-lightning`` beside those of Lightning, one module each; imported when they are called."""
 
-COMMANDS: dict[str, str] = {"traces": "pact_lightning.commands.traces"}
+COMMANDS: dict[str, str] = {
+    "tasks": "pact_lightning.commands.tasks",
+    "traces": "pact_lightning.commands.traces",
+}
 """By name the module whose ``main(arguments)`` runs the command."""

@@ -52,7 +52,7 @@ class HubTasks:
         *,
         config: str | None = None,
         revision: str | None = None,
-        format: HubFormat = "pact",  # the word for it
+        format: HubFormat = "pact",
         format_args: dict[str, Any] | None = None,
         limit: int | None = None,
     ) -> None:

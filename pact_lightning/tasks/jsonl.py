@@ -1,5 +1,6 @@
 """Task files in the package's own format: one JSON object a line."""
 
+import gzip
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -50,7 +51,8 @@ def _read(index: int, record: Any) -> Task:
 
 
 def write_jsonl(path: str | Path, tasks: Iterable[Task]) -> None:
-    """Writes tasks, one a line, so that :class:`JsonlTasks` reads the same tasks back."""
-    with Path(path).open("w", encoding="utf-8") as file:
+    """Writes tasks, one a line, so that :class:`JsonlTasks` reads the same tasks back; ``.gz`` files compressed."""
+    path = Path(path)
+    with gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8") as file:
         for task in tasks:
             file.write(json.dumps(task_to_json(task), ensure_ascii=False) + "\n")

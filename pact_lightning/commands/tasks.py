@@ -1,0 +1,254 @@
+"""``pact-lightning tasks``: brings tasks into a task file, finds all mistakes of one, says what is in it."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from pact_lightning.commands.run import run
+from pact_lightning.commands.task_tables import count_table, import_table, length_table
+from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.dialogue.text_codec import TextCodec
+from pact_lightning.policy.loading import BUNDLED, PolicyConfig, load_tokenizer
+from pact_lightning.tasks.checks import TaskFileError
+from pact_lightning.tasks.consistency import environment_mistake, replay_mistakes, trace_mistakes
+from pact_lightning.tasks.ftrl import FTRLTasks
+from pact_lightning.tasks.hub import HubFormat, HubTasks
+from pact_lightning.tasks.importing import import_tasks, scan_source
+from pact_lightning.tasks.jsonl import JsonlTasks
+from pact_lightning.tasks.mistakes import scan_mistakes
+from pact_lightning.tasks.scan import Scanned
+from pact_lightning.tasks.schema import Task
+from pact_lightning.tasks.source import TaskSource
+from pact_lightning.tasks.statistics import task_statistics
+from pact_lightning.tasks.toolhop import ToolHopTasks
+
+Format = Literal["jsonl", "ftrl", "matchtir", "toolhop", "hub"]
+"""``matchtir`` is FTRL's format with ``ground_truth``; ``hub`` a data set by its id."""
+
+
+def import_(
+    output: Path,
+    *,
+    path: str | None = None,
+    format: Format = "jsonl",
+    source: TaskSource | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    rows: HubFormat = "pact",
+    reference_calls: str | None = None,
+    replay: bool | None = None,
+    limit: int | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Writes tasks of another format as a task file, and says what was left out and why.
+
+    Args:
+        output: The task file to write, .jsonl or .jsonl.gz.
+        path: The file to read, which may also stand before the output; for the format hub a data set's id or a
+            folder.
+        format: What it holds.
+        source: A task source by its class path, in place of path and format.
+        split: Only rows of this split, for ftrl, matchtir and hub.
+        revision: Branch, tag or commit of a data set of the hub.
+        rows: What the rows of a data set of the hub are.
+        reference_calls: A file of calls that solve FTRL's rows, with what they return.
+        replay: Whether tasks with reference calls and no trace get one by making these calls in their environment;
+            by default for matchtir only.
+        limit: Write at most this many tasks.
+        overwrite: Whether a file that is there already may be replaced.
+    """
+    if output.exists() and not overwrite:
+        raise ValueError(f"there is a file {output} already; give another name, or --overwrite true")
+    if source is None:
+        source = _named(path, format, split=split, revision=revision, rows=rows, reference_calls=reference_calls)
+    replay = format == "matchtir" if replay is None else replay
+    report = import_tasks(source, output, replay=replay, limit=limit)
+    Console().print(import_table(report, output))
+    return 0
+
+
+def validate(
+    files: list[str],
+    *,
+    format: Format = "jsonl",
+    source: TaskSource | None = None,
+    replay: bool = True,
+    timeout_s: float = 30.0,
+    max_line_mb: int = 64,
+) -> int:
+    """Tells all mistakes of task files with line and field; exit status 1 if there are any.
+
+    Beyond what loading checks: environments can be made, traces fit the reference, and the calls of traces return what
+    the traces say.
+
+    Args:
+        files: The files.
+        format: What they hold; of formats other than jsonl, the first mistake of each row is told.
+        source: A task source by its class path, in place of files.
+        replay: Whether the calls of traces are made in their environment.
+        timeout_s: Seconds that a call may take in the replay.
+        max_line_mb: Longest line in MiB.
+    """
+    scans: list[tuple[str, Iterator[Scanned]]] = []
+    if source is not None:
+        scans.append((type(source).__name__, _caught(type(source).__name__, lambda: iter(scan_source(source)))))
+    for file in files:
+        scans.append((file, _caught(file, _scanner(file, format, max_line_mb))))
+    if not scans:
+        raise ValueError("name the files to validate, or a --source")
+    wrong = 0
+    for name, scanned in scans:
+        tasks = mistakes = 0
+        for error in _mistakes(name, scanned, replay, timeout_s):
+            tasks += error is None
+            if error is not None:
+                mistakes += 1
+                print(error)  # noqa: T201  # a command
+        print(f"{name}: {tasks} tasks, {mistakes or 'no'} mistake{'s' if mistakes != 1 else ''}")  # noqa: T201
+        wrong += mistakes
+    return int(wrong > 0)
+
+
+def stats(
+    *,
+    path: str | None = None,
+    format: Format = "jsonl",
+    source: TaskSource | None = None,
+    split: str | None = None,
+    tokenizer: str = BUNDLED,
+    max_prompt_tokens: int = 7000,
+    json: Path | None = None,
+) -> int:
+    """Says what is in a set of tasks: kinds, lengths, tools, references, traces.
+
+    Args:
+        path: The file, which may also stand right after the command; for the format hub a data set's id or a folder.
+        format: What it holds.
+        source: A task source by its class path, in place of path and format.
+        split: Only rows of this split, for ftrl, matchtir and hub.
+        tokenizer: Folder or hub id of the model whose tokenizer counts, or bundled.
+        max_prompt_tokens: The limit of training: how many tasks would it leave out?
+        json: A file to write the figures to.
+    """
+    if source is None:
+        source = _named(path, format, split=split)
+    tasks = source.load()
+    if not tasks:
+        raise ValueError("there are no tasks to count")
+    renderer = ChatRenderer(TextCodec(load_tokenizer(PolicyConfig(model=tokenizer))))
+    figures = {"tokenizer": tokenizer, **task_statistics(tasks, renderer, max_prompt_tokens)}
+    Console().print(length_table(figures))
+    Console().print(count_table(figures))
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        json.write_text(_dumps(figures) + "\n", encoding="utf-8")
+    return 0
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command.
+
+    Args:
+        arguments: What follows ``tasks``.
+    """
+    functions: dict[str, Callable[..., Any]] = {"import": import_, "validate": validate, "stats": stats}
+    run(functions, "pact-lightning tasks", _as_options(arguments))
+
+
+def _as_options(arguments: Sequence[str]) -> list[str]:
+    """What stands in front of the options, as the parser wants it.
+
+    ``import IN OUT``, ``import OUT``, ``validate FILE FILE ...`` and ``stats IN``; the parser itself knows no list of
+    words and no word that may be left out.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        return list(arguments)
+    command, *rest = arguments
+    words = list(takewhile(lambda argument: not argument.startswith("-"), rest))
+    options = rest[len(words) :]
+    if command == "validate":
+        return [command, json.dumps(words), *options]
+    if (command, len(words)) in (("import", 2), ("stats", 1)):
+        return [command, *words[1:], "--path", words[0], *options]
+    return list(arguments)
+
+
+def _dumps(figures: Mapping[str, Any]) -> str:
+    return json.dumps(figures, indent=2, ensure_ascii=False)
+
+
+def _named(
+    path: str | None,
+    format: Format,
+    *,
+    split: str | None = None,
+    revision: str | None = None,
+    rows: HubFormat = "pact",
+    reference_calls: str | None = None,
+) -> TaskSource:
+    """The source that a format and a path stand for.
+
+    Raises:
+        ValueError: There is no path, or an option means nothing for the format.
+    """
+    if path is None:
+        raise ValueError("say what to read: a path and its --format, or a --source")
+    ftrl = format in ("ftrl", "matchtir")
+    unused = {
+        "--split": split is not None and not (ftrl or format == "hub"),
+        "--revision": revision is not None and format != "hub",
+        "--rows": rows != "pact" and format != "hub",
+        "--reference_calls": reference_calls is not None and not ftrl,
+    }
+    wrong = next((name for name, is_wrong in unused.items() if is_wrong), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong} means nothing for the format {format}")
+    if format == "hub":
+        return HubTasks(path, split or "train", revision=revision, format=rows)
+    if ftrl:
+        return FTRLTasks(path, split=split, reference_calls=reference_calls)
+    return ToolHopTasks(path) if format == "toolhop" else JsonlTasks(path)
+
+
+def _scanner(file: str, format: Format, max_line_mb: int) -> Callable[[], Iterator[Scanned]]:
+    if format == "jsonl":
+        return lambda: scan_mistakes(Path(file), max_line_mb)
+    return lambda: iter(scan_source(_named(file, format)))
+
+
+def _caught(name: str, scan: Callable[[], Iterator[Scanned]]) -> Iterator[Scanned]:
+    """What a scan gives; a mistake that ends it is one more entry."""
+    try:
+        yield from scan()
+    except TaskFileError as error:
+        yield Scanned(error.line, error=error)
+
+
+def _mistakes(name: str, scanned: Iterator[Scanned], replay: bool, timeout_s: float) -> Iterator[TaskFileError | None]:
+    """The mistakes, and ``None`` for every task that was looked at."""
+    made: dict[str, bool] = {}
+    for entry in scanned:
+        if entry.task is None:
+            assert entry.error is not None
+            yield entry.error
+            continue
+        yield None
+        for error in _task_mistakes(entry.task, made, replay, timeout_s):
+            yield TaskFileError(name, entry.line, error.problem, error.field)
+
+
+def _task_mistakes(task: Task, made: dict[str, bool], replay: bool, timeout_s: float) -> Iterator[Any]:
+    yield from trace_mistakes(task)
+    class_path = task.prompt.environment.class_path
+    replayed = replay and task.trace is not None
+    if class_path not in made or (replayed and made[class_path]):
+        mistake = environment_mistake(task)
+        made.setdefault(class_path, mistake is None)
+        if mistake is not None:
+            yield mistake
+        elif replayed:
+            yield from replay_mistakes(task, timeout_s)

@@ -1,0 +1,125 @@
+"""Whether the parts of a task fit one another: environment, reference and trace."""
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from pact_lightning.credit.rewards import extract_answer
+from pact_lightning.credit.sub_answers import answer_in_response
+from pact_lightning.environments.protocol import Environment, ToolResult
+from pact_lightning.environments.sandbox import SandboxError
+from pact_lightning.metrics.answer import answers_match
+from pact_lightning.metrics.solve import open_answers
+from pact_lightning.rollout.tool_threads import ToolThreads
+from pact_lightning.tasks.checks import TaskFieldError
+from pact_lightning.tasks.schema import Task
+from pact_lightning.traces.leak import leak_reasons, trace_problems
+from pact_lightning.traces.schema import ExpertTrace
+
+
+def trace_mistakes(task: Task) -> list[TaskFieldError]:
+    """What in a task's trace contradicts its reference, or disqualifies it as an expert trace.
+
+    A trace is kept only if its final answer or its last tool response verifies against the reference [P]; where the
+    reference has sub-answers, its responses must hold all of them [D].
+
+    Args:
+        task: A checked task.
+
+    Returns:
+        One error per mistake; empty without a trace.
+    """
+    trace = task.trace
+    if trace is None:
+        return []
+    found = [TaskFieldError("trace", reason) for reason in trace_problems(trace, task.prompt.tool_names)]
+    found += [TaskFieldError("trace", reason) for reason in leak_reasons(trace, task.reference.answer)]
+    called = [
+        (call["name"], response)
+        for turn in trace.turns
+        for call, response in zip(turn.calls, turn.responses, strict=True)
+    ]
+    left = open_answers(called, task.reference.sub_answers)
+    if left:
+        answers = ", ".join(f"{answer.answer!r} of {answer.tool}" for answer in left)
+        found.append(TaskFieldError("trace.turns", f"no response holds the expected {answers}"))
+    found += _answer_mistakes(trace, task.reference.answer, called)
+    return found
+
+
+def _answer_mistakes(trace: ExpertTrace, answer: str | None, called: list[tuple[str, str]]) -> Iterator[TaskFieldError]:
+    if answer is None:
+        return
+    if trace.final is not None:
+        given = extract_answer(trace.final.answer)
+        if not answers_match(given, answer):
+            yield TaskFieldError("trace.final.answer", f"is {given!r:.80}, but reference.answer is {answer!r:.80}")
+    elif called and not answer_in_response(answer, called[-1][1]):
+        problem = f"there is no final answer, and the last response does not hold reference.answer {answer!r:.80}"
+        yield TaskFieldError("trace.turns", problem)
+
+
+def environment_mistake(task: Task) -> TaskFieldError | None:
+    """What keeps a task's environment from being made; ``None`` where it can be."""
+    try:
+        environment = task.prompt.environment.build()
+    except ImportError as error:
+        return TaskFieldError("environment.class_path", str(error))
+    except Exception as error:  # noqa: BLE001  # the user's code: whatever it raises is what is told
+        return TaskFieldError(
+            "environment.init_args", f"the environment cannot be made: {type(error).__name__}: {error}"
+        )
+    _close(environment)
+    return None
+
+
+def replay_mistakes(task: Task, timeout_s: float = 30.0) -> list[TaskFieldError]:
+    """Makes the trace's calls in the environment and compares the responses.
+
+    Args:
+        task: A task whose environment can be made.
+        timeout_s: Seconds that a call may take.
+
+    Returns:
+        One error per response that differs; empty without a trace.
+
+    Raises:
+        ValueError: The sandbox does not work on this machine.
+    """
+    turns = () if task.trace is None else task.trace.turns
+    places = [(turn, number) for turn in range(len(turns)) for number in range(len(turns[turn].calls))]
+    if not places:
+        return []
+    environment: Environment = task.prompt.environment.build()
+    calls = [turns[turn].calls[number] for turn, number in places]
+    verbs = [partial(environment.call, call["name"], call["arguments"]) for call in calls]
+    started, *results = ToolThreads(1, timeout_s).submit(
+        threading.Lock(), [partial(environment.reset, task.prompt, 0), *verbs]
+    )
+    if started.exception() is not None:
+        return [TaskFieldError("environment", f"reset() failed: {started.exception()!r:.200}")]
+    found = []
+    for (turn, number), result in zip(places, results, strict=True):
+        text = _text(result.exception(), result)
+        if text != turns[turn].responses[number]:
+            problem = f"is {turns[turn].responses[number]!r:.80}, but the tool gives {text!r:.80}"
+            found.append(TaskFieldError(f"trace.turns[{turn}].responses[{number}]", problem))
+    _close(environment)
+    return found
+
+
+def _text(error: BaseException | None, result: Any) -> str:
+    if isinstance(error, SandboxError):
+        raise ValueError(f"{error}; leave the replay out with --replay false") from error
+    if error is not None:
+        return f"{type(error).__name__}: {error}"
+    outcome = result.result()
+    return outcome.text if isinstance(outcome, ToolResult) else f"no ToolResult: {outcome!r}"
+
+
+def _close(environment: Any) -> None:
+    """Lets an environment clean up where it has the verb."""
+    close = getattr(environment, "close", None)
+    if callable(close):
+        close()

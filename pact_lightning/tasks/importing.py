@@ -1,0 +1,136 @@
+"""Tasks of any source into the package's own task file, with a count of all that is left out or added."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pact_lightning.environments.protocol import Environment
+from pact_lightning.metrics.solve import open_answers
+from pact_lightning.tasks.jsonl import write_jsonl
+from pact_lightning.tasks.scan import ScannableSource, Scanned
+from pact_lightning.tasks.schema import Task
+from pact_lightning.tasks.source import TaskSource
+from pact_lightning.traces.from_calls import trace_from_calls
+from pact_lightning.traces.schema import ExpertTurn, TurnPattern
+
+
+@dataclass(slots=True)
+class Tally:
+    """How often something happened, and the first time it did."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, example: str) -> None:
+        """Counts one more."""
+        self.first = self.first or example
+        self.count += 1
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What became of the records.
+
+    Attributes:
+        read: Records that were looked at.
+        written: Tasks written.
+        dropped: Records left out, by the field that was wrong.
+        traces: Traces made by replay.
+        no_trace: Tasks for which a replay made no trace, by reason.
+    """
+
+    read: int = 0
+    written: int = 0
+    dropped: dict[str, Tally] = field(default_factory=dict)
+    traces: int = 0
+    no_trace: dict[str, Tally] = field(default_factory=dict)
+
+
+def import_tasks(source: TaskSource, output: Path, *, replay: bool, limit: int | None = None) -> ImportReport:
+    """Writes the tasks of a source as a task file, whole or not at all.
+
+    Records that are wrong are left out and counted; of sources that cannot go on after a mistake, the first one ends
+    the import.
+
+    Args:
+        source: The source.
+        output: The file to write, compressed where its name ends in ``.gz``.
+        replay: Whether tasks with reference calls and no trace get one, by making these calls in their environment.
+        limit: Write at most this many tasks.
+
+    Raises:
+        ValueError: No task is left to be written, or the source found a mistake that it cannot go on after.
+    """
+    report = ImportReport()
+    partial = output.with_name(f"partial-{output.name}")
+    try:
+        write_jsonl(partial, _tasks(source, report, replay, limit))
+        if not report.written:
+            reasons = "; ".join(tally.first for tally in report.dropped.values())
+            raise ValueError(f"none of {report.read} records became a task{': ' if reasons else ''}{reasons}")
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    return report
+
+
+def scan_source(source: TaskSource) -> Iterable[Scanned]:
+    """Every record of a source; one that only loads gives its tasks, numbered from 0."""
+    if isinstance(source, ScannableSource):
+        return source.scan()
+    return (Scanned(number, task) for number, task in enumerate(source.load()))
+
+
+def _tasks(source: TaskSource, report: ImportReport, replay: bool, limit: int | None) -> Iterator[Task]:
+    for entry in scan_source(source):
+        if limit is not None and report.written >= limit:
+            return
+        report.read += 1
+        if entry.task is None:
+            assert entry.error is not None
+            where = re.sub(r"\[\d+\]", "[]", entry.error.field) or "(the line)"
+            report.dropped.setdefault(where, Tally()).add(str(entry.error))
+            continue
+        report.written += 1
+        yield _with_trace(entry.task, report) if replay else entry.task
+
+
+def _with_trace(task: Task, report: ImportReport) -> Task:
+    if task.trace is not None:
+        return task
+    reason = replayed = None
+    if not task.reference.calls:
+        reason = "no reference calls"
+    else:
+        replayed, reason = replay_reference(task)
+    if replayed is None:
+        report.no_trace.setdefault(reason or "", Tally()).add(task.id)
+        return task
+    report.traces += 1
+    return replayed
+
+
+def replay_reference(task: Task) -> tuple[Task | None, str]:
+    """Makes a trace of a task's reference calls by making them in its environment.
+
+    Args:
+        task: A task with reference calls.
+
+    Returns:
+        The task with the trace, or ``None`` and the reason: a call fails, or an expected answer stays open.
+    """
+    environment: Environment = task.prompt.environment.build()
+    environment.reset(task.prompt, 0)
+    calls = task.reference.calls
+    results = [environment.call(call["name"], call["arguments"]) for call in calls]
+    if any(result.error for result in results):
+        return None, "a reference call fails"
+    called = [(call["name"], result.text) for call, result in zip(calls, results, strict=True)]
+    if open_answers(called, task.reference.sub_answers):
+        return None, "the reference calls leave an expected answer open"
+    trace = trace_from_calls(calls, [result.text for result in results], source="reference calls, replayed")
+    if task.reference.answer is not None:
+        text = f"<answer>{task.reference.answer}</answer>"
+        trace = replace(trace, final=ExpertTurn((), pattern=TurnPattern.FINAL_ANSWER_TURN, answer=text))
+    return replace(task, trace=trace), ""

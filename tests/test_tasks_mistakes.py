@@ -1,0 +1,143 @@
+"""All mistakes of a record and of a file, each with its place."""
+
+import copy
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pact_lightning.environments.bundled.tasks import make_task
+from pact_lightning.tasks.checks import TaskFieldError
+from pact_lightning.tasks.mistakes import record_mistakes, scan_mistakes
+from pact_lightning.tasks.prompt import UserTurn
+from pact_lightning.tasks.record import task_from_json, task_to_json
+
+TOOL = {"type": "function", "function": {"name": "later", "parameters": {}}}
+RECORD = task_to_json(make_task("train", 1)) | {"follow_ups": [{"content": "And?", "tools": [TOOL]}]}
+
+
+def changed(*changes):
+    """The record with values put in at paths, or taken out where the value is ``...``."""
+    record = copy.deepcopy(RECORD)
+    for path, value in changes:
+        *parents, last = path
+        place = record
+        for key in parents:
+            place = place[key]
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+    return record
+
+
+def fields(record):
+    return [error.field for error in record_mistakes(record)]
+
+
+def test_a_task_has_none():
+    assert record_mistakes(RECORD) == []
+    assert make_task("train", 1).prompt.follow_ups == ()
+    assert UserTurn("And?", (TOOL,)) in task_from_json(RECORD).prompt.follow_ups
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ([(["id"], 3), (["kind"], 1), (["metadata"], [])], {"id", "kind", "metadata"}),
+        ([(["id"], ...), (["messages"], ...), (["environment"], ...)], {"id", "messages", "environment"}),
+        ([(["messages", 0, "role"], "tool"), (["messages", 1, "content"], None)],
+         {"messages[0].role", "messages[1].content"}),
+        ([(["tools", 0, "function"], ...), (["tools", 2], "x")], {"tools[0].function", "tools[2]"}),
+        ([(["tools", 1, "function", "parameters"], None), (["id"], "")], {"tools[1].function.parameters", "id"}),
+        ([(["follow_ups"], [{"content": 1}, {}])],
+         {"follow_ups[0].content", "follow_ups[1].content"}),
+        ([(["follow_ups", 0, "tools", 0, "function", "name"], 1), (["kind"], 1)],
+         {"follow_ups[0].tools[0].function.name", "kind"}),
+        ([(["reference", "answer"], 1), (["reference", "calls", 0], {}), (["reference", "sub_answers"], 3)],
+         {"reference.answer", "reference.calls[0].name", "reference.sub_answers"}),
+        ([(["trace", "turns", 0, "calls"], []), (["trace", "turns", 1, "responses"], []), (["trace", "source"], 1)],
+         {"trace.turns", "trace.source"}),
+        ([(["trace", "turns", 0, "calls", 0, "arguments"], 1), (["trace", "final", "answer"], ...)],
+         {"trace.turns[0].calls[0].arguments", "trace.final.answer"}),
+        ([(["trace", "turn"], 1), (["answers"], 1), (["reference", "a.b[0]"], 1), (["trace", "turns", 0, "x"], 1)],
+         {"trace.turn", "answers", "reference.a.b[0]", "trace.turns[0].x"}),
+        ([(["environment", "class_path"], 1), (["environment", "init_args"], 1), (["environment", "x"], 1)],
+         {"environment.class_path", "environment.init_args", "environment.x"}),
+    ],
+)  # fmt: skip
+def test_all_of_them_are_told(changes, wanted):
+    assert set(fields(changed(*changes))) >= wanted
+
+
+def test_every_unknown_tool_is_told_once_and_none_where_tools_are_wrong():
+    record = changed(
+        (["reference", "calls"], [{"name": name, "arguments": {}} for name in ("no", "nope", "no")]),
+        (["reference", "sub_answers"], [{"tool": "never", "answer": "x"}]),
+    )
+    told = [error.problem for error in record_mistakes(record)]
+    assert [problem.split("'")[1] for problem in told] == ["no", "nope", "never"]
+    record["tools"][0]["function"]["name"] = None
+    assert fields(record) == ["tools[0].function.name"]
+
+
+def test_the_record_is_left_as_it_is():
+    record = changed((["id"], 3), (["tools", 0], "x"), (["trace", "turns", 0, "x"], 1))
+    before = copy.deepcopy(record)
+    record_mistakes(record)
+    assert record == before
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_there_are_mistakes_exactly_where_reading_fails_and_the_first_is_the_same(data):
+    record = copy.deepcopy(RECORD)
+    for _ in range(data.draw(st.integers(0, 4))):
+        place = record
+        while True:
+            key = data.draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
+            inner = place[key]
+            if not isinstance(inner, dict | list) or not inner or data.draw(st.booleans()):
+                break
+            place = inner
+        if isinstance(place, dict) and data.draw(st.booleans()):
+            place[data.draw(st.text(max_size=4))] = data.draw(json_values)
+        else:
+            place[key] = data.draw(json_values)
+    found = record_mistakes(record)
+    if not found:
+        task_from_json(record)
+        return
+    with pytest.raises(TaskFieldError) as caught:
+        task_from_json(record)
+    assert (found[0].field, found[0].problem) == (caught.value.field, caught.value.problem)
+
+
+@pytest.mark.parametrize("record", [None, 3, "x", []])
+def test_what_is_no_object_has_one(record):
+    assert fields(record) == ["(the line)"]
+
+
+def test_a_file_is_read_to_its_end(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    lines = [
+        json.dumps(RECORD),
+        "{oh no",
+        json.dumps(changed((["id"], "other"), (["kind"], 1), (["metadata"], 1))),
+        "",
+        json.dumps(RECORD),
+        json.dumps(changed((["id"], "last"))),
+    ]
+    path.write_bytes("\n".join(lines).encode() + b"\n\xff\n")
+    scanned = list(scan_mistakes(path))
+    told = [(entry.line, entry.error.field) for entry in scanned if entry.error is not None]
+    assert told == [(2, ""), (3, "kind"), (3, "metadata"), (5, "id"), (7, "")]
+    assert [entry.task.id for entry in scanned if entry.task is not None] == [RECORD["id"], "last"]
