@@ -24,6 +24,8 @@ def normalise_answer(text: str) -> str:
 
     >>> normalise_answer("The  U.S. (1,500,000.0 ha)"), normalise_answer("us 1500000 HA!")
     ('us 1500000 ha', 'us 1500000 ha')
+    >>> normalise_answer("A"), normalise_answer("a cat")
+    ('a', 'cat')
     >>> normalise_answer("-0.50"), normalise_answer("5-6"), normalise_answer("56.")
     ('-0.5', '5 6', '56')
     """
@@ -33,7 +35,8 @@ def normalise_answer(text: str) -> str:
         # Only a word that is no number is taken apart: the dot of 3.5 is not punctuation.
         parts = [number] if number else _SEPARATING.sub(" ", _REMOVED.sub("", word)).split()
         words.extend(_number(part) or part for part in parts)
-    return " ".join(word for word in words if word not in _ARTICLES)
+    # Some answers of FTRL are the letter a: an answer of articles alone keeps them.
+    return " ".join([word for word in words if word not in _ARTICLES] or words)
 
 
 def answers_match(prediction: str, reference: str) -> bool:
