@@ -163,6 +163,8 @@ def test_limit_blank_lines_and_compressed_files(tmp_path):
     assert [task.id for task in JsonlTasks(file).load()] == ["t0", "t1", "t2", "t3"]
     assert [task.id for task in JsonlTasks(file, limit=2).load()] == ["t0", "t1"]
     assert JsonlTasks(file, limit=0).load() == []
+    with pytest.raises(ValueError, match="limit is a number of tasks"):
+        JsonlTasks(file, limit=-1)
     packed = tmp_path / "tasks.jsonl.gz"
     packed.write_bytes(gzip.compress(file.read_bytes()))
     assert JsonlTasks(str(packed)).load() == JsonlTasks(file).load()
