@@ -87,13 +87,22 @@ def record_mistakes(record: Any) -> list[TaskFieldError]:
             if (error.field, error.problem) == last:
                 break  # it could not be put aside
             last = (error.field, error.problem)
-            unclear = any(re.search(r"(^|\.)tools", earlier.field) for earlier in found)
-            if not (unclear and error.problem.startswith(_NAMES_TOOL)):
+            if not _follows(error, found, record):
                 found.append(error)
             if not isinstance(rest, dict):
                 break
             _put_aside(rest, error)
     return found
+
+
+def _follows(error: TaskFieldError, found: list[TaskFieldError], record: Any) -> bool:
+    """Whether it may be no mistake of its own: calls of tools, where tools or what gives them are wrong already."""
+    fields = [earlier.field for earlier in found]
+    own_tools = isinstance(record, dict) and "tools" in record
+    no_environment = not own_tools and any(field.startswith("environment") for field in fields)
+    if error.problem.startswith(_NAMES_TOOL):
+        return no_environment or any(re.search(r"(^|\.)tools", field) for field in fields)
+    return no_environment and error.field == "tools"
 
 
 def _put_aside(record: dict[str, Any], error: TaskFieldError) -> None:
