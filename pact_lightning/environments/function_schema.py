@@ -1,0 +1,139 @@
+"""Typed Python functions as tools: their schemas, and the check of a call's arguments against them."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+from jsonschema.protocols import Validator
+from jsonschema.validators import extend
+from transformers.utils.chat_template_utils import (
+    DocstringParsingException,
+    TypeHintParsingException,
+    get_json_schema,
+)
+
+from pact_lightning.tasks.prompt import ToolSchema
+
+_MAX_PROBLEMS = 5
+_MAX_MESSAGE = 200
+
+# JSON Schema takes 2.0 for an integer and Python does not: range(2.0) fails.
+_StrictValidator = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
+
+
+class FunctionSchemaError(ValueError):
+    """A function cannot become a tool."""
+
+
+def function_schema(function: Callable[..., Any]) -> ToolSchema:
+    """The schema of a function, as transformers and TRL make it [C].
+
+    Args:
+        function: Typed, with a Google docstring that describes it and each of its arguments.
+
+    Raises:
+        FunctionSchemaError: No docstring, an argument without a type hint or a description, a type that has no JSON
+            schema, or ``*args`` or ``**kwargs``.
+    """
+    name = getattr(function, "__qualname__", type(function).__name__)
+    if not inspect.getdoc(function):
+        wanted = "say in one what it does, and describe each argument under `Args:`"
+        raise FunctionSchemaError(f"{name} cannot become a tool: it has no docstring; {wanted}")
+    for parameter in inspect.signature(function).parameters.values():
+        if (problem := _parameter_problem(parameter)) is not None:
+            raise FunctionSchemaError(f"{name} cannot become a tool: {problem}")
+    try:
+        schema: ToolSchema = get_json_schema(function)
+    except (DocstringParsingException, TypeHintParsingException, NameError, ValueError) as error:
+        raise FunctionSchemaError(f"{name} cannot become a tool: {_schema_problem(error)}") from error
+    if not schema["function"]["description"]:
+        raise FunctionSchemaError(f"{name} cannot become a tool: begin its docstring with what it does")
+    return schema
+
+
+def _parameter_problem(parameter: inspect.Parameter) -> str | None:
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        return f"a call has named arguments only; put named ones in the place of `{parameter}`"
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        return f"a call has named arguments only; remove the `/` after {parameter.name}"
+    if parameter.annotation is parameter.empty:
+        return f"its argument {parameter.name} has no type hint; add one, such as `{parameter.name}: str`"
+    return None
+
+
+def _schema_problem(error: Exception) -> str:
+    """What transformers found, with what to do about it."""
+    words = " ".join(" ".join(str(part) for part in error.args).split())
+    if isinstance(error, DocstringParsingException):
+        return f"{words.partition(' because ')[2]}; describe it under `Args:`"
+    if isinstance(error, TypeHintParsingException):
+        hints = "int, float, str, bool, None, list, tuple, dict, Literal, Enum and unions of these"
+        return f"{words.partition(', likely')[0]}; the type hints that can be used are {hints}"
+    return words
+
+
+def arguments_validator(schema: ToolSchema) -> Validator:
+    """A validator for the arguments of a function's tool.
+
+    It is stricter than the schema where the function is: no unknown arguments, whole numbers for ``int``; and it
+    allows ``None`` where the hint does, which the schema says by ``nullable``, a word that JSON Schema does not know.
+
+    Args:
+        schema: From :func:`function_schema`.
+    """
+    parameters = _with_null(schema["function"]["parameters"])
+    validator: Validator = _StrictValidator({**parameters, "additionalProperties": False})
+    return validator
+
+
+def argument_problem(validator: Validator, name: str, arguments: Mapping[str, Any]) -> str | None:
+    """What is wrong with a call's arguments, as text for the policy; ``None`` if nothing is.
+
+    Args:
+        validator: From :func:`arguments_validator`.
+        name: The tool.
+        arguments: The call's arguments.
+    """
+    known = list(validator.schema["properties"])
+    try:
+        problems = [f"there is no argument {given!r}" for given in arguments if given not in known]
+        problems += [
+            _problem(error)
+            for error in sorted(validator.iter_errors(dict(arguments)), key=lambda error: list(map(str, error.path)))
+            if error.validator != "additionalProperties" or error.path
+        ]
+    except RecursionError:  # the messages hold the values
+        problems = ["they are nested too deeply"]
+    if not problems:
+        return None
+    takes = f"takes {', '.join(known)}" if known else "takes no arguments"
+    return f"Wrong arguments: {'; '.join(problems[:_MAX_PROBLEMS])}. {name} {takes}."
+
+
+def _problem(error: ValidationError) -> str:
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path).lstrip(".")
+    message = error.message if len(error.message) <= _MAX_MESSAGE else f"...{error.message[-_MAX_MESSAGE:]}"
+    return f"{where}: {message}" if where else message
+
+
+def _with_null(schema: Any) -> Any:
+    """``nullable``, as transformers writes it for ``X | None``, in words that JSON Schema knows."""
+    if not isinstance(schema, Mapping):
+        return schema
+    node = {key: value for key, value in schema.items() if key != "nullable"}
+    if isinstance(node.get("properties"), Mapping):
+        node["properties"] = {name: _with_null(value) for name, value in node["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if key in node:
+            node[key] = _with_null(node[key])
+    for key in ("anyOf", "prefixItems"):
+        if key in node:
+            node[key] = [_with_null(entry) for entry in node[key]]
+    return {"anyOf": [node, {"type": "null"}]} if schema.get("nullable") is True else node
