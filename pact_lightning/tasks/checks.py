@@ -125,6 +125,6 @@ def typed(value: Any, kind: type, field: str) -> Any:
         TaskFieldError: It has another type.
     """
     if not isinstance(value, kind):
-        names = {str: "a string", list: "a list", dict: "an object", int: "an integer"}
+        names = {str: "a string", list: "a list", dict: "an object", Mapping: "an object", int: "an integer"}
         raise TaskFieldError(field, f"must be {names[kind]}, got {type(value).__name__}")
     return value

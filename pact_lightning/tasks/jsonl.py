@@ -2,11 +2,12 @@
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pact_lightning.tasks.environment_tools import EnvironmentTools
 from pact_lightning.tasks.json_lines import MAX_LINE_MB, read_json_lines, scan_json_lines
 from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.tasks.scan import Scanned, scan_records, tasks_of
@@ -42,12 +43,12 @@ class JsonlTasks:
 
     def scan(self) -> Iterator[Scanned]:
         """Every line as a task or a mistake, whatever ``limit`` says; see :mod:`pact_lightning.tasks.scan`."""
-        return scan_records(self.path, scan_json_lines(self.path, self.max_line_mb), _read)
+        return scan_records(self.path, scan_json_lines(self.path, self.max_line_mb), _reader())
 
 
-def _read(index: int, record: Any) -> Task:
-    del index
-    return task_from_json(record)
+def _reader() -> Callable[[int, Any], Task]:
+    known = EnvironmentTools()  # each environment is asked for its tools once
+    return lambda _, record: task_from_json(record, known)
 
 
 def write_jsonl(path: str | Path, tasks: Iterable[Task]) -> None:

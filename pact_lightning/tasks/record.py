@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from pact_lightning.dialogue.tool_call import ToolCall
 from pact_lightning.tasks.checks import TaskFieldError, check_task, typed
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView, UserTurn, as_messages
+from pact_lightning.tasks.environment_tools import EnvironmentTools
+from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView, ToolSchema, UserTurn, as_messages
 from pact_lightning.tasks.schema import Reference, SubAnswer, Task
 from pact_lightning.traces.schema import Chunk, ChunkType, ExpertTrace, ExpertTurn, TurnPattern
 from pact_lightning.traces.segmentation import segment_reasoning
@@ -14,14 +15,15 @@ from pact_lightning.traces.segmentation import segment_reasoning
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
-def task_from_json(record: Any) -> Task:
+def task_from_json(record: Any, environment_tools: EnvironmentTools | None = None) -> Task:
     """Reads and checks a task.
 
     Args:
-        record: ``id, messages, tools, environment {class_path, init_args}`` and, optionally, ``follow_ups [{content,
-            tools}], reference {answer, calls, sub_answers}, trace {turns, final, source}, kind, metadata``. A trace
-            turn gives its reasoning as ``chunks`` (``[{"text", "type"}]``) or as one string ``reasoning``, which is
-            then segmented by rule.
+        record: ``id, messages, environment {class_path, init_args}`` and, optionally, ``tools, follow_ups [{content,
+            tools}], reference {answer, calls, sub_answers}, trace {turns, final, source}, kind, metadata``. Without
+            ``tools``, the environment is made and asked for its own. A trace turn gives its reasoning as ``chunks``
+            (``[{"text", "type"}]``) or as one string ``reasoning``, which is then segmented by rule.
+        environment_tools: What environments have been asked already; give the same one for all tasks of a source.
 
     Returns:
         The task.
@@ -29,8 +31,8 @@ def task_from_json(record: Any) -> Task:
     Raises:
         TaskFieldError: A field is missing, unknown or wrong; the error names it.
     """
-    optional = ("follow_ups", "reference", "trace", "kind", "metadata")
-    _fields(record, "", ("id", "messages", "tools", "environment"), optional=optional)
+    optional = ("tools", "follow_ups", "reference", "trace", "kind", "metadata")
+    _fields(record, "", ("id", "messages", "environment"), optional=optional)
     environment = record["environment"]
     _fields(environment, "environment", ("class_path",), optional=("init_args",))
     spec = EnvironmentSpec(
@@ -40,7 +42,7 @@ def task_from_json(record: Any) -> Task:
     prompt = PromptView(
         id=typed(record["id"], str, "id"),
         messages=as_messages(_objects(record["messages"], "messages")),
-        tools=tuple(_objects(record["tools"], "tools")),
+        tools=_tools(record, spec, environment_tools or EnvironmentTools()),
         environment=spec,
         follow_ups=_follow_ups(record.get("follow_ups", [])),
     )
@@ -80,6 +82,10 @@ def task_to_json(task: Task) -> dict[str, Any]:
     if task.metadata:
         record["metadata"] = dict(task.metadata)
     return record
+
+
+def _tools(record: Mapping[str, Any], spec: EnvironmentSpec, known: EnvironmentTools) -> tuple[ToolSchema, ...]:
+    return tuple(_objects(record["tools"], "tools")) if "tools" in record else known.of(spec)
 
 
 def _follow_ups(value: Any) -> tuple[UserTurn, ...]:

@@ -1,0 +1,123 @@
+"""Environment classes in TRL's style, as they are: `reset(**row)`, tools as public methods, perhaps `get_reward()`."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pact_lightning.environments.callable_tools import CallableTools
+from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.tasks.prompt import PromptView, ToolSchema
+
+_VERBS = ("reset", "get_reward")
+
+
+class TRLEnvironment:
+    """One object of a class that TRL's ``environment_factory`` takes; the class needs no change and no import of ours.
+
+    - Every public method that the class defines with ``def`` or ``async def`` is a tool, in alphabetical order, but for
+      ``reset`` and ``get_reward``; its schema comes from its type hints and its docstring [C].
+    - ``reset`` gets the row as keyword arguments. What it returns, text or ``None``, is the end of the last user
+      message; :class:`pact_lightning.tasks.trl_rows.TRLRowTasks` puts it there when it loads the rows.
+    - ``get_reward``, sync or async, is the environment's own reward: ``data.credit.reward: environment``.
+
+    Where TRL gives a result by ``str``, so that a dictionary reads like Python, it is JSON here [D].
+
+    Args:
+        class_path: Import path of the class, or of a function without arguments that makes an object of it.
+        init_args: Its constructor arguments; TRL gives none.
+        row: The row of the data set that belongs to this task.
+
+    Raises:
+        ImportError: The path names nothing that can be called.
+        ValueError: What it makes has no ``reset``, or a method cannot become a tool.
+    """
+
+    reward: Callable[[], float]
+
+    def __init__(
+        self,
+        class_path: str,
+        init_args: Mapping[str, Any] | None = None,
+        row: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._row = dict(row or {})
+        self._object = _made(class_path, dict(init_args or {}))
+        if not callable(getattr(self._object, "reset", None)):
+            raise ValueError(f"{class_path} has no method `reset`; TRL and this adapter begin every rollout with it")
+        self._tools = CallableTools(tool_methods(self._object))
+        if callable(getattr(self._object, "get_reward", None)):
+            self.reward = self._reward
+
+    @property
+    def tools(self) -> Sequence[ToolSchema]:
+        """The methods' schemas in OpenAI format."""
+        return self._tools.schemas
+
+    def observe(self, row: Mapping[str, Any]) -> str:
+        """Resets the object for a row.
+
+        Args:
+            row: The row's fields.
+
+        Returns:
+            What it adds to the prompt; empty for ``None``.
+
+        Raises:
+            TypeError: It returned something else, such as the list of content parts that TRL takes for images.
+        """
+        observation = self._tools.finish(self._object.reset(**row))
+        if observation is not None and not isinstance(observation, str):
+            kind = type(observation).__name__
+            raise TypeError(f"reset() must return a text or None, not a {kind}; images are not supported")
+        return observation or ""
+
+    def reset(self, task: PromptView, seed: int) -> None:
+        """Resets the object for this task's row.
+
+        Args:
+            task: Its last user message must end with what the object's ``reset`` returns, unless it is empty.
+            seed: Not used: TRL's ``reset`` has no seed. A class that draws at random must take its seed from the row.
+
+        Raises:
+            ValueError: The object's ``reset`` returned a text that the prompt does not end with.
+        """
+        del seed
+        observation = self.observe(self._row)
+        prompt = str(task.messages[-1]["content"])
+        if prompt and not prompt.endswith(observation):
+            raise ValueError(
+                f"reset() returned {observation!r:.80}, and the task's user message does not end with it; make the "
+                "tasks with pact_lightning.tasks.trl_rows.TRLRowTasks, and let reset() depend on the row alone"
+            )
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Runs one method; see :meth:`pact_lightning.environments.callable_tools.CallableTools.call`."""
+        return self._tools.call(name, arguments)
+
+    def close(self) -> None:
+        """Ends what async methods have left running."""
+        self._tools.close()
+
+    def _reward(self) -> float:
+        return float(self._tools.finish(self._object.get_reward()))
+
+
+def tool_methods(environment: object) -> list[Callable[..., Any]]:
+    """The methods that TRL collects as tools: functions of the class that are public and no verb, by name [C]."""
+    return [
+        getattr(environment, name)
+        for name, _ in inspect.getmembers(type(environment), predicate=inspect.isfunction)
+        if name not in _VERBS and not name.startswith("_")
+    ]
+
+
+def _made(class_path: str, init_args: Mapping[str, Any]) -> Any:
+    module, _, name = class_path.rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ImportError(f"environment class {class_path!r} cannot be imported: {error}") from error
+    if not callable(factory):
+        raise ImportError(f"{class_path!r} is neither a class nor a function that makes an environment")
+    return factory(**init_args)
