@@ -17,6 +17,8 @@ _BLOCK = re.compile(
     r"^<!-- (?:run|file: (?P<name>[\w.]+)) -->\n```(?P<language>\w+)\n(?P<text>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
+# A page that needs an optional package says so.
+_NEEDS = re.compile(r"^<!-- needs: (\w+) -->$", re.MULTILINE)
 _COMMANDS = {"python": [sys.executable, "-"], "sh": ["sh", "-e", "-s"]}
 
 
@@ -48,6 +50,8 @@ def _anchors(page):
 )
 def test_programs_run(page, tmp_path):
     """Blocks of a page run one after the other in one empty folder, as a reader would run them."""
+    for module in _NEEDS.findall(page.read_text(encoding="utf-8")):
+        pytest.importorskip(module)
     scripts = str(Path(sys.executable).parent)
     environment = os.environ | {
         "PATH": scripts + os.pathsep + os.environ["PATH"],
