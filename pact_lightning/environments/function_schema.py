@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
+from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.protocols import Validator
 from jsonschema.validators import extend
 from transformers.utils.chat_template_utils import (
@@ -118,6 +118,7 @@ def argument_problem(validator: Validator, name: str, arguments: Mapping[str, An
 
 
 def _problem(error: ValidationError) -> str:
+    error = best_match([error])  # of a union, the branch that comes nearest
     where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path).lstrip(".")
     message = error.message if len(error.message) <= _MAX_MESSAGE else f"...{error.message[-_MAX_MESSAGE:]}"
     return f"{where}: {message}" if where else message
@@ -136,4 +137,16 @@ def _with_null(schema: Any) -> Any:
     for key in ("anyOf", "prefixItems"):
         if key in node:
             node[key] = [_with_null(entry) for entry in node[key]]
-    return {"anyOf": [node, {"type": "null"}]} if schema.get("nullable") is True else node
+    return _or_null(node) if schema.get("nullable") is True else node
+
+
+def _or_null(node: dict[str, Any]) -> dict[str, Any]:
+    """The schema that allows ``null`` too, in a form whose errors are easy to read."""
+    if "enum" in node:
+        node["enum"] = [*node["enum"], None]
+    if "anyOf" in node:
+        node["anyOf"] = [*node["anyOf"], {"type": "null"}]
+    if "type" in node:
+        kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
+        node["type"] = [*kinds, "null"]
+    return node

@@ -1,0 +1,67 @@
+"""What tools return, as text."""
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+
+import numpy as np
+import pydantic
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pact_lightning.environments.tool_output import ToolOutputError, output_text
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=15,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(JSON)
+def test_results_are_json_and_text_is_itself(value):
+    assert output_text(value) == value if isinstance(value, str) else json.loads(output_text(value)) == value
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    tags: list
+
+
+class Model(pydantic.BaseModel):
+    at: datetime.date
+    inner: dict[str, int]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        ("", ""),
+        ("é", "é"),
+        ({"é": None}, '{"é": null}'),
+        (Point(1, [Colour.RED, Point(2, [])]), '{"x": 1, "tags": ["red", {"x": 2, "tags": []}]}'),
+        (Model(at="2024-05-17", inner={"a": 1}), '{"at": "2024-05-17", "inner": {"a": 1}}'),
+        ([np.int64(3), np.float32(0.5), np.array([[1, 2]])], "[3, 0.5, [[1, 2]]]"),
+        ({"when": datetime.datetime(2024, 5, 17), "much": decimal.Decimal("1.10")},
+         '{"when": "2024-05-17 00:00:00", "much": "1.10"}'),
+    ],
+)  # fmt: skip
+def test_how_results_are_written(value, text):
+    assert output_text(value) == text
+
+
+def test_a_cycle_of_dataclasses_is_refused():
+    point = Point(1, [])
+    point.tags.append(point)
+    with pytest.raises(ToolOutputError, match="Circular"):
+        output_text(point)
