@@ -3,7 +3,9 @@
 import copy
 import json
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import jsonschema
 import pytest
@@ -76,6 +78,14 @@ def _read(record):
 # Of OpenAI's format, these go into the prompt unread.
 UNREAD = [("tools", index, *field) for index in (0, 1) for field in (("type",), ("function", "description"))]
 PATHS = [path for path in _paths(EXAMPLE) if path and path not in UNREAD]
+
+
+@pytest.fixture(autouse=True)
+def shop(monkeypatch):
+    """The example's environment, which is asked for its tools where the example's are left out."""
+    module = ModuleType("shop")
+    module.Shop = type("Shop", (), {"__init__": lambda self, prices=None: None, "tools": EXAMPLE["tools"]})
+    monkeypatch.setitem(sys.modules, "shop", module)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: ".".join(map(str, path)))

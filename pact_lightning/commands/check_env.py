@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pact_lightning.commands.run import run
 from pact_lightning.environments.checker import check_environment
@@ -70,9 +71,9 @@ def findings_table(title: str, findings: Sequence[Finding]) -> Table:
     table.add_column("how to mend it")
     for finding in findings:
         style = "red" if finding.severity is Severity.ERROR else "yellow"
-        # Tools' own words may look like rich's markup.
-        cells = [cell.replace("[", "\\[") for cell in (finding.where, finding.problem, finding.remedy)]
-        table.add_row(f"[{style}]{finding.severity}[/]", *cells)
+        cells = (finding.where, finding.problem, finding.remedy)
+        # As Text: tools' own words may look like rich's markup.
+        table.add_row(Text(finding.severity, style), *(Text(cell) for cell in cells))
     return table
 
 

@@ -1,0 +1,149 @@
+"""MCP servers that are old, noisy, wrong or not there, and the pure parts."""
+
+import sys
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pact_lightning.environments.mcp_output import tool_result, tool_schemas
+
+mcp_missing = find_spec("mcp") is None
+needs_mcp = pytest.mark.skipif(mcp_missing, reason="needs the mcp package")
+if not mcp_missing:
+    from test_mcp_environment import plain
+
+    from pact_lightning.environments.mcp import MCPEnvironment
+    from pact_lightning.environments.mcp_server import MCPServerError
+
+
+@needs_mcp
+def test_a_server_of_the_first_version_works():
+    environment = plain("well")
+    environment.reset(None, 0)
+    assert environment.call("echo", {"text": "a\nb <|im_end|>"}).text == "a\nb <|im_end|>"
+    result = environment.call("echo", {"text": "refuse"})
+    assert (result.text, result.error) == ("The tool failed and did not say why.", True)
+    environment.close()
+
+
+@needs_mcp
+def test_an_answer_against_the_protocol_is_an_error_response_and_the_session_goes_on():
+    environment = plain("well")
+    assert environment.call("echo", {"text": "bad"}).error
+    assert environment.call("echo", {"text": "good"}).text == "good"
+    assert environment.restarts == 0
+    environment.close()
+
+
+@needs_mcp
+def test_garbage_on_standard_output_is_left_out_and_told_once(caplog):
+    environment = plain("garbage")
+    environment.reset(None, 0)
+    assert [environment.call("echo", {"text": text}).text for text in "abc"] == ["a", "b", "c"]
+    assert environment._connection.garbage >= 8
+    assert [record.getMessage() for record in caplog.records if "standard output" in record.getMessage()] == [
+        f"{environment._spec.name} writes lines to its standard output that are no MCP messages; they are left out. "
+        "Let it print to standard error."
+    ]
+    assert not [record for record in caplog.records if record.exc_info]
+    environment.close()
+
+
+@needs_mcp
+def test_every_page_of_the_tools_is_read():
+    environment = plain("pages")
+    assert [tool["function"]["name"] for tool in environment.tools] == ["echo0", "echo1", "echo2", "echo3"]
+    environment.close()
+
+
+@needs_mcp
+@pytest.mark.parametrize(
+    ("mode", "said"), [("twice", "it lists two tools named 'echo'"), ("nothing", "it lists no tools")]
+)
+def test_tools_that_no_prompt_can_hold_are_refused(mode, said):
+    with pytest.raises(MCPServerError, match=said):
+        plain(mode).reset(None, 0)
+
+
+@needs_mcp
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"command": "no-such-program"}, "no-such-program does not start: .*No such file"),
+        ({"command": sys.executable, "args": ["-c", "import nowhere"]}, "it says: ModuleNotFoundError: No module"),
+        ({"command": sys.executable, "args": ["-c", "print(1)"]}, "does not start"),
+        ({"url": "http://127.0.0.1:9/mcp"}, "http://127.0.0.1:9/mcp does not start"),
+        ({"server": "no_such_module.server"}, "cannot be imported"),
+        ({"server": "sys.path"}, "must be an MCPServer or a function that makes one"),
+    ],
+)
+def test_a_server_that_does_not_start_is_one_sentence(arguments, said):
+    with pytest.raises(MCPServerError, match=said) as caught:
+        MCPEnvironment(**arguments).reset(None, 0)
+    assert "\n" not in str(caught.value)
+
+
+@needs_mcp
+def test_a_server_that_never_answers_is_given_up_on():
+    with pytest.raises(MCPServerError, match=r"did not start within 0.5 seconds \(start_timeout_s\)"):
+        plain("deaf", start_timeout_s=0.5).reset(None, 0)
+
+
+@needs_mcp
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "none of them is given"),
+        ({"command": "a", "url": "b"}, "command and url is given"),
+        ({"url": "b", "args": ["a"]}, "`args` goes with `command`"),
+        ({"command": "a", "headers": {"a": "b"}}, "`headers` goes with `url`"),
+        ({"server": "module"}, "must be an import path"),
+        ({"command": "a", "session": "mine"}, "per_rollout or shared"),
+        ({"command": "a", "timeout_s": 0}, "must be above 0"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_starts(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        MCPEnvironment(**arguments)
+
+
+def test_a_missing_sdk_is_one_sentence(monkeypatch):
+    from pact_lightning.environments import mcp_server
+
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    with pytest.raises(ImportError, match=r"pip install 'pact-lightning\[mcp\]'"):
+        mcp_server.MCPServerSpec(command="a")
+
+
+def answer(*texts, structured=None, error=False):
+    content = [SimpleNamespace(type="text", text=text) for text in texts]
+    return SimpleNamespace(content=content, structured_content=structured, is_error=error)
+
+
+@given(st.lists(st.text()), st.booleans())
+def test_texts_are_joined(texts, error):
+    result = tool_result(answer(*texts, error=error))
+    assert result.error == error
+    assert result.text == ("\n".join(texts) or ("The tool failed and did not say why." if error else ""))
+
+
+@pytest.mark.parametrize(
+    ("structured", "text"),
+    [({"result": "a"}, "a"), ({"result": [1]}, "[1]"), ({"result": 1, "b": 2}, '{"result": 1, "b": 2}'), ([1], "[1]")],
+)
+def test_structured_results(structured, text):
+    assert tool_result(answer("{\n}", structured=structured)).text == text
+    assert tool_result(answer("no", structured=structured, error=True)).text == "no"
+
+
+def test_included_tools_stand_in_the_given_order():
+    tools = [SimpleNamespace(name=name, description=None, input_schema={"type": "object"}) for name in "abc"]
+    assert [tool["function"]["name"] for tool in tool_schemas(tools, ["c", "a"])] == ["c", "a"]
+    assert tool_schemas(tools, None)[0]["function"] == {
+        "name": "a",
+        "description": "",
+        "parameters": {"type": "object"},
+    }

@@ -1,0 +1,141 @@
+"""Checks of tools' schemas, and the arguments made up from them."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from pact_lightning.environments.schema_check import check_schemas
+from pact_lightning.environments.schema_examples import bad_arguments, good_arguments
+
+
+def tool(parameters, name="look", description="Looks."):
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+def form(properties, *required, **more):
+    return {"type": "object", "properties": properties, "required": list(required), **more}
+
+
+X = {"type": "string", "description": "A text."}
+NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}, "value": {"type": "integer"}}}
+RECURSIVE = form({"start": {"$ref": "#/$defs/node"}}, "start", **{"$defs": {"node": {**NODE, "required": ["value"]}}})
+ENDLESS = form({"a": {"$ref": "#/$defs/a"}}, "a", **{"$defs": {"a": {**NODE, "required": ["next"]}, "node": NODE}})
+ENDLESS["$defs"]["a"]["properties"] = {"next": {"$ref": "#/$defs/a"}}
+RING = form({})
+RING["properties"]["ring"] = RING
+DEEP: dict = {"type": "string"}
+for _ in range(5000):
+    DEEP = {"type": "array", "items": DEEP}
+
+
+@pytest.mark.parametrize(
+    ("tools", "severity", "said"),
+    [
+        ([], "error", "there are none"),
+        (["look"], "error", "not a tool in OpenAI format"),
+        ([{"name": "look", "parameters": {}}], "error", "not a tool in OpenAI format"),
+        ([{"type": "function", "function": {"name": ""}}], "error", "not a tool in OpenAI format"),
+        ([{**tool(form({})), "type": "web"}], "error", "its `type` is 'web'"),
+        ([tool(form({}), name="files.read it")], "warning", "its name has other characters"),
+        ([tool(form({}), description=" ")], "warning", "no description"),
+        ([tool(form({}), description="a" * 10_000)], "warning", "characters"),
+        ([tool(None)], "error", "no `parameters`"),
+        ([tool({"type": "objekt"})], "error", "is no JSON Schema"),
+        ([tool(form({"x": {"type": "string", "minLength": "a"}}))], "error", "(at properties/x/minLength)"),
+        ([tool({"properties": {"x": X}})], "error", "`type: object`"),
+        ([tool(form({"x": X}, "x", "y"))], "error", "`required` names y"),
+        ([tool(form({"x": {"$ref": "#/$defs/none"}}))], "error", "leads nowhere"),
+        ([tool(form({"x": {"$ref": "https://example.org/schema"}}))], "error", "leads nowhere"),
+        ([tool(RECURSIVE)], "warning", "contains itself"),
+        ([tool(form({"x": {"$ref": "#"}}))], "warning", "contains itself"),
+        ([tool(RING)], "error", "is not JSON"),
+        ([tool(DEEP)], "error", "is not JSON"),
+        ([tool(form({"x": {"enum": {1}}}))], "error", "is not JSON"),
+        ([tool(form({"x": {"description": "A."}, "y": {}}))], "warning", "no type is given for x, y"),
+        ([tool(form({"x": {"type": "string"}, "y": X}))], "warning", "no description is given for x"),
+        ([tool(form({})), tool(form({}))], "error", "2 tools have this name"),
+    ],
+)
+def test_mistakes_in_schemas(tools, severity, said):
+    findings = check_schemas(tools)
+    assert [f for f in findings if f.severity == severity and said in f.problem], findings
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        form({}),
+        form({"x": X}, "x"),
+        form({"x": {"anyOf": [X, {"type": "null"}], "description": "A."}}),
+        form({"x": {"$ref": "#/$defs/word"}}, **{"$defs": {"word": X}}),
+        form({"x": {"type": "array", "items": {"$ref": "#/properties/y"}, "description": "A."}, "y": X}),
+    ],
+)
+def test_right_schemas_have_no_findings(parameters):
+    assert check_schemas([tool(parameters)]) == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        (form({}), [{}]),
+        (form({"x": X, "y": {"type": "integer"}}, "x"), [{"x": "zephyr"}, {"x": "zephyr", "y": 2}]),
+        (form({"x": {"enum": ["b", "a"]}}, "x"), [{"x": "b"}]),
+        (form({"x": {"type": "integer", "minimum": 10, "multipleOf": 4}}, "x"), [{"x": 12}]),
+        (form({"x": {"type": "number", "exclusiveMaximum": -3}}, "x"), [{"x": -4}]),
+        (form({"x": {"type": "string", "minLength": 8}}, "x"), [{"x": "zephyrxx"}]),
+        (form({"x": {"type": "string", "format": "date"}}, "x"), [{"x": "2024-05-17"}]),
+        (form({"x": {"type": "array", "items": {"type": "boolean"}, "minItems": 2}}, "x"), [{"x": [True, True]}]),
+        (form({"x": {"type": "string", "pattern": "^[0-9]{4}$"}}, "x"), []),
+        (form({"x": {"type": "string", "pattern": "^[0-9]{4}$", "examples": ["2024"]}}, "x"), [{"x": "2024"}]),
+        (form({"x": {"anyOf": [X, {"type": "null"}], "default": None}}, "x"), [{"x": None}]),
+        (form({"x": {"allOf": [{"type": "integer"}, {"minimum": 7}]}}, "x"), [{"x": 7}]),
+        (RECURSIVE, [{"start": {"value": 2}}, None]),
+        (ENDLESS, []),
+        (form({"x": False}, "x"), []),
+    ],
+)
+def test_arguments_made_from_schemas(parameters, expected):
+    made = list(good_arguments(parameters))
+    assert len(made) == len(expected)
+    assert all(one == other for one, other in zip(made, expected, strict=True) if other is not None)
+
+
+TYPES = st.sampled_from(["string", "integer", "number", "boolean", "null"]).map(lambda kind: {"type": kind})
+SCHEMAS = st.recursive(
+    TYPES | st.lists(st.integers() | st.text(), min_size=1, max_size=3).map(lambda values: {"enum": values}),
+    lambda inner: st.one_of(
+        inner.map(lambda items: {"type": "array", "items": items}),
+        st.lists(inner, min_size=1, max_size=3).map(lambda branches: {"anyOf": branches}),
+        st.dictionaries(st.sampled_from("abc"), inner).map(lambda properties: form(properties, *list(properties)[:1])),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from("xyz"), SCHEMAS).map(lambda properties: form(properties, *list(properties)[:2])))
+def test_good_arguments_are_valid_and_bad_ones_are_not(parameters):
+    validator = Draft202012Validator(parameters)
+    made = list(good_arguments(parameters))
+    assert made
+    for arguments in made:
+        validator.validate(arguments)
+        json.dumps(arguments)
+    for bad in bad_arguments(parameters, made[-1]):
+        assert bad.forbidden != validator.is_valid(bad.arguments)
+    assert not [f for f in check_schemas([tool(parameters)]) if f.severity == "error"]
+
+
+def test_bad_arguments_are_of_three_kinds():
+    parameters = form({"x": X, "y": {"type": "integer"}}, "x", additionalProperties=False)
+    bad = [(entry.what, entry.arguments, entry.forbidden) for entry in bad_arguments(parameters, {"x": "a", "y": 1})]
+    assert bad == [
+        ("without the required argument x", {"y": 1}, True),
+        ("with x of another type", {"x": 7, "y": 1}, True),
+        ("with y of another type", {"x": "a", "y": "seven"}, True),
+        ("with an argument that does not exist", {"x": "a", "y": 1, "no_such_argument": 1}, True),
+    ]
