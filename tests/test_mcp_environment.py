@@ -169,6 +169,15 @@ def test_sessions_of_rollouts_share_nothing_and_a_shared_one_everything():
         assert other.call("keep", {"what": "b"}).text == '["a", "b"]'
 
 
+def test_each_rollout_may_start_a_shared_server_again():
+    with opened(**BENCH, session="shared", max_restarts=1) as environment:
+        for restarts in (1, 2, 3):
+            environment.call("die", {})
+            environment.reset(None, 0)
+            assert environment.call("add", {"a": 1}).text == "2"
+            assert environment.restarts == restarts
+
+
 def test_many_threads_may_use_a_shared_session():
     with opened(**BENCH, session="shared", timeout_s=20.0) as environment:
         sums: dict = {}

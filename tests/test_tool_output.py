@@ -31,6 +31,10 @@ class Colour(enum.Enum):
     RED = "red"
 
 
+class Word(str, enum.Enum):  # noqa: UP042  # what StrEnum was before there was one
+    BLUE = "blue"
+
+
 @dataclasses.dataclass
 class Point:
     x: int
@@ -48,6 +52,8 @@ class Model(pydantic.BaseModel):
         (None, "null"),
         ("", ""),
         ("é", "é"),
+        (Word.BLUE, "blue"),
+        ([Word.BLUE], '["blue"]'),
         ({"é": None}, '{"é": null}'),
         (Point(1, [Colour.RED, Point(2, [])]), '{"x": 1, "tags": ["red", {"x": 2, "tags": []}]}'),
         (Model(at="2024-05-17", inner={"a": 1}), '{"at": "2024-05-17", "inner": {"a": 1}}'),

@@ -20,7 +20,7 @@ class MCPEnvironment:
 
     Nothing is started before the tools are asked for or a rollout begins. A call that takes longer than ``timeout_s``,
     and one during which the server ends, is an error response; a server that has ended is started again for the next
-    call, ``max_restarts`` times, and what it kept in memory is lost then. A program gets the few environment
+    call, ``max_restarts`` times a rollout, and what it kept in memory is lost then. A program gets the few environment
     variables that the SDK passes on (``PATH``, ``HOME`` and their like) and those of ``env``, and no others.
 
     Args:
@@ -37,7 +37,7 @@ class MCPEnvironment:
             session, which is faster; right for servers whose answers depend on the call alone, wrong for all others.
         timeout_s: Seconds of one call; stay below ``data.limits.tool_timeout_s``, or that limit comes first.
         start_timeout_s: Seconds from the start of the server to its list of tools.
-        max_restarts: How often a session is opened again after its server has ended.
+        max_restarts: How often a session is opened again within a rollout after its server has ended.
         backoff_s: Seconds before the first restart; doubled before each further one.
 
     Raises:
@@ -78,10 +78,7 @@ class MCPEnvironment:
         Raises:
             MCPServerError: It does not start, or its list of tools cannot be used.
         """
-        try:
-            return tool_schemas(self._connected().tools(), self._include)
-        except ValueError as error:
-            raise MCPServerError(f"the tools of {self._spec.name} cannot be used: {error}") from error
+        return self._listed()
 
     @property
     def restarts(self) -> int:
@@ -101,7 +98,8 @@ class MCPEnvironment:
         if not self._is_shared and self._connection is not None and self._connection.calls:
             self.close()
         del task, seed
-        len(self.tools)
+        self._connected().renew()
+        self._listed()
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Runs one tool; whatever goes wrong is an observation.
@@ -120,6 +118,12 @@ class MCPEnvironment:
         if self._finalizer is not None:
             self._finalizer()
         self._connection = self._finalizer = None
+
+    def _listed(self) -> list[ToolSchema]:
+        try:
+            return tool_schemas(self._connected().tools(), self._include)
+        except ValueError as error:
+            raise MCPServerError(f"the tools of {self._spec.name} cannot be used: {error}") from error
 
     def _connected(self) -> MCPConnection:
         if self._connection is None and self._is_shared:

@@ -38,7 +38,7 @@ class MCPLimits:
     Attributes:
         timeout_s: Seconds of one call.
         start_timeout_s: Seconds from the start of a server to its list of tools.
-        max_restarts: How often one connection is opened again after its server has ended.
+        max_restarts: How often a connection is opened again within a rollout after its server has ended.
         backoff_s: Seconds before the first restart; doubled before each further one.
     """
 
@@ -64,6 +64,7 @@ class MCPConnection:
         self.spec = spec
         self.limits = limits
         self.restarts = 0
+        self._spent = 0  # restarts since the last renewal
         self.garbage = 0
         self.calls = 0
         # A tool that blocks the loop of servers in this process must not block the clients of the others.
@@ -99,6 +100,10 @@ class MCPConnection:
         except MCPServerError as error:
             return ToolResult(f"{error}.", error=True)
 
+    def renew(self) -> None:
+        """Allows ``max_restarts`` restarts once more: a new rollout begins."""
+        self._spent = 0
+
     def stop(self) -> None:
         """Ends the session, and a started program with it, without waiting for that."""
         self._loop.call_soon(self._drop)
@@ -113,7 +118,7 @@ class MCPConnection:
 
     def _open_s(self) -> float:
         """Seconds that opening may take at most."""
-        pause = self.limits.backoff_s * 2**self.restarts if self._attempts else 0.0
+        pause = self.limits.backoff_s * 2**self._spent if self._attempts else 0.0
         return _PROBE_S + pause + self.limits.start_timeout_s + _SLACK_S
 
     def _wait(self, work: Coroutine[Any, Any, _T], timeout_s: float) -> _T:
@@ -149,11 +154,12 @@ class MCPConnection:
 
     async def _open_again(self) -> None:
         limit = self.limits.max_restarts
-        if self.restarts >= limit:
-            raise MCPServerError(f"The tool server has ended {self.restarts + 1} times and is not started again")
-        await asyncio.sleep(self.limits.backoff_s * 2**self.restarts)
+        if self._spent >= limit:
+            raise MCPServerError(f"The tool server has ended {self._spent + 1} times and is not started again")
+        await asyncio.sleep(self.limits.backoff_s * 2**self._spent)
+        self._spent += 1
         self.restarts += 1
-        _log.warning("%s is started again (%d of %d)", self.spec.name, self.restarts, limit)
+        _log.warning("%s is started again (%d of %d)", self.spec.name, self._spent, limit)
         try:
             await self._open()
         except MCPServerError as error:

@@ -32,7 +32,7 @@ def output_text(value: Any) -> str:
         ToolOutputError: JSON cannot hold the value: another type, a cycle, NaN or infinity, too deep a nesting.
     """
     if isinstance(value, str):
-        return str(value)
+        return str.__str__(value)  # of an enum that is a str too, the value
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
     except RecursionError as error:
