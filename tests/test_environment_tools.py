@@ -145,6 +145,7 @@ def test_the_command_says_what_is_wrong_and_how_to_mend_it(capsys, tmp_path):
     ("arguments", "said"),
     [
         ([], "class_path"),
+        (["Shop"], "error: class_path must be an import path such as my_tools.MyEnvironment, got 'Shop'"),
         (["no.Class"], "error: environment class 'no.Class' cannot be imported"),
         ([FUNCTIONS], "missing 1 required positional argument: 'functions'"),
         ([FUNCTIONS, "--init_args", '{"functions": ["a"]}'], "error: the function 'a' cannot be imported"),

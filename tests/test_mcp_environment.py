@@ -21,7 +21,7 @@ from pact_lightning.environments.protocol import Environment
 
 HERE = Path(__file__).parent
 BENCH = {"command": sys.executable, "args": [str(HERE / "mcp_bench_server.py")]}
-QUICK = {"timeout_s": 1.0, "backoff_s": 0.01}
+QUICK = {"timeout_s": 3.0, "backoff_s": 0.01}
 
 
 def plain(mode, **arguments):
@@ -111,7 +111,7 @@ def test_a_call_that_hangs_obeys_the_limit_and_the_session_goes_on():
         with opened(**target, **QUICK) as environment:
             assert environment.call("keep", {"what": "a"}).text == '["a"]'
             result = environment.call("sleep", {"seconds": 60})
-            assert (result.text, result.error) == ("The tool server did not answer within 1 seconds.", True)
+            assert (result.text, result.error) == ("The tool server did not answer within 3 seconds.", True)
             assert environment.call("keep", {"what": "b"}).text == '["a", "b"]'
             assert environment.restarts == 0
 

@@ -40,6 +40,8 @@ def check_env(
         seed: Seed of the resets.
         allow_warnings: Whether warnings alone still end in exit status 0.
     """
+    if "." not in class_path:
+        raise ValueError(f"class_path must be an import path such as my_tools.MyEnvironment, got {class_path!r}")
     findings: list[Finding] = []
     tasks = _tasks(class_path, [task] if isinstance(task, Path) else task or [], tasks_per_file)
     checked: list[Task | None] = list(tasks) or [None]

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _CONNECTION_CLOSED, _REQUEST_TIMEOUT = -32000, -32001
-_PROBE_S = 2.0
+_PROBE_S = 5.0
 _SLACK_S = 1.0
 _EXIT_S = 5.0
 _MAX_PAGES = 100
