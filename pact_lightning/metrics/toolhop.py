@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from pact_lightning.credit.sub_answers import answer_in_response
 from pact_lightning.environments.code_tools import FAILURE_PREFIX
+from pact_lightning.metrics.rollout_metric import RolloutMetric
 from pact_lightning.rollout.trajectory import Trajectory
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.toolhop import KIND
@@ -38,7 +38,7 @@ def official_match(answer: str, text: str) -> bool:
     return answer.rstrip(".0").lower() in text.rstrip(".0").replace(",", "").lower()
 
 
-class ToolHopCorrectness(Metric):
+class ToolHopCorrectness(RolloutMetric):
     """Answer correctness and invocation errors over the rollouts of ToolHop tasks, told by their kind.
 
     ``compute`` gives, each in ``[0, 1]`` and NaN where nothing was counted:
@@ -54,7 +54,6 @@ class ToolHopCorrectness(Metric):
             them [C]; ``None`` counts only what was rolled out.
     """
 
-    full_state_update = False
     shares = ("toolhop_correct", "toolhop_correct_ftrl", "toolhop_invocation_error")
     correct: Tensor
     total: Tensor
