@@ -123,6 +123,20 @@ class BrokenReset(Bench):
         raise ValueError("bad task")
 
 
+class HangingReset(Bench):
+    def reset(self, task, seed):
+        time.sleep(1.0)
+
+
+class Meeting(Bench):
+    """Starts only once another one is starting too."""
+
+    barrier = threading.Barrier(2)
+
+    def reset(self, task, seed):
+        self.barrier.wait(timeout=20)
+
+
 def bench_prompt(number=0, environment="Bench", **arguments):
     tools = tuple({"type": "function", "function": {"name": name, "parameters": {}}} for name in Bench.NAMES)
     message = {"role": "user", "content": f"Task {number}"}

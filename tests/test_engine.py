@@ -132,11 +132,17 @@ def test_a_call_cut_off_by_the_turn_s_limit_is_not_run(renderer):
 
 @pytest.mark.parametrize(
     ("environment", "why"),
-    [("Broken", "no such file"), ("BrokenReset", "bad task"), ("Missing", "cannot be imported")],
+    [
+        ("Broken", "no such file"),
+        ("BrokenReset", "bad task"),
+        ("Missing", "cannot be imported"),
+        ("HangingReset", "did not answer within 0.2 seconds"),
+    ],
 )
 def test_an_environment_that_fails_ends_its_own_rollouts_only(renderer, environment, why):
     prompts = [bench_prompt(0), bench_prompt(1, environment), bench_prompt(2)]
-    results, stats, _ = play(renderer, prompts, ["fine"], replace(ROOMY, rows=1), samples=2)
+    limits = replace(ROOMY, rows=1, tool_timeout_s=0.2)
+    results, stats, _ = play(renderer, prompts, ["fine"], limits, samples=2)
     assert [[str(rollout.stop_reason) for rollout in rollouts] for rollouts in results] == [
         ["answered"] * 2,
         ["environment_failed"] * 2,

@@ -123,3 +123,9 @@ def test_a_tool_that_changes_its_arguments_does_not_change_the_trajectory(render
     rollout, _ = play_one(renderer, turn, turn, "done", prompt=prompt)
     assert rollout.turns[1].responses == ("[['mine', 'changed', 'changed'], ['mine']]",)
     assert [turn.calls[0]["arguments"] for turn in rollout.turns[:2]] == [{"what": ["mine"]}] * 2
+
+
+def test_environments_start_side_by_side(renderer):
+    prompts = [bench_prompt(number, "Meeting") for number in range(2)]
+    results, _, _ = play(renderer, prompts, ["done"])
+    assert [rollouts[0].stop_reason for rollouts in results] == [StopReason.ANSWERED] * 2

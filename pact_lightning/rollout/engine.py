@@ -31,9 +31,11 @@ class RolloutLimits:
         max_new_tokens_per_turn: Tokens of one turn; a turn that reaches it ends the rollout (``max_tokens_turn``).
         max_trajectory_tokens: Tokens after the prompt, observations included [P]: 23,000 (``max_tokens_trajectory``).
         max_response_characters: A longer tool response is cut, and says so.
-        tool_timeout_s: Seconds that one tool call may take, from its start; after that it is an error observation.
+        tool_timeout_s: Seconds that one tool call may take, from its start; after that it is an error observation. So
+            long may an environment take to start, too; after that its rollout has failed.
         rows: Rollouts in work at the same time; freed places are refilled.
-        tool_threads: Rollouts whose tools run at the same time; the calls of one rollout run one after the other.
+        tool_threads: Rollouts whose tools run, or whose environments start, at the same time; the calls of one rollout
+            run one after the other.
         admit_every: Sampler steps between two admissions of tool responses. Responses are waited for at fixed
             steps, so that rollouts do not depend on how fast a tool happens to be.
     """
@@ -91,6 +93,16 @@ class _Row:
     released: int = 0  # user turns of the prompt's follow-ups
     pending: list[Future[ToolResult] | ToolResult] = field(default_factory=list)
     busy: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(slots=True)
+class _Starting:
+    key: tuple[int, int]
+    trajectory: Trajectory
+    prompt: PromptView
+    environment: Future[Environment]
+    seed: int
+    busy: threading.Lock
 
 
 class RolloutEngine:
@@ -171,30 +183,43 @@ class _Run:
             return
         turns = [turn for row in self.calling if (turn := self._observed(row)) is not None]
         self.calling = []
-        while self.waiting and len(self.rows) < self.limits.rows:
-            turn = self._start(*self.waiting.pop())
-            if turn is not None:
-                turns.append(turn)
+        starting: list[_Starting] = []
+        while self.waiting and len(self.rows) + len(starting) < self.limits.rows:
+            starting.append(self._start(*self.waiting.pop()))
+        turns += [turn for rollout in starting if (turn := self._started(rollout)) is not None]
         if turns:
             self.sampler.submit(turns)
 
-    def _start(self, number: int, sample: int) -> TurnRequest | None:
+    def _start(self, number: int, sample: int) -> _Starting:
+        """Makes and resets a rollout's environment off the main thread; those of an admission start side by side."""
         request = self.requests[number]
         prompt = request.prompt
-        prompt_ids = self.renderer.prompt(prompt.messages, prompt.tools)
-        seed = derive_seed(request.seed, prompt.id, sample)
-        trajectory = Trajectory(prompt.id, sample, tuple(prompt_ids))
-        try:
+        trajectory = Trajectory(prompt.id, sample, tuple(self.renderer.prompt(prompt.messages, prompt.tools)))
+
+        def begin() -> Environment:
             environment: Environment = prompt.environment.build()
             environment.reset(prompt, derive_seed(request.seed, prompt.id))
-        except Exception as error:  # noqa: BLE001  # an environment is the user's code: any failure ends this rollout
-            trajectory.turns.append(RolloutTurn(text="", responses=(f"environment failed: {error}",)))
-            self._finish((number, sample), trajectory, StopReason.ENVIRONMENT_FAILED)
+            return environment
+
+        busy = threading.Lock()
+        (environment,) = self.tools.submit(busy, [begin])
+        seed = derive_seed(request.seed, prompt.id, sample)
+        return _Starting((number, sample), trajectory, prompt, environment, seed, busy)
+
+    def _started(self, begun: _Starting) -> TurnRequest | None:
+        """Opens a rollout's first turn, unless its environment did not start."""
+        error = begun.environment.exception()
+        if error is not None:
+            begun.trajectory.turns.append(RolloutTurn(text="", responses=(f"environment failed: {error}",)))
+            self._finish(begun.key, begun.trajectory, StopReason.ENVIRONMENT_FAILED)
             return None
-        row = self.next_row
+        number = self.next_row
         self.next_row += 1
-        self.rows[row] = _Row((number, sample), trajectory, prompt, environment, seed)
-        return TurnRequest(row, prompt_ids, self._budget(self.rows[row]), derive_seed(seed, 0), shared_prompt=prompt.id)
+        environment = begun.environment.result()
+        row = _Row(begun.key, begun.trajectory, begun.prompt, environment, begun.seed, busy=begun.busy)
+        self.rows[number] = row
+        ids = begun.trajectory.prompt_ids
+        return TurnRequest(number, ids, self._budget(row), derive_seed(row.seed, 0), shared_prompt=row.prompt.id)
 
     def _budget(self, row: _Row) -> int:
         return min(self.limits.max_new_tokens_per_turn, self.limits.max_trajectory_tokens - row.tokens)
