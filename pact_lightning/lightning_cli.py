@@ -55,6 +55,14 @@ class PactCLI(LightningCLI):
         """Refuses Trainer settings that a fit cannot honour, with our sentence rather than Lightning's."""
         check_trainer(self.trainer)
 
+    def before_validate(self) -> None:
+        """Leaves the table of scores to the module; Lightning's own would say the same again."""
+        self.config_init["validate"]["verbose"] = False
+
+    def before_test(self) -> None:
+        """As for validate."""
+        self.config_init["test"]["verbose"] = False
+
 
 def run_lightning(args: list[str] | None) -> None:
     """Runs one of Lightning's commands; a mistake in recipe or data ends in one sentence and exit status 2.

@@ -189,6 +189,7 @@ def test_validation_by_samples_and_with_a_metric_of_one_s_own(tmp_path, capsys):
     table = capsys.readouterr().out
     assert "100.0 %" in next(line for line in table.splitlines() if "asked" in line)
     assert f"{results['left_out']} left out" in " ".join(table.split())
+    assert "Validate metric" not in table, "the scores are shown once"
 
 
 def test_two_metrics_of_one_name_are_refused(tmp_path):
