@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from pact_lightning.traces.importers import reading
-from pact_lightning.traces.importers.json_text import check_storable, load_json
-from pact_lightning.traces.importers.reading import Problem, Record, read_records, record_files
+from pact_lightning.tasks.json_lines import MAX_LINE_MB
+from pact_lightning.traces.importers.fields import python_value
+from pact_lightning.traces.importers.reading import Place, Record, read_records, record_files
 
 GOOD = b'{"a": 1}\n'
 
@@ -20,13 +20,14 @@ def read(path):
     ("line", "reason", "text"),
     [
         (b'{"a": ', "not JSON", "is not valid JSON: Expecting value at character 6"),
-        (b'{"a": "\xff"}', "not UTF-8", "is not UTF-8: byte 7 of the line is 0xff"),
+        (b'{"a": "\xff"}', "not UTF-8", "is not UTF-8: byte 7 of it is 0xff"),
         (b'{"a": NaN}', "not JSON", "NaN is no JSON value"),
         (b'{"a": 1e999}', "not JSON", "holds a number that is too large"),
         (b'{"a": "\\ud800"}', "not JSON", "holds half of a character"),
-        (b"[" * 200 + b"]" * 200, "not JSON", "is nested more than 100 levels deep"),
-        (b"[" * 100_000, "not JSON", "is nested more than 100 levels deep"),
-        (b"1" * 5000, "not JSON", "holds a number of 5000 digits"),
+        (b"[" * 200 + b"]" * 200, "not JSON", "is nested more than 100 deep"),
+        (b"[" * 100_000, "not JSON", "is nested more than 100 deep"),
+        (b'{"a": 1, "a": 2}', "not JSON", "holds an object with the key 'a' twice"),
+        (b"1" * 5000, "not JSON", "holds an integer of too many digits"),
     ],
 )
 def test_a_broken_line_is_located_and_the_rest_is_read(tmp_path, line, reason, text):
@@ -40,13 +41,14 @@ def test_a_broken_line_is_located_and_the_rest_is_read(tmp_path, line, reason, t
 
 
 def test_a_line_that_is_too_long_is_not_read(tmp_path):
+    limit = MAX_LINE_MB << 20
     path = tmp_path / "x.jsonl"
-    path.write_bytes(GOOD + b'"' + b"x" * reading.MAX_LINE_BYTES + b'"\n' + GOOD)
+    path.write_bytes(GOOD + b'"' + b"x" * limit + b'"\n' + GOOD)
     first, (reason, sentence), last = read(path)
     assert (first, last, reason) == ({"a": 1}, {"a": 1}, "line too long")
-    assert sentence.startswith(f"{path}, line 2: is longer than 10,000,000 bytes")
-    path.write_bytes(b'"' + b"x" * (reading.MAX_LINE_BYTES - 2) + b'"')
-    assert len(read(path)[0]) == reading.MAX_LINE_BYTES - 2, "just short enough"
+    assert sentence.startswith(f"{path}, line 2: is longer than 64 MiB")
+    path.write_bytes(b'"' + b"x" * (limit - 2) + b'"')
+    assert len(read(path)[0]) == limit - 2, "just short enough"
 
 
 def test_a_torn_gz_file(tmp_path):
@@ -64,16 +66,92 @@ def test_a_torn_gz_file(tmp_path):
 
 def test_arrays_and_byte_order_marks(tmp_path):
     path = tmp_path / "x.json"
-    path.write_text(json.dumps([{"a": 1}, 2]), encoding="utf-8-sig")
+    path.write_text(json.dumps([{"a": 1}, 2], indent=1), encoding="utf-8-sig")
     entries = list(read_records(path))
     assert [entry.value for entry in entries] == [{"a": 1}, 2]
-    assert str(entries[1].place) == f"{path}, record 2"
-    path.write_text('[{"a": 1}', encoding="utf-8")
-    (problem,) = read_records(path)
-    assert isinstance(problem, Problem)
+    assert str(entries[1].place) == f"{path}, record 2, line 5"
     lines = tmp_path / "y.jsonl"
     lines.write_text('{"a": 1}\r\n\r\n{"a": 2}', encoding="utf-8-sig")
     assert read(lines) == [{"a": 1}, {"a": 2}]
+
+
+def test_a_single_object_is_one_record(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('\n {"a": [\n1]}\n', encoding="utf-8-sig")
+    (record,) = read_records(path)
+    assert (record.value, record.place) == ({"a": [1]}, Place(path, 1, "record", 2))
+    for text, problem in (
+        ('{"a": 1}\n{"a": 2}', "something follows the value; if this is JSON Lines, let the name end in .jsonl"),
+        ('{"a": NaN}', "NaN is no JSON value"),
+        ('{"a": ', "is not valid JSON: Expecting value"),
+        ("", "is not valid JSON: Expecting value"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        ((reason, sentence),) = read(path)
+        assert (reason, problem in sentence) == ("not JSON", True)
+
+
+@pytest.mark.parametrize(
+    ("item", "line", "reason", "text"),
+    [
+        (b"NaN", 3, "not JSON", "NaN is no JSON value"),
+        (b'{"a": 1,\n"a": 2}', 3, "not JSON", "the key 'a' twice"),
+        (b'["\\ud800"]', 3, "not JSON", "half of a character"),
+        (b"1" * 5000, 3, "not JSON", "too many digits"),
+        (b"[" * 200 + b"]" * 200, 3, "not JSON", "is nested more than 100 deep"),
+        (b'["u",\n"\xc3\xbc\xff"]', 4, "not UTF-8", "is not UTF-8: byte 3 of it is 0xff"),
+    ],
+)
+def test_an_item_that_cannot_be_used_is_located_and_the_rest_is_read(tmp_path, item, line, reason, text):
+    path = tmp_path / "x.json"
+    path.write_bytes(b"[\n1,\n" + item + b",\n2]")
+    first, (found, sentence), last = read(path)
+    assert (first, last, found) == (1, 2, reason)
+    assert sentence.startswith(f"{path}, record 2, line {line}: ")
+    assert text in sentence
+    assert list(read_records(path))[2].place.line == 4 + item.count(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("rest", "line", "reason", "text"),
+    [
+        (b"3", 4, "not JSON", "expected `,` or `]` after a row, found '3'"),
+        (b"", 4, "not JSON", "found the end of the file"),
+        (b",\n{]", 5, "not JSON", "is not valid JSON"),
+        (b"\n\xff]", 5, "not UTF-8", "byte 0 of it is 0xff"),
+        (b",\n[" + b"[" * 100_000, 5, "not JSON", "is nested more than 100 deep"),
+    ],
+)
+def test_broken_syntax_ends_an_array_and_what_came_before_is_kept(tmp_path, rest, line, reason, text):
+    path = tmp_path / "x.json"
+    path.write_bytes(b'[\n{"a": 1},\n2\n' + rest)
+    first, second, (found, sentence) = read(path)
+    assert (first, second, found) == ({"a": 1}, 2, reason)
+    assert sentence.startswith(f"{path}, record 3, line {line}: ")
+    assert text in sentence
+
+
+def test_a_torn_gz_array(tmp_path):
+    path = tmp_path / "x.json.gz"
+    items = [i * 7919 for i in range(50_000)]
+    whole = gzip.compress(json.dumps(items, indent=0).encode())
+    path.write_bytes(whole)
+    assert read(path) == items
+    path.write_bytes(whole[: len(whole) // 2])
+    *records, (reason, sentence) = read(path)
+    assert records == items[: len(records)]
+    assert len(records) > 10_000
+    assert (reason, "ends too early" in sentence) == ("damaged file", True)
+    assert f"record {len(records) + 1}, line {len(records) + 2}: " in sentence
+    path.write_bytes(whole[:-8] + b"\0" * 8)
+    *records, (reason, sentence) = read(path)
+    assert (records, reason, "is damaged" in sentence) == (items, "damaged file", True)
+
+
+def test_python_notation():
+    assert python_value("{'a': (1, None), 2: 'x'}") == {"a": [1, None], "2": "x"}
+    for text in ("{'a': 1, 'a': 2}", "[{1: {'b': 1, 'b': 1}}]", "{1: 2, '1': 3}", "{'a': {1, 2}}", "x", "[" * 300):
+        assert python_value(text) is None
 
 
 def test_which_files_are_read(tmp_path):
@@ -86,9 +164,3 @@ def test_which_files_are_read(tmp_path):
         record_files(tmp_path / "notes.txt")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         record_files(tmp_path / "d.jsonl")
-
-
-def test_what_can_be_stored():
-    assert load_json('{"a": [1, 2.5, "ü", null, true]}') == {"a": [1, 2.5, "ü", None, True]}
-    with pytest.raises(ValueError, match="holds what JSON cannot"):
-        check_storable({"a": {1, 2}})

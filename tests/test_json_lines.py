@@ -12,8 +12,9 @@ from toolhop_rows import ROW as TOOLHOP_ROW
 from pact_lightning.environments.bundled.tasks import make_task
 from pact_lightning.tasks.checks import TaskFileError
 from pact_lightning.tasks.ftrl import FTRLTasks
-from pact_lightning.tasks.json_lines import read_json_lines, read_text, scan_json_lines
-from pact_lightning.tasks.json_text import MAX_DEPTH, JsonTextError, parse_json
+from pact_lightning.tasks.json_lines import read_json_lines, scan_json_lines
+from pact_lightning.tasks.json_list import read_json_list
+from pact_lightning.tasks.json_text import MAX_DEPTH, JsonTextError, check_json, parse_json
 from pact_lightning.tasks.jsonl import JsonlTasks
 from pact_lightning.tasks.record import task_to_json
 from pact_lightning.tasks.schema import Task
@@ -76,6 +77,42 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
+@given(json_values)
+def test_sound_values_can_be_written(value):
+    check_json(value)
+    check_json({"in": (value,)})
+
+
+def looped():
+    value = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"a": {1, 2}}, "holds what JSON cannot: Object of type set"),
+        ({(1, 2): 3}, "holds what JSON cannot: keys must be"),
+        ([b"x"], "holds what JSON cannot: Object of type bytes"),
+        ([1, float("nan")], "a number that is not finite or of too many digits"),
+        ((float("-inf"),), "a number that is not finite or of too many digits"),
+        ([10**5000], "a number that is not finite or of too many digits"),
+        ({"\ud83d": 1}, "half of a character"),
+        (("\udc00",), "half of a character"),
+        (parse_json(nested(MAX_DEPTH)), ""),
+        ((parse_json(nested(MAX_DEPTH)),), f"is nested more than {MAX_DEPTH} deep"),
+        (looped(), f"is nested more than {MAX_DEPTH} deep"),
+    ],
+)
+def test_values_that_json_cannot_hold_are_refused(value, problem):
+    if not problem:
+        check_json(value)
+        return
+    with pytest.raises(JsonTextError, match=problem):
+        check_json(value)
+
+
 @given(json_values, st.booleans())
 def test_sound_json_is_read_as_the_standard_library_reads_it(value, ascii_only):
     text = json.dumps(value, ensure_ascii=ascii_only)
@@ -87,15 +124,14 @@ def test_a_byte_that_is_not_utf_8_is_named(file):
     with pytest.raises(TaskFileError, match=r"tasks.jsonl, line 3: is not UTF-8: byte 7 of it is 0xff; save") as caught:
         list(read_json_lines(path))
     assert caught.value.line == 3
-    with pytest.raises(TaskFileError, match=r"line 3: is not UTF-8: byte 7 of it is 0xff"):
-        read_text(path, 1)
     with pytest.raises(TaskFileError, match=r"line 1: is not UTF-8: byte 4 of it is 0x80"):
         list(read_json_lines(file(b"\xef\xbb\xbf[\x80]")))
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(file):
     assert list(read_json_lines(file(b'\xef\xbb\xbf{"a": 1}\r\n[2]'))) == [(1, {"a": 1}), (2, [2])]
-    assert read_text(file(b"\xef\xbb\xbf[1]"), 1) == "[1]"
+    (item,) = read_json_list(file(b"\xef\xbb\xbf[1]"))
+    assert (item.index, item.line, item.value) == (0, 1, 1)
     for encoding in ("utf-16", "utf-16-be"):
         raw = ("\ufeff" if encoding == "utf-16-be" else "") + "[1]\n"
         with pytest.raises(TaskFileError, match="line 1: the file is UTF-16; save it as UTF-8"):
@@ -106,7 +142,7 @@ def test_long_lines_are_read_and_longer_ones_named(file):
     long = json.dumps("x" * (10 << 20))
     path = file(f'[1]\n{long}\n"short"')
     assert [(number, len(value)) for number, value in read_json_lines(path)] == [(1, 1), (2, 10 << 20), (3, 5)]
-    with pytest.raises(TaskFileError, match="line 2: is longer than 10 MiB; raise max_line_mb"):
+    with pytest.raises(TaskFileError, match="line 2: is longer than 10 MiB \\(max_line_mb\\); look for"):
         list(read_json_lines(path, max_line_mb=10))
     scanned = list(scan_json_lines(path, 10))
     assert [line.number for line in scanned] == [1, 2, 3]
@@ -115,8 +151,8 @@ def test_long_lines_are_read_and_longer_ones_named(file):
     assert list(read_json_lines(exact, max_line_mb=1)) == [(1, []), (2, [2])], "the line end is not counted"
     with pytest.raises(ValueError, match="max_line_mb must be at least 1"):
         list(read_json_lines(path, max_line_mb=0))
-    with pytest.raises(TaskFileError, match="the file is larger than 10 MiB; raise max_file_mb"):
-        read_text(path, 10)
+    with pytest.raises(TaskFileError, match=r"the file is larger than 10 MiB \(max_file_mb\); JSON Lines may"):
+        list(read_json_list(path, max_file_mb=10))
 
 
 def test_a_damaged_compressed_file_is_named_by_the_line_it_breaks_at(file):

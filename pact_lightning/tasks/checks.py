@@ -33,15 +33,22 @@ class TaskFileError(ValueError):
     Attributes:
         path: The file.
         line: The line, counted from 1; or the row, counted as ``unit`` says.
+        problem: What is wrong and what is wanted, without the place.
         field: The field; empty when the line as a whole is wrong.
+        reason: A short name for what keeps the text from being read, such as ``not JSON``, by which such mistakes are
+            counted; empty where it was read and says something wrong.
     """
 
-    def __init__(self, path: str | Path, line: int, problem: str, field: str = "", *, unit: str = "line") -> None:
+    def __init__(
+        self, path: str | Path, line: int, problem: str, field: str = "", *, unit: str = "line", reason: str = ""
+    ) -> None:
         where = f"field `{field}`: " if field else ""
         super().__init__(f"{path}, {unit} {line}: {where}{problem}")
         self.path = Path(path)
         self.line = line
+        self.problem = problem
         self.field = field
+        self.reason = reason
 
 
 def check_task(task: Task) -> None:

@@ -4,18 +4,23 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from pact_lightning.tasks.checks import TaskFileError
 from pact_lightning.tasks.json_text import JsonTextError, parse_json
 
 MAX_LINE_MB = 64
 """Longer lines are refused unless a larger limit is asked for: a file without line ends would be read as one line."""
-_BOM = b"\xef\xbb\xbf"
+BOM = "\ufeff"
+"""A byte order mark at the start of a file is no part of its text."""
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _GZIP = b"\x1f\x8b"
-_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
+"""What reading a damaged compressed file raises."""
+NOT_UTF_8, NOT_JSON, LINE_TOO_LONG, DAMAGED = "not UTF-8", "not JSON", "line too long", "damaged file"
+"""Reasons of the errors of this module (:attr:`~pact_lightning.tasks.checks.TaskFileError.reason`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +82,19 @@ def scan_json_lines(path: Path, max_line_mb: int = MAX_LINE_MB) -> Iterator[Json
             try:
                 raw = file.readline((max_line_mb << 20) + 1)
                 whole = _to_line_end(file, raw) if len(raw) > max_line_mb << 20 else len(raw)
-            except _DAMAGED as error:
-                yield JsonLine(number, error=TaskFileError(path, number, _damage(error)))
+            except DAMAGE as error:
+                yield JsonLine(number, error=damage(path, number, error))
                 return
             if not raw:
                 return
             if whole > max_line_mb << 20:
-                problem = f"is longer than {max_line_mb} MiB; raise max_line_mb, or look for missing line ends"
-                yield JsonLine(number, error=TaskFileError(path, number, problem))
+                problem = f"is longer than {max_line_mb} MiB (max_line_mb); look for missing line ends"
+                yield JsonLine(number, error=TaskFileError(path, number, problem, reason=LINE_TOO_LONG))
             elif raw.strip():
                 yield _line(path, number, raw)
 
 
-def open_bytes(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> gzip.GzipFile | BufferedReader:
     """Opens a file; one whose name ends in ``.gz`` is decompressed.
 
     Raises:
@@ -103,73 +108,53 @@ def open_bytes(path: Path) -> IO[bytes]:
     compressed = path.suffix == ".gz"
     if start and compressed != (start == _GZIP):
         problem = "is not compressed; name it without .gz" if compressed else "is compressed; let its name end in .gz"
-        raise TaskFileError(path, 1, f"the file {problem}")
+        raise TaskFileError(path, 1, f"the file {problem}", reason=DAMAGED)
     if start in _UTF_16:
-        raise TaskFileError(path, 1, "the file is UTF-16; save it as UTF-8")
-    return cast(IO[bytes], gzip.open(path, "rb")) if compressed else path.open("rb")
+        raise TaskFileError(path, 1, "the file is UTF-16; save it as UTF-8", reason=NOT_UTF_8)
+    return gzip.open(path, "rb") if compressed else path.open("rb")
 
 
-def decode(path: Path, first_line: int, raw: bytes) -> str:
-    """Bytes as text; a byte order mark at the file's start is no part of it.
-
-    Args:
-        path: The file, for the error.
-        first_line: The line on which the bytes start, counted from 1.
-        raw: One line or more.
-
-    Raises:
-        TaskFileError: They are not UTF-8; the error names the line and the byte within it, counted from 0.
-    """
-    skipped = len(_BOM) if first_line == 1 and raw.startswith(_BOM) else 0
-    try:
-        return raw[skipped:].decode("utf-8")
-    except UnicodeDecodeError as error:
-        start = skipped + error.start
-        line = first_line + raw.count(b"\n", 0, start)
-        place = start - (raw.rfind(b"\n", 0, start) + 1)
-        problem = f"is not UTF-8: byte {place} of it is 0x{raw[start]:02x}; save the file as UTF-8"
-        raise TaskFileError(path, line, problem) from error
-
-
-def read_text(path: Path, max_mb: int) -> str:
-    """A whole file as text.
+def not_utf_8(path: Path, line: int, place: int, byte: int) -> TaskFileError:
+    """The error for a byte that is no UTF-8.
 
     Args:
-        path: The file, compressed where its name ends in ``.gz``.
-        max_mb: Its largest size in MiB, decompressed.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        TaskFileError: It is not UTF-8, too long, or damaged.
+        path: The file.
+        line: The line on which it stands, counted from 1.
+        place: Its place within the line, counted from 0.
+        byte: The byte.
     """
-    with open_bytes(path) as file:
-        try:
-            raw = file.read((max_mb << 20) + 1)
-        except _DAMAGED as error:
-            raise TaskFileError(path, 1, _damage(error)) from error
-    if len(raw) > max_mb << 20:
-        raise TaskFileError(path, 1, f"the file is larger than {max_mb} MiB; raise max_file_mb")
-    return decode(path, 1, raw)
+    problem = f"is not UTF-8: byte {place} of it is 0x{byte:02x}; save the file as UTF-8"
+    return TaskFileError(path, line, problem, reason=NOT_UTF_8)
+
+
+def damage(path: Path, line: int, error: Exception) -> TaskFileError:
+    """The error for a compressed file that breaks off at a line.
+
+    Args:
+        path: The file.
+        line: The line, counted from 1.
+        error: One of :data:`DAMAGE`.
+    """
+    what = "ends too early" if isinstance(error, EOFError) else "is damaged"
+    problem = f"cannot be read: the compressed file {what} ({error}); copy or pack it again"
+    return TaskFileError(path, line, problem, reason=DAMAGED)
 
 
 def _line(path: Path, number: int, raw: bytes) -> JsonLine:
     try:
-        return JsonLine(number, parse_json(decode(path, number, raw)))
-    except TaskFileError as error:
-        return JsonLine(number, error=error)
+        text = raw.rstrip(b"\r\n").decode("utf-8")
+    except UnicodeDecodeError as error:
+        return JsonLine(number, error=not_utf_8(path, number, error.start, raw[error.start]))
+    try:
+        return JsonLine(number, parse_json(text.removeprefix(BOM) if number == 1 else text))
     except JsonTextError as error:
-        return JsonLine(number, error=TaskFileError(path, number, str(error)))
+        return JsonLine(number, error=TaskFileError(path, number, str(error), reason=NOT_JSON))
 
 
-def _to_line_end(file: IO[bytes], raw: bytes) -> int:
+def _to_line_end(file: gzip.GzipFile | BufferedReader, raw: bytes) -> int:
     """Skips the rest of an overlong line; its whole length, line end apart."""
     whole = len(raw)
     while raw and not raw.endswith(b"\n"):
         raw = file.readline(1 << 20)
         whole += len(raw)
     return whole - 1 if raw.endswith(b"\n") else whole
-
-
-def _damage(error: Exception) -> str:
-    what = "ends too early" if isinstance(error, EOFError) else "is damaged"
-    return f"cannot be read: the compressed file {what} ({error}); copy or pack it again"

@@ -11,7 +11,7 @@ _UNPAIRED = re.compile("[\ud800-\udfff]")
 
 
 class JsonTextError(ValueError):
-    """A text is not JSON that can be used; the message says why, to stand after the name of the place."""
+    """A text or value is no JSON that can be used; the message says why, to stand after the name of the place."""
 
 
 def parse_json(text: str) -> Any:
@@ -66,6 +66,48 @@ def parse_json_at(text: str, start: int) -> tuple[Any, int]:
     return value, end
 
 
+def refused_end(text: str, start: int) -> int | None:
+    """Where a value ends that :func:`parse_json_at` refuses, so that what follows it can be read.
+
+    Args:
+        text: The text.
+        start: Where the value starts.
+
+    Returns:
+        The character after it; ``None`` where the syntax itself is broken, or the value too deep for the stack.
+    """
+    try:
+        return _SYNTAX.raw_decode(text, start)[1]
+    except (json.JSONDecodeError, RecursionError):
+        return None
+
+
+def check_json(value: Any) -> None:
+    """Checks a value that came from elsewhere than :func:`parse_json`: can it be written as JSON in UTF-8?
+
+    Args:
+        value: A value of dictionaries, lists, tuples, strings, numbers, booleans and ``None``.
+
+    Raises:
+        JsonTextError: It holds anything else, a number that is not finite or has more digits than Python converts, half
+            of a surrogate pair, or more than :data:`MAX_DEPTH` levels.
+
+    >>> check_json({"a": {1, 2}})
+    Traceback (most recent call last):
+    ...
+    pact_lightning.tasks.json_text.JsonTextError: holds what JSON cannot: Object of type set is not JSON serializable
+    """
+    problem = _problem(value)
+    if problem:
+        raise JsonTextError(problem)
+    try:
+        json.dumps(value, allow_nan=False)
+    except TypeError as error:
+        raise JsonTextError(f"holds what JSON cannot: {error}") from error
+    except ValueError as error:
+        raise JsonTextError("holds a number that is not finite or of too many digits") from error
+
+
 _TOO_DEEP = f"is nested more than {MAX_DEPTH} deep"
 
 
@@ -96,6 +138,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_float)
+_SYNTAX = json.JSONDecoder(parse_int=str)  # no limit of digits
 
 
 def _problem(value: Any) -> str:
@@ -106,7 +149,7 @@ def _problem(value: Any) -> str:
         if isinstance(item, str):
             if _UNPAIRED.search(item):
                 return "holds half of a character (an unpaired surrogate escape)"
-        elif isinstance(item, dict | list):
+        elif isinstance(item, dict | list | tuple):
             if depth > MAX_DEPTH:
                 return _TOO_DEEP
             inner = [*item.keys(), *item.values()] if isinstance(item, dict) else item

@@ -7,7 +7,7 @@ from typing import Any
 from pact_lightning.tasks.checks import TaskFieldError, check_task, typed
 from pact_lightning.tasks.ftrl_row import ENVIRONMENT, needed
 from pact_lightning.tasks.json_lines import JsonLine
-from pact_lightning.tasks.json_list import MAX_FILE_MB, read_json_list
+from pact_lightning.tasks.json_list import MAX_FILE_MB, scan_json_list
 from pact_lightning.tasks.prompt import EnvironmentSpec, Message, PromptView, as_messages
 from pact_lightning.tasks.scan import Scanned, scan_records, tasks_of
 from pact_lightning.tasks.schema import Reference, SubAnswer, Task
@@ -75,16 +75,16 @@ class ToolHopTasks:
 
         Raises:
             FileNotFoundError: There is no such file.
-            TaskFileError: The file is no JSON list.
+            TaskFileError: The file cannot be opened as what its name says.
             ValueError: ``indices`` names a row that the file does not have.
         """
         rows = made = 0
 
         def lines() -> Iterator[JsonLine]:
             nonlocal rows
-            for item in read_json_list(self.path, self.max_file_mb):
+            for item in scan_json_list(self.path, self.max_file_mb):
                 rows += 1
-                yield JsonLine(item.line, item.value)
+                yield JsonLine(item.error.line if item.error else item.line, item.value, item.error)
 
         def read(index: int, row: Any) -> Task | None:
             nonlocal made

@@ -46,7 +46,8 @@ def report_record(report: BuildReport, source: str) -> dict[str, Any]:
 def problem_record(problem: Problem) -> dict[str, Any]:
     """A problem as one JSON-able object."""
     place = problem.place
-    where = {"file": str(place.path), place.unit: place.number, "field": problem.field}
+    line = {} if place.line is None else {"line": place.line}
+    where = {"file": str(place.path), place.unit: place.number, **line, "field": problem.field}
     return {**where, "reason": problem.reason, "text": problem.text}
 
 

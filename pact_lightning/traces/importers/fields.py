@@ -9,10 +9,10 @@ from typing import Any
 
 from pact_lightning.dialogue.tool_call import ToolCall
 from pact_lightning.tasks.checks import TaskFieldError, typed
+from pact_lightning.tasks.json_text import JsonTextError, check_json, parse_json
 from pact_lightning.tasks.prompt import EnvironmentSpec, ToolSchema
 from pact_lightning.tasks.schema import Reference, SubAnswer
 from pact_lightning.traces.importers.conversation import RecordError
-from pact_lightning.traces.importers.json_text import check_storable, load_json
 
 
 def wanted(value: Any, kind: type, field: str) -> Any:
@@ -35,8 +35,8 @@ def decoded(value: Any, kind: type, field: str) -> Any:
     """
     if isinstance(value, str) and kind is not str:
         try:
-            value = load_json(value)
-        except ValueError as error:
+            value = parse_json(value)
+        except JsonTextError as error:
             raise RecordError("not JSON", field, str(error)) from error
     return wanted(value, kind, field)
 
@@ -115,8 +115,8 @@ def read_call_text(text: str, field: str, notes: Counter[str]) -> ToolCall:
         RecordError: The text is neither a JSON object nor a Python dictionary, or no call.
     """
     try:
-        value = load_json(text)
-    except ValueError as error:
+        value = parse_json(text)
+    except JsonTextError as error:
         value = python_value(text)
         if not isinstance(value, dict):
             raise RecordError("malformed call", field, f"the call {error!s}: {text.strip()[:80]!r}") from error
@@ -125,16 +125,20 @@ def read_call_text(text: str, field: str, notes: Counter[str]) -> ToolCall:
 
 
 def python_value(text: str) -> Any:
-    """A Python literal that is also a JSON value; ``None`` where the text is no such thing."""
+    """A Python literal that is also a JSON value; ``None`` where the text is no such thing, or has a key twice."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # an unknown backslash escape is no concern of the user's
-            value = ast.literal_eval(text.strip())
-        check_storable(value)
+            tree = ast.parse(text.strip(), mode="eval")
+        value = ast.literal_eval(tree)
+        objects = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+        if any(len(ast.literal_eval(node)) < len(node.keys) for node in objects):
+            return None
+        check_json(value)
+        # Tuples become lists, and keys strings, as in any JSON; ``{1: "a", "1": "b"}`` has one key twice by then.
+        return parse_json(json.dumps(value))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
-    # Tuples become lists, and keys strings, as in any JSON.
-    return json.loads(json.dumps(value))
 
 
 def read_reference(record: Mapping[str, Any], notes: Counter[str]) -> Reference:

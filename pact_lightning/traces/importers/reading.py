@@ -1,17 +1,14 @@
 """Reads files of records one by one; a record that cannot be read becomes a located problem and the rest is read on."""
 
-import gzip
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-from pact_lightning.traces.importers.json_text import load_json
+from pact_lightning.tasks.checks import TaskFileError
+from pact_lightning.tasks.json_lines import JsonLine, scan_json_lines
+from pact_lightning.tasks.json_list import JsonItem, scan_json_list
 
-MAX_LINE_BYTES = 10_000_000
-"""A longer line is refused unread: no conversation that fits a context is as long, and a file without line breaks is
-mostly no JSON Lines file [D]."""
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 """Files that are read: JSON Lines, or one JSON array of records."""
 
@@ -24,14 +21,16 @@ class Place:
         path: The file.
         number: Its line, or its place in a JSON array, counted from 1.
         unit: ``line`` or ``record``.
+        line: The line on which a record of an array starts or is broken, counted from 1.
     """
 
     path: Path
     number: int
     unit: str = "line"
+    line: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.path}, {self.unit} {self.number}"
+        return f"{self.path}, {self.unit} {self.number}{'' if self.line is None else f', line {self.line}'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,61 +89,35 @@ def record_files(source: Path) -> list[Path]:
 def read_records(path: Path) -> Iterator[Record | Problem]:
     """Reads the records of a file, one at a time; blank lines are skipped.
 
+    Lines may be as long as :data:`~pact_lightning.tasks.json_lines.MAX_LINE_MB`, arrays as large as
+    :data:`~pact_lightning.tasks.json_list.MAX_FILE_MB`.
+
     Args:
-        path: A file that ends in one of :data:`SUFFIXES`.
+        path: A file that ends in one of :data:`SUFFIXES`. One that ends in ``.json`` and holds a single object is one
+            record.
 
     Yields:
-        In the file's order, each record or what is wrong with it: invalid UTF-8, no JSON, a line over
-        :data:`MAX_LINE_BYTES`. Damage that ends the file early (a torn ``.gz``) is one problem at the place it was met.
+        In the file's order, each record or what is wrong with it: invalid UTF-8, no JSON, a line that is too long.
+        Damage that ends the file early (a torn ``.gz``, broken syntax of an array) is one problem at the place it was
+        met.
+
+    Raises:
+        FileNotFoundError: There is no such file.
     """
-    if path.name.endswith((".json", ".json.gz")):
-        yield from _array(path)
-        return
-    number = 0
     try:
-        with _opened(path) as file:
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                place = Place(path, number)
-                if len(line) > MAX_LINE_BYTES:
-                    _skip_line(file, line)
-                    problem = f"is longer than {MAX_LINE_BYTES:,} bytes; is this one record a line?"
-                    yield Problem(place, "line too long", problem)
-                elif line.strip():
-                    yield _record(place, line)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        yield Problem(Place(path, number + 1), "damaged file", f"the compressed file is damaged from here on: {error}")
+        if path.name.endswith((".json", ".json.gz")):
+            for item in scan_json_list(path, lone_value=True):
+                yield _entry(Place(path, item.index + 1, "record", item.line), item)
+        else:
+            for line in scan_json_lines(path):
+                yield _entry(Place(path, line.number), line)
+    except TaskFileError as error:  # the file as a whole
+        yield Problem(Place(path, error.line), error.reason, error.problem)
 
 
-def _opened(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.name.endswith(".gz") else path.open("rb")
-
-
-def _skip_line(file: BinaryIO, line: bytes) -> None:
-    while line and not line.endswith(b"\n"):
-        line = file.readline(MAX_LINE_BYTES)
-
-
-def _record(place: Place, line: bytes) -> Record | Problem:
-    line = line.rstrip(b"\r\n")
-    try:
-        return Record(place, load_json(line.decode("utf-8-sig" if place.number == 1 else "utf-8")))
-    except UnicodeDecodeError as error:
-        return Problem(place, "not UTF-8", f"is not UTF-8: byte {error.start} of the line is {line[error.start]:#04x}")
-    except ValueError as error:
-        return Problem(place, "not JSON", str(error))
-
-
-def _array(path: Path) -> Iterator[Record | Problem]:
-    whole = Place(path, 1)
-    try:
-        with _opened(path) as file:
-            read = _record(whole, file.read())
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        read = Problem(whole, "damaged file", f"the compressed file is damaged: {error}")
-    if isinstance(read, Problem):
-        yield read
-    elif isinstance(read.value, list):
-        yield from (Record(Place(path, number, "record"), value) for number, value in enumerate(read.value, start=1))
-    else:
-        yield Record(Place(path, 1, "record"), read.value)
+def _entry(place: Place, read: JsonLine | JsonItem) -> Record | Problem:
+    if read.error is None:
+        return Record(place, read.value)
+    if place.line is not None:
+        place = replace(place, line=read.error.line)
+    return Problem(place, read.error.reason, read.error.problem)

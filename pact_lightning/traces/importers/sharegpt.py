@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from pact_lightning.tasks.json_text import JsonTextError, parse_json
 from pact_lightning.tasks.prompt import ToolSchema
 from pact_lightning.traces.importers.conversation import Conversation, RecordError, Role, Said, assemble
 from pact_lightning.traces.importers.fields import (
@@ -16,7 +17,6 @@ from pact_lightning.traces.importers.fields import (
     read_tools,
     wanted,
 )
-from pact_lightning.traces.importers.json_text import load_json
 from pact_lightning.traces.importers.tagged_text import split_text
 
 _ROLES: dict[str, Role] = {
@@ -117,8 +117,8 @@ def _responses(text: str, where: str, notes: Counter[str]) -> Iterator[Said]:
 def _unwrapped(block: str, notes: Counter[str]) -> tuple[str, str]:
     """Name and content of a response, where it is ``{"name", "content"}``; else no name and the whole text."""
     try:
-        value = load_json(block)
-    except ValueError:
+        value = parse_json(block)
+    except JsonTextError:
         value = python_value(block) if block.lstrip().startswith("{") else None
     if not isinstance(value, dict) or not {"name", "content"} <= value.keys() <= {"name", "content", "tool_call_id"}:
         return "", block
@@ -143,6 +143,6 @@ def _tools_in_text(text: str, field: str) -> tuple[ToolSchema, ...]:
 
 def _value(text: str) -> Any:
     try:
-        return load_json(text)
-    except ValueError:
+        return parse_json(text)
+    except JsonTextError:
         return python_value(text)

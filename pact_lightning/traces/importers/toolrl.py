@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from pact_lightning.tasks.json_text import JsonTextError, parse_json
 from pact_lightning.tasks.prompt import ToolSchema
 from pact_lightning.traces.importers.conversation import Conversation, RecordError, RequestedCall, Said, assemble
 from pact_lightning.traces.importers.fields import (
@@ -24,7 +25,6 @@ from pact_lightning.traces.importers.fields import (
     read_reference,
     wanted,
 )
-from pact_lightning.traces.importers.json_text import load_json
 
 _HEADING = "**Dialogue Records History**"
 _TAG = re.compile(r"\s*<(user|think|tool_call|obs|response)>")
@@ -146,8 +146,8 @@ def _tools(instruction: str) -> tuple[ToolSchema, ...]:
     for number, match in enumerate(_TOOL.finditer(instruction)):
         field = f"instruction, tool {number + 1}"
         try:
-            parameters = load_json(match["parameters"])
-        except ValueError as error:
+            parameters = parse_json(match["parameters"])
+        except JsonTextError as error:
             raise RecordError("broken tool schema", field, f"the parameters' text {error}") from error
         properties = {
             name: _property(wanted(entry, dict, f"{field}, parameter {name}"))
