@@ -11,7 +11,7 @@ from scripted_server import chat, native
 from pact_lightning.environments.bundled.tasks import make_task
 from pact_lightning.tasks.prompt import UserTurn
 from pact_lightning.traces.reply import NativeCall, read_reply
-from pact_lightning.traces.teacher_prompt import follow_up_message, response_messages, teacher_messages, tools_text
+from pact_lightning.traces.teacher_prompt import follow_up_message, response_messages, teacher_messages
 from pact_lightning.traces.teacher_turn import parse_native_call, read_teacher_turn
 
 ADD = {"name": "add", "arguments": {"a": 1, "b": "x</tool_call>"}}
@@ -102,18 +102,25 @@ def test_any_text_for_arguments_is_a_call_or_a_sentence(text):
 
 def test_the_text_prompt_is_the_policys_own():
     """The system turn, follow-ups and responses equal what the renderer writes for the policy."""
-    renderer, prompt = bundled_renderer(), make_task("train", 0).prompt
+    renderer, task = bundled_renderer(), make_task("train", 0)
+    prompt = task.prompt
     system, user = prompt.messages
     rendered = renderer.codec.decode(renderer.prompt(prompt.messages, prompt.tools))
-    ours = tools_text(prompt.tools, system["content"])
+    told = teacher_messages(task, "text")[0]["content"]
+    assert told.startswith(f"{system['content']}\n\n# Tools\n\n")
     assert rendered == (
-        f"<|im_start|>system\n{ours}<|im_end|>\n<|im_start|>user\n{user['content']}<|im_end|>\n<|im_start|>assistant\n"
+        f"<|im_start|>system\n{told}<|im_end|>\n<|im_start|>user\n{user['content']}<|im_end|>\n<|im_start|>assistant\n"
     )
     for content, tools in (("And now?", ()), ("", prompt.tools), ("More.", prompt.tools[:1])):
         message = follow_up_message(UserTurn(content, tools), "text")
         rendered = renderer.codec.decode(renderer.user_turn(UserTurn(content, tools)))
         assert f"user\n{message['content']}<|im_end|>" in rendered
+    listed = json.dumps(prompt.tools[0], ensure_ascii=False)
+    more = f"More.\n\nFrom here on you may call these functions as well:\n<tools>\n{listed}\n</tools>"
+    assert message["content"] == more
+    assert follow_up_message(UserTurn("More.", prompt.tools[:1]), "native")["content"] == "More."
     (message,) = response_messages((), ("1", "2"), "text")
+    assert message["content"] == "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>"
     assert f"user\n{message['content']}<|im_end|>" in renderer.codec.decode(renderer.observation(("1", "2")))
 
 

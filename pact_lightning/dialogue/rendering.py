@@ -5,11 +5,9 @@ result equals Qwen3's released template token for token.
 """
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,27 +15,14 @@ import numpy.typing as npt
 from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.dialogue.tool_call import ToolCall, parse_tool_calls
+from pact_lightning.dialogue.tool_text import Piece, json_text, response_pieces, system_pieces, user_pieces
 from pact_lightning.rollout.trajectory import RolloutTurn, Segment
 from pact_lightning.tasks.prompt import Message, ToolSchema, UserTurn
 
 END_OF_TURN = "<|im_end|>"
-_TOOLS_HEAD = (
-    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
-)
-_TOOLS_TAIL = (
-    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
-    '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
-    "</tool_call><|im_end|>\n"
-)
-_MORE_TOOLS_HEAD = "From here on you may call these functions as well:\n<tools>"
 _GENERATION_PROMPT = "<|im_start|>assistant\n"
 _THINKING = re.compile(rb"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
 _CALLS = re.compile(rb"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +59,11 @@ class ChatRenderer:
         Raises:
             ValueError: A message is neither a leading system message nor a user message.
         """
-        pieces: list[tuple[str, bool]] = []
+        pieces: list[Piece] = []
         rest = list(messages)
-        system = rest.pop(0)["content"] if rest and rest[0]["role"] == "system" else None
-        if tools:
-            pieces.append(("<|im_start|>system\n", True))
-            if system is not None:
-                pieces += [(str(system), False), ("\n\n", True)]
-            pieces.append((_TOOLS_HEAD, True))
-            for tool in tools:
-                pieces.append(("\n" + _json(tool), False))
-            pieces.append((_TOOLS_TAIL, True))
-        elif system is not None:
-            pieces += [("<|im_start|>system\n", True), (str(system), False), ("<|im_end|>\n", True)]
+        system = str(rest.pop(0)["content"]) if rest and rest[0]["role"] == "system" else None
+        if tools or system is not None:
+            pieces += [("<|im_start|>system\n", True), *system_pieces(system, tools), ("<|im_end|>\n", True)]
         for message in rest:
             if message["role"] != "user":
                 raise ValueError(
@@ -98,32 +75,23 @@ class ChatRenderer:
 
     def observation(self, responses: Sequence[str]) -> list[int]:
         """What follows a turn that called tools, up to the next opened assistant turn."""
-        pieces: list[tuple[str, bool]] = [("\n<|im_start|>user", True)]
-        for response in responses:
-            pieces += [("\n<tool_response>\n", True), (response, False), ("\n</tool_response>", True)]
-        pieces.append(("<|im_end|>\n" + _GENERATION_PROMPT, True))
-        return self.codec.mixed(pieces)
+        return self._user_turn(response_pieces(responses))
 
     def user_turn(self, turn: UserTurn) -> list[int]:
-        """What follows an answered user turn: the next one, and the opened assistant turn.
+        """What follows an answered user turn: the next one, and the opened assistant turn."""
+        return self._user_turn(user_pieces(turn.content, turn.tools))
 
-        Tools that come with it are listed in its text, since the system turn is long past [D].
-        """
-        pieces: list[tuple[str, bool]] = [("\n<|im_start|>user\n", True), (turn.content, False)]
-        if turn.tools:
-            pieces.append((("\n\n" if turn.content else "") + _MORE_TOOLS_HEAD, True))
-            pieces += [("\n" + _json(tool), False) for tool in turn.tools]
-            pieces.append(("\n</tools>", True))
-        pieces.append(("<|im_end|>\n" + _GENERATION_PROMPT, True))
-        return self.codec.mixed(pieces)
+    def _user_turn(self, content: Sequence[Piece]) -> list[int]:
+        end = "<|im_end|>\n" + _GENERATION_PROMPT
+        return self.codec.mixed([("\n<|im_start|>user\n", True), *content, (end, True)])
 
     def expert_turn(self, reasoning: str, calls: Sequence[ToolCall], answer: str = "") -> RenderedTurn:
         """An expert's turn, as the policy would have to write it."""
-        pieces: list[tuple[str, bool]] = []
+        pieces: list[Piece] = []
         if reasoning:
             pieces += [("<think>\n", True), (reasoning, False), ("\n</think>\n\n", True)]
         if calls:
-            blocks = "\n".join(f"<tool_call>\n{_json(dict(call))}\n</tool_call>" for call in calls)
+            blocks = "\n".join(f"<tool_call>\n{json_text(dict(call))}\n</tool_call>" for call in calls)
             pieces += self._call_pieces(blocks)
         else:
             pieces.append((answer, False))
@@ -132,9 +100,9 @@ class ChatRenderer:
         return self._labelled(ids, reasoning)
 
     @staticmethod
-    def _call_pieces(blocks: str) -> list[tuple[str, bool]]:
+    def _call_pieces(blocks: str) -> list[Piece]:
         """The blocks' tags are ours, what stands between them is not."""
-        pieces: list[tuple[str, bool]] = []
+        pieces: list[Piece] = []
         for part in re.split(r"(<tool_call>\n|\n</tool_call>\n?)", blocks):
             if part:
                 pieces.append((part, part.strip() in ("<tool_call>", "</tool_call>")))

@@ -1,10 +1,10 @@
 """How a teacher is asked: the task's own messages with the paper's request around the question (METHOD section 6)."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pact_lightning.tasks.prompt import ToolSchema, UserTurn
+from pact_lightning.dialogue.tool_text import joined, response_pieces, system_pieces, user_pieces
+from pact_lightning.tasks.prompt import UserTurn
 from pact_lightning.tasks.schema import Task
 
 CallFormat = Literal["native", "text"]
@@ -23,17 +23,6 @@ _ANSWER = (
     "<answer> and </answer>."
 )
 _NO_ANSWER = "Once you have all you need, reply without a tool call."
-# Qwen's format, as the policy's own prompt has it; a test holds the two together.
-_TOOLS_HEAD = (
-    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
-)
-_TOOLS_TAIL = (
-    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
-    '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
-    "</tool_call>"
-)
-_MORE_TOOLS_HEAD = "From here on you may call these functions as well:\n<tools>"
 
 
 def teacher_messages(task: Task, call_format: CallFormat) -> list[dict[str, Any]]:
@@ -51,21 +40,13 @@ def teacher_messages(task: Task, call_format: CallFormat) -> list[dict[str, Any]
     messages[-1]["content"] = f"{_REQUEST} {ending}\n\nQuestion: {messages[-1]['content']}"
     if call_format == "text" and task.prompt.tools:
         system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
-        messages.insert(0, {"role": "system", "content": tools_text(task.prompt.tools, system)})
+        messages.insert(0, {"role": "system", "content": joined(system_pieces(system, task.prompt.tools))})
     return messages
-
-
-def tools_text(tools: Sequence[ToolSchema], system: str | None) -> str:
-    """Qwen's system turn: the task's own system message, then the tools and how they are called."""
-    before = f"{system}\n\n" if system is not None else ""
-    return f"{before}{_TOOLS_HEAD}{_listed(tools)}{_TOOLS_TAIL}"
 
 
 def follow_up_message(turn: UserTurn, call_format: CallFormat) -> dict[str, Any]:
     """The user's next message; in text format the tools that come with it are listed in it."""
-    content = turn.content
-    if turn.tools and call_format == "text":
-        content += ("\n\n" if content else "") + f"{_MORE_TOOLS_HEAD}{_listed(turn.tools)}\n</tools>"
+    content = turn.content if call_format == "native" else joined(user_pieces(turn.content, turn.tools))
     return {"role": "user", "content": content}
 
 
@@ -78,9 +59,4 @@ def response_messages(
             {"role": "tool", "tool_call_id": call_id, "content": response}
             for call_id, response in zip(call_ids, responses, strict=True)
         ]
-    blocks = "\n".join(f"<tool_response>\n{response}\n</tool_response>" for response in responses)
-    return [{"role": "user", "content": blocks}]
-
-
-def _listed(tools: Sequence[ToolSchema]) -> str:
-    return "".join("\n" + json.dumps(tool, ensure_ascii=False) for tool in tools)
+    return [{"role": "user", "content": joined(response_pieces(responses))}]
