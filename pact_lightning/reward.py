@@ -1,6 +1,5 @@
 """Rewards by name or by import path: what every turn of a rollout is worth."""
 
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,6 +10,7 @@ from pact_lightning.credit.ftrl_reward import ftrl_rewards
 from pact_lightning.credit.matching import MatchMethod
 from pact_lightning.credit.rewards import outcome_reward, turn_rewards
 from pact_lightning.credit.toolrl_reward import toolrl_rewards
+from pact_lightning.import_path import import_path
 from pact_lightning.metrics.bfcl_reward import bfcl_reward
 from pact_lightning.rollout.trajectory import RolloutTurn, StopReason, Trajectory
 from pact_lightning.tasks.schema import Task
@@ -71,11 +71,7 @@ def make_reward(
 
 
 def _imported(path: str, arguments: Mapping[str, Any]) -> Any:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ImportError(f"the reward {path!r} cannot be imported: {error}") from error
+    found = import_path(path, "reward")
     reward = found(**arguments) if isinstance(found, type) else found
     if not callable(reward):
         raise ValueError(f"the reward {path!r} must be a function of (trajectory, task), or a class of such objects")

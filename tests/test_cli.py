@@ -343,7 +343,7 @@ def test_an_environment_that_cannot_be_made_is_named(tmp_path, refusal):
     record = task_to_json(make_task("train", 2))
     record["environment"]["class_path"] = "nowhere.Shop"
     sentence = refusal(lines(tmp_path / "tasks.jsonl", record))
-    assert sentence.startswith("error: environment class 'nowhere.Shop' cannot be imported")
+    assert sentence.startswith("error: the environment class 'nowhere.Shop' cannot be imported")
 
 
 @pytest.mark.parametrize(

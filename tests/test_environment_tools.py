@@ -83,7 +83,7 @@ def test_listed_tools_are_not_asked_for():
             record(functions=["no.such"]),
             f"is left out, and {FUNCTIONS} cannot give its own tools: the function 'no.such'",
         ),
-        (record(class_path="no.Class"), "is left out, and no.Class cannot give its own tools: environment class"),
+        (record(class_path="no.Class"), "is left out, and no.Class cannot give its own tools: the environment class"),
         (asked(number=-1), "cannot give its own tools: out of order"),
         (asked(number=0), "are not a list of schemas in OpenAI format"),
         (asked(unknown=1), "cannot give its own tools: "),
@@ -146,7 +146,7 @@ def test_the_command_says_what_is_wrong_and_how_to_mend_it(capsys, tmp_path):
     [
         ([], "class_path"),
         (["Shop"], "error: class_path must be an import path such as my_tools.MyEnvironment, got 'Shop'"),
-        (["no.Class"], "error: environment class 'no.Class' cannot be imported"),
+        (["no.Class"], "error: the environment class 'no.Class' cannot be imported"),
         ([FUNCTIONS], "missing 1 required positional argument: 'functions'"),
         ([FUNCTIONS, "--init_args", '{"functions": ["a"]}'], "error: the function 'a' cannot be imported"),
         ([FUNCTIONS, "--init_args", "3"], "init_args"),

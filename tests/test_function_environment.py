@@ -275,7 +275,7 @@ def test_a_function_that_cannot_be_a_tool_is_told_what_to_add(function, said):
     [
         ("no_such_module", ImportError, "the module 'no_such_module' cannot be imported"),
         ("json.tool.nothing", ImportError, "cannot be imported"),
-        (["area"], ImportError, "give its module too, such as `my_tools.area`"),
+        (["area"], ImportError, "give its module too, such as `my_module.area`"),
         ([f"{__name__}.JSON"], ImportError, "is no function"),
         ([], FunctionSchemaError, "no functions"),
         ([area, area], FunctionSchemaError, "two tools are named 'area'"),

@@ -77,6 +77,7 @@ def test_tools_that_no_prompt_can_hold_are_refused(mode, said):
         ({"command": sys.executable, "args": ["-c", "print(1)"]}, "does not start"),
         ({"url": "http://127.0.0.1:9/mcp"}, "http://127.0.0.1:9/mcp does not start"),
         ({"server": "no_such_module.server"}, "cannot be imported"),
+        ({"server": ".server"}, "the server '.server' cannot be imported: it has an empty part"),
         ({"server": "sys.path"}, "must be an MCPServer or a function that makes one"),
     ],
 )

@@ -97,6 +97,7 @@ def test_a_reward_of_one_s_own(renderer):
     [
         ("matchtr", ValueError, f"use one of {', '.join(REWARDS)}, or the import path"),
         ("no.such.reward", ImportError, "'no.such.reward' cannot be imported"),
+        (".ours", ImportError, "the reward '.ours' cannot be imported: it has an empty part"),
         (f"{__name__}.nothing", ImportError, "cannot be imported"),
         (f"{__name__}.NOT_A_REWARD", ValueError, "must be a function"),
     ],

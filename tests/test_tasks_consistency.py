@@ -105,7 +105,7 @@ def test_leaks_and_tags_are_mistakes():
 @pytest.mark.parametrize(
     ("arguments", "field", "problem"),
     [
-        ({"class_path": "Nothing"}, "environment.class_path", "cannot be imported"),
+        ({"class_path": "Nothing"}, "environment.class_path", "Nothing' cannot be imported: module "),
         ({"broken": "init"}, "environment.init_args", "cannot be made: RuntimeError: no such shop"),
         ({"x": 1}, "environment.init_args", "cannot be made: TypeError"),
     ],

@@ -175,7 +175,7 @@ class TestBuild:
     def test_an_environment_that_cannot_be_imported_stops_at_once(self, folder, capsys):
         bare = write(folder / "in.jsonl", [without(RECORDS[0], "environment")])
         assert traces("build", bare, "out.jsonl", "--environment", "no.such.Class") == 2
-        assert "environment class 'no.such.Class' cannot be imported" in capsys.readouterr().err
+        assert "the environment class 'no.such.Class' cannot be imported" in capsys.readouterr().err
         own = RECORDS[0] | {"environment": {"class_path": "no.such.Class"}}
         assert built(folder, [own])[1]["dropped_by"] == {"environment failed": 1}
 

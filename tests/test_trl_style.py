@@ -235,7 +235,7 @@ def test_observations_that_are_no_text_are_refused(answer):
 def test_classes_that_cannot_be_used():
     with pytest.raises(ValueError, match="has no method `reset`"):
         adapter(Unready)
-    with pytest.raises(ImportError, match="cannot be imported"):
+    with pytest.raises(ImportError, match=r"environment class 'no\.such\.Class' cannot be imported: No module"):
         TRLEnvironment("no.such.Class")
     with pytest.raises(ImportError, match="neither a class nor a function"):
         TRLEnvironment("sys.path")

@@ -12,6 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pact_lightning.commands.run import run
 from pact_lightning.commands.traces_generate import generate
+from pact_lightning.import_path import make_object
 from pact_lightning.tasks.jsonl import write_jsonl
 from pact_lightning.tasks.prompt import EnvironmentSpec
 from pact_lightning.tasks.schema import Task
@@ -20,7 +21,6 @@ from pact_lightning.traces.annotator import AnnotatorConfig, LLMAnnotator
 from pact_lightning.traces.build import BuildOptions, BuildReport, build_tasks
 from pact_lightning.traces.importers.formats import Format
 from pact_lightning.traces.importers.reading import Problem, read_records, record_files
-from pact_lightning.traces.named_class import make_object
 from pact_lightning.traces.quality import flag_names, quality_flags
 from pact_lightning.traces.replay import OnMismatch, verify_task
 from pact_lightning.traces.report import (
@@ -248,7 +248,7 @@ def _annotator(
         return LLMAnnotator(config)
     if class_path is None:
         return None
-    annotator: Annotator = make_object("annotator", class_path, arguments)
+    annotator: Annotator = make_object(class_path, "annotator", arguments)
     if not callable(getattr(annotator, "annotate", None)):
         raise ValueError(f"{class_path} is no annotator; it has no method `annotate`")
     return annotator

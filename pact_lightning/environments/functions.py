@@ -1,13 +1,12 @@
 """Plain Python functions as tools."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 from pact_lightning.environments.callable_tools import CallableTools
 from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.import_path import import_module, import_path
 from pact_lightning.tasks.prompt import PromptView, ToolSchema
 
 
@@ -54,7 +53,7 @@ class FunctionEnvironment:
 
 
 def _module_functions(path: str) -> list[Callable[..., Any]]:
-    module = _imported_module(path, f"the module {path!r}")
+    module = import_module(path)
     found: list[Callable[..., Any]] = [
         value
         for name, value in vars(module).items()
@@ -66,17 +65,7 @@ def _module_functions(path: str) -> list[Callable[..., Any]]:
 
 
 def _imported_function(path: str) -> Callable[..., Any]:
-    module_path, _, name = path.rpartition(".")
-    if not module_path:
-        raise ImportError(f"the function {path!r} cannot be imported: give its module too, such as `my_tools.{path}`")
-    function = getattr(_imported_module(module_path, f"the function {path!r}"), name, None)
+    function: Callable[..., Any] = import_path(path, "function")
     if not inspect.isroutine(function):
         raise ImportError(f"{path!r} is no function; `functions` takes import paths of functions, or one of a module")
     return function
-
-
-def _imported_module(path: str, what: str) -> ModuleType:
-    try:
-        return importlib.import_module(path)
-    except (ImportError, ValueError) as error:
-        raise ImportError(f"{what} cannot be imported: {error}") from error

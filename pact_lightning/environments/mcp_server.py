@@ -1,11 +1,12 @@
 """Which MCP server to use, and how to connect to it."""
 
-import importlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
+
+from pact_lightning.import_path import import_path
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -115,11 +116,10 @@ def _in_process(path: str) -> Any:
     from mcp.server import Server
     from mcp.server.mcpserver import MCPServer
 
-    module, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise MCPServerError(f"server {path!r} cannot be imported: {error}") from error
+        found = import_path(path, "server")
+    except ImportError as error:
+        raise MCPServerError(str(error)) from error
     made = found if isinstance(found, MCPServer | Server) or not callable(found) else found()
     if not isinstance(made, MCPServer | Server):
         raise MCPServerError(f"server {path!r} must be an MCPServer or a function that makes one, not {made!r:.80}")

@@ -1,12 +1,12 @@
 """Environment classes in TRL's style, as they are: `reset(**row)`, tools as public methods, perhaps `get_reward()`."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pact_lightning.environments.callable_tools import CallableTools
 from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.import_path import import_path
 from pact_lightning.tasks.prompt import PromptView, ToolSchema
 
 _VERBS = ("reset", "get_reward")
@@ -113,11 +113,7 @@ def tool_methods(environment: object) -> list[Callable[..., Any]]:
 
 
 def _made(class_path: str, init_args: Mapping[str, Any]) -> Any:
-    module, _, name = class_path.rpartition(".")
-    try:
-        factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ImportError(f"environment class {class_path!r} cannot be imported: {error}") from error
+    factory = import_path(class_path, "environment class")
     if not callable(factory):
         raise ImportError(f"{class_path!r} is neither a class nor a function that makes an environment")
     return factory(**init_args)

@@ -1,9 +1,10 @@
 """What the rollout side of the house may know of a task."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from pact_lightning.import_path import import_path
 
 Message = Mapping[str, Any]
 """A message in OpenAI format: ``role`` and ``content``."""
@@ -29,12 +30,7 @@ class EnvironmentSpec:
         Raises:
             ImportError: The class cannot be found; the message names ``class_path``.
         """
-        module, _, name = self.class_path.rpartition(".")
-        try:
-            cls = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ImportError(f"environment class {self.class_path!r} cannot be imported: {error}") from error
-        return cls(**self.init_args)
+        return import_path(self.class_path, "environment class")(**self.init_args)
 
 
 @dataclass(frozen=True, slots=True)

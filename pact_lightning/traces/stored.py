@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
+from pact_lightning.import_path import make_object
 from pact_lightning.tasks.checks import TaskFieldError
 from pact_lightning.tasks.jsonl import JsonlTasks
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
@@ -16,7 +17,6 @@ from pact_lightning.traces.build import default_id
 from pact_lightning.traces.importers.conversation import RecordError
 from pact_lightning.traces.importers.formats import read_conversation
 from pact_lightning.traces.importers.reading import Problem, Record, read_records, record_files
-from pact_lightning.traces.named_class import make_object
 from pact_lightning.traces.schema import ExpertTurn
 
 StoredFormat = Literal["auto", "task", "openai", "sharegpt", "toolrl"]
@@ -59,7 +59,7 @@ def load_tasks(path: str | Path) -> Sequence[Task]:
         raise ValueError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict) or "class_path" not in value or value.keys() - {"class_path", "init_args"}:
         raise ValueError(f"{path}: must hold `class_path` and `init_args` of a task source, and nothing else")
-    source = make_object("task source", str(value["class_path"]), value.get("init_args"))
+    source = make_object(str(value["class_path"]), "task source", value.get("init_args"))
     if not isinstance(source, TaskSource):
         raise ValueError(f"{path}: {value['class_path']} is no task source; it has no method `load`")
     return source.load()

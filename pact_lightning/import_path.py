@@ -1,0 +1,68 @@
+"""What an import path names: classes and functions of the user's own, with one sentence where there is nothing."""
+
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+
+def import_path(path: str, what: str) -> Any:
+    """Imports what a path such as ``package.module.Class`` names.
+
+    Args:
+        path: The path.
+        what: What it is for, for the error: ``reward``, say.
+
+    Raises:
+        ImportError: It names nothing: ``the <what> <path> cannot be imported: <why>``.
+    """
+    module, _, name = path.rpartition(".")
+    if not all(path.split(".")):
+        raise _nothing(what, path, "it has an empty part; give module and name, such as `my_module.MyClass`")
+    if not module:
+        raise _nothing(what, path, f"give its module too, such as `my_module.{name}`")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise _nothing(what, path, error) from error
+
+
+def import_module(path: str, what: str = "module") -> ModuleType:
+    """Imports a module.
+
+    Args:
+        path: Its path.
+        what: What it is for, for the error.
+
+    Raises:
+        ImportError: There is none.
+    """
+    if not all(path.split(".")):
+        raise _nothing(what, path, "it has an empty part; give a path such as `my_package.my_module`")
+    try:
+        return importlib.import_module(path)
+    except (ImportError, ValueError) as error:
+        raise _nothing(what, path, error) from error
+
+
+def make_object(path: str, what: str, init_args: Mapping[str, Any] | None = None) -> Any:
+    """Imports a class and makes an object of it.
+
+    Args:
+        path: Import path of the class.
+        what: What it is for, for the error.
+        init_args: Its constructor arguments.
+
+    Raises:
+        ImportError: The class cannot be found.
+        ValueError: It does not take the arguments.
+    """
+    cls = import_path(path, what)
+    try:
+        return cls(**(init_args or {}))
+    except TypeError as error:
+        raise ValueError(f"the {what} {path!r} cannot be made: {error}") from error
+
+
+def _nothing(what: str, path: str, why: object) -> ImportError:
+    return ImportError(f"the {what} {path!r} cannot be imported: {why}")

@@ -1,0 +1,61 @@
+"""Import paths: what they name is found, and what names nothing is one sentence of one form."""
+
+import sys
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pact_lightning.import_path import import_module, import_path, make_object
+
+
+def test_what_a_path_names_is_found():
+    assert import_path("fractions.Fraction", "number") is Fraction
+    assert import_path("os.path", "module") is import_module("os.path")
+    assert make_object("fractions.Fraction", "number", {"numerator": 1, "denominator": 2}) == Fraction(1, 2)
+    assert make_object("fractions.Fraction", "number") == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("Fraction", "give its module too, such as `my_module.Fraction`"),
+        ("", "it has an empty part; give module and name, such as `my_module.MyClass`"),
+        (".fractions.Fraction", "it has an empty part"),
+        ("..fractions.Fraction", "it has an empty part"),
+        ("fractions.", "it has an empty part"),
+        ("no_such_package.Fraction", "No module named 'no_such_package'"),
+        ("fractions.Fractoin", "module 'fractions' has no attribute 'Fractoin'"),
+        ("fractions.Fraction.numerator", "No module named 'fractions.Fraction'"),
+    ],
+)
+def test_what_names_nothing_is_told_with_its_purpose_its_path_and_why(path, why):
+    with pytest.raises(ImportError) as caught:
+        import_path(path, "number")
+    assert str(caught.value).startswith(f"the number {path!r} cannot be imported: {why}")
+
+
+@pytest.mark.parametrize("path", ["", "os..path", ".os", "no_such_module", "json.nothing"])
+def test_a_module_that_is_none(path):
+    with pytest.raises(ImportError, match=r"the module '.*' cannot be imported: "):
+        import_module(path)
+
+
+def test_a_module_that_cannot_import_its_own_needs_is_told_with_them(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import no_such_package\n\n\nclass Shop:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"'needs_more\.Shop' cannot be imported: No module named 'no_such_package'"):
+        import_path("needs_more.Shop", "environment class")
+    assert "needs_more" not in sys.modules
+
+
+def test_arguments_that_a_class_does_not_take():
+    with pytest.raises(ValueError, match=r"the number 'fractions\.Fraction' cannot be made: .*colour"):
+        make_object("fractions.Fraction", "number", {"colour": "red"})
+
+
+@given(st.text(st.sampled_from("ab._ 1\0/é"), max_size=8))
+def test_any_path_that_names_nothing_is_an_import_error(path):
+    with pytest.raises(ImportError, match="cannot be imported"):
+        import_path(f"{path}.no_such_name", "thing")
