@@ -15,12 +15,13 @@ from pact_lightning.group import CreditConfig, Group, make_group
 from pact_lightning.module import PACTModule
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest, RolloutStats
-from pact_lightning.rollout.record import trajectory_record, write_records
+from pact_lightning.rollout.record import trajectory_record
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.rollout.trajectory import Trajectory
 from pact_lightning.seeds import derive_seed, numpy_random
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
+from pact_lightning.whole_files import write_json_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +373,7 @@ class RolloutDataModule(TaskDataModule):
             for group in groups
             for trajectory in group.failed
         ]
-        write_records(self.run_folder() / "trajectories" / f"phase-{phase:04d}{self.rank_suffix()}.jsonl", records)
+        write_json_lines(self.run_folder() / "trajectories" / f"phase-{phase:04d}{self.rank_suffix()}.jsonl", records)
 
 
 class Phase:

@@ -1,6 +1,5 @@
 """What every training method here shares: policy, tokenizer, optimiser, adapter-only checkpoints, manual steps."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,10 +25,11 @@ from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.reference import make_reference
 from pact_lightning.policy.state_dict import load_trainable_state, trainable_state
 from pact_lightning.rollout.engine import RolloutRequest, RolloutStats
-from pact_lightning.rollout.record import trajectory_record, write_records
+from pact_lightning.rollout.record import trajectory_record
 from pact_lightning.rollout.samplers.base import Sampler, SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 from pact_lightning.trainer_checks import check_trainer
+from pact_lightning.whole_files import write_json, write_json_lines
 
 if TYPE_CHECKING:
     from pact_lightning.datamodule import Evaluated, TaskDataModule
@@ -296,8 +296,7 @@ class PolicyModule(pl.LightningModule):
             title += f" ({results['left_out']} left out: prompt over {data.max_prompt_tokens} tokens)"
         Console().print(scores_table(title, scores, self.evaluation.shares))
         path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / f"results-{stage}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(path, results)
 
     def _evaluate(self, batch: "list[Evaluated]", name: str) -> None:
         for evaluated in batch:
@@ -318,7 +317,7 @@ class PolicyModule(pl.LightningModule):
         ]
         rank = f"-rank{self.global_rank}" if self.trainer.world_size > 1 else ""
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "trajectories"
-        write_records(folder / f"{name}{rank}.jsonl", records)
+        write_json_lines(folder / f"{name}{rank}.jsonl", records)
         return records
 
     def _finish_evaluation(self, prefix: str) -> Scores:

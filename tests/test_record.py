@@ -8,7 +8,7 @@ from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.rollout.record import trajectory_record, write_records
+from pact_lightning.rollout.record import trajectory_record
 from pact_lightning.rollout.trajectory import RolloutTurn, Segment, StopReason, Trajectory
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 
@@ -126,21 +126,3 @@ def test_a_trajectory_s_arrays_are_as_long_as_its_ids():
     assert trajectory.turn_indices().tolist() == [0, 0, 0, 0, 0, 0, 1]
     assert trajectory.policy_mask().tolist() == [True, True, True, False, False, False, True]
     assert trajectory.components().tolist() == [1, 1, 2, 5, 5, 5, 3]
-
-
-def test_files_are_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "trajectories" / "phase-0001.jsonl"
-    records = [{"text": "größe 東京"}, {"text": "line\nbreak"}]
-    write_records(path, records)
-    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == records
-
-    def broken():
-        yield {"text": "new"}
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_records(path, broken())
-    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == records
-    write_records(path, records[:1])
-    assert len(path.read_text(encoding="utf-8").splitlines()) == 1
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]

@@ -1,7 +1,7 @@
 """``pact-lightning tasks``: brings tasks into a task file, finds all mistakes of one, says what is in it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
 from pact_lightning.tasks.statistics import task_statistics
 from pact_lightning.tasks.toolhop import ToolHopTasks
+from pact_lightning.whole_files import write_json
 
 Format = Literal["jsonl", "ftrl", "matchtir", "toolhop", "hub"]
 """``matchtir`` is FTRL's format with ``ground_truth``; ``hub`` a data set by its id."""
@@ -144,8 +145,7 @@ def stats(
     Console().print(length_table(figures))
     Console().print(count_table(figures))
     if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
-        json.write_text(_dumps(figures) + "\n", encoding="utf-8")
+        write_json(json, figures)
     return 0
 
 
@@ -175,10 +175,6 @@ def _as_options(arguments: Sequence[str]) -> list[str]:
     if (command, len(words)) in (("import", 2), ("stats", 1)):
         return [command, *words[1:], "--path", words[0], *options]
     return list(arguments)
-
-
-def _dumps(figures: Mapping[str, Any]) -> str:
-    return json.dumps(figures, indent=2, ensure_ascii=False)
 
 
 def _named(

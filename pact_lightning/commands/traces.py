@@ -1,6 +1,5 @@
 """``pact-lightning traces``: imports, verifies, segments and shows expert traces."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -31,11 +30,11 @@ from pact_lightning.traces.report import (
     turn_record,
     verdict_record,
     verdict_table,
-    write_json,
 )
 from pact_lightning.traces.schema import ExpertTrace
 from pact_lightning.traces.show import trace_view
 from pact_lightning.traces.stored import StoredFormat, StoredTrace, is_task_file, load_tasks, read_stored
+from pact_lightning.whole_files import write_json, write_json_lines
 
 _Item = TypeVar("_Item")
 
@@ -98,7 +97,7 @@ def build(
     )
     found = BuildReport()
     records = (record for file in record_files(Path(source)) for record in read_records(file))
-    _write_tasks(Path(out), build_tasks(_counted(records, "records"), options, found))
+    write_jsonl(_json_lines(out), build_tasks(_counted(records, "records"), options, found))
     path = Path(report) if report is not None else _report_path(Path(out))
     write_json(path, report_record(found, source))
     Console().print(report_table(found, f"{source} -> {out}"))
@@ -142,7 +141,7 @@ def verify(
     add_responses(table, (exact, as_json, differs), scores)
     Console().print(table)
     if out is not None:
-        _write_tasks(Path(out), (task for task, verdict in verdicts if verdict.kept))
+        write_jsonl(_json_lines(out), (task for task, verdict in verdicts if verdict.kept))
     if report is not None:
         lines = [verdict_record(task, verdict) for task, verdict in verdicts]
         write_json(Path(report), {"source": file, "solve_f1": mean(scores), "traces": lines})
@@ -175,21 +174,12 @@ def segment(
     hard_turns = _annotator(annotator, annotator_class, annotator_args)
     if format == "task" or (format == "auto" and is_task_file(Path(file))):
         loaded = load_tasks(file)
-        _write_tasks(Path(out), (_segmented(task, hard_turns, counts) for task in _counted(loaded, "tasks")))
+        write_jsonl(_json_lines(out), (_segmented(task, hard_turns, counts) for task in _counted(loaded, "tasks")))
         _say_counts(counts, [])
         return 0
     problems: list[Problem] = []
-    partial = _partial(Path(out))
-    with partial.open("w", encoding="utf-8") as lines:
-        for trace in _counted(read_stored(Path(file), format), "records"):
-            if isinstance(trace, Problem):
-                problems.append(trace)
-                continue
-            turns, counted = segment_turns(trace.prompt, trace.turns, annotator=hard_turns)
-            counts.update(counted)
-            for index, turn in enumerate(turns):
-                lines.write(json.dumps(turn_record(trace.prompt.id, index, turn), ensure_ascii=False) + "\n")
-    partial.replace(out)
+    stored = _counted(read_stored(Path(file), format), "records")
+    write_json_lines(_json_lines(out), _turn_records(stored, hard_turns, counts, problems))
     _say_counts(counts, problems)
     return int(bool(problems))
 
@@ -267,6 +257,23 @@ def _segmented(task: Task, annotator: Annotator | None, counts: Counter[str]) ->
     return replace(task, trace=trace)
 
 
+def _turn_records(
+    stored: Iterable[StoredTrace | Problem],
+    annotator: Annotator | None,
+    counts: Counter[str],
+    problems: list[Problem],
+) -> Iterator[dict[str, Any]]:
+    """A line per turn; what segmented the turns is counted, and what could not be read is put aside."""
+    for trace in stored:
+        if isinstance(trace, Problem):
+            problems.append(trace)
+            continue
+        turns, counted = segment_turns(trace.prompt, trace.turns, annotator=annotator)
+        counts.update(counted)
+        for index, turn in enumerate(turns):
+            yield turn_record(trace.prompt.id, index, turn)
+
+
 def _counted(items: Iterable[_Item], what: str) -> Iterator[_Item]:
     """Passes items on and shows, on the error stream, how many there were so far."""
     columns = (SpinnerColumn(), TextColumn("{task.completed} {task.description}"), TimeElapsedColumn())
@@ -277,18 +284,10 @@ def _counted(items: Iterable[_Item], what: str) -> Iterator[_Item]:
             progress.advance(task)
 
 
-def _write_tasks(path: Path, tasks: Iterable[Task]) -> None:
-    """Writes a task file, whole or not at all."""
-    partial = _partial(path)
-    write_jsonl(partial, tasks)
-    partial.replace(path)
-
-
-def _partial(path: Path) -> Path:
-    if path.suffix != ".jsonl":
-        raise ValueError(f"{path}: what is written is JSON Lines; let the name end in .jsonl")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f"{path.name}.partial")
+def _json_lines(out: str) -> Path:
+    if not out.endswith((".jsonl", ".jsonl.gz")):
+        raise ValueError(f"{out}: what is written is JSON Lines; let the name end in .jsonl or .jsonl.gz")
+    return Path(out)
 
 
 def _report_path(out: Path) -> Path:

@@ -1,7 +1,6 @@
 """``pact-lightning traces generate``: expert traces from a teacher behind an OpenAI-compatible endpoint."""
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from pact_lightning.traces.endpoint import Endpoint, EndpointConfig, EndpointErr
 from pact_lightning.traces.generation_log import GenerationLog
 from pact_lightning.traces.generation_report import generation_report, report_table
 from pact_lightning.traces.teacher import GenerationStoppedError, Teacher, TeacherConfig, run_settings
+from pact_lightning.whole_files import write_json
 
 INTERRUPTED = 130
 SHOWN = 3
@@ -129,17 +129,9 @@ class _Session:
     def _write(self, teacher: Teacher, log: GenerationLog, *, untraced: bool) -> None:
         report = generation_report(self.tasks, log, teacher)
         traced = [replace(task, trace=log.trace_of(task)) for task in self.tasks]
-        partial = self.out.with_suffix(".partial")
-        write_jsonl(partial, [task for task in traced if untraced or task.trace is not None])
-        partial.replace(self.out)
-        _write_json(self.out.with_suffix(".report.json"), report)
+        write_jsonl(self.out, [task for task in traced if untraced or task.trace is not None])
+        write_json(self.out.with_suffix(".report.json"), report)
         self.console.print(report_table(report))
         for task_id, why in list(report["left"].items())[:SHOWN]:
             self.console.print(f"left: {task_id}: {why}", markup=False)
         self.console.print(f"{report['kept']} traces in {self.out}; every attempt is in {log.path}", markup=False)
-
-
-def _write_json(path: Path, report: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)

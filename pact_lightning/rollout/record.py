@@ -1,8 +1,7 @@
 """Trajectories as JSON lines that other tools can read: OpenAI messages, with what each turn earned."""
 
 import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from pact_lightning.rollout.trajectory import RolloutTurn, Trajectory
@@ -80,13 +79,3 @@ def _before_calls(turn: RolloutTurn) -> str:
     if text.startswith("<think>"):
         text = text.partition("</think>")[2]
     return text.partition("<tool_call>")[0].strip()
-
-
-def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Writes JSON lines, whole or not at all: an interrupted run leaves no half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    partial.replace(path)

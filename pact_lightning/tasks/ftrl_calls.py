@@ -5,7 +5,6 @@ For rows that say which calls solve them but not what these return, such as Matc
     python -m pact_lightning.tasks.ftrl_calls data/ftrl/train.jsonl data/ftrl/reference_calls.jsonl
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pact_lightning.metrics.solve import open_answers
 from pact_lightning.tasks.checks import TaskFileError
 from pact_lightning.tasks.ftrl import FTRLTasks
 from pact_lightning.tasks.schema import Task
+from pact_lightning.whole_files import write_json_lines
 
 
 def replay_calls(task: Task) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     try:
         tasks = FTRLTasks(rows).load()
         lines = [replay_calls(task) for task in tasks if task.reference.calls]
-        out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        write_json_lines(out, lines)
     except (TaskFileError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # a command
         return 2

@@ -63,15 +63,7 @@ def import_tasks(source: TaskSource, output: Path, *, replay: bool, limit: int |
         ValueError: No task is left to be written, or the source found a mistake that it cannot go on after.
     """
     report = ImportReport()
-    partial = output.with_name(f"partial-{output.name}")
-    try:
-        write_jsonl(partial, _tasks(source, report, replay, limit))
-        if not report.written:
-            reasons = "; ".join(tally.first for tally in report.dropped.values())
-            raise ValueError(f"none of {report.read} records became a task{': ' if reasons else ''}{reasons}")
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_jsonl(output, _at_least_one(_tasks(source, report, replay, limit), report))
     return report
 
 
@@ -80,6 +72,13 @@ def scan_source(source: TaskSource) -> Iterable[Scanned]:
     if isinstance(source, ScannableSource):
         return source.scan()
     return (Scanned(number, task) for number, task in enumerate(source.load()))
+
+
+def _at_least_one(tasks: Iterable[Task], report: ImportReport) -> Iterator[Task]:
+    yield from tasks
+    if not report.written:
+        reasons = "; ".join(tally.first for tally in report.dropped.values())
+        raise ValueError(f"none of {report.read} records became a task{': ' if reasons else ''}{reasons}")
 
 
 def _tasks(source: TaskSource, report: ImportReport, replay: bool, limit: int | None) -> Iterator[Task]:

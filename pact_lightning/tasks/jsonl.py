@@ -1,7 +1,5 @@
 """Task files in the package's own format: one JSON object a line."""
 
-import gzip
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,6 +10,7 @@ from pact_lightning.tasks.json_lines import MAX_LINE_MB, read_json_lines, scan_j
 from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.tasks.scan import Scanned, scan_records, tasks_of
 from pact_lightning.tasks.schema import Task
+from pact_lightning.whole_files import write_json_lines
 
 __all__ = ["JsonlTasks", "read_json_lines", "write_jsonl"]
 
@@ -52,8 +51,10 @@ def _reader() -> Callable[[int, Any], Task]:
 
 
 def write_jsonl(path: str | Path, tasks: Iterable[Task]) -> None:
-    """Writes tasks, one a line, so that :class:`JsonlTasks` reads the same tasks back; ``.gz`` files compressed."""
-    path = Path(path)
-    with gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8") as file:
-        for task in tasks:
-            file.write(json.dumps(task_to_json(task), ensure_ascii=False) + "\n")
+    """Writes tasks, one a line, so that :class:`JsonlTasks` reads the same tasks back.
+
+    Args:
+        path: The file, compressed where its name ends in ``.gz``; written whole or not at all.
+        tasks: The tasks; they may be made while they are written.
+    """
+    write_json_lines(Path(path), map(task_to_json, tasks))

@@ -1,9 +1,7 @@
 """What became of traces, as tables and as JSON."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -85,14 +83,6 @@ def verdict_record(task: Task, verdict: Verdict) -> dict[str, Any]:
         "solve_f1": verdict.solve_f1,
         "quality_flags": flags,
     }
-
-
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes one JSON object, indented, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def report_table(report: BuildReport, title: str) -> Table:

@@ -12,7 +12,7 @@ from pact_lightning.tasks.checks import TaskFieldError, typed
 from pact_lightning.tasks.json_text import JsonTextError, check_json, parse_json
 from pact_lightning.tasks.prompt import EnvironmentSpec, ToolSchema
 from pact_lightning.tasks.schema import Reference, SubAnswer
-from pact_lightning.traces.importers.conversation import RecordError
+from pact_lightning.traces.importers.conversation import Conversation, Dialogue, RecordError, Role
 
 
 def wanted(value: Any, kind: type, field: str) -> Any:
@@ -25,6 +25,61 @@ def wanted(value: Any, kind: type, field: str) -> Any:
         return typed(value, kind, field)
     except TaskFieldError as error:
         raise RecordError("wrong type", field, error.problem) from error
+
+
+def needed(record: Any, *names: str) -> dict[str, Any]:
+    """The record, when it is an object with these fields.
+
+    Raises:
+        RecordError: It is none, or a field is missing.
+    """
+    found: dict[str, Any] = wanted(record, dict, "(the record)")
+    for name in names:
+        if name not in found:
+            raise RecordError("missing field", name, "is missing")
+    return found
+
+
+def conversation_of(
+    record: Mapping[str, Any], dialogue: Dialogue, tools: tuple[ToolSchema, ...], notes: Counter[str]
+) -> Conversation:
+    """A conversation with what records of every format may say about it beside the dialogue.
+
+    Args:
+        record: Its ``id`` (or ``task_id``), ``environment``, ``reference`` or ``answer``, ``kind`` and ``metadata`` are
+            used where they are there.
+        dialogue: What was said in it.
+        tools: Its tools.
+        notes: What was changed to make it fit is counted here.
+
+    Raises:
+        RecordError: A field has the wrong type.
+    """
+    return Conversation(
+        id=read_id(record, "id", "task_id"),
+        dialogue=dialogue,
+        tools=tools,
+        environment=read_environment(record),
+        reference=read_reference(record, notes),
+        kind=wanted(record.get("kind") or "", str, "kind"),
+        metadata=wanted(record.get("metadata") or {}, dict, "metadata"),
+    )
+
+
+def read_role(value: Any, roles: Mapping[str, Role], field: str) -> Role:
+    """Who speaks.
+
+    Args:
+        value: What the record calls the role.
+        roles: The names of the format.
+        field: Where it stands.
+
+    Raises:
+        RecordError: It is none of these names.
+    """
+    if not isinstance(value, str) or value not in roles:
+        raise RecordError("unknown role", field, f"must be one of {', '.join(roles)}, got {value!r:.40}")
+    return roles[value]
 
 
 def decoded(value: Any, kind: type, field: str) -> Any:

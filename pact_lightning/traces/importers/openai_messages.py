@@ -15,10 +15,11 @@ from pact_lightning.traces.importers.conversation import (
     assemble,
 )
 from pact_lightning.traces.importers.fields import (
+    conversation_of,
+    needed,
     read_call,
-    read_environment,
     read_id,
-    read_reference,
+    read_role,
     read_tools,
     wanted,
 )
@@ -53,23 +54,12 @@ def conversation_from_openai(record: Any) -> Conversation:
     Raises:
         RecordError: The record is broken; the error says where and how.
     """
-    record = wanted(record, dict, "(the record)")
-    if "messages" not in record:
-        raise RecordError("missing field", "messages", "is missing")
     notes: Counter[str] = Counter()
-    messages = wanted(record["messages"], list, "messages")
+    messages = wanted(needed(record, "messages")["messages"], list, "messages")
     said = [_said(message, f"messages[{index}]", notes) for index, message in enumerate(messages)]
     dialogue = assemble(said, notes)
     tools = read_tools(record.get("tools", record.get("functions")), "tools")
-    return Conversation(
-        id=read_id(record, "id", "task_id"),
-        dialogue=dialogue,
-        tools=(*tools, *dialogue.tools),
-        environment=read_environment(record),
-        reference=read_reference(record, notes),
-        kind=wanted(record.get("kind") or "", str, "kind"),
-        metadata=wanted(record.get("metadata") or {}, dict, "metadata"),
-    )
+    return conversation_of(record, dialogue, (*tools, *dialogue.tools), notes)
 
 
 def openai_record(task: Task) -> dict[str, Any]:
@@ -130,13 +120,11 @@ def _turn_messages(index: int, turn: ExpertTurn) -> list[dict[str, Any]]:
 
 def _said(value: Any, where: str, notes: Counter[str]) -> Said:
     message = wanted(value, dict, where)
-    role = message.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise RecordError("unknown role", f"{where}.role", f"must be one of {', '.join(_ROLES)}, got {role!r:.40}")
+    role = read_role(message.get("role"), _ROLES, f"{where}.role")
     text = _text(message.get("content"), f"{where}.content")
-    if _ROLES[role] == "assistant":
+    if role == "assistant":
         return _assistant(message, text, where, notes)
-    if _ROLES[role] == "tool":
+    if role == "tool":
         return Said(
             "tool",
             where,
@@ -145,7 +133,7 @@ def _said(value: Any, where: str, notes: Counter[str]) -> Said:
             tool=wanted(message.get("name") or "", str, f"{where}.name"),
             failed=message.get("error") is True,
         )
-    return Said(_ROLES[role], where, text, tools=read_tools(message.get("tools"), f"{where}.tools"))
+    return Said(role, where, text, tools=read_tools(message.get("tools"), f"{where}.tools"))
 
 
 def _assistant(message: Mapping[str, Any], text: str, where: str, notes: Counter[str]) -> Said:

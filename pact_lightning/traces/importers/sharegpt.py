@@ -10,10 +10,10 @@ from pact_lightning.tasks.json_text import JsonTextError, parse_json
 from pact_lightning.tasks.prompt import ToolSchema
 from pact_lightning.traces.importers.conversation import Conversation, RecordError, Role, Said, assemble
 from pact_lightning.traces.importers.fields import (
+    conversation_of,
+    needed,
     python_value,
-    read_environment,
-    read_id,
-    read_reference,
+    read_role,
     read_tools,
     wanted,
 )
@@ -54,9 +54,7 @@ def conversation_from_sharegpt(record: Any) -> Conversation:
     Raises:
         RecordError: The record is broken; the error says where and how.
     """
-    record = wanted(record, dict, "(the record)")
-    if "conversations" not in record:
-        raise RecordError("missing field", "conversations", "is missing")
+    record = needed(record, "conversations")
     notes: Counter[str] = Counter()
     tools = read_tools(record.get("tools") or None, "tools")
     said: list[Said] = []
@@ -74,33 +72,23 @@ def conversation_from_sharegpt(record: Any) -> Conversation:
             kept += [Said("system", message.where, before)] if before else []
         else:
             kept.append(message)
-    return Conversation(
-        id=read_id(record, "id"),
-        dialogue=assemble(kept, notes),
-        tools=tools,
-        environment=read_environment(record),
-        reference=read_reference(record, notes),
-        kind=wanted(record.get("kind") or "", str, "kind"),
-        metadata=wanted(record.get("metadata") or {}, dict, "metadata"),
-    )
+    return conversation_of(record, assemble(kept, notes), tools, notes)
 
 
 def _said(value: Any, where: str, notes: Counter[str]) -> Iterator[Said]:
     entry = wanted(value, dict, where)
-    role = entry.get("from")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise RecordError("unknown role", f"{where}.from", f"must be one of {', '.join(_ROLES)}, got {role!r:.40}")
+    role = read_role(entry.get("from"), _ROLES, f"{where}.from")
     text = wanted(entry.get("value"), str, f"{where}.value")
-    if role == "function_call":
+    if entry["from"] == "function_call":
         text = f"<tool_call>{text}</tool_call>"
-    if _ROLES[role] == "assistant":
+    if role == "assistant":
         spoken = split_text(text, f"{where}.value", notes)
         yield Said("assistant", where, spoken.text, spoken.reasoning, spoken.calls)
-    elif _ROLES[role] == "tool" or _RESPONSE.match(text.strip()):
+    elif role == "tool" or _RESPONSE.match(text.strip()):
         # Qwen's template gives responses in a user message.
         yield from _responses(text, where, notes)
     else:
-        yield Said(_ROLES[role], where, text)
+        yield Said(role, where, text)
 
 
 def _responses(text: str, where: str, notes: Counter[str]) -> Iterator[Said]:

@@ -18,11 +18,10 @@ from pact_lightning.tasks.json_text import JsonTextError, parse_json
 from pact_lightning.tasks.prompt import ToolSchema
 from pact_lightning.traces.importers.conversation import Conversation, RecordError, RequestedCall, Said, assemble
 from pact_lightning.traces.importers.fields import (
+    conversation_of,
     decoded,
+    needed,
     read_call_text,
-    read_environment,
-    read_id,
-    read_reference,
     wanted,
 )
 
@@ -57,8 +56,8 @@ def conversation_from_toolrl(record: Any) -> Conversation:
     own chat template says both again [D].
 
     Args:
-        record: Those three are needed, all strings; ``id``, ``environment``, ``reference`` or ``answer`` are used where
-            they are there.
+        record: Those three are needed, all strings; ``id``, ``environment``, ``reference`` or ``answer``, ``kind`` and
+            ``metadata`` are used where they are there.
 
     Returns:
         The conversation; its ``dialogue.open_turn`` is the teacher's turn where that calls tools.
@@ -66,21 +65,14 @@ def conversation_from_toolrl(record: Any) -> Conversation:
     Raises:
         RecordError: The row is broken; the error says where and how.
     """
-    record = wanted(record, dict, "(the record)")
-    for field in ("instruction", "input", "output"):
-        if field not in record:
-            raise RecordError("missing field", field, "is missing")
+    fields = ("instruction", "input", "output")
+    record = needed(record, *fields)
+    for field in fields:
         wanted(record[field], str, field)
     notes: Counter[str] = Counter()
     history = record["input"].strip().removeprefix(_HEADING)
     said = [*_said(history, "input", notes), *_said(record["output"], "output", notes)]
-    return Conversation(
-        id=read_id(record, "id"),
-        dialogue=assemble(said, notes),
-        tools=_tools(record["instruction"]),
-        environment=read_environment(record),
-        reference=read_reference(record, notes),
-    )
+    return conversation_of(record, assemble(said, notes), _tools(record["instruction"]), notes)
 
 
 def _said(text: str, field: str, notes: Counter[str]) -> Iterator[Said]:
