@@ -1,229 +1,20 @@
 """RolloutDataModule: prompt-only tool interactions, made anew each epoch by the policy as it is then."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as pl
-import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from pact_lightning.group import CreditConfig, Group, make_group
 from pact_lightning.module import PACTModule
-from pact_lightning.policy_module import PolicyModule
-from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest, RolloutStats
+from pact_lightning.rollout.engine import RolloutLimits, RolloutRequest
 from pact_lightning.rollout.record import trajectory_record
 from pact_lightning.rollout.samplers.base import SamplingConfig
-from pact_lightning.rollout.trajectory import Trajectory
 from pact_lightning.seeds import derive_seed, numpy_random
+from pact_lightning.task_datamodule import EvaluationConfig, TaskDataModule
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
 from pact_lightning.whole_files import write_json_lines
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """A task and the rollout that the policy made of it."""
-
-    task: Task
-    trajectory: Trajectory
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """How the tasks of validation, test and prediction are rolled out: from the prompt alone, as always.
-
-    Attributes:
-        temperature: Sampling temperature; 0 is greedy.
-        samples: Rollouts of each task; scores are means over all of them.
-    """
-
-    temperature: float = 0.0
-    samples: int = 1
-
-    def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-            ValueError: A value makes no sense.
-        """
-        if self.temperature < 0 or self.samples < 1:
-            raise ValueError("data.evaluation needs a temperature of at least 0 and at least 1 sample")
-        if self.samples > 1 and not self.temperature:
-            raise ValueError(
-                f"data.evaluation asks for {self.samples} samples of greedy rollouts, which would all be the same; "
-                "set its temperature too"
-            )
-
-    def __str__(self) -> str:
-        """For the titles of tables."""
-        if not self.temperature:
-            return "greedy, prompt only"
-        return f"temperature {self.temperature:g}, {self.samples} each, prompt only"
-
-    @property
-    def sampling(self) -> SamplingConfig:
-        """How tokens are drawn."""
-        return SamplingConfig(self.temperature) if self.temperature else SamplingConfig(greedy=True)
-
-
-_NEEDED = {
-    "fit": ("train", "validation"),
-    "validate": ("validation",),
-    "test": ("test",),
-    "predict": ("predict",),
-}
-
-
-class TaskDataModule(pl.LightningDataModule):
-    """Tasks and the rollouts of validation, test and prediction: prompt only, same engine as in training.
-
-    Args:
-        validation: Tasks of ``validate`` and of the validation within ``fit``; without them there is none.
-        test: Tasks of ``test``.
-        predict: Tasks of ``predict``.
-        evaluation: How the tasks of these three are rolled out.
-        limits: Where rollouts end.
-        max_prompt_tokens: Tasks with a longer prompt are left out, counted and logged [P]: 7,000.
-        seed: Seed of everything that is drawn.
-        prefill_tokens: Tokens of one forward over prompts or observations.
-    """
-
-    def __init__(
-        self,
-        *,
-        validation: TaskSource | None,
-        test: TaskSource | None,
-        predict: TaskSource | None,
-        evaluation: EvaluationConfig,
-        limits: RolloutLimits,
-        max_prompt_tokens: int,
-        seed: int,
-        prefill_tokens: int,
-    ) -> None:
-        super().__init__()
-        self.sources: dict[str, TaskSource | None] = {"validation": validation, "test": test, "predict": predict}
-        self.evaluation = evaluation
-        self.limits = limits
-        self.max_prompt_tokens = max_prompt_tokens
-        self.seed = seed
-        self.prefill_tokens = prefill_tokens
-        self.tasks: dict[str, list[Task]] = {}
-        self.left_out: dict[str, int] = {}
-
-    def setup(self, stage: str) -> None:
-        """Loads the tasks that the stage needs; Lightning calls this before the policy is loaded.
-
-        Raises:
-            ValueError: The stage has no tasks.
-        """
-        for name in _NEEDED[stage]:
-            source = self.sources.get(name)
-            if source is None and stage != "fit":
-                raise ValueError(f"there are no {name} tasks; set data.{name} in the recipe")
-            if source is not None and name not in self.tasks:
-                self.tasks[name] = self._fitting(name, source.load())
-
-    @property
-    def module(self) -> PolicyModule:
-        """The module in training."""
-        assert self.trainer is not None
-        module = self.trainer.lightning_module
-        if not isinstance(module, PolicyModule):
-            raise TypeError(f"the data module needs a PolicyModule to make rollouts with, not {type(module).__name__}")
-        return module
-
-    def _fitting(self, name: str, tasks: Sequence[Task]) -> list[Task]:
-        """Tasks whose prompt fits.
-
-        Raises:
-            ValueError: None is left, or two have the same id.
-        """
-        renderer = self.module.renderer
-        twice = [task_id for task_id, times in Counter(task.id for task in tasks).items() if times > 1]
-        if twice:
-            raise ValueError(f"two {name} tasks have the id {twice[0]!r}; give every task an id of its own")
-        for spec in {task.prompt.environment.class_path: task.prompt.environment for task in tasks}.values():
-            spec.build()  # a class that cannot be made is told now, not after the policy has been loaded
-        kept = [
-            task
-            for task in tasks
-            if len(renderer.prompt(task.prompt.messages, task.prompt.tools)) <= self.max_prompt_tokens
-        ]
-        dropped = self.left_out[name] = len(tasks) - len(kept)
-        if dropped:
-            rank_zero_info(
-                f"{dropped} of {len(tasks)} {name} tasks have a prompt of more than {self.max_prompt_tokens} tokens "
-                "(data.max_prompt_tokens) and are left out"
-            )
-        if not kept:
-            raise ValueError(
-                f"no {name} task is left: none of {len(tasks)} has a prompt within {self.max_prompt_tokens} tokens; "
-                "raise data.max_prompt_tokens or look at the tasks"
-            )
-        return kept
-
-    def rollout(
-        self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str
-    ) -> tuple[list[list[Trajectory]], RolloutStats]:
-        """Rolls prompts out with the current policy."""
-        module = self.module
-        engine = RolloutEngine(module.renderer, self.limits)
-        with module.sampler(sampling, self.prefill_tokens) as sampler, module.progress(what, requests) as progress:
-            return engine.run(requests, sampler, progress)
-
-    def run_folder(self) -> Path:
-        """Where this run keeps its files."""
-        assert self.trainer is not None
-        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
-
-    def share(self, items: Sequence[Task]) -> list[Task]:
-        """This process's share of the tasks, where several train together."""
-        assert self.trainer is not None
-        return list(items)[self.trainer.global_rank :: self.trainer.world_size]
-
-    def rank_suffix(self) -> str:
-        """Keeps the files of several processes apart."""
-        assert self.trainer is not None
-        return f"-rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leaves the batch where it is: packs move to the device one by one, when they are run."""
-        del device, dataloader_idx
-        return batch
-
-    def val_dataloader(self) -> "EvaluationRollouts | list[None]":
-        """Rollouts of the validation tasks."""
-        return EvaluationRollouts(self, "validation") if self.sources["validation"] else []
-
-    def test_dataloader(self) -> "EvaluationRollouts":
-        """Rollouts of the test tasks."""
-        return EvaluationRollouts(self, "test")
-
-    def predict_dataloader(self) -> "EvaluationRollouts":
-        """Rollouts of the prediction tasks."""
-        return EvaluationRollouts(self, "predict")
-
-
-class EvaluationRollouts:
-    """All rollouts of a set of tasks, as one batch: nothing waits for the slowest of a smaller one."""
-
-    def __init__(self, data: TaskDataModule, name: str) -> None:
-        self.data = data
-        self.name = name
-
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self) -> Iterator[list[Evaluated]]:
-        tasks = self.data.share(self.data.tasks[self.name])
-        how = self.data.evaluation
-        requests = [RolloutRequest(task.prompt, how.samples, derive_seed(self.data.seed, self.name)) for task in tasks]
-        results, _ = self.data.rollout(requests, how.sampling, self.name)
-        yield [Evaluated(task, rollout) for task, rollouts in zip(tasks, results, strict=True) for rollout in rollouts]
 
 
 class RolloutDataModule(TaskDataModule):
@@ -257,7 +48,7 @@ class RolloutDataModule(TaskDataModule):
         prompts_per_step: int = 32,
         rollouts_per_prompt: int = 8,
         temperature: float = 1.0,
-        evaluation: EvaluationConfig = EvaluationConfig(),  # frozen
+        evaluation: EvaluationConfig = EvaluationConfig(),  # noqa: B008  # frozen
         limits: RolloutLimits = RolloutLimits(),  # noqa: B008  # frozen
         credit: CreditConfig = CreditConfig(),  # noqa: B008  # frozen
         max_prompt_tokens: int = 7000,

@@ -32,7 +32,7 @@ from pact_lightning.trainer_checks import check_trainer
 from pact_lightning.whole_files import write_json, write_json_lines
 
 if TYPE_CHECKING:
-    from pact_lightning.datamodule import Evaluated, TaskDataModule
+    from pact_lightning.task_datamodule import Evaluated, TaskDataModule
 
 
 @dataclass(frozen=True)

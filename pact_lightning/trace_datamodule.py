@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from pact_lightning.datamodule import EvaluationConfig, TaskDataModule
 from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.seeds import numpy_random
+from pact_lightning.task_datamodule import EvaluationConfig, TaskDataModule
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
 

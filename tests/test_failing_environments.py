@@ -16,11 +16,21 @@ from pact_lightning.tasks.prompt import EnvironmentSpec
 
 
 class OftenClosed(BundledWorld):
-    """A world that opens for some tasks only."""
+    """A world that opens for some tasks only, and cannot be closed where it opens for none."""
+
+    made = 0
+    closed = 0
 
     def __init__(self, split, index, open_to):
         super().__init__(split, index)
         self._open = index in open_to
+        self._stuck = not open_to
+        type(self).made += 1
+
+    def close(self):
+        type(self).closed += 1
+        if self._stuck:
+            raise OSError("the door is stuck")
 
     def reset(self, task, seed):
         if not self._open:
@@ -82,6 +92,19 @@ def test_a_fit_goes_on_without_the_rollouts_that_failed(tmp_path):
     lines = (tmp_path / "trajectories" / "phase-0000.jsonl").read_text().splitlines()
     assert sum("closed today" in line for line in lines) == 6
     assert len(lines) == 8
+
+
+def test_every_environment_that_is_made_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr(OftenClosed, "made", 0)
+    monkeypatch.setattr(OftenClosed, "closed", 0)
+    fit(tmp_path, 0, 1, 2, 3)
+    assert (OftenClosed.made, OftenClosed.closed) == (1 + 8, 1 + 8), "one to see that it can be made, one a rollout"
+
+
+@pytest.mark.filterwarnings("error:close")
+def test_an_environment_that_cannot_be_closed_is_told_before_the_policy_is_loaded(tmp_path):
+    with pytest.raises(UserWarning, match=r"close\(\) of the environment .*OftenClosed failed: OSError: the door"):
+        fit(tmp_path)
 
 
 def test_a_phase_without_any_environment_stops_the_run_and_says_why(tmp_path):

@@ -1,6 +1,7 @@
 """Whether environment, reference and trace of a task fit one another."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from pact_lightning.environments.bundled.tasks import make_task
 from pact_lightning.environments.protocol import ToolResult
 from pact_lightning.tasks.consistency import environment_mistake, replay_mistakes, trace_mistakes
+from pact_lightning.tasks.ftrl_calls import replay_calls
+from pact_lightning.tasks.importing import replay_reference
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 from pact_lightning.tasks.schema import Reference, SubAnswer, Task
 from pact_lightning.traces.schema import Chunk, ExpertTrace, ExpertTurn
@@ -136,3 +139,16 @@ def test_a_tool_that_hangs_is_told_and_waited_for_no_longer():
     assert [field for field, _ in found] == ["trace.turns[0].responses[0]", "trace.turns[0].responses[1]"]
     assert "The tool did not answer within 0.1 seconds." in found[0][1]
     assert "Not run" in found[1][1]
+
+
+@pytest.mark.parametrize("broken", ["", "reset"])
+def test_whoever_makes_an_environment_closes_it(broken):
+    asked = replace(
+        task(turn(("a", "a")), reference=Reference(calls=(call("a"),)), broken=broken), metadata={"index": 0}
+    )
+    closed = Echo.closed
+    for number, replay in enumerate((replay_mistakes, replay_calls, replay_reference), start=1):
+        untraced = asked if replay is replay_mistakes else replace(asked, trace=None)
+        with pytest.raises(RuntimeError, match="no shelf") if broken and number > 1 else nullcontext():
+            replay(untraced)
+        assert Echo.closed == closed + number

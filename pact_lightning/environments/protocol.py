@@ -42,3 +42,10 @@ class Environment(Protocol):
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Runs one tool; unknown names and bad arguments come back as a result with ``error`` set."""
         ...
+
+
+def close_environment(environment: object) -> None:
+    """Lets an environment clean up after itself, where it has the verb ``close``."""
+    close = getattr(environment, "close", None)
+    if callable(close):
+        close()

@@ -7,7 +7,7 @@ from typing import Any
 
 from pact_lightning.credit.rewards import extract_answer
 from pact_lightning.credit.sub_answers import answer_in_response
-from pact_lightning.environments.protocol import Environment, ToolResult
+from pact_lightning.environments.protocol import Environment, ToolResult, close_environment
 from pact_lightning.environments.sandbox import SandboxError
 from pact_lightning.metrics.answer import answers_match
 from pact_lightning.metrics.solve import open_answers
@@ -70,7 +70,7 @@ def environment_mistake(task: Task) -> TaskFieldError | None:
         return TaskFieldError(
             "environment.init_args", f"the environment cannot be made: {type(error).__name__}: {error}"
         )
-    _close(environment)
+    close_environment(environment)
     return None
 
 
@@ -97,6 +97,7 @@ def replay_mistakes(task: Task, timeout_s: float = 30.0) -> list[TaskFieldError]
     started, *results = ToolThreads(1, timeout_s).submit(
         threading.Lock(), [partial(environment.reset, task.prompt, 0), *verbs]
     )
+    close_environment(environment)
     if started.exception() is not None:
         return [TaskFieldError("environment", f"reset() failed: {started.exception()!r:.200}")]
     found = []
@@ -105,7 +106,6 @@ def replay_mistakes(task: Task, timeout_s: float = 30.0) -> list[TaskFieldError]
         if text != turns[turn].responses[number]:
             problem = f"is {turns[turn].responses[number]!r:.80}, but the tool gives {text!r:.80}"
             found.append(TaskFieldError(f"trace.turns[{turn}].responses[{number}]", problem))
-    _close(environment)
     return found
 
 
@@ -116,10 +116,3 @@ def _text(error: BaseException | None, result: Any) -> str:
         return f"{type(error).__name__}: {error}"
     outcome = result.result()
     return outcome.text if isinstance(outcome, ToolResult) else f"no ToolResult: {outcome!r}"
-
-
-def _close(environment: Any) -> None:
-    """Lets an environment clean up where it has the verb."""
-    close = getattr(environment, "close", None)
-    if callable(close):
-        close()

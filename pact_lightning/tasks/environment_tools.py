@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 
+from pact_lightning.environments.protocol import close_environment
 from pact_lightning.tasks.checks import TaskFieldError
 from pact_lightning.tasks.prompt import EnvironmentSpec, ToolSchema
 
@@ -34,9 +35,7 @@ def _asked(spec: EnvironmentSpec) -> tuple[ToolSchema, ...]:
         try:
             tools = tuple(environment.tools)
         finally:
-            close = getattr(environment, "close", None)
-            if callable(close):
-                close()
+            close_environment(environment)
     except Exception as error:  # the user's code: any failure is this field's
         problem = f"is left out, and {spec.class_path} cannot give its own tools: {error or type(error).__name__}"
         raise TaskFieldError("tools", problem) from error

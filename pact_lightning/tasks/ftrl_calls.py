@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pact_lightning.environments.protocol import Environment
+from pact_lightning.environments.protocol import Environment, close_environment
 from pact_lightning.metrics.solve import open_answers
 from pact_lightning.tasks.checks import TaskFileError
 from pact_lightning.tasks.ftrl import FTRLTasks
@@ -28,8 +28,11 @@ def replay_calls(task: Task) -> dict[str, Any]:
         that no response holds; a line with any gives no trace.
     """
     environment: Environment = task.prompt.environment.build()
-    environment.reset(task.prompt, 0)
-    results = [environment.call(call["name"], call["arguments"]).text for call in task.reference.calls]
+    try:
+        environment.reset(task.prompt, 0)
+        results = [environment.call(call["name"], call["arguments"]).text for call in task.reference.calls]
+    finally:
+        close_environment(environment)
     calls = [{**call, "observation": text} for call, text in zip(task.reference.calls, results, strict=True)]
     solved_by = [(call["name"], text) for call, text in zip(task.reference.calls, results, strict=True)]
     unsolved = [answer.answer for answer in open_answers(solved_by, task.reference.sub_answers)]

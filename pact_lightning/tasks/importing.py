@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pact_lightning.environments.protocol import Environment
+from pact_lightning.environments.protocol import Environment, close_environment
 from pact_lightning.metrics.solve import open_answers
 from pact_lightning.tasks.jsonl import write_jsonl
 from pact_lightning.tasks.scan import ScannableSource, Scanned
@@ -120,9 +120,12 @@ def replay_reference(task: Task) -> tuple[Task | None, str]:
         The task with the trace, or ``None`` and the reason: a call fails, or an expected answer stays open.
     """
     environment: Environment = task.prompt.environment.build()
-    environment.reset(task.prompt, 0)
     calls = task.reference.calls
-    results = [environment.call(call["name"], call["arguments"]) for call in calls]
+    try:
+        environment.reset(task.prompt, 0)
+        results = [environment.call(call["name"], call["arguments"]) for call in calls]
+    finally:
+        close_environment(environment)
     if any(result.error for result in results):
         return None, "a reference call fails"
     called = [(call["name"], result.text) for call, result in zip(calls, results, strict=True)]

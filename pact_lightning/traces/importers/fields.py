@@ -4,7 +4,7 @@ import ast
 import json
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pact_lightning.dialogue.tool_call import ToolCall
@@ -41,22 +41,28 @@ def needed(record: Any, *names: str) -> dict[str, Any]:
 
 
 def conversation_of(
-    record: Mapping[str, Any], dialogue: Dialogue, tools: tuple[ToolSchema, ...], notes: Counter[str]
+    record: Mapping[str, Any],
+    dialogue: Dialogue,
+    tools: tuple[ToolSchema, ...],
+    notes: Counter[str],
+    *,
+    ids: Sequence[str] = ("id",),
 ) -> Conversation:
     """A conversation with what records of every format may say about it beside the dialogue.
 
     Args:
-        record: Its ``id`` (or ``task_id``), ``environment``, ``reference`` or ``answer``, ``kind`` and ``metadata`` are
-            used where they are there.
+        record: Its id, ``environment``, ``reference`` or ``answer``, ``kind`` and ``metadata`` are used where they are
+            there.
         dialogue: What was said in it.
         tools: Its tools.
         notes: What was changed to make it fit is counted here.
+        ids: What its id may be called.
 
     Raises:
         RecordError: A field has the wrong type.
     """
     return Conversation(
-        id=read_id(record, "id", "task_id"),
+        id=read_id(record, *ids),
         dialogue=dialogue,
         tools=tools,
         environment=read_environment(record),

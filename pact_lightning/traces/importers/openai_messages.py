@@ -59,7 +59,7 @@ def conversation_from_openai(record: Any) -> Conversation:
     said = [_said(message, f"messages[{index}]", notes) for index, message in enumerate(messages)]
     dialogue = assemble(said, notes)
     tools = read_tools(record.get("tools", record.get("functions")), "tools")
-    return conversation_of(record, dialogue, (*tools, *dialogue.tools), notes)
+    return conversation_of(record, dialogue, (*tools, *dialogue.tools), notes, ids=("id", "task_id"))
 
 
 def openai_record(task: Task) -> dict[str, Any]:

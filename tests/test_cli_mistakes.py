@@ -1,0 +1,198 @@
+"""The command line: the one sentence that every mistake ends in, before the policy is loaded."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from cli_recipe import bundled, saved
+
+import pact_lightning.policy_module
+from pact_lightning.cli import main
+from pact_lightning.environments.bundled.tasks import make_task
+from pact_lightning.tasks.jsonl import write_jsonl
+from pact_lightning.tasks.record import task_to_json
+from pact_lightning.tasks.schema import Task
+
+
+@pytest.fixture
+def refusal(tmp_path, capsys, monkeypatch):
+    """Runs a fit that must fail before the policy is loaded; gives the sentence."""
+
+    def never(config):
+        raise AssertionError("the policy was loaded")
+
+    def run(changes, *arguments, verb="fit"):
+        monkeypatch.setattr(pact_lightning.policy_module, "load_policy", never)
+        with pytest.raises(SystemExit) as stopped:
+            main([verb, "-c", saved(tmp_path, changes), *arguments])
+        assert stopped.value.code == 2
+        last = capsys.readouterr().err.rstrip("\n").splitlines()[-1]
+        assert last.startswith("error: ")
+        return last
+
+    return run
+
+
+def jsonl(path):
+    return {
+        "data.init_args.train": {"class_path": "pact_lightning.tasks.jsonl.JsonlTasks", "init_args": {"path": path}}
+    }
+
+
+def lines(path, *extra):
+    """A task file of one good line and ``extra`` ones."""
+    write_jsonl(path, [make_task("train", 1)])
+    with path.open("a") as file:
+        file.writelines(line if isinstance(line, str) else json.dumps(line) + "\n" for line in extra)
+    return jsonl(str(path))
+
+
+def test_a_missing_task_file_is_named(tmp_path, refusal):
+    path = str(tmp_path / "nowhere.jsonl")
+    assert refusal(jsonl(path)).startswith(f"error: there is no file {path}")
+
+
+def test_a_missing_recipe_is_named(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "-c", "nowhere.yaml"])
+    assert stopped.value.code == 2
+    assert "nowhere.yaml" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_malformed_line_is_named_by_file_and_line(tmp_path, refusal):
+    path = tmp_path / "tasks.jsonl"
+    assert refusal(lines(path, "{oh no\n")).startswith(f"error: {path}, line 2: is not valid JSON")
+
+
+def test_a_tool_without_a_schema_is_named_by_file_line_and_field(tmp_path, refusal):
+    record = task_to_json(make_task("train", 2))
+    name = record["tools"][1]["function"]["name"]
+    record["tools"][1] = {"type": "function", "function": {"name": name}}
+    path = tmp_path / "tasks.jsonl"
+    sentence = refusal(lines(path, record))
+    assert sentence.startswith(
+        f"error: {path}, line 2: field `tools[1].function.parameters`: tool {name!r} needs a JSON"
+    )
+
+
+def test_a_trace_that_calls_an_unknown_tool_is_named(tmp_path, refusal):
+    record = task_to_json(make_task("train", 2))
+    record["trace"]["turns"][0]["calls"][0]["name"] = "guess"
+    path = tmp_path / "tasks.jsonl"
+    sentence = refusal(lines(path, record))
+    assert sentence == f"error: {path}, line 2: field `trace.turns`: names the tool 'guess', which is not in `tools`"
+
+
+def test_two_tasks_of_one_id_are_refused(tmp_path, refusal):
+    path = tmp_path / "tasks.jsonl"
+    assert "line 2: field `id`: 'train-1' is already the id of line 1" in refusal(
+        lines(path, task_to_json(make_task("train", 1)))
+    )
+
+
+def test_an_environment_that_cannot_be_made_is_named(tmp_path, refusal):
+    record = task_to_json(make_task("train", 2))
+    record["environment"]["class_path"] = "nowhere.Shop"
+    sentence = refusal(lines(tmp_path / "tasks.jsonl", record))
+    assert sentence.startswith("error: the environment class 'nowhere.Shop' cannot be imported")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"trainer.gradient_clip_val": 1.0}, "set model.optimizer.gradient_clip"),
+        ({"trainer.precision": "bf16-mixed"}, "trainer.precision cannot be honoured under manual optimisation"),
+        ({"trainer.accumulate_grad_batches": 4}, "set data.prompts_per_step"),
+        (
+            {"trainer.callbacks": [{"class_path": "lightning.pytorch.callbacks.BatchSizeFinder"}]},
+            "BatchSizeFinder has no meaning for rollouts; set model.max_tokens_per_forward instead",
+        ),
+        (
+            {
+                "trainer.callbacks": [
+                    {
+                        "class_path": "lightning.pytorch.callbacks.GradientAccumulationScheduler",
+                        "init_args": {"scheduling": {0: 2}},
+                    }
+                ]
+            },
+            "set data.prompts_per_step to the batch you want",
+        ),
+        (
+            {
+                "trainer.plugins": [
+                    {
+                        "class_path": "lightning.pytorch.plugins.precision.BitsandbytesPrecision",
+                        "init_args": {"mode": "nf4"},
+                    }
+                ]
+            },
+            "use model.policy.adapter 'qlora' instead",
+        ),
+        ({"data.init_args.train": None}, "there are no training tasks; set data.train"),
+        ({"data.init_args.max_prompt_tokens": 10}, "no train task is left"),
+        ({"data.init_args.prompts_per_step": 3}, "must be a multiple of data.prompts_per_step"),
+        ({"model.init_args.max_tokens_per_forward": 700}, "raise that or lower data.max_prompt_tokens"),
+        ({"model.init_args.anchor_probability": 2.0}, "anchor_probability is a probability, not 2.0"),
+        ({"model.init_args.level": 9}, "level must be a level from 0 to 4, not 9"),
+        ({"model.init_args.policy.model": "/nowhere/at/all"}, "there is no model folder at /nowhere/at/all"),
+        (
+            {"model.init_args.trace_template": "footnote"},
+            "error: model (pact_lightning.module.PACTModule).trace_template: Expected a typing.Literal['turns', "
+            "'user_block', 'system_block']. Got value: footnote",
+        ),
+        (
+            {"model.init_args.temprature": 1.0},
+            "error: model (pact_lightning.module.PACTModule): Option 'temprature' is not accepted",
+        ),
+        ({"trainer.max_epochs": "x"}, "error: trainer.max_epochs: Expected a <class 'int'>. Got value: x"),
+        (
+            {"data.init_args.limits.max_turns": "many"},
+            "RolloutDataModule).limits.max_turns: Expected a <class 'int'>. Got value: many",
+        ),
+        (
+            {"data.init_args.train": bundled("holiday", 3)},
+            "error: the bundled world has no split 'holiday'; choose one of train, validation, test, longer",
+        ),
+        (
+            {"data.class_path": "pact_lightning.nowhere.Data"},
+            "error: data (pact_lightning.nowhere.Data): module 'pact_lightning' has no attribute 'nowhere'",
+        ),
+        (
+            {"data.init_args.train": {"class_path": "test_cli_mistakes.NoSource"}},
+            "NoSource does not implement protocol TaskSource",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_mistake_ends_in_one_sentence_before_the_policy_is_loaded(refusal, changes, sentence):
+    assert sentence in refusal(changes)
+
+
+def test_an_unknown_option_is_named(refusal):
+    assert "--trainer.max_epoochs" in refusal({}, "--trainer.max_epoochs=3")
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_a_verb_without_tasks_is_refused(refusal, verb):
+    name = {"validate": "validation"}.get(verb, verb)
+    expected = f"error: there are no {name} tasks; set data.{name} in the recipe"
+    assert refusal({f"data.init_args.{name}": None}, verb=verb) == expected
+
+
+def test_two_tasks_of_one_id_from_any_source_are_refused(refusal):
+    changes = {"data.init_args.train": {"class_path": f"{__name__}.Twins"}}
+    assert "two train tasks have the id 'train-1'" in refusal(changes)
+
+
+class NoSource:
+    """Has no ``load``."""
+
+
+class Twins:
+    """A source of two tasks with the same id."""
+
+    def load(self) -> Sequence[Task]:
+        task = make_task("train", 1)
+        return [task, replace(task, kind="twin")]
