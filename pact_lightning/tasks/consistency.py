@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import wait
 from functools import partial
 from typing import Any
 
@@ -94,10 +95,10 @@ def replay_mistakes(task: Task, timeout_s: float = 30.0) -> list[TaskFieldError]
     environment: Environment = task.prompt.environment.build()
     calls = [turns[turn].calls[number] for turn, number in places]
     verbs = [partial(environment.call, call["name"], call["arguments"]) for call in calls]
-    started, *results = ToolThreads(1, timeout_s).submit(
-        threading.Lock(), [partial(environment.reset, task.prompt, 0), *verbs]
-    )
+    said = ToolThreads(1, timeout_s).submit(threading.Lock(), [partial(environment.reset, task.prompt, 0), *verbs])
+    wait(said)
     close_environment(environment)
+    started, *results = said
     if started.exception() is not None:
         return [TaskFieldError("environment", f"reset() failed: {started.exception()!r:.200}")]
     found = []
