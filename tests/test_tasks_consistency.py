@@ -28,12 +28,14 @@ class Echo:
         if broken == "init":
             raise RuntimeError("no such shop")
         self.broken = broken
+        self.open = True
 
     def reset(self, task, seed):
         if self.broken == "reset":
             raise RuntimeError("no shelf")
 
     def call(self, name, arguments):
+        assert self.open
         if arguments["what"] == "raise":
             raise KeyError("what")
         if arguments["what"] == "sleep":
@@ -42,6 +44,7 @@ class Echo:
 
     def close(self):
         type(self).closed += 1
+        self.open = False
 
 
 def call(what):
@@ -143,12 +146,12 @@ def test_a_tool_that_hangs_is_told_and_waited_for_no_longer():
 
 @pytest.mark.parametrize("broken", ["", "reset"])
 def test_whoever_makes_an_environment_closes_it(broken):
-    asked = replace(
-        task(turn(("a", "a")), reference=Reference(calls=(call("a"),)), broken=broken), metadata={"index": 0}
-    )
+    asked = task(turn(("a", "a")), reference=Reference(calls=(call("a"),)), broken=broken)
+    asked = replace(asked, metadata={"index": 0})
     closed = Echo.closed
-    for number, replay in enumerate((replay_mistakes, replay_calls, replay_reference), start=1):
-        untraced = asked if replay is replay_mistakes else replace(asked, trace=None)
-        with pytest.raises(RuntimeError, match="no shelf") if broken and number > 1 else nullcontext():
-            replay(untraced)
+    mistakes = [field for field, _ in told(replay_mistakes(asked))]
+    assert (mistakes, Echo.closed) == (["environment"] if broken else [], closed + 1)
+    for number, replay in enumerate((replay_calls, replay_reference), start=2):
+        with pytest.raises(RuntimeError, match="no shelf") if broken else nullcontext():
+            replay(replace(asked, trace=None))
         assert Echo.closed == closed + number
