@@ -150,3 +150,21 @@ def test_a_file_that_is_no_list_is_named_by_line(tmp_path, text, line, problem):
     with pytest.raises(TaskFileError, match=problem) as caught:
         list(read_json_list(path))
     assert caught.value.line == line
+
+
+def test_a_scan_goes_on_after_a_row_that_cannot_be_used(tmp_path):
+    path = tmp_path / "rows.json"
+    row, other = json.dumps(ROW), json.dumps({**ROW, "id": 8})
+    path.write_text(f'[\n{row},\n{{"a": NaN}},\n{{"id": 1}},\n{other},\n{{]')
+    scanned = list(ToolHopTasks(path).scan())
+    assert [(entry.line, entry.task is not None) for entry in scanned] == [
+        (2, True),
+        (3, False),
+        (4, False),
+        (5, True),
+        (6, False),
+    ]
+    assert "field `[1]`: is not valid JSON: NaN" in str(scanned[1].error)
+    assert "line 6: field `[4]`: is not valid JSON" in str(scanned[-1].error)
+    with pytest.raises(TaskFileError, match="line 3"):
+        ToolHopTasks(path).load()
