@@ -61,7 +61,7 @@ def build(
 
     Args:
         source: A file (.jsonl, .jsonl.gz, .json) or a folder of such files.
-        out: The task file to write.
+        out: The task file to write, .jsonl or .jsonl.gz.
         format: The conversations' format; auto tells by the fields of each record.
         environment: Import path of the environment in which the records' tools run.
         environment_args: Its constructor arguments, as JSON.
