@@ -1,6 +1,7 @@
 """The ``pact-lightning`` command."""
 
 import importlib
+import logging
 import sys
 
 from pact_lightning.commands import COMMANDS
@@ -14,6 +15,8 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments instead of those of the process.
     """
+    # bitsandbytes offers a faster CPU kernel on import, for a package that is not ours to install.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     given = sys.argv[1:] if args is None else args
     if given and given[0] in COMMANDS:
         importlib.import_module(COMMANDS[given[0]]).main(given[1:])

@@ -7,9 +7,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-# bitsandbytes offers a faster CPU kernel on import, for a package that is not ours to install.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
