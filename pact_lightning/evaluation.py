@@ -54,7 +54,7 @@ class EvaluationMetrics(nn.Module):
         """
         scores: Scores = {}
         for metric in self._all():
-            values = {name: float(value) for name, value in metric.compute().items()}
+            values = _values(metric)
             twice = scores.keys() & values.keys()
             if twice:
                 raise ValueError(f"two metrics give {', '.join(sorted(twice))}; leave one of them out of model.metrics")
@@ -75,6 +75,19 @@ class EvaluationMetrics(nn.Module):
         yield from (self.answer, self.solve)
         yield from self._further()
         yield self.tool_use
+
+
+def _values(metric: _Metric) -> Scores:
+    """What a metric gives.
+
+    Raises:
+        ValueError: It gives something else than numbers by name.
+    """
+    given = metric.compute()
+    try:
+        return {str(name): float(value) for name, value in given.items()}
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{type(metric).__name__}.compute() must give numbers by name, not {given!r:.80}") from error
 
 
 def scores_table(title: str, scores: Mapping[str, float], shares: Collection[str]) -> Table:

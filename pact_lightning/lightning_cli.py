@@ -16,7 +16,9 @@ from pact_lightning.error_sentence import error_sentence
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.trainer_checks import check_plugins, check_trainer
 
+_CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 _SUBCOMMANDS = ("fit", "validate", "test", "predict")
+_DESCRIPTION = "Trains and scores agents that use tools over several turns, by PACT"
 _EPILOG = f"further commands, each with a --help of its own: {', '.join(COMMANDS)}" if COMMANDS else None
 
 
@@ -51,14 +53,34 @@ class PactCLI(LightningCLI):
     def before_fit(self) -> None:
         """Refuses Trainer settings that a fit cannot honour, with our sentence rather than Lightning's."""
         check_trainer(self.trainer)
+        self._check_checkpoint()
+
+    def _check_checkpoint(self) -> None:
+        """Looks for a checkpoint that is named by its path, before anything is loaded.
+
+        Raises:
+            FileNotFoundError: It is not there.
+        """
+        path = self.config_init[self.subcommand].get("ckpt_path")
+        if isinstance(path, str) and path not in _CHECKPOINT_WORDS and "://" not in path and not Path(path).exists():
+            raise FileNotFoundError(
+                f"there is no checkpoint {path}; name a file that ModelCheckpoint wrote, or `last` for the newest one "
+                "in its dirpath"
+            )
 
     def before_validate(self) -> None:
         """Leaves the table of scores to the module; Lightning's own would say the same again."""
         self.config_init["validate"]["verbose"] = False
+        self._check_checkpoint()
 
     def before_test(self) -> None:
         """As for validate."""
         self.config_init["test"]["verbose"] = False
+        self._check_checkpoint()
+
+    def before_predict(self) -> None:
+        """Looks for the checkpoint first."""
+        self._check_checkpoint()
 
 
 def run_lightning(args: list[str] | None) -> None:
@@ -71,6 +93,8 @@ def run_lightning(args: list[str] | None) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # Lightning looks at every attribute of a model once, transformers' deprecated ones included.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+    # Its word to a fit without validation tasks, which is what their absence asks for.
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     # Environments and task sources of one's own are named by import path; they mostly lie where the command is run.
     if str(Path.cwd()) not in sys.path:
@@ -84,7 +108,7 @@ def run_lightning(args: list[str] | None) -> None:
             subclass_mode_data=True,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={name: {"exit_on_error": False} for name in _SUBCOMMANDS}
-            | {"exit_on_error": False, "epilog": _EPILOG},
+            | {"exit_on_error": False, "epilog": _EPILOG, "description": _DESCRIPTION},
             args=arguments,
         )
     except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:

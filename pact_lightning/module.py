@@ -15,11 +15,12 @@ argument               what it decides                                          
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -174,6 +175,7 @@ class PACTModule(PolicyModule):
             "rollout/tool_timeouts": float(stats.tool_timeouts),
             "rollout/environment_failures": float(stats.environment_failures),
         }
+        rank_zero_info(_phase_line(groups[0].phase, self._phase_metrics))
 
     def training_step(self, batch: list[Group], batch_idx: int) -> dict[str, Any]:
         """One optimiser step on a list of groups that :meth:`prepare_phase` has seen."""
@@ -361,6 +363,17 @@ class PACTModule(PolicyModule):
         # Once per phase and so by the epoch: a Trainer that logs every n steps would lose most of them.
         self.log_dict(self._phase_metrics, on_step=False, on_epoch=True, batch_size=1)
         self._phase_metrics = {}
+
+
+def _phase_line(phase: int, metrics: Mapping[str, float]) -> str:
+    """What the rollouts of a phase did, for people who watch."""
+    found = {name.removeprefix("rollout/"): value for name, value in metrics.items()}
+    correct = f", {found['answer_correct']:.0%} correct" if "answer_correct" in found else ""
+    return (
+        f"phase {phase}: mean reward {found['reward']:.2f}{correct}, {found['answered']:.0%} answered, "
+        f"{found['turns']:.1f} turns and {found['calls']:.1f} calls each, {found['zero_variance']:.0%} of the prompts "
+        f"without variance, {found['seconds']:.1f} s of rollouts"
+    )
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:

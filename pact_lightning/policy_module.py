@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from rich.console import Console
 from torch import Tensor, nn
@@ -269,8 +270,12 @@ class PolicyModule(pl.LightningModule):
         self._report("test", self._finish_evaluation("test"))
 
     def on_fit_end(self) -> None:
-        """Prints the first and the last validation side by side."""
-        if self.trainer.is_global_zero and len(self.history) > 1:
+        """Prints the first and the last validation side by side, and where the run's files are."""
+        if not self.trainer.is_global_zero:
+            return
+        folder = self.trainer.log_dir or self.trainer.default_root_dir
+        rank_zero_info(f"metrics and trajectories of this run: {folder}")
+        if len(self.history) > 1:
             title = f"Validation: {self._data.evaluation}"
             Console().print(comparison_table(title, self.history, self.evaluation.shares))
 

@@ -59,11 +59,15 @@ def make_reward(
         raise ValueError(f"there is no reward {name!r}; use one of {known}, or the import path of one of your own")
 
     def checked(trajectory: Trajectory, task: Task) -> list[float]:
-        values = [float(value) for value in reward(trajectory, task)]
+        try:
+            values = [float(value) for value in reward(trajectory, task)]
+        except Exception as error:  # the user's code: whatever it raises is told with its place
+            problem = f"{type(error).__name__}: {error}"
+            raise ValueError(f"data.credit.reward {name!r} failed on a rollout of task {task.id}: {problem}") from error
         if len(values) != len(trajectory.turns) or not all(map(math.isfinite, values)):
             raise ValueError(
-                f"the reward {name!r} gave {values} for a rollout of {len(trajectory.turns)} turns of task {task.id}; "
-                "it must give one finite number per turn"
+                f"data.credit.reward {name!r} gave {values} for a rollout of {len(trajectory.turns)} turns of task "
+                f"{task.id}; it must give one finite number per turn"
             )
         return values
 

@@ -137,8 +137,12 @@ class TaskDataModule(pl.LightningDataModule):
         """Tasks whose prompt fits.
 
         Raises:
-            ValueError: None is left, or two have the same id.
+            ValueError: There is none, none is left, or two have the same id.
         """
+        if not tasks:
+            raise ValueError(
+                f"the source of the {name} tasks, data.{name}, gives none; look at its file and its options"
+            )
         renderer = self.module.renderer
         twice = [task_id for task_id, times in Counter(task.id for task in tasks).items() if times > 1]
         if twice:

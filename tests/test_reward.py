@@ -107,6 +107,21 @@ def test_a_reward_that_is_none_is_told_when_the_recipe_is_read(name, error, says
         CreditConfig(reward=name)
 
 
+def a_number(trajectory, task):
+    return 1.0
+
+
+def broken(trajectory, task):
+    return task.nonsense
+
+
+@pytest.mark.parametrize(("name", "says"), [("a_number", "TypeError"), ("broken", "has no attribute 'nonsense'")])
+def test_a_reward_that_fails_is_told_with_its_place(renderer, name, says):
+    task, rollout, _ = rollout_of(renderer, log("x"), "done")
+    with pytest.raises(ValueError, match=f"reward .*{name}.* failed on a rollout of task bench-0: .*{says}"):
+        make_reward(f"{__name__}.{name}")(rollout, task)
+
+
 @pytest.mark.parametrize("name", ["too_few", "endless"])
 def test_a_reward_must_give_one_finite_number_per_turn(renderer, name):
     task, rollout, _ = rollout_of(renderer, log("x"), "done")

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pact_lightning.commands.run import run
-from pact_lightning.environments.checker import check_environment
+from pact_lightning.environments.checker import ALL_FAILED, check_environment
 from pact_lightning.environments.findings import Finding, Severity, without_repeats
 from pact_lightning.tasks.jsonl import JsonlTasks
 from pact_lightning.tasks.prompt import EnvironmentSpec
@@ -42,14 +42,14 @@ def check_env(
     """
     if "." not in class_path:
         raise ValueError(f"class_path must be an import path such as my_tools.MyEnvironment, got {class_path!r}")
-    findings: list[Finding] = []
     tasks = _tasks(class_path, [task] if isinstance(task, Path) else task or [], tasks_per_file)
     checked: list[Task | None] = list(tasks) or [None]
+    each: list[list[Finding]] = []
     for one in checked:
         given = one.prompt.environment.init_args if one is not None and init_args is None else init_args
         spec = EnvironmentSpec(class_path, given or {})
-        findings += check_environment(spec.build(), one, seed=seed, limit_s=limit_s, another=spec.build)
-    findings = without_repeats(findings)
+        each.append(check_environment(spec.build(), one, seed=seed, limit_s=limit_s, another=spec.build))
+    findings = without_repeats(_joined(each))
     console = Console()
     if findings:
         console.print(findings_table(class_path, findings))
@@ -57,6 +57,18 @@ def check_env(
     what = f"{len(tasks)} tasks" if tasks else "no task"
     console.print(f"{class_path}, with {what}: {errors} errors, {len(findings) - errors} warnings", soft_wrap=True)
     return int(bool(errors) if allow_warnings else bool(findings))
+
+
+def _joined(each: Sequence[Sequence[Finding]]) -> list[Finding]:
+    """The findings of all tasks. A tool that works in one task works: another may have no use for it, nor a call."""
+    failing = [{found.where for found in findings if found.problem.startswith(ALL_FAILED)} for findings in each]
+    nowhere = failing[0].intersection(*failing[1:])
+    return [
+        found
+        for findings in each
+        for found in findings
+        if not found.problem.startswith(ALL_FAILED) or found.where in nowhere
+    ]
 
 
 def findings_table(title: str, findings: Sequence[Finding]) -> Table:

@@ -77,10 +77,20 @@ class CallableTools:
         return self._runner.run(_awaited(value))
 
     def close(self) -> None:
-        """Ends the event loop and what still runs on it."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
+        """Ends the event loop and what still runs on it, a call in another thread that was given up included."""
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        loop = runner.get_loop()
+        if loop.is_running():
+            loop.call_soon_threadsafe(_cancel_all, loop)
+        else:
+            runner.close()
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
 
 
 async def _awaited(value: Any) -> Any:

@@ -26,6 +26,7 @@ from pact_lightning.tasks.schema import Task
 NO_TASK = PromptView("check", ({"role": "user", "content": ""},), (), EnvironmentSpec("check.Environment"))
 """What ``reset`` gets where there is no task."""
 
+ALL_FAILED = "every call that its schema allows failed"
 _TRL_HINT = "a class in TRL's style goes through pact_lightning.environments.trl_style.TRLEnvironment"
 _Call = tuple[str, Mapping[str, Any]]
 
@@ -112,8 +113,10 @@ class _Check:
             self._stop(
                 error(where, f"it took longer than {limit}; the check ends here", "give what it waits for a limit")
             )
-        if problem is not None:
+        if isinstance(problem, Exception):
             raise problem
+        if problem is not None:  # sys.exit() and its like must not end the check
+            raise RuntimeError(f"{type(problem).__name__}: {problem}") from problem
         return future.result()
 
     def _verb(self, env: Any, verb: str, *arguments: Any) -> Any:
@@ -176,7 +179,7 @@ class _Check:
             return
         answers = [self._call(self.env, name, arguments) for arguments in good]
         if all(answer.error for answer in answers):
-            problem = f"every call that its schema allows failed, the last one with {shown(answers[-1].text)}"
+            problem = f"{ALL_FAILED}, the last one with {shown(answers[-1].text)}"
             remedy = "mend the tool; or show calls that work, by `examples` in the schema or a task's reference calls"
             self.findings.append(warning(name, problem, remedy))
         for bad in bad_arguments(parameters, good[-1]):

@@ -20,6 +20,8 @@ from pact_lightning.seeds import derive_seed
 from pact_lightning.tasks.prompt import PromptView
 
 _log = logging.getLogger(__name__)
+_SETTLED_S = 0.1
+"""A call has settled a moment before its thread lets go of the environment."""
 
 
 @dataclass(frozen=True)
@@ -308,6 +310,12 @@ class _Run:
         verbs = closing_verbs(row.environment)
         if not verbs:
             return
+        if not row.busy.acquire(timeout=_SETTLED_S):
+            # A call that was given up still runs: waiting for it again would cost its limit twice.
+            self.stats.environment_failures += 1
+            _log.warning("the environment of task %s is left open: a call still runs in it", row.prompt.id)
+            return
+        row.busy.release()
         for future in self.tools.submit(row.busy, verbs):
             error = future.exception()
             if error is not None:

@@ -39,12 +39,13 @@ def task_from_json(record: Any, environment_tools: EnvironmentTools | None = Non
         typed(environment["class_path"], str, "environment.class_path"),
         typed(environment.get("init_args", {}), dict, "environment.init_args"),
     )
+    follow_ups = _follow_ups(record.get("follow_ups", []))
     prompt = PromptView(
         id=typed(record["id"], str, "id"),
         messages=as_messages(_objects(record["messages"], "messages")),
-        tools=_tools(record, spec, environment_tools or EnvironmentTools()),
+        tools=_tools(record, spec, environment_tools or EnvironmentTools(), follow_ups),
         environment=spec,
-        follow_ups=_follow_ups(record.get("follow_ups", [])),
+        follow_ups=follow_ups,
     )
     task = Task(
         prompt=prompt,
@@ -84,8 +85,18 @@ def task_to_json(task: Task) -> dict[str, Any]:
     return record
 
 
-def _tools(record: Mapping[str, Any], spec: EnvironmentSpec, known: EnvironmentTools) -> tuple[ToolSchema, ...]:
-    return tuple(_objects(record["tools"], "tools")) if "tools" in record else known.of(spec)
+def _tools(
+    record: Mapping[str, Any], spec: EnvironmentSpec, known: EnvironmentTools, follow_ups: Sequence[UserTurn]
+) -> tuple[ToolSchema, ...]:
+    if "tools" in record:
+        return tuple(_objects(record["tools"], "tools"))
+    # What a later user turn brings is not there from the start.
+    later = {tool["function"]["name"] for turn in follow_ups for tool in turn.tools if _is_named(tool)}
+    return tuple(tool for tool in known.of(spec) if tool["function"]["name"] not in later)
+
+
+def _is_named(tool: ToolSchema) -> bool:
+    return isinstance(tool.get("function"), Mapping) and isinstance(tool["function"].get("name"), str)
 
 
 def _follow_ups(value: Any) -> tuple[UserTurn, ...]:
