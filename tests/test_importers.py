@@ -80,7 +80,7 @@ def test_system_prompts():
     assert read_conversation(openai()).dialogue.messages[0]["content"] == "Be brief."
     kept = read_conversation(sharegpt()).dialogue
     assert kept.messages[0]["content"] == "Be brief.", "what stands before the tools"
-    assert kept.notes == {"system prompt that lists the tools left out": 1}
+    assert kept.notes == {"system prompt left out, since it lists the tools": 1}
     hermes = sharegpt()
     listed = f"You are a function calling model. <tools> {[TOOL]!r} </tools> Return <tool_call>...</tool_call>"
     hermes["conversations"][0]["value"] = listed

@@ -15,10 +15,10 @@ from pact_lightning.traces.replay import (
     per_turn,
     replay_calls,
     same_response,
-    verify_task,
     with_responses,
 )
 from pact_lightning.traces.schema import ExpertTurn, flatten_calls
+from pact_lightning.traces.verdict import verify_task
 
 TASKS = BundledTasks("validation", 12).load()
 TASK = next(task for task in TASKS if len(task.trace.turns) > 1)

@@ -42,7 +42,7 @@ def write(path, records):
 def built(folder, records, *options):
     """Builds tasks of records, in the environments that these name; gives the tasks and the report."""
     source = write(folder / "in.jsonl", records)
-    traces("build", source, folder / "out.jsonl", "--record_environments", "true", *options)
+    traces("build", source, folder / "out.jsonl", "--record_environments", "true", "--overwrite", "true", *options)
     return JsonlTasks(folder / "out.jsonl").load(), json.loads((folder / "out.report.json").read_text())
 
 
@@ -125,7 +125,7 @@ class TestBuild:
         assert "allow it by record_environments" in " ".join(capsys.readouterr().out.split())
         spec = RECORDS[1]["environment"]
         options = ["--environment", spec["class_path"], "--environment_args", json.dumps(spec["init_args"])]
-        assert traces("build", "in.jsonl", "out.jsonl", *options) == 0
+        assert traces("build", "in.jsonl", "out.jsonl", "--overwrite", "true", *options) == 0
         assert json.loads((folder / "out.report.json").read_text())["notes"]["environment of the record not used"] == 1
         assert not marker.exists()
 
@@ -209,7 +209,7 @@ def test_segment_tasks_and_conversations(folder, capsys):
     lines = [json.loads(line) for line in (folder / "turns.jsonl").read_text().splitlines()]
     assert [line["turn"] for line in lines] == list(range(len(TASKS[0].trace.turns) + 1))
     assert "".join(chunk["text"] for chunk in lines[0]["chunks"]) == TASKS[0].trace.turns[0].reasoning
-    assert "1 records left out, not JSON" in capsys.readouterr().out
+    assert "1 record left out, not JSON" in capsys.readouterr().out
 
 
 def test_show_prints_components_and_five_prefixes(folder, capsys):
@@ -284,5 +284,5 @@ def test_an_annotator_is_named_by_import_path(folder, capsys):
         (("--annotator_args", "{}"), "given without annotator"),
     ):
         capsys.readouterr()
-        assert traces("segment", "in.jsonl", "out.jsonl", *arguments) == 2
+        assert traces("segment", "in.jsonl", "new.jsonl", *arguments) == 2
         assert sentence in capsys.readouterr().err

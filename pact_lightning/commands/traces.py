@@ -4,13 +4,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pact_lightning.commands.run import run
 from pact_lightning.commands.traces_generate import generate
+from pact_lightning.commands.traces_output import (
+    counted,
+    new_json_lines,
+    report_path,
+    say,
+    say_segmented,
+    some_ids,
+)
 from pact_lightning.import_path import make_object
 from pact_lightning.tasks.jsonl import write_jsonl
 from pact_lightning.tasks.prompt import EnvironmentSpec
@@ -21,7 +28,6 @@ from pact_lightning.traces.build import BuildOptions, BuildReport, build_tasks
 from pact_lightning.traces.importers.formats import Format
 from pact_lightning.traces.importers.reading import Problem, read_records, record_files
 from pact_lightning.traces.quality import flag_names, quality_flags
-from pact_lightning.traces.replay import OnMismatch, verify_task
 from pact_lightning.traces.report import (
     add_responses,
     mean,
@@ -34,9 +40,8 @@ from pact_lightning.traces.report import (
 from pact_lightning.traces.schema import ExpertTrace
 from pact_lightning.traces.show import trace_view
 from pact_lightning.traces.stored import StoredFormat, StoredTrace, is_task_file, load_tasks, read_stored
+from pact_lightning.traces.verdict import OnMismatch, verified_task
 from pact_lightning.whole_files import write_json, write_json_lines
-
-_Item = TypeVar("_Item")
 
 
 def build(
@@ -56,8 +61,11 @@ def build(
     annotator_class: str | None = None,
     annotator_args: dict[str, Any] | None = None,
     report: str | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Makes a task file of a teacher's conversations: imports, verifies by replay, segments.
+
+    Exit status: 0 if a trace was kept, 1 if none was, 2 after a mistake in the command.
 
     Args:
         source: A file (.jsonl, .jsonl.gz, .json) or a folder of such files.
@@ -70,7 +78,8 @@ def build(
         tasks: A task file. Each record is then a trace of the task of its id, and prompt, tools, environment and
             reference are the task's.
         system_prompt: Put in place of the records' own system messages.
-        trust_teacher: Keep traces without a known answer, and take the teacher's final answer for the reference.
+        trust_teacher: Keep traces without a known answer, unless their last call failed, and take the teacher's final
+            answer for the reference.
         on_mismatch: What becomes of a trace whose recorded responses the environment does not give: it is dropped, or
             gets the environment's in their place.
         tool_timeout_s: Seconds that one call may take.
@@ -78,12 +87,14 @@ def build(
         annotator_class: In its place, the import path of a class of your own.
         annotator_args: Its constructor arguments, as JSON.
         report: The report to write; by default beside the task file, as .report.json.
+        overwrite: Whether a task file that is there already may be replaced.
 
     Returns:
         0, or 1 where no trace was kept.
     """
     if environment_args is not None and environment is None:
         raise ValueError("environment_args are given without environment; say which class they are for")
+    target = new_json_lines(out, overwrite)
     options = BuildOptions(
         format=format,
         environment=None if environment is None else EnvironmentSpec(environment, environment_args or {}),
@@ -97,11 +108,11 @@ def build(
     )
     found = BuildReport()
     records = (record for file in record_files(Path(source)) for record in read_records(file))
-    write_jsonl(_json_lines(out), build_tasks(_counted(records, "records"), options, found))
-    path = Path(report) if report is not None else _report_path(Path(out))
+    write_jsonl(target, build_tasks(counted(records, "records"), options, found))
+    path = Path(report) if report is not None else report_path(target)
     write_json(path, report_record(found, source))
     Console().print(report_table(found, f"{source} -> {out}"))
-    _say(f"Every record that was dropped, with its place: {path}")
+    say(f"Every record that was dropped, with its place: {path}")
     return 0 if found.kept_by else 1
 
 
@@ -110,42 +121,55 @@ def verify(
     *,
     out: str | None = None,
     report: str | None = None,
+    trust_teacher: bool = False,
     on_mismatch: OnMismatch = "drop",
     tool_timeout_s: float = 30.0,
+    overwrite: bool = False,
 ) -> int:
     """Replays the traces of a task file in their environments and says which of them to keep, and why.
+
+    Exit status: 0 if all traces are kept, 1 if one is dropped, 2 after a mistake in the command.
 
     Args:
         file: A task file, or a .yaml file with class_path and init_args of a task source.
         out: Write the tasks whose traces are kept here.
         report: Write every verdict here, as JSON.
-        on_mismatch: drop drops a trace whose recorded responses the environment does not give; replace judges it with
-            the environment's in their place.
+        trust_teacher: Keep traces without a known answer, unless their last call failed, and take the teacher's final
+            answer for the reference of what is written.
+        on_mismatch: drop drops a trace whose recorded responses the environment does not give; replace judges it, and
+            writes it, with the environment's in their place.
         tool_timeout_s: Seconds that one call may take.
+        overwrite: Whether a file that is there already may be replaced.
 
     Returns:
         0, or 1 where a trace is dropped.
     """
+    target = None if out is None else new_json_lines(out, overwrite)
     loaded = load_tasks(file)
     verdicts = [
-        (task, verify_task(task, on_mismatch=on_mismatch, timeout_s=tool_timeout_s))
-        for task in _counted(loaded, "traces")
+        verified_task(task, on_mismatch=on_mismatch, timeout_s=tool_timeout_s, trust_teacher=trust_teacher)
+        for task in counted(loaded, "traces")
     ]
     flags: Counter[str] = Counter()
     for task, verdict in verdicts:
         if verdict.kept and task.trace is not None:
             flags.update(flag_names(task.trace, task.reference.answer))
     scores = [verdict.solve_f1 for _, verdict in verdicts if verdict.solve_f1 is not None]
-    table = verdict_table(file, [(task.id, verdict.kept, verdict.reason) for task, verdict in verdicts], flags)
+    table = verdict_table(file, [(task.id, verdict) for task, verdict in verdicts], flags)
     exact, as_json, differs = (sum(verdict.agreement[kind] for _, verdict in verdicts) for kind in range(3))
     add_responses(table, (exact, as_json, differs), scores)
     Console().print(table)
-    if out is not None:
-        write_jsonl(_json_lines(out), (task for task, verdict in verdicts if verdict.kept))
+    if target is not None:
+        write_jsonl(target, (task for task, verdict in verdicts if verdict.kept))
     if report is not None:
         lines = [verdict_record(task, verdict) for task, verdict in verdicts]
         write_json(Path(report), {"source": file, "solve_f1": mean(scores), "traces": lines})
-    return int(any(not verdict.kept and task.trace is not None for task, verdict in verdicts))
+    dropped = any(not verdict.kept and task.trace is not None for task, verdict in verdicts)
+    if report is not None:
+        say(f"Every verdict, with its place: {report}")
+    elif dropped:
+        say("Every verdict, with its place, goes into a file by --report FILE.")
+    return int(dropped)
 
 
 def segment(
@@ -156,8 +180,11 @@ def segment(
     annotator: AnnotatorConfig | None = None,
     annotator_class: str | None = None,
     annotator_args: dict[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Cuts the reasoning of every turn into typed chunks.
+
+    Exit status: 0, or 1 if a record could not be read, 2 after a mistake in the command.
 
     Args:
         file: A task file, whose traces are segmented anew, or conversations (a file or a folder).
@@ -166,21 +193,23 @@ def segment(
         annotator: A language model that segments the turns that are hard for the rules (docs/teacher.md).
         annotator_class: In its place, the import path of a class of your own.
         annotator_args: Its constructor arguments, as JSON.
+        overwrite: Whether a file that is there already may be replaced.
 
     Returns:
         0, or 1 where a record could not be read.
     """
+    target = new_json_lines(out, overwrite)
     counts: Counter[str] = Counter()
     hard_turns = _annotator(annotator, annotator_class, annotator_args)
     if format == "task" or (format == "auto" and is_task_file(Path(file))):
         loaded = load_tasks(file)
-        write_jsonl(_json_lines(out), (_segmented(task, hard_turns, counts) for task in _counted(loaded, "tasks")))
-        _say_counts(counts, [])
+        write_jsonl(target, (_segmented(task, hard_turns, counts) for task in counted(loaded, "tasks")))
+        say_segmented(counts, [])
         return 0
     problems: list[Problem] = []
-    stored = _counted(read_stored(Path(file), format), "records")
-    write_json_lines(_json_lines(out), _turn_records(stored, hard_turns, counts, problems))
-    _say_counts(counts, problems)
+    stored = counted(read_stored(Path(file), format), "records")
+    write_json_lines(target, _turn_records(stored, hard_turns, counts, problems))
+    say_segmented(counts, problems)
     return int(bool(problems))
 
 
@@ -200,15 +229,19 @@ def show(file: str, *, id: str | None = None, format: StoredFormat = "auto", ful
         ValueError: There is no such trace.
     """
     problems: list[Problem] = []
+    others: list[str] = []
     for trace in read_stored(Path(file), format):
         if isinstance(trace, Problem):
             problems.append(trace)
         elif id is None or trace.prompt.id == id:
             Console().print(trace_view(trace, _flags(trace), full=full))
             return 0
+        else:
+            others.append(trace.prompt.id)
     for problem in problems[:3]:
-        _say(str(problem))
+        say(str(problem))
     broken = f"; {len(problems)} of its records are broken" if problems else ""
+    broken += f"; it holds {some_ids(others)}" if others else ""
     raise ValueError(f"{file} holds no trace{'' if id is None else f' of {id!r}'}{broken}")
 
 
@@ -272,35 +305,3 @@ def _turn_records(
         counts.update(counted)
         for index, turn in enumerate(turns):
             yield turn_record(trace.prompt.id, index, turn)
-
-
-def _counted(items: Iterable[_Item], what: str) -> Iterator[_Item]:
-    """Passes items on and shows, on the error stream, how many there were so far."""
-    columns = (SpinnerColumn(), TextColumn("{task.completed} {task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        for item in items:
-            yield item
-            progress.advance(task)
-
-
-def _json_lines(out: str) -> Path:
-    if not out.endswith((".jsonl", ".jsonl.gz")):
-        raise ValueError(f"{out}: what is written is JSON Lines; let the name end in .jsonl or .jsonl.gz")
-    return Path(out)
-
-
-def _report_path(out: Path) -> Path:
-    return out.with_name(f"{out.name.removesuffix('.gz').removesuffix('.jsonl')}.report.json")
-
-
-def _say_counts(counts: Counter[str], problems: Sequence[Problem]) -> None:
-    turns = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none"
-    _say(f"Turns segmented: {turns}.")
-    for reason, count in Counter(problem.reason for problem in problems).most_common():
-        example = next(problem for problem in problems if problem.reason == reason)
-        _say(f"{count} records left out, {reason}; the first: {example}")
-
-
-def _say(sentence: str) -> None:
-    Console().print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pact_lightning.credit.rewards import extract_answer
 from pact_lightning.tasks.checks import TaskFieldError, check_task
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 from pact_lightning.tasks.schema import Task
@@ -13,18 +12,17 @@ from pact_lightning.traces.annotation import Annotator, segment_trace
 from pact_lightning.traces.importers.conversation import Conversation, RecordError
 from pact_lightning.traces.importers.formats import Format, read_conversation
 from pact_lightning.traces.importers.reading import Place, Problem, Record
+from pact_lightning.traces.leak import TracePlace, trace_leaks
 from pact_lightning.traces.quality import flag_names
 from pact_lightning.traces.replay import (
     EnvironmentFailedError,
-    OnMismatch,
     Replay,
-    Verdict,
-    judge,
     per_turn,
     replay_calls,
     with_responses,
 )
 from pact_lightning.traces.schema import ExpertTrace, ExpertTurn, flatten_calls
+from pact_lightning.traces.verdict import TRUSTED, OnMismatch, Verdict, judge, with_teachers_answer
 from pact_lightning.traces.verification import without_wrong_answer
 
 
@@ -69,7 +67,8 @@ class BuildReport:
         notes: Things changed to make kept records fit, by name.
         segmented: Turns of kept traces, by what segmented them.
         flags: Kept traces with each quality flag.
-        agreement: Responses of all replayed traces that agree exactly, as JSON, or differ.
+        agreement: Recorded responses of all replayed traces that agree exactly, as JSON, or differ.
+        taken: Responses that were not recorded, and were taken from the environment.
         solve_f1: Solve-F1 of each replayed trace whose task has sub-answers.
     """
 
@@ -80,10 +79,17 @@ class BuildReport:
     segmented: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
     agreement: tuple[int, int, int] = (0, 0, 0)
+    taken: int = 0
     solve_f1: list[float] = field(default_factory=list)
 
-    def add_verdict(self, verdict: Verdict) -> None:
-        """Counts what a replay found, whether the trace is kept or not."""
+    def add_verdict(self, verdict: Verdict, taken: int) -> None:
+        """Counts what a replay found, whether the trace is kept or not.
+
+        Args:
+            verdict: What the replay came to.
+            taken: How many responses were taken from the environment.
+        """
+        self.taken += taken
         exact, as_json, differs = (a + b for a, b in zip(self.agreement, verdict.agreement, strict=True))
         self.agreement = (exact, as_json, differs)
         if verdict.solve_f1 is not None:
@@ -113,13 +119,13 @@ def build_tasks(records: Iterable[Record | Problem], options: BuildOptions, repo
     for record in records:
         report.records += 1
         if isinstance(record, Problem):
-            report.problems.append(record)
+            report.problems.append(replace(record, id=default_id(record.place)))
             continue
         try:
             task = _task(record, options, report, kept)
         except TaskFieldError as error:
             reason = error.reason if isinstance(error, RecordError) else "broken task"
-            report.problems.append(Problem(record.place, reason, error.problem, error.field))
+            report.problems.append(Problem(record.place, reason, error.problem, error.field, _id(record)))
             continue
         kept[task.id] = record.place
         yield task
@@ -133,19 +139,25 @@ def _task(record: Record, options: BuildOptions, report: BuildReport, kept: Mapp
     task = _joined(conversation, options.tasks) if options.tasks is not None else _made(conversation, id_, options)
     trace, replay = _replayed(task, conversation, record.place, options)
     task = replace(task, trace=trace)
-    verdict = judge(task, trace, replay, on_mismatch=options.on_mismatch)
-    report.add_verdict(verdict)
-    if options.trust_teacher and verdict.reason == "no reference answer":
-        verdict = replace(verdict, kept=True, reason="trusted, not verified")
-        task = _with_teachers_answer(task)
+    open_turn = conversation.dialogue.open_turn
+    taken = 0 if open_turn is None else len(open_turn.calls)
+    how, trusting = options.on_mismatch, options.trust_teacher
+    verdict = judge(task, trace, replay, on_mismatch=how, trust_teacher=trusting, taken=taken)
+    report.add_verdict(verdict, taken)
     if not verdict.kept:
-        raise RecordError(verdict.reason, "", verdict.text or verdict.reason)
+        raise RecordError(verdict.reason, _field(record.value, conversation, verdict), verdict.text)
+    if verdict.reason == TRUSTED:
+        task = with_teachers_answer(task)
     notes = +conversation.dialogue.notes
     if verdict.agreement[2]:
         notes["trace with responses replaced by the environment's"] += 1
         task = replace(task, trace=with_responses(trace, replay))
+    # A trace that is kept has a call that did not fail, which becomes the reference's where that has none.
     notes["reference calls taken from the trace"] += not task.reference.calls
     task, segmented = _finished(task, replay, verdict, options)
+    assert task.trace is not None
+    for leak in trace_leaks(task.trace, task.reference.answer):
+        raise RecordError(leak.reason, _source_field(conversation, leak.place), leak.text)
     report.add_kept(verdict, task.metadata.get("quality_flags", ()))
     report.segmented.update(segmented)
     report.notes.update(+notes)
@@ -155,6 +167,25 @@ def _task(record: Record, options: BuildOptions, report: BuildReport, kept: Mapp
 def default_id(place: Place) -> str:
     """The id of a record without one: the file's name and the record's number in it."""
     return f"{place.path.name.split('.')[0]}-{place.number}"
+
+
+def _id(record: Record) -> str:
+    """The id of a record that may be too broken to be read."""
+    value = record.value if isinstance(record.value, dict) else {}
+    given = next((value[name] for name in ("id", "task_id") if isinstance(value.get(name), str | int)), "")
+    return str(given) or default_id(record.place)
+
+
+def _field(record: Any, conversation: Conversation, verdict: Verdict) -> str:
+    """Where in the record the reason of a verdict lies: in a call, or in what should say what is right."""
+    if verdict.place is not None:
+        return _source_field(conversation, verdict.place)
+    return "reference" if record.get("reference") is not None else "answer"
+
+
+def _source_field(conversation: Conversation, place: TracePlace) -> str:
+    source = conversation.dialogue.places[place.turn]
+    return source.turn if place.call is None else source.calls[place.call]
 
 
 def _made(conversation: Conversation, id_: str, options: BuildOptions) -> Task:
@@ -224,12 +255,6 @@ def _replayed(
     source = f"{place.path.name}, {place.unit} {place.number}"
     trace = ExpertTrace((*dialogue.turns, *completed), dialogue.final, source)
     return trace, replay
-
-
-def _with_teachers_answer(task: Task) -> Task:
-    if task.trace is None or task.trace.final is None:
-        return task
-    return replace(task, reference=replace(task.reference, answer=extract_answer(task.trace.final.answer)))
 
 
 def _finished(task: Task, replay: Replay, verdict: Verdict, options: BuildOptions) -> tuple[Task, Counter[str]]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from itertools import takewhile
 
 from pact_lightning.traces.levels import UNSAFE_TYPES, literal_call_spans
@@ -15,6 +16,37 @@ _ROLE_LINE = re.compile(
     r"^(?:(?:User|Human|Assistant|System):\s|assistant\s*$|#+ (?:User|Human|Assistant|System)\b)", re.M
 )
 _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?](?!\s)[^.!?\n]*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class TracePlace:
+    """Where in a trace.
+
+    Attributes:
+        turn: The turn's index.
+        call: The call's index in the turn; ``None`` for the turn as a whole.
+    """
+
+    turn: int
+    call: int | None = None
+
+    def __str__(self) -> str:
+        return f"trace.turns[{self.turn}]{'' if self.call is None else f'.calls[{self.call}]'}"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceProblem:
+    """What disqualifies a trace.
+
+    Attributes:
+        place: Where.
+        reason: A short name by which such traces are counted.
+        text: What is wrong, in one sentence.
+    """
+
+    place: TracePlace
+    reason: str
+    text: str
 
 
 def leak_reasons(trace: ExpertTrace, answer: str | None = None) -> list[str]:
@@ -33,7 +65,16 @@ def leak_reasons(trace: ExpertTrace, answer: str | None = None) -> list[str]:
     Returns:
         One sentence per leak, turn by turn; empty for a clean trace.
     """
-    return [reason for index, turn in enumerate(trace.turns) for reason in _turn_leaks(index, turn, answer)]
+    return [leak.text for leak in trace_leaks(trace, answer)]
+
+
+def trace_leaks(trace: ExpertTrace, answer: str | None = None) -> list[TraceProblem]:
+    """The leaks of :func:`leak_reasons`, with their places."""
+    return [
+        TraceProblem(TracePlace(index), "leak", reason)
+        for index, turn in enumerate(trace.turns)
+        for reason in _turn_leaks(index, turn, answer)
+    ]
 
 
 def trace_problems(trace: ExpertTrace, tool_names: Collection[str]) -> list[str]:
@@ -49,7 +90,12 @@ def trace_problems(trace: ExpertTrace, tool_names: Collection[str]) -> list[str]
     Returns:
         One sentence per problem, turn by turn; empty for a good trace.
     """
-    return [problem for index, turn in enumerate(trace.turns) for problem in _turn_problems(index, turn, tool_names)]
+    return [fault.text for fault in trace_faults(trace, tool_names)]
+
+
+def trace_faults(trace: ExpertTrace, tool_names: Collection[str]) -> list[TraceProblem]:
+    """The problems of :func:`trace_problems`, with their places."""
+    return [fault for index, turn in enumerate(trace.turns) for fault in _turn_faults(index, turn, tool_names)]
 
 
 def _turn_leaks(index: int, turn: ExpertTurn, answer: str | None) -> Iterator[str]:
@@ -67,13 +113,17 @@ def _turn_leaks(index: int, turn: ExpertTurn, answer: str | None) -> Iterator[st
                 yield f"Turn {index}: chunks that count as safe state the final answer: {sentence.strip()!r}."
 
 
-def _turn_problems(index: int, turn: ExpertTurn, tool_names: Collection[str]) -> Iterator[str]:
-    for call in turn.calls:
+def _turn_faults(index: int, turn: ExpertTurn, tool_names: Collection[str]) -> Iterator[TraceProblem]:
+    for number, call in enumerate(turn.calls):
         if call["name"] not in tool_names:
-            yield f"Turn {index}: the trace calls {call['name']!r}, which is not among the task's tools."
+            text = f"Turn {index}: the trace calls {call['name']!r}, which is not among the task's tools."
+            yield TraceProblem(TracePlace(index, number), "unknown tool", text)
     for number, response in enumerate(turn.responses):
         tag, role = _CONTROL_TAG.search(response), _ROLE_LINE.search(response)
+        place = TracePlace(index, number)
         if tag:
-            yield f"Turn {index}: response {number} holds the control tag {tag.group()!r}."
+            text = f"Turn {index}: response {number} holds the control tag {tag.group()!r}."
+            yield TraceProblem(place, "control tag in a response", text)
         if role:
-            yield f"Turn {index}: response {number} holds role text: {role.group().strip()!r}."
+            text = f"Turn {index}: response {number} holds role text: {role.group().strip()!r}."
+            yield TraceProblem(place, "role text in a response", text)

@@ -13,8 +13,8 @@ from pact_lightning.traces.build import BuildReport
 from pact_lightning.traces.importers.reading import Problem
 from pact_lightning.traces.levels import prefix_ends
 from pact_lightning.traces.quality import flag_names
-from pact_lightning.traces.replay import Verdict
 from pact_lightning.traces.schema import ExpertTurn
+from pact_lightning.traces.verdict import Verdict
 
 
 def report_record(report: BuildReport, source: str) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def report_record(report: BuildReport, source: str) -> dict[str, Any]:
         "notes": dict(report.notes),
         "segmented": dict(report.segmented),
         "quality_flags": dict(report.flags),
-        "responses": {"exact": exact, "json": as_json, "differs": differs},
+        "responses": {"exact": exact, "json": as_json, "differs": differs, "taken": report.taken},
         "solve_f1": mean(report.solve_f1),
         "problems": [problem_record(problem) for problem in report.problems],
     }
@@ -45,7 +45,7 @@ def problem_record(problem: Problem) -> dict[str, Any]:
     """A problem as one JSON-able object."""
     place = problem.place
     line = {} if place.line is None else {"line": place.line}
-    where = {"file": str(place.path), place.unit: place.number, **line, "field": problem.field}
+    where = {"id": problem.id, "file": str(place.path), place.unit: place.number, **line, "field": problem.field}
     return {**where, "reason": problem.reason, "text": problem.text}
 
 
@@ -78,6 +78,7 @@ def verdict_record(task: Task, verdict: Verdict) -> dict[str, Any]:
         "id": task.id,
         "verdict": "kept" if verdict.kept else "dropped",
         "reason": verdict.reason,
+        "field": "" if verdict.place is None else str(verdict.place),
         "text": verdict.text,
         "responses": {"exact": exact, "json": as_json, "differs": differs},
         "solve_f1": verdict.solve_f1,
@@ -100,36 +101,39 @@ def report_table(report: BuildReport, title: str) -> Table:
     _section(table, "made to fit", report.notes)
     _section(table, "turns segmented by", report.segmented)
     _section(table, "kept traces with flag", report.flags)
-    add_responses(table, report.agreement, report.solve_f1)
+    add_responses(table, report.agreement, report.solve_f1, report.taken)
     return table
 
 
-def verdict_table(title: str, verdicts: Sequence[tuple[str, bool, str]], flags: Counter[str]) -> Table:
+def verdict_table(title: str, verdicts: Sequence[tuple[str, Verdict]], flags: Counter[str]) -> Table:
     """What a verification found.
 
     Args:
         title: What was verified.
-        verdicts: (task id, kept, reason) of every task.
+        verdicts: Id and verdict of every task.
         flags: Traces with each quality flag.
     """
     table = _table(title)
     for heading, wanted in (("kept", True), ("dropped", False)):
-        reasons = Counter(reason for _, kept, reason in verdicts if kept is wanted and reason != "no trace")
-        _row(table, heading, reasons.total())
-        for reason, count in reasons.most_common():
-            example = next(id_ for id_, _, found in verdicts if found == reason)
-            _row(table, f"  {reason}", count, f"such as {example}")
-    without = sum(reason == "no trace" for _, _, reason in verdicts)
+        of_kind = [
+            (id_, verdict) for id_, verdict in verdicts if verdict.kept is wanted and verdict.reason != "no trace"
+        ]
+        _row(table, heading, len(of_kind))
+        for reason, count in Counter(verdict.reason for _, verdict in of_kind).most_common():
+            id_, first = next(entry for entry in of_kind if entry[1].reason == reason)
+            where = f", {first.place}" if first.place else ""
+            _row(table, f"  {reason}", count, f"such as {id_}{where}{f': {first.text}' if first.text else ''}")
+    without = sum(verdict.reason == "no trace" for _, verdict in verdicts)
     if without:
         _row(table, "without a trace", without)
     _section(table, "traces with flag", flags)
     return table
 
 
-def add_responses(table: Table, agreement: tuple[int, int, int], solve_f1: Sequence[float]) -> None:
-    """Adds how far replayed responses agree with recorded ones, and the mean Solve-F1."""
-    if sum(agreement):
-        _section(table, "replayed responses", dict(zip(("exact", "the same JSON", "differ"), agreement, strict=True)))
+def add_responses(table: Table, agreement: tuple[int, int, int], solve_f1: Sequence[float], taken: int = 0) -> None:
+    """Adds how far replayed responses agree with recorded ones, how many were never recorded, and the mean Solve-F1."""
+    names = ("exact", "the same JSON", "differ", "taken from the environment")
+    _section(table, "replayed responses", dict(zip(names, (*agreement, taken), strict=True)))
     average = mean(solve_f1)
     if average is not None:
         table.add_row(Text("Solve-F1 of the replay"), f"{average:.4f}", Text(f"mean of {len(solve_f1)} traces"))

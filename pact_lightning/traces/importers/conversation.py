@@ -29,10 +29,17 @@ class RecordError(TaskFieldError):
 
 @dataclass(frozen=True, slots=True)
 class RequestedCall:
-    """A call as the teacher made it; ``id`` is empty where the format has none."""
+    """A call as the teacher made it.
+
+    Attributes:
+        call: The call.
+        id: Empty where the format has none.
+        where: Where it stands in the record; empty where only its message's place is known.
+    """
 
     call: ToolCall
     id: str = ""
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,14 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcePlace:
+    """Where one of the teacher's turns stands in the record, and each of its calls."""
+
+    turn: str
+    calls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Dialogue:
     """Messages put together: a prompt, and what the teacher did about it.
 
@@ -74,6 +89,7 @@ class Dialogue:
         open_turn: A last turn whose calls have no response; only an environment can give them.
         tools: Tools that came with user messages of the prompt.
         notes: How often something was changed to make it fit, by name.
+        places: Of each of ``turns``, and of ``open_turn`` behind them, where it stands in the record.
     """
 
     messages: tuple[Message, ...]
@@ -83,6 +99,7 @@ class Dialogue:
     open_turn: ExpertTurn | None = None
     tools: tuple[ToolSchema, ...] = ()
     notes: Counter[str] = field(default_factory=Counter)
+    places: tuple[SourcePlace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +153,7 @@ class _Assembly:
         self.tools: list[ToolSchema] = []
         self.follow_ups: list[UserTurn] = []
         self.turns: list[ExpertTurn] = []
+        self.places: list[SourcePlace] = []
         self.failed = False  # whether a call of the turn before failed
         self.final: ExpertTurn | None = None
         self.open_turn: ExpertTurn | None = None
@@ -161,6 +179,7 @@ class _Assembly:
             self.open_turn,
             tuple(self.tools),
             self.notes,
+            tuple(self.places),
         )
 
     def _prompt(self) -> int:
@@ -206,6 +225,7 @@ class _Assembly:
             self.final = ExpertTurn(chunks, pattern=TurnPattern.FINAL_ANSWER_TURN, answer=message.text)
         elif following.role == "user":
             self.turns.append(ExpertTurn(chunks, reply=message.text))
+            self.places.append(SourcePlace(message.where))
             self.failed = False
         elif following.role == "assistant":
             problem = "is a second assistant message in a row; a turn must end in calls or be followed by the user"
@@ -226,6 +246,7 @@ class _Assembly:
         chunks = segment_reasoning(reasoning, calls)
         pattern = turn_pattern(len(self.turns), self.failed, chunks, is_final=False)
         turn = ExpertTurn(chunks, calls, (), pattern)
+        self.places.append(SourcePlace(message.where, tuple(call.where or message.where for call in message.calls)))
         if not responses and end == len(self.said):
             self.open_turn = turn
             return end

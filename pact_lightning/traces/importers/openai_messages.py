@@ -157,9 +157,10 @@ def _tool_calls(message: Mapping[str, Any], where: str, notes: Counter[str]) -> 
         request = wanted(entry, dict, at)
         bare = "function" not in request
         call = read_call(request if bare else request["function"], at if bare else f"{at}.function", notes)
-        calls.append(RequestedCall(call, read_id(request, "id")))
+        calls.append(RequestedCall(call, read_id(request, "id"), at))
     if message.get("function_call") is not None:
-        calls.append(RequestedCall(read_call(message["function_call"], f"{where}.function_call", notes)))
+        at = f"{where}.function_call"
+        calls.append(RequestedCall(read_call(message["function_call"], at, notes), where=at))
     return tuple(calls)
 
 

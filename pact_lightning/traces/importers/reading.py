@@ -42,12 +42,14 @@ class Problem:
         reason: A short name by which problems are counted.
         text: What is wrong, in one clause.
         field: Where in the record, such as ``messages[2].tool_calls[0]``; empty for the record as a whole.
+        id: The record's id, or the one it would get; empty where nothing asks for one.
     """
 
     place: Place
     reason: str
     text: str
     field: str = ""
+    id: str = ""
 
     def __str__(self) -> str:
         field = f"field `{self.field}`: " if self.field else ""

@@ -66,7 +66,7 @@ def conversation_from_sharegpt(record: Any) -> Conversation:
     for message in said:
         if message.role == "system" and (listed := _TOOLS.search(message.text)):
             tools = tools or _tools_in_text(listed.group(1), f"{message.where}.value")
-            notes["system prompt that lists the tools left out"] += 1
+            notes["system prompt left out, since it lists the tools"] += 1
             heading = _TOOLS_HEADING.search(message.text)
             before = message.text[: heading.start()].strip() if heading else ""
             kept += [Said("system", message.where, before)] if before else []

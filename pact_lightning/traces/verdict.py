@@ -1,0 +1,202 @@
+"""Whether a replayed trace is kept, and why not (METHOD section 6).
+
+The rule [P]: a trace is kept if its final answer or its last tool response verifies against the reference; it is
+dropped for unknown tools, malformed turns, and role text or tool-call tags in responses. What "verifies" means is said
+by :func:`~pact_lightning.traces.verification.verified_by`; responses are the replayed ones.
+
+Dropped, too, are traces [D] whose recorded responses are not what the environment says, since their reasoning speaks of
+things that the policy will never see; traces that call tools which the environment does not have, or whose calls all
+fail; and traces that leak, see :func:`~pact_lightning.traces.leak.leak_reasons`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pact_lightning.credit.rewards import extract_answer
+from pact_lightning.metrics.solve import open_answers, solve_scores
+from pact_lightning.tasks.schema import Reference, Task
+from pact_lightning.traces.leak import TracePlace, TraceProblem, trace_faults, trace_leaks
+from pact_lightning.traces.replay import Replay, replay_calls, same_response, with_responses
+from pact_lightning.traces.schema import ExpertTrace, flatten_calls
+from pact_lightning.traces.verification import verified_by
+
+OnMismatch = Literal["drop", "replace"]
+TRUSTED = "trusted, not verified"
+"""The reason of a trace that is kept for its teacher's sake alone."""
+_NO_REFERENCE = "no reference answer"
+_REMEDIES = (
+    "nothing says what is right: give `answer` in the record (in a task file `reference.answer`), name tasks with "
+    "their answers by --tasks where you build, or take the teacher's own answer by --trust_teacher true"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What replay says of a trace.
+
+    Attributes:
+        kept: Whether to train on it.
+        reason: By what it verifies, or why it is dropped; a short name by which verdicts are counted.
+        text: More, in one sentence; may be empty.
+        agreement: How many recorded responses agree exactly, as JSON, or differ; those that were taken from the
+            environment in the first place are not among them.
+        solve_f1: Solve-F1 of the replayed calls, for a task with sub-answers.
+        place: Where in the trace the reason lies, where it lies in one turn or call.
+    """
+
+    kept: bool
+    reason: str
+    text: str = ""
+    agreement: tuple[int, int, int] = (0, 0, 0)
+    solve_f1: float | None = None
+    place: TracePlace | None = None
+
+    def dropped_for(self, problem: TraceProblem) -> "Verdict":
+        """The verdict on the same trace once this problem is known."""
+        return replace(self, kept=False, reason=problem.reason, text=problem.text, place=problem.place)
+
+
+def judge(
+    task: Task,
+    trace: ExpertTrace,
+    replay: Replay,
+    *,
+    on_mismatch: OnMismatch = "drop",
+    trust_teacher: bool = False,
+    taken: int = 0,
+) -> Verdict:
+    """Whether a trace is kept, leaks apart: these depend on its chunks, which may still be to be cut.
+
+    Args:
+        task: Its task.
+        trace: The trace.
+        replay: What the environment answered to the trace's calls.
+        on_mismatch: ``drop``: a trace whose recorded responses differ from the replayed ones is dropped. ``replace``:
+            it is judged with the replayed ones in their place; see
+            :func:`~pact_lightning.traces.replay.with_responses`.
+        trust_teacher: Keep a trace for which nothing says what is right, unless its last call failed.
+        taken: How many of the last responses were taken from the environment and not recorded.
+
+    Returns:
+        The verdict.
+    """
+    calls = flatten_calls(trace.turns)
+    recorded = [response for turn in trace.turns for response in turn.responses]
+    replayed = [result.text for result in replay.results]
+    kinds = [same_response(one, other) for one, other in zip(recorded, replayed, strict=True)]
+    compared = kinds[: len(kinds) - taken]
+    agreement = (compared.count("exact"), compared.count("json"), compared.count("differs"))
+    named = [(call["name"], response) for call, response in zip(calls, replayed, strict=True)]
+    verdict = Verdict(False, "", "", agreement, _solve_f1(named, task.reference))
+    if on_mismatch == "replace":
+        trace = with_responses(trace, replay)
+    problem = next(_problems(task, trace, replay), None)
+    if problem is not None:
+        return verdict.dropped_for(problem)
+    final = None if trace.final is None else trace.final.answer
+    found = verified_by(task.reference, final, named, replay.reward)
+    if found is not None:
+        return replace(verdict, kept=True, reason=found)
+    reason, text = _unverified(task.reference, final, named, replay.reward)
+    if not (trust_teacher and reason == _NO_REFERENCE):
+        return replace(verdict, reason=reason, text=text)
+    if replay.results and replay.results[-1].error:
+        text = f"the last call failed, {_short(replayed[-1])}, and nothing says that the teacher is right all the same"
+        return verdict.dropped_for(TraceProblem(_places(trace)[-1], "last call failed", text))
+    return replace(verdict, kept=True, reason=TRUSTED)
+
+
+def verify_task(
+    task: Task, *, on_mismatch: OnMismatch = "drop", timeout_s: float = 30.0, trust_teacher: bool = False
+) -> Verdict:
+    """The verdict of :func:`verified_task` alone."""
+    return verified_task(task, on_mismatch=on_mismatch, timeout_s=timeout_s, trust_teacher=trust_teacher)[1]
+
+
+def verified_task(
+    task: Task, *, on_mismatch: OnMismatch = "drop", timeout_s: float = 30.0, trust_teacher: bool = False
+) -> tuple[Task, Verdict]:
+    """Replays and judges a task's trace; see :func:`judge`.
+
+    Returns:
+        The task with what the verdict rests on, that is the environment's responses where these replace the recorded
+        ones, and the teacher's answer where it is trusted; and the verdict, which knows of leaks.
+
+    Raises:
+        ImportError: The environment cannot be imported.
+        EnvironmentFailedError: It cannot be made or reset.
+    """
+    if task.trace is None:
+        return task, Verdict(False, "no trace")
+    replay = replay_calls(task.prompt, flatten_calls(task.trace.turns), timeout_s=timeout_s)
+    verdict = judge(task, task.trace, replay, on_mismatch=on_mismatch, trust_teacher=trust_teacher)
+    if not verdict.kept:
+        return task, verdict
+    trace = with_responses(task.trace, replay) if verdict.agreement[2] else task.trace
+    task = replace(task, trace=trace)
+    if verdict.reason == TRUSTED:
+        task = with_teachers_answer(task)
+    leaks = trace_leaks(trace, task.reference.answer)
+    return task, verdict.dropped_for(leaks[0]) if leaks else verdict
+
+
+def with_teachers_answer(task: Task) -> Task:
+    """The task with the final answer of its trace, where that has one, for the reference."""
+    if task.trace is None or task.trace.final is None:
+        return task
+    return replace(task, reference=replace(task.reference, answer=extract_answer(task.trace.final.answer)))
+
+
+def _problems(task: Task, trace: ExpertTrace, replay: Replay) -> Iterator[TraceProblem]:
+    """What disqualifies a trace, whatever it ends in; the first is the one that is told."""
+    yield from trace_faults(trace, task.prompt.tool_names)
+    places, calls = _places(trace), flatten_calls(trace.turns)
+    for place, call in zip(places, calls, strict=True):
+        if replay.tools and call["name"] not in replay.tools:
+            text = f"the environment has no tool {call['name']!r}; its tools are {', '.join(sorted(replay.tools))}"
+            yield TraceProblem(place, "tool not in the environment", text)
+    replayed = [result.text for result in replay.results]
+    if replay.results and all(result.error for result in replay.results):
+        text = f"each of the {len(calls)} calls failed; the first, of {calls[0]['name']}, with {_short(replayed[0])}"
+        yield TraceProblem(places[0], "every call failed", text)
+    recorded = [response for turn in trace.turns for response in turn.responses]
+    for at, (one, other) in enumerate(zip(recorded, replayed, strict=True)):
+        if same_response(one, other) == "differs":
+            text = f"call {at} ({calls[at]['name']}): recorded {_short(one)}, replayed {_short(other)}"
+            yield TraceProblem(places[at], "response differs on replay", text)
+
+
+def _places(trace: ExpertTrace) -> list[TracePlace]:
+    """Where each call stands."""
+    return [TracePlace(index, number) for index, turn in enumerate(trace.turns) for number in range(len(turn.calls))]
+
+
+def _unverified(
+    reference: Reference, final: str | None, calls: Sequence[tuple[str, str]], reward: float | None
+) -> tuple[str, str]:
+    """Why nothing verifies a trace: a name, and more in one sentence."""
+    if reference.sub_answers:
+        left = open_answers(calls, reference.sub_answers)
+        answers = ", ".join(f"{_short(answer.answer)} of {answer.tool}" for answer in left)
+        return "sub-answers are unsolved", f"no response holds {answers}"
+    if (reference.answer or "").strip():
+        given = "there is no final answer" if final is None else f"the final answer is {_short(extract_answer(final))}"
+        last = f", the last response {_short(calls[-1][1])}" if calls else ""
+        text = f"{given}{last}; the reference answer is {_short(reference.answer or '')}"
+        return "neither the final answer nor the last tool response verifies", text
+    if reward is not None:
+        return "environment's reward is below 1", f"the environment's reward is {reward:g}"
+    return _NO_REFERENCE, _REMEDIES
+
+
+def _solve_f1(calls: Sequence[tuple[str, str]], reference: Reference) -> float | None:
+    expected = len(reference.sub_answers)
+    if not expected:
+        return None
+    solved = expected - len(open_answers(calls, reference.sub_answers))
+    return solve_scores(expected, len(calls), solved)[2]
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
