@@ -156,7 +156,7 @@ class TestBuild:
 
     def test_no_trace_kept_is_status_1_and_wrong_use_is_one_sentence(self, folder, capsys):
         empty = write(folder / "in.jsonl", [{"a": 1}])
-        assert traces("build", empty, "out.jsonl") == 1
+        assert traces("build", empty, "none.jsonl") == 1
         for arguments, sentence in (
             (("build", "no.jsonl", "out.jsonl"), "there is no file no.jsonl"),
             (("build", empty, "out.txt"), "let the name end in .jsonl"),

@@ -138,7 +138,7 @@ def test_places_of_what_does_not_verify():
 
 
 def test_a_leak_is_dropped_by_build_verify_and_validate_alike(folder, capsys):
-    leaky = record("leaky", LOOK, said="42", reasoning="The answer is 42. Let me see what is there.")
+    leaky = record("leaky", LOOK, said="42", reasoning="I shall end with <answer>. Let me see.")
     status, _, report = built([leaky])
     assert (status, report["dropped_by"]) == (1, {"leak": 1})
     assert report["problems"][0]["field"] == "messages[1]"

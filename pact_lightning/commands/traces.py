@@ -63,9 +63,7 @@ def build(
     report: str | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Makes a task file of a teacher's conversations: imports, verifies by replay, segments.
-
-    Exit status: 0 if a trace was kept, 1 if none was, 2 after a mistake in the command.
+    """Makes a task file of conversations that verify by replay. Exit status: 0 if a trace was kept, 1 if none was.
 
     Args:
         source: A file (.jsonl, .jsonl.gz, .json) or a folder of such files.
@@ -126,9 +124,7 @@ def verify(
     tool_timeout_s: float = 30.0,
     overwrite: bool = False,
 ) -> int:
-    """Replays the traces of a task file in their environments and says which of them to keep, and why.
-
-    Exit status: 0 if all traces are kept, 1 if one is dropped, 2 after a mistake in the command.
+    """Replays the traces of a task file and says which to keep. Exit status: 0 if all are kept, 1 if one is dropped.
 
     Args:
         file: A task file, or a .yaml file with class_path and init_args of a task source.
@@ -182,9 +178,7 @@ def segment(
     annotator_args: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Cuts the reasoning of every turn into typed chunks.
-
-    Exit status: 0, or 1 if a record could not be read, 2 after a mistake in the command.
+    """Cuts the reasoning of every turn into typed chunks. Exit status: 0, or 1 if a record could not be read.
 
     Args:
         file: A task file, whose traces are segmented anew, or conversations (a file or a folder).
