@@ -205,3 +205,28 @@ def test_stats_counts_what_training_would_see(command, tmp_path):
     status, out, _ = command("stats", "--source", BUNDLED, "--source.count", "5")
     assert status == 0
     assert cells(out)["prompt, tokens"] == table["prompt, tokens"]
+
+
+@pytest.mark.parametrize("subcommand", ["import", "validate", "stats"])
+@pytest.mark.parametrize(
+    ("name", "row", "format_", "field"),
+    [
+        ("rows.jsonl", MATCHTIR_ROW, "matchtir", "codes"),
+        ("rows.jsonl", {k: v for k, v in MATCHTIR_ROW.items() if k != "ground_truth"}, "ftrl", "codes"),
+        ("rows.jsonl", {"messages": [], "unsolved_set": "{}"}, "ftrl", "unsolved_set"),
+        ("rows.json", [TOOLHOP_ROW], "toolhop", "sub_task"),
+    ],
+)
+def test_rows_of_another_format_are_told_by_its_name(command, tmp_path, subcommand, name, row, format_, field):
+    lines(tmp_path / name, row)
+    status, out, err = command(subcommand, name, *(["tasks.jsonl"] if subcommand == "import" else []))
+    assert status == (1 if subcommand == "validate" else 2)
+    sentence = f"{name}, line 1: field `{field}`: is a field of another format and of no task; give --format {format_}"
+    assert sentence in out + err
+    assert not (tmp_path / "tasks.jsonl").exists()
+
+
+def test_lengths_under_the_bundled_tokenizer_are_said_to_be_such(command, tmp_path):
+    write_jsonl(tmp_path / "tasks.jsonl", TASKS)
+    _, out, _ = command("stats", "tasks.jsonl")
+    assert "not under a real model's; name yours by --tokenizer FOLDER_OR_HUB_ID." in " ".join(out.split())

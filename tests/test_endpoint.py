@@ -81,6 +81,29 @@ def test_a_request_that_fails_for_good(trouble, refused, says):
     assert len(server.requests) == (1 if refused else 2)
 
 
+@pytest.mark.parametrize(
+    ("trouble", "tried"),
+    [
+        (Answer({"error": {"message": "oops"}}, 500, SOON), 3),
+        (Answer({"error": {"message": "too long"}}, 400), 1),
+        (Answer(b"no"), 3),
+        (Answer({}, delay=0.6), 3),
+    ],
+    ids=["500", "refused", "unreadable", "silent"],
+)
+def test_failed_requests_are_counted(trouble, tried):
+    async def run(config):
+        async with Endpoint(config) as endpoint:
+            with pytest.raises(RequestFailedError):
+                await endpoint.complete(HELLO)
+            return endpoint.usage
+
+    with ScriptedServer(in_turn(trouble)) as server:
+        usage = asyncio.run(run(server.config(retries=2, timeout_s=0.2)))
+        assert len(server.requests) == tried
+    assert usage == Usage(requests=1, retries=tried - 1)
+
+
 @pytest.mark.parametrize(("status", "says"), [(401, "refuses the key"), (403, "refuses the key"), (404, "no such")])
 def test_an_endpoint_of_no_use(status, says, monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)

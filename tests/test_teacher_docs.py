@@ -14,6 +14,7 @@ from pact_lightning.tasks.jsonl import JsonlTasks
 from pact_lightning.traces.annotation_answer import paragraphs
 from pact_lightning.traces.schema import ChunkType
 from pact_lightning.traces.segmentation import segment_reasoning
+from pact_lightning.traces.teacher_prompt import teacher_messages
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "teacher.md"
 SERVER = "http://127.0.0.1:8000/v1"
@@ -68,3 +69,11 @@ def test_every_field_of_the_files_has_a_comment():
         if block["name"]:
             bare = [line for line in block["text"].splitlines() if not line.endswith(":") and " # " not in line]
             assert bare == []
+
+
+def test_the_request_is_shown_as_it_is_sent():
+    shown = re.search(r"^<!-- asked -->\n```text\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.S | re.M)[1]
+    task = make_task("train", 0)
+    question = task.prompt.messages[-1]["content"]
+    sent = teacher_messages(task, "native")[-1]["content"]
+    assert shown.replace("{the task's last user message}", question).split() == sent.split()

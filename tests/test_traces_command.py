@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,9 @@ from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
 from pact_lightning.tasks.record import task_to_json
 from pact_lightning.tasks.schema import Reference
 from pact_lightning.traces.importers.openai_messages import openai_record
+from pact_lightning.traces.levels import prefix_ends
 from pact_lightning.traces.schema import Chunk, ChunkType
+from pact_lightning.traces.segmentation import segment_reasoning
 
 TASKS = BundledTasks("validation", 6).load()
 RECORDS = [openai_record(task) for task in TASKS]
@@ -209,7 +212,10 @@ def test_segment_tasks_and_conversations(folder, capsys):
     lines = [json.loads(line) for line in (folder / "turns.jsonl").read_text().splitlines()]
     assert [line["turn"] for line in lines] == list(range(len(TASKS[0].trace.turns) + 1))
     assert "".join(chunk["text"] for chunk in lines[0]["chunks"]) == TASKS[0].trace.turns[0].reasoning
-    assert "1 record left out, not JSON" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 record left out, not JSON" in said
+    hard = sum(bool(line["hard"]) for line in lines)
+    assert f"Turns segmented: {hard} hard for the rules, whose chunks are kept" in said
 
 
 def test_show_prints_components_and_five_prefixes(folder, capsys):
@@ -220,14 +226,20 @@ def test_show_prints_components_and_five_prefixes(folder, capsys):
     shown = capsys.readouterr().out
     assert "[bold]\N{REPLACEMENT CHARACTER}[31m[/nothing]" in shown, "a file's text is neither markup nor control"
     called = [turn for turn in TASKS[1].trace.turns if turn.reasoning]
-    for level in range(5):
-        assert shown.count(f"L{level} ") >= len(called)
+    for turn in called:
+        ends = prefix_ends(segment_reasoning(turn.reasoning, turn.calls), turn.calls)
+        alike = [[level for level in range(5) if ends[level] == end] for end in sorted(set(ends))]
+        for levels in alike:
+            name = f"L{levels[0]}" if len(levels) == 1 else f"L{levels[0]}-L{levels[-1]}"
+            row = re.compile(rf"{name} +│ +{ends[levels[0]]} of {len(turn.reasoning)} ")
+            assert row.search(shown), (name, shown)
     assert TASKS[1].trace.turns[0].calls[0]["name"] in shown
     write_jsonl(folder / "tasks.jsonl", TASKS)
     assert traces("show", "tasks.jsonl") == 0
     assert f"trace {TASKS[0].id}" in capsys.readouterr().out
     assert traces("show", "in.jsonl", "--id", "nobody") == 2
-    assert "in.jsonl holds no trace of 'nobody'; 1 of its records are broken" in capsys.readouterr().err
+    ids = f"it holds {TASKS[0].id!r}, {TASKS[1].id!r}"
+    assert f"in.jsonl holds no trace of 'nobody'; 1 of its records are broken; {ids}" in capsys.readouterr().err
 
 
 def test_a_yaml_file_names_a_task_source(folder, capsys):

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from pact_lightning.policy.loading import BUNDLED
 from pact_lightning.tasks.importing import ImportReport
 
 
@@ -29,6 +30,12 @@ def import_table(report: ImportReport, output: Path) -> Table:
 def length_table(figures: Mapping[str, Any]) -> Table:
     """Lengths and numbers per task; ``figures`` are those of the statistics, and the tokenizer."""
     table = Table(title=f"{figures['tasks']} tasks, lengths in tokens of {figures['tokenizer']}")
+    if figures["tokenizer"] == BUNDLED:
+        table.caption = (
+            "These are lengths under the bundled policy's tokenizer and not under a real model's; "
+            "name yours by --tokenizer FOLDER_OR_HUB_ID."
+        )
+        table.caption_justify = "left"
     for name in ("", "min", "median", "p90", "max"):
         table.add_column(name, justify="right" if name else "left")
     traces, follow_ups = figures["traces"], figures["follow_ups"]

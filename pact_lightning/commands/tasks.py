@@ -20,6 +20,7 @@ from pact_lightning.tasks.hub import HubFormat, HubTasks
 from pact_lightning.tasks.importing import import_tasks, scan_source
 from pact_lightning.tasks.jsonl import JsonlTasks
 from pact_lightning.tasks.mistakes import scan_mistakes
+from pact_lightning.tasks.other_formats import check_own_format
 from pact_lightning.tasks.scan import Scanned
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
@@ -207,13 +208,21 @@ def _named(
         return HubTasks(path, split or "train", revision=revision, format=rows)
     if ftrl:
         return FTRLTasks(path, split=split, reference_calls=reference_calls)
-    return ToolHopTasks(path) if format == "toolhop" else JsonlTasks(path)
+    if format == "toolhop":
+        return ToolHopTasks(path)
+    check_own_format(Path(path))
+    return JsonlTasks(path)
 
 
 def _scanner(file: str, format: Format, max_line_mb: int) -> Callable[[], Iterator[Scanned]]:
     if format == "jsonl":
-        return lambda: scan_mistakes(Path(file), max_line_mb)
+        return lambda: _own_format(Path(file), max_line_mb)
     return lambda: iter(scan_source(_named(file, format)))
+
+
+def _own_format(file: Path, max_line_mb: int) -> Iterator[Scanned]:
+    check_own_format(file)
+    yield from scan_mistakes(file, max_line_mb)
 
 
 def _caught(name: str, scan: Callable[[], Iterator[Scanned]]) -> Iterator[Scanned]:

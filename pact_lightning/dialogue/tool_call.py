@@ -61,7 +61,9 @@ def _parse_block(match: re.Match[str]) -> ParsedCall:
         value = json.loads(match.group(1), parse_constant=_no_constant, object_pairs_hook=_object)
         problem = _problem(value)
     except json.JSONDecodeError as error:
-        return ParsedCall(None, f"The tool call is not valid JSON: {error.msg} at character {error.pos}.")
+        return ParsedCall(
+            None, f"The tool call is not valid JSON: {error.msg.removesuffix(' at')} at character {error.pos}."
+        )
     except RecursionError:
         problem = _TOO_DEEP
     except ValueError as error:  # from the hooks, and Python's own for a number of thousands of digits

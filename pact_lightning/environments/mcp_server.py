@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pact_lightning.import_path import import_path
+from pact_lightning.shortened import shortened
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -122,5 +123,7 @@ def _in_process(path: str) -> Any:
         raise MCPServerError(str(error)) from error
     made = found if isinstance(found, MCPServer | Server) or not callable(found) else found()
     if not isinstance(made, MCPServer | Server):
-        raise MCPServerError(f"server {path!r} must be an MCPServer or a function that makes one, not {made!r:.80}")
+        raise MCPServerError(
+            f"server {path!r} must be an MCPServer or a function that makes one, not {shortened(made)}"
+        )
     return made

@@ -7,6 +7,7 @@ from typing import Any
 from pact_lightning.environments.callable_tools import CallableTools
 from pact_lightning.environments.protocol import ToolResult
 from pact_lightning.import_path import import_path
+from pact_lightning.shortened import shortened
 from pact_lightning.tasks.prompt import PromptView, ToolSchema
 
 _VERBS = ("reset", "get_reward")
@@ -87,8 +88,8 @@ class TRLEnvironment:
         prompt = str(task.messages[-1]["content"])
         if prompt and not prompt.endswith(observation):
             raise ValueError(
-                f"reset() returned {observation!r:.80}, and the task's user message does not end with it; make the "
-                "tasks with pact_lightning.tasks.trl_rows.TRLRowTasks, and let reset() depend on the row alone"
+                f"reset() returned {shortened(observation)}, and the task's user message does not end with it; make "
+                "the tasks with pact_lightning.tasks.trl_rows.TRLRowTasks, and let reset() depend on the row alone"
             )
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:

@@ -13,6 +13,7 @@ from pact_lightning.environments.sandbox import SandboxError
 from pact_lightning.metrics.answer import answers_match
 from pact_lightning.metrics.solve import open_answers
 from pact_lightning.rollout.tool_threads import ToolThreads
+from pact_lightning.shortened import shortened
 from pact_lightning.tasks.checks import TaskFieldError
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.leak import leak_reasons, trace_problems
@@ -55,9 +56,11 @@ def _answer_mistakes(trace: ExpertTrace, answer: str | None, called: list[tuple[
     if trace.final is not None:
         given = extract_answer(trace.final.answer)
         if not answers_match(given, answer):
-            yield TaskFieldError("trace.final.answer", f"is {given!r:.80}, but reference.answer is {answer!r:.80}")
+            yield TaskFieldError(
+                "trace.final.answer", f"is {shortened(given)}, but reference.answer is {shortened(answer)}"
+            )
     elif called and not answer_in_response(answer, called[-1][1]):
-        problem = f"there is no final answer, and the last response does not hold reference.answer {answer!r:.80}"
+        problem = f"there is no final answer, and the last response does not hold reference.answer {shortened(answer)}"
         yield TaskFieldError("trace.turns", problem)
 
 
@@ -100,12 +103,12 @@ def replay_mistakes(task: Task, timeout_s: float = 30.0) -> list[TaskFieldError]
     close_environment(environment)
     started, *results = said
     if started.exception() is not None:
-        return [TaskFieldError("environment", f"reset() failed: {started.exception()!r:.200}")]
+        return [TaskFieldError("environment", f"reset() failed: {shortened(started.exception(), 200)}")]
     found = []
     for (turn, number), result in zip(places, results, strict=True):
         text = _text(result.exception(), result)
         if text != turns[turn].responses[number]:
-            problem = f"is {turns[turn].responses[number]!r:.80}, but the tool gives {text!r:.80}"
+            problem = f"is {shortened(turns[turn].responses[number])}, but the tool gives {shortened(text)}"
             found.append(TaskFieldError(f"trace.turns[{turn}].responses[{number}]", problem))
     return found
 

@@ -53,7 +53,7 @@ def parse_json_at(text: str, start: int) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        raise JsonTextError(f"is not valid JSON: {error.msg} at character {error.pos}") from error
+        raise JsonTextError(f"is not valid JSON: {error.msg.removesuffix(' at')} at character {error.pos}") from error
     except RecursionError as error:
         raise JsonTextError(_TOO_DEEP) from error
     except JsonTextError:

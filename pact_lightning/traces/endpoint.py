@@ -91,8 +91,8 @@ class Usage:
     """What requests took.
 
     Attributes:
-        requests: Requests that were answered.
-        retries: Repetitions on the way to them.
+        requests: Requests, those that failed included.
+        retries: Repetitions on the way to an answer, or to giving up.
         prompt_tokens: Tokens read, as the endpoint counts them.
         completion_tokens: Tokens written, reasoning included.
         uncounted: Replies for which the endpoint gave no token counts.
@@ -136,6 +136,7 @@ class Endpoint:
             raise ImportError("a teacher or annotator needs the openai package: pip install 'pact-lightning[teacher]'")
         self.config = config
         self.usage = Usage()
+        self._answered = False
         self._key = _api_key(config)
         self._client: AsyncOpenAI | None = None
         self._places = asyncio.Semaphore(config.concurrency)
@@ -186,9 +187,14 @@ class Endpoint:
                 try:
                     return await self._ask(self._client, messages, options)
                 except UnreadableReplyError as error:
-                    self.usage.retries += 1
+                    self.usage.retries += attempt < self.config.retries
                     problem = str(error)
+                except RequestFailedError as error:
+                    # The client says how often it tried only where it succeeds; it does not repeat what is refused.
+                    self.usage.add(Usage(1, 0 if error.refused else self.config.retries))
+                    raise
                 await asyncio.sleep(min(0.1 * 2**attempt, 8.0))
+        self.usage.add(Usage(1))
         raise RequestFailedError(f"{self._name} gave no readable reply: {problem}", refused=False)
 
     async def _ask(
@@ -209,13 +215,14 @@ class Endpoint:
             raise RequestFailedError(f"{self._name} did not answer within {seconds}", refused=False) from error
         except APIConnectionError as error:
             message = f"{self._name} cannot be reached: {self._safe(error.__cause__ or error)}"
-            if self.usage.requests:
+            if self._answered:
                 raise RequestFailedError(message, refused=False) from error
             raise EndpointError(f"{message}; is base_url right, and is the server up?") from error
         except APIStatusError as error:
             raise self._status_error(error.status_code, self._safe(error.message)) from error
         except APIError as error:
             raise UnreadableReplyError(self._safe(error)) from error
+        self._answered = True
         self.usage.retries += int(response.retries_taken)
         try:
             reply = read_reply(json.loads(response.http_response.content))

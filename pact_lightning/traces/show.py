@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -38,7 +39,7 @@ def trace_view(trace: StoredTrace, flags: Sequence[Flagged] = (), *, full: bool 
 
 
 def level_table(turn: ExpertTurn, *, full: bool = False) -> Table:
-    """The five prefixes of a turn's reasoning, and how many of its characters each supervises.
+    """The five prefixes of a turn's reasoning, and how many of its characters each supervises; equal ones are one row.
 
     Args:
         turn: The turn.
@@ -48,11 +49,12 @@ def level_table(turn: ExpertTurn, *, full: bool = False) -> Table:
     table.add_column("level")
     table.add_column("characters", justify="right")
     table.add_column("prefix", overflow="fold")
-    for level, end in enumerate(prefix_ends(turn.chunks, turn.calls)):
+    ends = prefix_ends(turn.chunks, turn.calls)
+    for end, same in groupby(range(len(ends)), key=ends.__getitem__):
+        levels = list(same)
+        name = f"L{levels[0]}" if len(levels) == 1 else f"L{levels[0]}-L{levels[-1]}"
         prefix = _shown(turn.reasoning[:end].rstrip(), full) if end else "(none)"
-        table.add_row(
-            f"L{level}", f"{end} of {len(turn.reasoning)}", Text(prefix, STYLES["reasoning"] if end else "dim")
-        )
+        table.add_row(name, f"{end} of {len(turn.reasoning)}", Text(prefix, STYLES["reasoning"] if end else "dim"))
     return table
 
 

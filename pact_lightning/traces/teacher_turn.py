@@ -83,7 +83,7 @@ def parse_native_call(call: NativeCall) -> ParsedCall:
     try:
         json.loads(arguments)
     except json.JSONDecodeError as error:
-        where = f"{error.msg} at character {error.pos}"
+        where = f"{error.msg.removesuffix(' at')} at character {error.pos}"
         return ParsedCall(None, f"The tool call's arguments are not valid JSON: {where}.")
     except (ValueError, RecursionError) as error:
         return ParsedCall(None, f"The tool call's arguments cannot be read: {error}.")

@@ -15,6 +15,7 @@ from typing import Literal
 
 from pact_lightning.credit.rewards import extract_answer
 from pact_lightning.metrics.solve import open_answers, solve_scores
+from pact_lightning.shortened import shortened
 from pact_lightning.tasks.schema import Reference, Task
 from pact_lightning.traces.leak import TracePlace, TraceProblem, trace_faults, trace_leaks
 from pact_lightning.traces.replay import Replay, replay_calls, same_response, with_responses
@@ -102,7 +103,9 @@ def judge(
     if not (trust_teacher and reason == _NO_REFERENCE):
         return replace(verdict, reason=reason, text=text)
     if replay.results and replay.results[-1].error:
-        text = f"the last call failed, {_short(replayed[-1])}, and nothing says that the teacher is right all the same"
+        text = (
+            f"the last call failed, {shortened(replayed[-1])}, and nothing says that the teacher is right all the same"
+        )
         return verdict.dropped_for(TraceProblem(_places(trace)[-1], "last call failed", text))
     return replace(verdict, kept=True, reason=TRUSTED)
 
@@ -158,12 +161,12 @@ def _problems(task: Task, trace: ExpertTrace, replay: Replay) -> Iterator[TraceP
             yield TraceProblem(place, "tool not in the environment", text)
     replayed = [result.text for result in replay.results]
     if replay.results and all(result.error for result in replay.results):
-        text = f"each of the {len(calls)} calls failed; the first, of {calls[0]['name']}, with {_short(replayed[0])}"
+        text = f"each of the {len(calls)} calls failed; the first, of {calls[0]['name']}, with {shortened(replayed[0])}"
         yield TraceProblem(places[0], "every call failed", text)
     recorded = [response for turn in trace.turns for response in turn.responses]
     for at, (one, other) in enumerate(zip(recorded, replayed, strict=True)):
         if same_response(one, other) == "differs":
-            text = f"call {at} ({calls[at]['name']}): recorded {_short(one)}, replayed {_short(other)}"
+            text = f"call {at} ({calls[at]['name']}): recorded {shortened(one)}, replayed {shortened(other)}"
             yield TraceProblem(places[at], "response differs on replay", text)
 
 
@@ -178,12 +181,14 @@ def _unverified(
     """Why nothing verifies a trace: a name, and more in one sentence."""
     if reference.sub_answers:
         left = open_answers(calls, reference.sub_answers)
-        answers = ", ".join(f"{_short(answer.answer)} of {answer.tool}" for answer in left)
+        answers = ", ".join(f"{shortened(answer.answer)} of {answer.tool}" for answer in left)
         return "sub-answers are unsolved", f"no response holds {answers}"
     if (reference.answer or "").strip():
-        given = "there is no final answer" if final is None else f"the final answer is {_short(extract_answer(final))}"
-        last = f", the last response {_short(calls[-1][1])}" if calls else ""
-        text = f"{given}{last}; the reference answer is {_short(reference.answer or '')}"
+        given = (
+            "there is no final answer" if final is None else f"the final answer is {shortened(extract_answer(final))}"
+        )
+        last = f", the last response {shortened(calls[-1][1])}" if calls else ""
+        text = f"{given}{last}; the reference answer is {shortened(reference.answer or '')}"
         return "neither the final answer nor the last tool response verifies", text
     if reward is not None:
         return "environment's reward is below 1", f"the environment's reward is {reward:g}"
@@ -196,7 +201,3 @@ def _solve_f1(calls: Sequence[tuple[str, str]], reference: Reference) -> float |
         return None
     solved = expected - len(open_answers(calls, reference.sub_answers))
     return solve_scores(expected, len(calls), solved)[2]
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")

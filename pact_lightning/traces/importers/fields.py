@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pact_lightning.dialogue.tool_call import ToolCall
+from pact_lightning.shortened import shortened
 from pact_lightning.tasks.checks import TaskFieldError, typed
 from pact_lightning.tasks.json_text import JsonTextError, check_json, parse_json
 from pact_lightning.tasks.prompt import EnvironmentSpec, ToolSchema
@@ -84,7 +85,7 @@ def read_role(value: Any, roles: Mapping[str, Role], field: str) -> Role:
         RecordError: It is none of these names.
     """
     if not isinstance(value, str) or value not in roles:
-        raise RecordError("unknown role", field, f"must be one of {', '.join(roles)}, got {value!r:.40}")
+        raise RecordError("unknown role", field, f"must be one of {', '.join(roles)}, got {shortened(value, 40)}")
     return roles[value]
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from pact_lightning.shortened import shortened
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.importers.conversation import (
     Conversation,
@@ -175,6 +176,6 @@ def _text(content: Any, field: str) -> str:
         at = f"{field}[{index}]"
         if not isinstance(part, dict) or part.get("type") not in ("text", "input_text", "output_text"):
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            raise RecordError("content is not text", at, f"must be a text part, got {kind!r:.40}")
+            raise RecordError("content is not text", at, f"must be a text part, got {shortened(kind, 40)}")
         parts.append(wanted(part.get("text"), str, f"{at}.text"))
     return "".join(parts)
