@@ -96,6 +96,14 @@ def test_a_trace_must_find_every_sub_answer():
     assert told(trace_mistakes(task(turn(("x", "danube and 2850")), reference=reference))) == [
         ("trace.turns", "no response holds the expected '2,850' of echo")
     ]
+    elsewhere = replace(reference, answer="Vienna")
+    assert trace_mistakes(task(turn(("x", "2850"), ("x", "danube")), reference=elsewhere)) == [], (
+        "as verification has it"
+    )
+
+
+def test_a_last_response_that_is_the_answer_in_other_digits():
+    assert trace_mistakes(task(turn(("x", '{"length": 800}')), reference=Reference("800.0"))) == []
 
 
 def test_leaks_and_tags_are_mistakes():

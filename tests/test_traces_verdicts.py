@@ -204,3 +204,17 @@ def test_what_is_there_is_not_written_over(folder, capsys):
 def test_the_help_tells_the_exit_status(command, capsys):
     assert traces(command, "--help") == 0
     assert "Exit status: 0 if" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_verify_writes_validates(folder, capsys):
+    """A wrong final answer beside a right last response is left out by verify, as by build."""
+    built([record("a", LOOK, said="look: 42", answer="look: 42")])
+    line = json.loads((folder / "out.jsonl").read_text())
+    line["trace"]["final"]["answer"] = "<answer>41</answer>"
+    (folder / "tasks.jsonl").write_text(json.dumps(line))
+    assert traces("verify", "tasks.jsonl", "--out", "kept.jsonl") == 0
+    (kept,) = JsonlTasks(folder / "kept.jsonl").load()
+    assert kept.trace.final is None
+    capsys.readouterr()
+    main(["tasks", "validate", "kept.jsonl"])
+    assert "1 tasks, no mistakes" in capsys.readouterr().out

@@ -18,13 +18,14 @@ from pact_lightning.tasks.checks import TaskFieldError
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.leak import leak_reasons, trace_problems
 from pact_lightning.traces.schema import ExpertTrace
+from pact_lightning.traces.verification import response_is_answer
 
 
 def trace_mistakes(task: Task) -> list[TaskFieldError]:
     """What in a task's trace contradicts its reference, or disqualifies it as an expert trace.
 
     A trace is kept only if its final answer or its last tool response verifies against the reference [P]; where the
-    reference has sub-answers, its responses must hold all of them [D].
+    reference has sub-answers, its responses must hold all of them, and verify it, whatever the last one holds [D].
 
     Args:
         task: A checked task.
@@ -46,11 +47,15 @@ def trace_mistakes(task: Task) -> list[TaskFieldError]:
     if left:
         answers = ", ".join(f"{answer.answer!r} of {answer.tool}" for answer in left)
         found.append(TaskFieldError("trace.turns", f"no response holds the expected {answers}"))
-    found += _answer_mistakes(trace, task.reference.answer, called)
+    solved = bool(task.reference.sub_answers) and not left
+    found += _answer_mistakes(trace, task.reference.answer, called, solved)
     return found
 
 
-def _answer_mistakes(trace: ExpertTrace, answer: str | None, called: list[tuple[str, str]]) -> Iterator[TaskFieldError]:
+def _answer_mistakes(
+    trace: ExpertTrace, answer: str | None, called: list[tuple[str, str]], solved: bool
+) -> Iterator[TaskFieldError]:
+    """Where the trace ends in another answer; one that finds every sub-answer need not end in any."""
     if answer is None:
         return
     if trace.final is not None:
@@ -59,7 +64,9 @@ def _answer_mistakes(trace: ExpertTrace, answer: str | None, called: list[tuple[
             yield TaskFieldError(
                 "trace.final.answer", f"is {shortened(given)}, but reference.answer is {shortened(answer)}"
             )
-    elif called and not answer_in_response(answer, called[-1][1]):
+    elif called and not (
+        solved or answer_in_response(answer, last := called[-1][1]) or response_is_answer(last, answer)
+    ):
         problem = f"there is no final answer, and the last response does not hold reference.answer {shortened(answer)}"
         yield TaskFieldError("trace.turns", problem)
 

@@ -20,7 +20,7 @@ from pact_lightning.tasks.schema import Reference, Task
 from pact_lightning.traces.leak import TracePlace, TraceProblem, trace_faults, trace_leaks
 from pact_lightning.traces.replay import Replay, replay_calls, same_response, with_responses
 from pact_lightning.traces.schema import ExpertTrace, flatten_calls
-from pact_lightning.traces.verification import verified_by
+from pact_lightning.traces.verification import verified_by, without_wrong_answer
 
 OnMismatch = Literal["drop", "replace"]
 TRUSTED = "trusted, not verified"
@@ -124,7 +124,8 @@ def verified_task(
 
     Returns:
         The task with what the verdict rests on, that is the environment's responses where these replace the recorded
-        ones, and the teacher's answer where it is trusted; and the verdict, which knows of leaks.
+        ones, the teacher's answer where it is trusted, and no final answer that is known to be wrong; and the verdict,
+        which knows of leaks.
 
     Raises:
         ImportError: The environment cannot be imported.
@@ -137,7 +138,7 @@ def verified_task(
     if not verdict.kept:
         return task, verdict
     trace = with_responses(task.trace, replay) if verdict.agreement[2] else task.trace
-    task = replace(task, trace=trace)
+    task = replace(task, trace=without_wrong_answer(trace, task.reference))
     if verdict.reason == TRUSTED:
         task = with_teachers_answer(task)
     leaks = trace_leaks(trace, task.reference.answer)
