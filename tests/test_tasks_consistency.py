@@ -135,11 +135,13 @@ def test_replay_compares_every_response():
     played = task(turn(("a", "a"), ("b", "c")), turn(("raise", "x"), ("bare", "x"), ("d", "d")))
     assert told(replay_mistakes(played)) == [
         ("trace.turns[0].responses[1]", "is 'c', but the tool gives 'b'"),
-        ("trace.turns[1].responses[0]", "is 'x', but the tool gives \"KeyError: 'what'\""),
+        ("trace.turns[1].responses[0]", "is 'x', but the tool gives \"The tool failed: KeyError: 'what'\""),
         ("trace.turns[1].responses[1]", "is 'x', but the tool gives \"no ToolResult: 'bare text'\""),
     ]
     assert Echo.closed == closed + 1
     assert replay_mistakes(task()) == []
+    as_verified = turn(("raise", "The tool failed: KeyError: 'what'"), ('{"a": 1, "b": 2}', '{"b":2,"a":1.0}'))
+    assert replay_mistakes(task(as_verified)) == [], "failures and JSON are compared as verification does"
     assert told(replay_mistakes(task(turn(("a", "a")), broken="reset"))) == [
         ("environment", "reset() failed: RuntimeError('no shelf')")
     ]

@@ -12,11 +12,13 @@ from pact_lightning.environments.protocol import Environment, ToolResult, close_
 from pact_lightning.environments.sandbox import SandboxError
 from pact_lightning.metrics.answer import answers_match
 from pact_lightning.metrics.solve import open_answers
-from pact_lightning.rollout.tool_threads import ToolThreads
+from pact_lightning.rollout.tool_calls import failure
+from pact_lightning.rollout.tool_threads import ToolThreads, ToolTimeoutError
 from pact_lightning.shortened import shortened
 from pact_lightning.tasks.checks import TaskFieldError
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.leak import leak_reasons, trace_problems
+from pact_lightning.traces.replay import same_response
 from pact_lightning.traces.schema import ExpertTrace
 from pact_lightning.traces.verification import response_is_answer
 
@@ -86,7 +88,7 @@ def environment_mistake(task: Task) -> TaskFieldError | None:
 
 
 def replay_mistakes(task: Task, timeout_s: float = 30.0) -> list[TaskFieldError]:
-    """Makes the trace's calls in the environment and compares the responses.
+    """Makes the trace's calls in the environment and compares the responses, as verification does.
 
     Args:
         task: A task whose environment can be made.
@@ -114,7 +116,7 @@ def replay_mistakes(task: Task, timeout_s: float = 30.0) -> list[TaskFieldError]
     found = []
     for (turn, number), result in zip(places, results, strict=True):
         text = _text(result.exception(), result)
-        if text != turns[turn].responses[number]:
+        if same_response(turns[turn].responses[number], text) == "differs":
             problem = f"is {shortened(turns[turn].responses[number])}, but the tool gives {shortened(text)}"
             found.append(TaskFieldError(f"trace.turns[{turn}].responses[{number}]", problem))
     return found
@@ -124,6 +126,6 @@ def _text(error: BaseException | None, result: Any) -> str:
     if isinstance(error, SandboxError):
         raise ValueError(f"{error}; leave the replay out with --replay false") from error
     if error is not None:
-        return f"{type(error).__name__}: {error}"
+        return str(error) if isinstance(error, ToolTimeoutError) else failure(error).text
     outcome = result.result()
     return outcome.text if isinstance(outcome, ToolResult) else f"no ToolResult: {outcome!r}"
