@@ -3,6 +3,7 @@
 import importlib
 import logging
 import sys
+from pathlib import Path
 
 from pact_lightning.commands import COMMANDS
 
@@ -17,6 +18,10 @@ def main(args: list[str] | None = None) -> None:
     """
     # bitsandbytes offers a faster CPU kernel on import, for a package that is not ours to install.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # Environments, task sources and rewards of one's own are named by import path; they mostly lie where the command
+    # is run.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     given = sys.argv[1:] if args is None else args
     if given and given[0] in COMMANDS:
         importlib.import_module(COMMANDS[given[0]]).main(given[1:])

@@ -108,6 +108,11 @@ class RolloutDataModule(TaskDataModule):
         return Phase(self)
 
     @property
+    def needs_reward(self) -> bool:
+        """Whether the environments' own ``reward()`` is what a rollout earns."""
+        return self.credit.reward == "environment"
+
+    @property
     def pact_module(self) -> PACTModule:
         """The module in training.
 

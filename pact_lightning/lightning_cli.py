@@ -96,9 +96,6 @@ def run_lightning(args: list[str] | None) -> None:
     # Its word to a fit without validation tasks, which is what their absence asks for.
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
-    # Environments and task sources of one's own are named by import path; they mostly lie where the command is run.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     arguments: Any = args
     try:
         PactCLI(

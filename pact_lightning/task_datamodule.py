@@ -125,6 +125,11 @@ class TaskDataModule(pl.LightningDataModule):
                 self.tasks[name] = self._fitting(name, source.load())
 
     @property
+    def needs_reward(self) -> bool:
+        """Whether training is rewarded by the environments themselves."""
+        return False
+
+    @property
     def module(self) -> PolicyModule:
         """The module in training."""
         assert self.trainer is not None
@@ -137,7 +142,8 @@ class TaskDataModule(pl.LightningDataModule):
         """Tasks whose prompt fits.
 
         Raises:
-            ValueError: There is none, none is left, or two have the same id.
+            ValueError: There is none, none is left, two have the same id, or an environment lacks the reward that
+                training needs.
         """
         if not tasks:
             raise ValueError(
@@ -148,7 +154,8 @@ class TaskDataModule(pl.LightningDataModule):
         if twice:
             raise ValueError(f"two {name} tasks have the id {twice[0]!r}; give every task an id of its own")
         for spec in {task.prompt.environment.class_path: task.prompt.environment for task in tasks}.values():
-            _try(spec)  # a class that cannot be made is told now, not after the policy has been loaded
+            # A class that cannot be made is told now, not after the policy has been loaded.
+            _try(spec, needs_reward=name == "train" and self.needs_reward)
         kept = [
             task
             for task in tasks
@@ -209,8 +216,13 @@ class TaskDataModule(pl.LightningDataModule):
         return EvaluationRollouts(self, "predict")
 
 
-def _try(spec: EnvironmentSpec) -> None:
+def _try(spec: EnvironmentSpec, *, needs_reward: bool) -> None:
     environment = spec.build()
+    if needs_reward and not callable(getattr(environment, "reward", None)):
+        raise ValueError(
+            f"data.credit.reward is `environment`, but {spec.class_path} has no method reward(); give it one, or "
+            "choose another reward"
+        )
     try:
         close_environment(environment)
     except Exception as error:  # noqa: BLE001  # the user's code; rollouts go on after it as well, and count it

@@ -10,6 +10,7 @@ from plain_pact import RENDERER, Plain
 from pact_lightning.datamodule import RolloutDataModule
 from pact_lightning.environments.bundled.tasks import BundledTasks
 from pact_lightning.environments.bundled.tools import BundledWorld
+from pact_lightning.group import CreditConfig
 from pact_lightning.module import PACTModule
 from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.tasks.prompt import EnvironmentSpec
@@ -124,3 +125,12 @@ def test_a_trace_is_imitated_where_every_rollout_failed(zero_variance):
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert gradient.abs().max() == 0 or (found[name] - gradient).abs().max() < 1e-5 * gradient.abs().max() + 1e-7
+
+
+def test_a_reward_of_the_environment_needs_an_environment_that_gives_one(tmp_path):
+    module = PACTModule(policy=LORA)
+    data = RolloutDataModule(train=SomeTasks(0), credit=CreditConfig(reward="environment"))
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, logger=False, default_root_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"OftenClosed has no method reward\(\)"):
+        trainer.fit(module, data)
+    assert module.policy is None, "told before the policy is loaded"

@@ -296,3 +296,26 @@ def test_deep_arguments_are_refused_in_words(depth):
     result = FunctionEnvironment([area]).call("area", {"width": value})
     assert result.error
     assert result.text.startswith("Wrong arguments: ")
+
+
+def test_closing_ends_a_call_that_still_runs_in_another_thread():
+    """A call that was given up must not keep the environment from closing, nor run on for ever."""
+    environment = FunctionEnvironment([f"{__name__}.wait_for_ever"])
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(environment.call("wait_for_ever", {})))
+    thread.start()
+    assert STARTED.wait(10)
+    environment.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert answers[0].error
+
+
+STARTED = threading.Event()
+
+
+async def wait_for_ever() -> str:
+    """Waits for ever."""
+    STARTED.set()
+    await asyncio.Event().wait()
+    return "never"

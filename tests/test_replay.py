@@ -1,5 +1,6 @@
 """Verification by replay, on the bundled world and on sandboxed code: what is kept, what is dropped, and why."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -165,6 +166,28 @@ def test_tools_that_misbehave_are_failed_calls():
     hung = replay_calls(temperamental(), calls[3:], timeout_s=0.2)
     assert "did not answer within 0.2 seconds" in hung.results[1].text
     assert replay_calls(temperamental(reward="broken"), []).reward is None
+
+
+def test_an_environment_with_a_call_that_was_given_up_is_left_open_and_the_rest_goes_on(caplog):
+    before = Temperamental.closed
+    replay_calls(temperamental(), [{"name": "hang", "arguments": {}}], timeout_s=0.2)
+    assert "a call that was given up still runs in it" in caplog.text
+    assert Temperamental.closed == before
+
+
+async def sleeper() -> str:
+    """Sleeps for a minute."""
+    await asyncio.sleep(60)
+    return "awake"
+
+
+def test_an_async_tool_that_hangs_is_a_failed_call():
+    spec = EnvironmentSpec(
+        "pact_lightning.environments.functions.FunctionEnvironment", {"functions": [f"{__name__}.sleeper"]}
+    )
+    prompt = replace(TASK.prompt, environment=spec)
+    replay = replay_calls(prompt, [{"name": "sleeper", "arguments": {}}], timeout_s=0.2)
+    assert "did not answer within 0.2 seconds" in replay.results[0].text
 
 
 def test_the_environments_own_reward_where_nothing_else_is_known():

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -77,3 +78,16 @@ def test_known_calls_of_ftrl_verify(shared_data, tmp_path, capsys, monkeypatch):
     assert report["solve_f1"] == 1.0
     assert sum(trace["responses"]["differs"] for trace in report["traces"]) == 0
     assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 84
+
+
+def test_the_figure_of_your_traces_md(turns):
+    """A plain search for the names and all argument values of a turn's calls in its L4 prefix."""
+    calling = [turn for trace in turns for turn in trace.turns if turn.calls]
+    given_away = 0
+    for turn in calling:
+        prefix = turn.reasoning[: prefix_ends(turn.chunks, turn.calls)[-1]].lower()
+        wanted = [call["name"] for call in turn.calls]
+        wanted += [str(value) for call in turn.calls for value in call["arguments"].values()]
+        given_away += all(word.lower() in prefix for word in wanted)
+    page = (Path(__file__).parent.parent / "docs" / "your_traces.md").read_text(encoding="utf-8")
+    assert f"of {given_away} of {len(calling)} turns that call tools" in page

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, auto_cli
@@ -22,9 +21,6 @@ def run(functions: Functions, command: str, arguments: Sequence[str]) -> None:
         command: What stands before the arguments, for the help texts.
         arguments: The arguments.
     """
-    # Environments and rewards of one's own are named by import path; they mostly lie where the command is run.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     components: Any = dict(functions) if isinstance(functions, Mapping) else functions
     try:
         status = auto_cli(

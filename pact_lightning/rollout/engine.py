@@ -13,15 +13,21 @@ from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.tool_call import ParsedCall
 from pact_lightning.environments.protocol import Environment, ToolResult
 from pact_lightning.rollout.samplers.base import Sampler, TurnOutput, TurnRequest
-from pact_lightning.rollout.tool_calls import closing_verbs, cut_response, failure, refusal_of, run_tool
+from pact_lightning.rollout.tool_calls import (
+    cut_response,
+    failure,
+    leave_environment,
+    left_with,
+    refusal_of,
+    run_tool,
+    start_environment,
+)
 from pact_lightning.rollout.tool_threads import ToolFunction, ToolThreads, ToolTimeoutError
 from pact_lightning.rollout.trajectory import RolloutTurn, Segment, StopReason, Trajectory
 from pact_lightning.seeds import derive_seed
 from pact_lightning.tasks.prompt import PromptView
 
 _log = logging.getLogger(__name__)
-_SETTLED_S = 0.1
-"""A call has settled a moment before its thread lets go of the environment."""
 
 
 @dataclass(frozen=True)
@@ -197,13 +203,8 @@ class _Run:
         request = self.requests[number]
         prompt = request.prompt
         trajectory = Trajectory(prompt.id, sample, tuple(self.renderer.prompt(prompt.messages, prompt.tools)))
-
-        def begin() -> Environment:
-            environment: Environment = prompt.environment.build()
-            environment.reset(prompt, derive_seed(request.seed, prompt.id))
-            return environment
-
         busy = threading.Lock()
+        begin = partial(start_environment, prompt, derive_seed(request.seed, prompt.id))
         (environment,) = self.tools.submit(busy, [begin])
         seed = derive_seed(request.seed, prompt.id, sample)
         return _Starting((number, sample), trajectory, prompt, environment, seed, busy)
@@ -307,22 +308,11 @@ class _Run:
 
     def _leave_environment(self, row: _Row) -> None:
         """Takes the environment's own reward, where it gives one, and lets it clean up; under the limit of a call."""
-        verbs = closing_verbs(row.environment)
-        if not verbs:
-            return
-        if not row.busy.acquire(timeout=_SETTLED_S):
-            # A call that was given up still runs: waiting for it again would cost its limit twice.
-            self.stats.environment_failures += 1
-            _log.warning("the environment of task %s is left open: a call still runs in it", row.prompt.id)
-            return
-        row.busy.release()
-        for future in self.tools.submit(row.busy, verbs):
-            error = future.exception()
-            if error is not None:
-                self.stats.environment_failures += 1
-                _log.warning("the environment of task %s failed after its rollout: %r", row.prompt.id, error)
-            elif future.result() is not None:
-                row.trajectory.environment_reward = future.result()
+        reward, failures = left_with(leave_environment(row.environment, self.tools, row.busy))
+        row.trajectory.environment_reward = reward
+        self.stats.environment_failures += len(failures)
+        for error in failures:
+            _log.warning("the environment of task %s failed after its rollout: %r", row.prompt.id, error)
 
     def _finish(self, key: tuple[int, int], trajectory: Trajectory, reason: StopReason) -> None:
         trajectory.stop_reason = reason

@@ -1,13 +1,22 @@
 """A tool call as every loop runs it, the engine's and a teacher's: what it comes back with, whatever happens."""
 
 import copy
+import logging
 import math
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from pact_lightning.dialogue.tool_call import ParsedCall, ToolCall
-from pact_lightning.environments.protocol import Environment, ToolResult
-from pact_lightning.rollout.tool_threads import ToolFunction
+from pact_lightning.environments.protocol import Environment, ToolResult, close_environment
+from pact_lightning.rollout.tool_threads import ToolFunction, ToolThreads
+from pact_lightning.tasks.prompt import PromptView
+
+_log = logging.getLogger(__name__)
+_SETTLED_S = 0.1
+"""A call has settled a moment before its thread lets go of the environment."""
 
 
 def refusal_of(offered: Sequence[str], entry: ParsedCall) -> ToolResult | None:
@@ -46,12 +55,61 @@ def cut_response(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... (cut after {limit} characters)"
 
 
-def closing_verbs(environment: object) -> list[ToolFunction]:
-    """What is run once a rollout has ended: the environment's ``reward`` and ``close``, where it has them.
+def start_environment(prompt: PromptView, seed: int) -> Environment:
+    """Makes a task's environment and resets it; one that cannot be reset is closed again.
 
-    The first gives a finite number, the second ``None``.
+    Args:
+        prompt: The task, as a rollout sees it.
+        seed: What the environment is reset with.
+
+    Raises:
+        ImportError: The class cannot be found.
+        Exception: Whatever making or resetting it raises.
     """
-    return [verb for verb in (_reward_verb(environment), _close_verb(environment)) if verb is not None]
+    environment: Environment = prompt.environment.build()
+    try:
+        environment.reset(prompt, seed)
+    except BaseException:
+        try:
+            close_environment(environment)
+        except Exception as error:  # noqa: BLE001  # the user's code; why it could not be reset matters more
+            _log.warning("close() of the environment of task %s failed: %r", prompt.id, error)
+        raise
+    return environment
+
+
+def leave_environment(environment: object, tools: ToolThreads, busy: threading.Lock) -> list[Future[Any]]:
+    """Starts what ends a rollout: the environment's ``reward`` and ``close``, where it has them.
+
+    Args:
+        environment: The environment.
+        tools: Where they run, each under the limit of a call.
+        busy: The environment's lock. An environment in which a call that was given up still runs is left open: to wait
+            for it once more would cost its limit twice.
+
+    Returns:
+        What :func:`left_with` reads.
+    """
+    verbs = [verb for verb in (_reward_verb(environment), _close_verb(environment)) if verb is not None]
+    if not verbs:
+        return []
+    if not busy.acquire(timeout=_SETTLED_S):
+        left_open: Future[Any] = Future()
+        left_open.set_exception(RuntimeError("a call that was given up still runs in it, so that it is left open"))
+        return [left_open]
+    busy.release()
+    return tools.submit(busy, verbs)
+
+
+def left_with(ended: Sequence[Future[Any]]) -> tuple[float | None, list[BaseException]]:
+    """Waits for what :func:`leave_environment` started.
+
+    Returns:
+        The environment's own reward, ``None`` where it gave none; and what went wrong.
+    """
+    failures = [error for future in ended if (error := future.exception()) is not None]
+    rewards = [future.result() for future in ended if future.exception() is None]
+    return next((reward for reward in rewards if reward is not None), None), failures
 
 
 def _reward_verb(environment: object) -> ToolFunction | None:
@@ -69,11 +127,6 @@ def _reward_verb(environment: object) -> ToolFunction | None:
 
 
 def _close_verb(environment: object) -> ToolFunction | None:
-    close = getattr(environment, "close", None)
-    if not callable(close):
+    if not callable(getattr(environment, "close", None)):
         return None
-
-    def run() -> None:
-        close()
-
-    return run
+    return partial(close_environment, environment)

@@ -1,24 +1,18 @@
 """Whether the parts of a task fit one another: environment, reference and trace."""
 
-import threading
 from collections.abc import Iterator
-from concurrent.futures import wait
-from functools import partial
-from typing import Any
 
 from pact_lightning.credit.rewards import extract_answer
 from pact_lightning.credit.sub_answers import answer_in_response
-from pact_lightning.environments.protocol import Environment, ToolResult, close_environment
+from pact_lightning.environments.protocol import close_environment
 from pact_lightning.environments.sandbox import SandboxError
 from pact_lightning.metrics.answer import answers_match
 from pact_lightning.metrics.solve import open_answers
-from pact_lightning.rollout.tool_calls import failure
-from pact_lightning.rollout.tool_threads import ToolThreads, ToolTimeoutError
 from pact_lightning.shortened import shortened
 from pact_lightning.tasks.checks import TaskFieldError
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.leak import leak_reasons, trace_problems
-from pact_lightning.traces.replay import same_response
+from pact_lightning.traces.replay import EnvironmentFailedError, replay_calls, same_response
 from pact_lightning.traces.schema import ExpertTrace
 from pact_lightning.traces.verification import response_is_answer
 
@@ -104,28 +98,16 @@ def replay_mistakes(task: Task, timeout_s: float = 30.0) -> list[TaskFieldError]
     places = [(turn, number) for turn in range(len(turns)) for number in range(len(turns[turn].calls))]
     if not places:
         return []
-    environment: Environment = task.prompt.environment.build()
     calls = [turns[turn].calls[number] for turn, number in places]
-    verbs = [partial(environment.call, call["name"], call["arguments"]) for call in calls]
-    said = ToolThreads(1, timeout_s).submit(threading.Lock(), [partial(environment.reset, task.prompt, 0), *verbs])
-    wait(said)
-    close_environment(environment)
-    started, *results = said
-    if started.exception() is not None:
-        return [TaskFieldError("environment", f"reset() failed: {shortened(started.exception(), 200)}")]
+    try:
+        replay = replay_calls(task.prompt, calls, timeout_s=timeout_s)
+    except EnvironmentFailedError as error:
+        return [TaskFieldError("environment", str(error))]
+    except SandboxError as error:
+        raise ValueError(f"{error}; leave the replay out with --replay false") from error
     found = []
-    for (turn, number), result in zip(places, results, strict=True):
-        text = _text(result.exception(), result)
-        if same_response(turns[turn].responses[number], text) == "differs":
-            problem = f"is {shortened(turns[turn].responses[number])}, but the tool gives {shortened(text)}"
+    for (turn, number), result in zip(places, replay.results, strict=True):
+        if same_response(turns[turn].responses[number], result.text) == "differs":
+            problem = f"is {shortened(turns[turn].responses[number])}, but the tool gives {shortened(result.text)}"
             found.append(TaskFieldError(f"trace.turns[{turn}].responses[{number}]", problem))
     return found
-
-
-def _text(error: BaseException | None, result: Any) -> str:
-    if isinstance(error, SandboxError):
-        raise ValueError(f"{error}; leave the replay out with --replay false") from error
-    if error is not None:
-        return str(error) if isinstance(error, ToolTimeoutError) else failure(error).text
-    outcome = result.result()
-    return outcome.text if isinstance(outcome, ToolResult) else f"no ToolResult: {outcome!r}"

@@ -9,15 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pact_lightning.environments.protocol import Environment, close_environment
+from pact_lightning.environments.sandbox import SandboxError
 from pact_lightning.metrics.solve import open_answers
 from pact_lightning.tasks.checks import TaskFileError
 from pact_lightning.tasks.ftrl import FTRLTasks
 from pact_lightning.tasks.schema import Task
+from pact_lightning.traces.replay import EnvironmentFailedError, replay_calls
 from pact_lightning.whole_files import write_json_lines
 
 
-def replay_calls(task: Task) -> dict[str, Any]:
+def known_calls(task: Task) -> dict[str, Any]:
     """Runs a task's reference calls, in order.
 
     Args:
@@ -27,12 +28,7 @@ def replay_calls(task: Task) -> dict[str, Any]:
         A line of the file: ``index, calls`` [{``name, arguments, observation``}] and ``unsolved``, the expected answers
         that no response holds; a line with any gives no trace.
     """
-    environment: Environment = task.prompt.environment.build()
-    try:
-        environment.reset(task.prompt, 0)
-        results = [environment.call(call["name"], call["arguments"]).text for call in task.reference.calls]
-    finally:
-        close_environment(environment)
+    results = [result.text for result in replay_calls(task.prompt, task.reference.calls).results]
     calls = [{**call, "observation": text} for call, text in zip(task.reference.calls, results, strict=True)]
     solved_by = [(call["name"], text) for call, text in zip(task.reference.calls, results, strict=True)]
     unsolved = [answer.answer for answer in open_answers(solved_by, task.reference.sub_answers)]
@@ -47,9 +43,9 @@ def main(arguments: list[str]) -> int:
     rows, out = map(Path, arguments)
     try:
         tasks = FTRLTasks(rows).load()
-        lines = [replay_calls(task) for task in tasks if task.reference.calls]
+        lines = [known_calls(task) for task in tasks if task.reference.calls]
         write_json_lines(out, lines)
-    except (TaskFileError, OSError) as error:
+    except (TaskFileError, EnvironmentFailedError, SandboxError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # a command
         return 2
     complete = sum(not line["unsolved"] for line in lines)

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pact_lightning.environments.protocol import Environment, close_environment
 from pact_lightning.metrics.solve import open_answers
 from pact_lightning.tasks.jsonl import write_jsonl
 from pact_lightning.tasks.scan import ScannableSource, Scanned
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
 from pact_lightning.traces.from_calls import trace_from_calls
+from pact_lightning.traces.replay import replay_calls
 from pact_lightning.traces.schema import ExpertTurn, TurnPattern
 
 
@@ -118,14 +118,14 @@ def replay_reference(task: Task) -> tuple[Task | None, str]:
 
     Returns:
         The task with the trace, or ``None`` and the reason: a call fails, or an expected answer stays open.
+
+    Raises:
+        ImportError: The environment cannot be imported.
+        EnvironmentFailedError: It cannot be made or reset.
+        SandboxError: The sandbox itself does not work on this machine.
     """
-    environment: Environment = task.prompt.environment.build()
     calls = task.reference.calls
-    try:
-        environment.reset(task.prompt, 0)
-        results = [environment.call(call["name"], call["arguments"]) for call in calls]
-    finally:
-        close_environment(environment)
+    results = replay_calls(task.prompt, calls).results
     if any(result.error for result in results):
         return None, "a reference call fails"
     called = [(call["name"], result.text) for call, result in zip(calls, results, strict=True)]

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pact_lightning.dialogue.tool_call import ToolCall
 from pact_lightning.environments.protocol import Environment, ToolResult
-from pact_lightning.rollout.tool_calls import closing_verbs, failure, run_tool
+from pact_lightning.environments.sandbox import SandboxError
+from pact_lightning.rollout.tool_calls import failure, leave_environment, left_with, run_tool, start_environment
 from pact_lightning.rollout.tool_threads import ToolFunction, ToolThreads, ToolTimeoutError
 from pact_lightning.tasks.prompt import PromptView
 from pact_lightning.traces.schema import ExpertTrace
@@ -44,7 +45,8 @@ def replay_calls(prompt: PromptView, calls: Sequence[ToolCall], *, timeout_s: fl
     Args:
         prompt: Whose environment.
         calls: The calls, in order.
-        timeout_s: Seconds that one call may take. A call that takes longer, or raises, has failed, as in a rollout.
+        timeout_s: Seconds that one call, or the start of the environment, may take. A call that takes longer, or
+            raises, has failed, as in a rollout.
         seed: What the environment is reset with.
 
     Returns:
@@ -53,9 +55,10 @@ def replay_calls(prompt: PromptView, calls: Sequence[ToolCall], *, timeout_s: fl
     Raises:
         ImportError: The environment cannot be imported.
         EnvironmentFailedError: It cannot be made or reset.
+        SandboxError: The sandbox itself does not work on this machine, so that no call says anything.
     """
-    environment, tools = _started(prompt, seed)
     threads, busy = ToolThreads(1, timeout_s), threading.Lock()
+    environment, tools = _started(prompt, seed, threads, busy)
     runs: list[ToolFunction] = [partial(run_tool, environment, call) for call in calls]
     unlisted = bool(tools) and any(call["name"] not in tools for call in calls)
     if unlisted:
@@ -100,18 +103,24 @@ def with_responses(trace: ExpertTrace, replay: Replay) -> ExpertTrace:
     )
 
 
-def _started(prompt: PromptView, seed: int) -> tuple[Environment, frozenset[str]]:
+def _started(
+    prompt: PromptView, seed: int, threads: ToolThreads, busy: threading.Lock
+) -> tuple[Environment, frozenset[str]]:
     """The environment, reset, and the names of the tools it lists."""
-    try:
-        environment: Environment = prompt.environment.build()
-        environment.reset(prompt, seed)
-        tools = _listed_tools(environment)
-    except ImportError:
-        raise
-    except Exception as error:
+
+    def begin() -> tuple[Environment, frozenset[str]]:
+        environment = start_environment(prompt, seed)
+        return environment, _listed_tools(environment)
+
+    (begun,) = threads.submit(busy, [begin])
+    error = begun.exception()
+    if isinstance(error, ImportError):
+        raise error
+    if error is not None:
         # An environment is the user's code: whatever it raises is told as its own failure.
         problem = f"environment {prompt.environment.class_path} of task {prompt.id} failed: {type(error).__name__}"
         raise EnvironmentFailedError(f"{problem}: {error}") from error
+    environment, tools = begun.result()
     return environment, tools
 
 
@@ -125,20 +134,17 @@ def _listed_tools(environment: Environment) -> frozenset[str]:
 
 def _closed(environment: Environment, threads: ToolThreads, busy: threading.Lock) -> float | None:
     """Takes the environment's own reward, where it gives one, and lets it clean up."""
-    verbs = closing_verbs(environment)
-    reward: float | None = None
-    for future in threads.submit(busy, verbs) if verbs else []:
-        error = future.exception()
-        if error is not None:
-            _log.warning("the environment %s failed after a replay: %r", type(environment).__name__, error)
-        elif future.result() is not None:
-            reward = future.result()
+    reward, failures = left_with(leave_environment(environment, threads, busy))
+    for error in failures:
+        _log.warning("the environment %s failed after a replay: %r", type(environment).__name__, error)
     return reward
 
 
 def _result(future: Future[Any]) -> ToolResult:
     # Asked for and not raised: what a tool raises, sys.exit() included, must not stop the replay.
     error = future.exception()
+    if isinstance(error, SandboxError):
+        raise error
     if isinstance(error, ToolTimeoutError):
         return ToolResult(str(error), error=True)
     result: ToolResult = failure(error) if error is not None else future.result()

@@ -12,7 +12,14 @@ from typing import Any
 
 from pact_lightning.dialogue.tool_call import ToolCall
 from pact_lightning.environments.protocol import Environment, ToolResult
-from pact_lightning.rollout.tool_calls import closing_verbs, cut_response, failure, run_tool
+from pact_lightning.rollout.tool_calls import (
+    cut_response,
+    failure,
+    leave_environment,
+    left_with,
+    run_tool,
+    start_environment,
+)
 from pact_lightning.rollout.tool_threads import ToolThreads, ToolTimeoutError
 from pact_lightning.tasks.prompt import ToolSchema, UserTurn
 from pact_lightning.tasks.schema import Task
@@ -153,8 +160,7 @@ async def attempt_task(
     """
     attempt = Attempt(messages=teacher_messages(task, call_format))
     try:
-        environment: Environment = await asyncio.to_thread(task.prompt.environment.build)
-        await asyncio.to_thread(environment.reset, task.prompt, seed)
+        environment = await asyncio.to_thread(start_environment, task.prompt, seed)
     except Exception as error:  # the user's code: any failure
         message = f"The environment cannot be started: {type(error).__name__}: {error}"
         raise EnvironmentFailedError(message) from error
@@ -237,13 +243,10 @@ class _Loop:
 
     async def leave(self) -> None:
         """Takes the environment's own reward, where it gives one, and lets it clean up; under the limit of a call."""
-        verbs = closing_verbs(self.environment)
-        for future in self.tools.submit(self.busy, verbs) if verbs else []:
-            error = (await _settled(future)).exception()
-            if error is not None:
-                _log.warning("the environment of task %s failed after an attempt: %r", self.task.id, error)
-            elif future.result() is not None:
-                self.attempt.environment_reward = future.result()
+        ended = await asyncio.to_thread(leave_environment, self.environment, self.tools, self.busy)
+        self.attempt.environment_reward, failures = left_with([await _settled(future) for future in ended])
+        for error in failures:
+            _log.warning("the environment of task %s failed after an attempt: %r", self.task.id, error)
 
 
 def _result(future: Future[ToolResult]) -> ToolResult:
