@@ -110,6 +110,19 @@ def test_validation_by_samples_and_with_a_metric_of_one_s_own(tmp_path, capsys):
     assert "Validate metric" not in table, "the scores are shown once"
 
 
+class Listing(WordCount):
+    """A metric that gives a list where a number should be."""
+
+    def compute(self):
+        return {"words": [1, 2]}
+
+
+def test_a_metric_that_gives_no_numbers_is_named(tmp_path):
+    changes = {"model.init_args.metrics": [{"class_path": f"{__name__}.Listing"}]}
+    with pytest.raises(ValueError, match=r"Listing\.compute\(\) must give numbers by name, not"):
+        main(["validate", "-c", saved(tmp_path, changes)])
+
+
 def test_two_metrics_of_one_name_are_refused(tmp_path):
     twice = [{"class_path": f"{__name__}.WordCount"}] * 2
     with pytest.raises(ValueError, match="two metrics give asked, words"):

@@ -196,3 +196,15 @@ class Twins:
     def load(self) -> Sequence[Task]:
         task = make_task("train", 1)
         return [task, replace(task, kind="twin")]
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_a_missing_checkpoint_is_named(tmp_path, refusal, verb):
+    path = str(tmp_path / "nowhere.ckpt")
+    assert f"there is no checkpoint {path}" in refusal({}, "--ckpt_path", path, verb=verb)
+
+
+def test_a_source_without_tasks_is_named(tmp_path, refusal):
+    path = tmp_path / "empty.jsonl"
+    path.touch()
+    assert "the source of the train tasks, data.train, gives none" in refusal(jsonl(str(path)))

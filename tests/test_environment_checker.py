@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 import random
+import sys
 import time
 
 import pytest
@@ -94,6 +95,7 @@ MISTAKES = [
     ("a traceback", with_echo(lambda self, text: ToolResult("Traceback (most recent call last):", error=True)),
      "echo", "error", "traceback"),
     ("an exception", with_echo(lambda self, text: 1 / 0), "echo", "error", "raised ZeroDivisionError"),
+    ("sys.exit", with_echo(lambda self, text: sys.exit(3)), "echo", "error", "SystemExit: 3"),
     ("chance", with_echo(lambda self, text: ToolResult(str(random.random()))), "echo", "error", "after reset()"),
     ("a counter", with_echo(lambda self, text: ToolResult(str(next(COUNT)))), "echo", "error", "second environment"),
     ("escapes", with_echo(lambda self, text: ToolResult(text.replace("<", "&lt;"))), "echo", "warning", "control tok"),

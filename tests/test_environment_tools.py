@@ -164,3 +164,38 @@ def test_the_command_s_own_mistakes_are_one_sentence(capsys, arguments, said):
 def test_a_file_without_tasks_of_the_class_is_told(capsys, tmp_path):
     path = lines(tmp_path / "tasks.jsonl", asked())
     assert "has no task whose environment.class_path is" in check(capsys, FUNCTIONS, "--task", str(path))[2]
+
+
+LATER = {"type": "function", "function": {"name": "zebra", "description": "Later.", "parameters": {"type": "object"}}}
+
+
+def test_a_tool_that_a_later_user_turn_brings_is_not_there_from_the_start():
+    asked_for = record(functions="function_tools") | {"follow_ups": [{"content": "And now?", "tools": [LATER]}]}
+    prompt = task_from_json(asked_for).prompt
+    assert prompt.tool_names_after(0) == ("ant",)
+    assert prompt.tool_names_after(1) == ("ant", "zebra")
+
+
+def picky(number: int) -> int:
+    """Takes one number only.
+
+    Args:
+        number: The number.
+    """
+    if number != 77:
+        raise ValueError("only 77 will do")
+    return number
+
+
+def test_a_tool_that_works_in_one_task_is_not_held_against_another(capsys, tmp_path):
+    call = {"name": "picky", "arguments": {"number": 77}}
+    functions = [f"{__name__}.picky"]
+    without = lines(tmp_path / "without.jsonl", record("a", functions=functions), record("b", functions=functions))
+    status, out, _ = check(capsys, FUNCTIONS, "--task", str(without))
+    assert status == 1
+    assert "every call that its schema allows failed" in out
+    with_one = lines(
+        tmp_path / "one.jsonl", record("a", functions=functions, calls=[call]), record("b", functions=functions)
+    )
+    status, out, _ = check(capsys, FUNCTIONS, "--task", str(with_one))
+    assert (status, out) == (0, f"{FUNCTIONS}, with 2 tasks: 0 errors, 0 warnings")

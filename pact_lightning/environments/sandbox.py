@@ -51,7 +51,7 @@ _MAX_WORKERS = 16
 _PASSED_ON = ("LD_LIBRARY_PATH",)  # without it some Python installations do not start; it holds no secret
 
 
-class SandboxError(RuntimeError):
+class SandboxError(OSError):
     """The sandbox itself does not work on this machine; never about a snippet."""
 
 
