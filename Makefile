@@ -7,11 +7,13 @@ VENV ?= .venv
 PIP_ARGS ?=
 SEEDS ?= 0 1 2
 BENCHMARK ?= runs/quickstart-benchmark
+ROWS ?=
+REPEATS ?= 5
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 
-.PHONY: help install install-dev quickstart benchmark-quickstart bundled-policy test lint format wheel clean
+.PHONY: help install install-dev quickstart benchmark-quickstart bench bench-page bundled-policy test lint format wheel clean
 
 help:
 	@echo "make quickstart            train by PACT on the bundled world"
@@ -20,6 +22,8 @@ help:
 	@echo "make format                put the code into ruff's format"
 	@echo "make wheel                 build the wheel into dist/"
 	@echo "make benchmark-quickstart  the quickstart for the seeds $(SEEDS), and the table of their results"
+	@echo "make bench                 speed and memory beside TRL and transformers; ROWS=a,b for some rows"
+	@echo "make bench-page            write the rows of the last make bench into docs/benchmarks.md"
 	@echo "make bundled-policy        build the bundled policy anew, into runs/bundled_policy/unreliable"
 	@echo "make clean                 remove $(VENV) and what was built"
 
@@ -56,6 +60,13 @@ benchmark-quickstart: $(VENV)/.installed
 	    --trainer.default_root_dir $(BENCHMARK)/seed-$$seed; \
 	done
 	$(BIN)/python recipes/quickstart_table.py $(foreach seed,$(SEEDS),$(BENCHMARK)/seed-$(seed)/run/metrics.csv)
+
+# TRL, the peer of three rows, comes with the tests.
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks --rows "$(ROWS)" --repeats $(REPEATS)
+
+bench-page: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks --page docs/benchmarks.md
 
 bundled-policy: $(VENV)/.installed
 	$(BIN)/python -m pact_lightning.environments.bundled.build_policy runs/bundled_policy/blank

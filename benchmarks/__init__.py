@@ -1,0 +1,5 @@
+"""Benchmarks: what the package costs beside what its users would take instead, one file per row.
+
+``python -m benchmarks`` runs them all, each in a process of its own; ``make bench`` does that and is described in
+``docs/benchmarks.md``. Nothing in the package imports this folder.
+"""

@@ -1,0 +1,71 @@
+"""The rows as a table: on the terminal, and in a page of the documentation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+_BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
+_HEADINGS = ("row", "ours", "peer", "unit", "ratio", "goal", "reached", "repeats")
+
+
+def bench_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The rows for the terminal."""
+    table = Table(*_HEADINGS)
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def write_into_page(page: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Replaces the table of a page, which stands between two marks, and names the machine under it.
+
+    Raises:
+        ValueError: The page lacks the marks, or there are no rows.
+    """
+    text = page.read_text(encoding="utf-8")
+    if _BEGIN not in text or _END not in text:
+        raise ValueError(f"{page} has no place for a table; put the lines {_BEGIN} and {_END} into it")
+    if not rows:
+        raise ValueError("there are no rows to write; run `make bench` first")
+    lines = [_line(_HEADINGS), _line("---" for _ in _HEADINGS), *(_line(_cells(row)) for row in rows)]
+    machines = sorted({_sentence(row["settings"]["machine"]) for row in rows})
+    table = "\n".join([*lines, "", *(f"Measured on: {machine}." for machine in machines)])
+    before, rest = text.split(_BEGIN, 1)
+    after = rest.split(_END, 1)[1]
+    page.write_text(f"{before}{_BEGIN}\n{table}\n{_END}{after}", encoding="utf-8")
+
+
+def _line(cells: Any) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    at_least = row["settings"]["goal_is"] == "at least"
+    reached = row["ratio"] >= row["goal"] if at_least else row["ratio"] <= row["goal"]
+    return [
+        row["bench"],
+        _figure(row["ours"]),
+        _figure(row["peer"]),
+        str(row["settings"].get("unit", "")),
+        f"{row['ratio']:.3g}",
+        f"{row['settings']['goal_is']} {row['goal']:g}",
+        "yes" if reached else "no",
+        str(row["repeats"]),
+    ]
+
+
+def _figure(value: float | list[float] | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return ", ".join(_figure(entry) for entry in value)
+    return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def _sentence(machine: dict[str, Any]) -> str:
+    facts = dict(machine)
+    device, cores, threads = facts.pop("device"), facts.pop("cores"), facts.pop("threads")
+    versions = ", ".join(f"{name} {version}" for name, version in facts.items())
+    return f"{device}, {cores} cores, {threads} threads; {versions}"
