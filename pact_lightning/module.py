@@ -19,12 +19,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pact_lightning.annealing import Supervision
+from pact_lightning.callbacks.collapse_monitor import CollapseMonitor
 from pact_lightning.context import ContextBuilder, PrivilegedContext, TraceContext, TraceTemplate
 from pact_lightning.evaluation import EvaluationMetrics
 from pact_lightning.group import Group
@@ -40,6 +42,7 @@ from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
 from pact_lightning.policy.reference import reference_policy
 from pact_lightning.policy_module import OptimizerConfig, PolicyModule
 from pact_lightning.rollout.engine import RolloutStats
+from pact_lightning.sampling_signs import sampling_signs
 from pact_lightning.scoring import Layout, PromptPlan, RatioContext, head_masks, lay_out
 from pact_lightning.seeds import derive_seed, python_random
 
@@ -137,6 +140,11 @@ class PACTModule(PolicyModule):
         """Whether there is a KL term."""
         return self.coefficients.kl > 0
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Watches for a collapse; a monitor among the Trainer's own callbacks takes this one's place."""
+        given = any(isinstance(callback, CollapseMonitor) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [] if given else [CollapseMonitor()]
+
     def prepare_phase(self, groups: Sequence[Group], optimizer_steps: int) -> None:
         """Draws the anchors of a phase and, where its ratios can leave 1, takes ``pi_old`` (METHOD 5.8).
 
@@ -166,6 +174,14 @@ class PACTModule(PolicyModule):
                 metrics.update(group.task, trajectory)
         rewards = [reward for group in groups for reward in group.rewards]
         self._phase_metrics = {f"rollout/{name}": value for name, value in metrics.compute().items()}
+        self._phase_metrics |= {
+            f"rollout/{name}": value for name, value in sampling_signs(groups, self.renderer).items()
+        }
+        if all(group.zero_variance for group in groups):
+            rank_zero_warn(
+                "all groups of a phase are of zero variance: all rollouts of a prompt earned the same, so that nothing "
+                "is learned from them; look at the rewards in the trajectories, or at the tasks' difficulty"
+            )
         self._phase_metrics |= {
             "rollout/reward": sum(rewards) / max(len(rewards), 1),
             "rollout/zero_variance": sum(group.zero_variance for group in groups) / len(groups),

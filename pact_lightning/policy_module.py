@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from rich.console import Console
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.evaluation import EvaluationMetrics, Scores, comparison_table, scores_table
+from pact_lightning.finite_steps import FiniteSteps, NonFiniteGradientError, which_are_not_finite
 from pact_lightning.metrics.rollout_metric import RolloutMetric
 from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer
 from pact_lightning.policy.packing import PackingMode
@@ -49,6 +50,7 @@ class OptimizerConfig:
         schedule: ``constant`` [P], or ``cosine`` down to zero over ``schedule_steps``.
         warmup_steps: Optimiser steps of linear warm-up.
         schedule_steps: Optimiser steps of the cosine schedule; without meaning for ``constant``.
+        max_skipped_steps: A step whose gradient is not finite is skipped; so many in a row end the run [D].
     """
 
     learning_rate: float = 1e-6
@@ -59,6 +61,7 @@ class OptimizerConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = 0
     schedule_steps: int = 0
+    max_skipped_steps: int = 5
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -68,6 +71,8 @@ class OptimizerConfig:
         """
         if self.learning_rate <= 0 or self.gradient_clip < 0:
             raise ValueError("optimizer.learning_rate must be above 0 and optimizer.gradient_clip at least 0")
+        if self.max_skipped_steps < 1:
+            raise ValueError("optimizer.max_skipped_steps must be at least 1")
         if self.schedule == "cosine" and self.schedule_steps < 1:
             raise ValueError("optimizer.schedule 'cosine' needs optimizer.schedule_steps, the run's length in steps")
 
@@ -110,6 +115,7 @@ class PolicyModule(pl.LightningModule):
         self.strict_loading = False
         self.policy_config = policy
         self.optimizer_config = optimizer
+        self.finite_steps = FiniteSteps(optimizer.max_skipped_steps)
         self.max_tokens_per_forward = max_tokens_per_forward
         self.packing: PackingMode = packing
         self.head_chunk = head_chunk
@@ -179,28 +185,47 @@ class PolicyModule(pl.LightningModule):
     def apply_gradients(self) -> float:
         """Clips, steps, and clears; the gradient of the whole batch has been gathered by then.
 
+        A step whose gradient is not finite is skipped: weights, optimiser and schedule stay as they are.
+
         Returns:
             The gradient's norm before clipping.
 
         Raises:
-            RuntimeError: The gradient is not finite; no step is taken, so the last weights are intact.
+            NonFiniteGradientError: Too many steps in a row were skipped; the state is saved before.
         """
         optimizer = self._optimizer()
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]
         clip = self.optimizer_config.gradient_clip
         norm = float(nn.utils.clip_grad_norm_(weights, clip if clip > 0 else math.inf))
-        if not math.isfinite(norm):
-            optimizer.zero_grad()
-            raise RuntimeError(
-                f"the gradient of optimiser step {self.global_step} is not finite; lower the learning rate, or resume "
-                "from the last checkpoint with --ckpt_path last"
-            )
+        taken = self.finite_steps.takes(norm)
+        self.log("train/skipped_steps", float(self.finite_steps.skipped), batch_size=1)
+        if not taken:
+            self._skip_step()
+            return norm
         optimizer.step()
         optimizer.zero_grad()
         schedule = self.lr_schedulers()
         assert isinstance(schedule, LRScheduler)
         schedule.step()
         return norm
+
+    def _skip_step(self) -> None:
+        """Forgets a gradient that is not finite; ends the run where that has happened too often."""
+        steps = self.finite_steps
+        why = which_are_not_finite((name, weight.grad) for name, weight in self.model.named_parameters())
+        self._optimizer().zero_grad()
+        if not steps.exhausted:
+            if steps.skipped == 1:
+                rank_zero_warn(f"an optimiser step is skipped after step {self.global_step}: {why}")
+            return
+        path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "stopped.ckpt"
+        self.trainer.save_checkpoint(path)
+        raise NonFiniteGradientError(
+            f"{steps.in_a_row} optimiser steps in a row were skipped, the last in phase {self.current_epoch}: {why}. "
+            f"The weights of step {self.global_step} are intact and saved as {path}. Lower model.optimizer."
+            "learning_rate or look at the rewards in the trajectories of this phase, and resume from an earlier "
+            "checkpoint with --ckpt_path"
+        )
 
     @contextmanager
     def sampler(self, sampling: SamplingConfig, prefill_tokens: int) -> Iterator[Sampler]:
@@ -333,11 +358,13 @@ class PolicyModule(pl.LightningModule):
         return scores
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the scores so far, so that a resumed run still knows its start."""
+        """Keeps the scores and the skipped steps so far, so that a resumed run still knows its start."""
+        checkpoint["skipped_steps"] = [self.finite_steps.skipped, self.finite_steps.in_a_row]
         checkpoint["validation_history"] = [[phase, dict(scores)] for phase, scores in self.history]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the scores of the run that is resumed."""
+        """Takes the scores and the count of skipped steps of the run that is resumed."""
+        self.finite_steps.skipped, self.finite_steps.in_a_row = checkpoint.get("skipped_steps", (0, 0))
         self.history = [(int(phase), dict(scores)) for phase, scores in checkpoint.get("validation_history", [])]
         if self.trainer.state.fn == "fit":
             # The start is known already; the check before training would take the resumed policy for it.
