@@ -11,15 +11,12 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 
-from pact_lightning.commands import COMMANDS
+from pact_lightning.cli import DESCRIPTION, VERBS
 from pact_lightning.error_sentence import error_sentence
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.trainer_checks import check_plugins, check_trainer
 
 _CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
-_SUBCOMMANDS = ("fit", "validate", "test", "predict")
-_DESCRIPTION = "Trains and scores agents that use tools over several turns, by PACT"
-_EPILOG = f"further commands, each with a --help of its own: {', '.join(COMMANDS)}" if COMMANDS else None
 
 
 class PactCLI(LightningCLI):
@@ -104,8 +101,8 @@ def run_lightning(args: list[str] | None) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={name: {"exit_on_error": False} for name in _SUBCOMMANDS}
-            | {"exit_on_error": False, "epilog": _EPILOG, "description": _DESCRIPTION},
+            parser_kwargs={name: {"exit_on_error": False} for name in VERBS}
+            | {"exit_on_error": False, "description": DESCRIPTION},
             args=arguments,
         )
     except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from peft import PeftModel
 
 from pact_lightning.policy_module import PolicyModule
 
@@ -27,6 +26,8 @@ class ExportPolicy(pl.Callback):
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, PolicyModule)
+        from peft import PeftModel
+
         model: Any = pl_module.model
         if isinstance(model, PeftModel) and pl_module.policy_config.adapter == "lora":
             model = model.merge_and_unload()

@@ -1,8 +1,23 @@
 """Commands of ``pact-lightning`` beside those of Lightning, one module each; imported when they are called."""
 
-COMMANDS: dict[str, str] = {
-    "tasks": "pact_lightning.commands.tasks",
-    "traces": "pact_lightning.commands.traces",
-    "check-env": "pact_lightning.commands.check_env",
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """Where a command is, and what it is for.
+
+    Attributes:
+        module: The module whose ``main(arguments)`` runs it.
+        summary: One line for the help.
+    """
+
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "tasks": Command("pact_lightning.commands.tasks", "bring tasks into a task file, validate one, say what is in it"),
+    "traces": Command("pact_lightning.commands.traces", "import, verify, segment, show and generate expert traces"),
+    "check-env": Command("pact_lightning.commands.check_env", "check an environment of your own before training"),
 }
-"""By name the module whose ``main(arguments)`` runs the command."""
+"""The commands by name."""

@@ -4,21 +4,15 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from bitsandbytes.nn.modules import Linear4bit
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from pact_lightning.policy.attention import ATTENTION_NAME
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Adapter = Literal["lora", "qlora", "full"]
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -63,18 +57,19 @@ class PolicyConfig:
     seed: int = 0
 
 
-def load_tokenizer(config: PolicyConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: PolicyConfig) -> "PreTrainedTokenizerBase":
     """The policy's tokenizer.
 
     Raises:
         FileNotFoundError: The model's folder or file is missing.
     """
-    source = _source(config)
-    tokenizer = AutoTokenizer.from_pretrained(source, **_gguf(config))
-    return cast(PreTrainedTokenizerBase, tokenizer)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(_source(config), **_gguf(config))
+    return cast("PreTrainedTokenizerBase", tokenizer)
 
 
-def load_policy(config: PolicyConfig) -> PeftModel | PreTrainedModel:
+def load_policy(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     """Loads the policy in training mode: exactly the weights to be trained require gradient.
 
     A fresh adapter adds nothing (its second matrix is zero), so that policy and reference are equal at the start.
@@ -95,8 +90,10 @@ def load_policy(config: PolicyConfig) -> PeftModel | PreTrainedModel:
     arguments: dict[str, Any] = {"dtype": _dtype(config.dtype), "attn_implementation": config.attn_implementation}
     if config.adapter == "qlora":
         arguments["quantization_config"] = _nf4(source, config.dtype)
+    from transformers import AutoModelForCausalLM
+
     base = AutoModelForCausalLM.from_pretrained(source, **arguments, **_gguf(config))
-    model = cast(PreTrainedModel, base)
+    model = cast("PreTrainedModel", base)
     model.config.use_cache = False
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(model)
@@ -133,8 +130,10 @@ def _dtype(name: Precision) -> torch.dtype | str:
     return name if name == "auto" else cast(torch.dtype, getattr(torch, name))
 
 
-def _nf4(source: str, precision: Precision) -> BitsAndBytesConfig:
+def _nf4(source: str, precision: Precision) -> "BitsAndBytesConfig":
     """4-bit NormalFloat with double quantisation; by its own default transformers leaves the head as it is."""
+    from transformers import AutoConfig, BitsAndBytesConfig
+
     compute = _dtype(precision)
     if compute == "auto":
         compute = AutoConfig.from_pretrained(source).dtype or torch.float32
@@ -148,12 +147,14 @@ def _nf4(source: str, precision: Precision) -> BitsAndBytesConfig:
     return config
 
 
-def _keep_differentiable_layout(model: PreTrainedModel) -> None:
+def _keep_differentiable_layout(model: "PreTrainedModel") -> None:
     """Stops bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
 
     It does so at the first forward in evaluation mode, for good, and its product on repacked weights has no backward:
     after one rollout every gradient through a 4-bit layer would be wrong, in training mode too.
     """
+    from bitsandbytes.nn.modules import Linear4bit
+
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
@@ -168,12 +169,14 @@ def enable_gradient_checkpointing(model: Any) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def _with_adapter(model: PreTrainedModel, config: PolicyConfig) -> PeftModel:
+def _with_adapter(model: "PreTrainedModel", config: PolicyConfig) -> "PeftModel":
     """A fresh LoRA on the frozen model.
 
     PEFT's own preparation for k-bit training is left out: it copies embeddings and head to float32, the largest
     tensors of a small model, and all else it does (freezing, checkpointing) is done already [D].
     """
+    from peft import LoraConfig, get_peft_model
+
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -185,4 +188,4 @@ def _with_adapter(model: PreTrainedModel, config: PolicyConfig) -> PeftModel:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.seed)
         # autocast_adapter_dtype keeps the adapter's own weights in float32 on a bfloat16 base.
-        return cast(PeftModel, get_peft_model(model, lora, autocast_adapter_dtype=True))
+        return cast("PeftModel", get_peft_model(model, lora, autocast_adapter_dtype=True))

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
@@ -160,6 +159,8 @@ def _selection(pack: Pack, only: Sequence[Tensor] | None) -> Tensor:
 
 def decoder_and_head(model: nn.Module) -> tuple[nn.Module, Head]:
     """The transformer without its head, and the head; adapters live inside the layers of both."""
+    from peft import PeftModel
+
     unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(unwrapped, PreTrainedModel):
         raise ValueError(

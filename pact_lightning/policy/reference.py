@@ -5,7 +5,6 @@ from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 
 import torch
-from peft import PeftModel
 from torch import nn
 
 from pact_lightning.policy.loading import Adapter
@@ -42,6 +41,8 @@ def reference_policy(model: nn.Module, frozen_copy: nn.Module | None = None) -> 
         with torch.no_grad():
             yield frozen_copy
         return
+    from peft import PeftModel
+
     if not isinstance(model, PeftModel):
         raise ValueError("a policy without an adapter needs a frozen copy as its reference; make it by make_reference")
     training = [(module, module.training) for module in model.modules()]

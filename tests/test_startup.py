@@ -1,0 +1,51 @@
+"""What the command imports before it answers: people look at help and config often, and these should be quick."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+_PROGRAM = """
+import sys
+from pact_lightning.cli import main
+try:
+    main({arguments})
+except SystemExit as end:
+    assert not end.code, end.code
+print("loaded:", *sorted({names} & sys.modules.keys()))
+"""
+
+
+def loaded(arguments, *names):
+    """Which of the modules a command has imported when it ends."""
+    program = _PROGRAM.format(arguments=arguments, names=set(names))
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout, set(process.stdout.splitlines()[-1].split()[1:])
+
+
+def test_the_help_needs_none_of_the_large_libraries():
+    text, modules = loaded(["--help"], "torch", "lightning", "transformers", "jsonargparse", "torchmetrics")
+    assert modules == set()
+    for command in ("fit", "validate", "test", "predict", "tasks", "traces", "check-env"):
+        assert f"    {command}" in text
+
+
+def test_the_config_is_printed_without_what_only_a_policy_needs():
+    arguments = ["fit", "-c", "recipes/quickstart.yaml", "--print_config"]
+    text, modules = loaded(arguments, "lightning", "peft", "bitsandbytes", "datasets", "mcp", "openai")
+    assert modules == {"lightning"}
+    assert "anchor_probability" in text
+
+
+@pytest.mark.parametrize(("arguments", "status"), [([], 2), (["-h"], 0)])
+def test_without_a_command_the_help_is_shown(arguments, status, capsys):
+    from pact_lightning.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert end.value.code == status
+    shown = capsys.readouterr()
+    assert "COMMAND" in (shown.err if status else shown.out)
