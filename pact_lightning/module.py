@@ -15,7 +15,7 @@ argument               what it decides                                          
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -196,16 +196,31 @@ class PACTModule(PolicyModule):
     def training_step(self, batch: list[Group], batch_idx: int) -> dict[str, Any]:
         """One optimiser step on a list of groups that :meth:`prepare_phase` has seen."""
         del batch_idx
+        plans, sums = self.accumulate_gradients(batch, self.manual_backward)
+        sums["gradient_norm"] = self.apply_gradients()
+        self._log_step(batch, plans, sums)
+        return {"loss": torch.tensor(sums["loss"])}
+
+    def accumulate_gradients(
+        self, batch: Sequence[Group], backward: Callable[[Tensor], Any]
+    ) -> tuple[list[PromptPlan], dict[str, float]]:
+        """Adds the gradients of one batch to the weights', pack by pack.
+
+        Args:
+            batch: Groups that :meth:`prepare_phase` has seen.
+            backward: What is called with the loss of every pack that has a gradient.
+
+        Returns:
+            How every group was scored, and the sums of the metrics.
+        """
         plans = [self._plan(group) for group in batch]
         layout = lay_out(plans)
         sums: dict[str, float] = defaultdict(float)
         for pack in pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing):
             loss = self._pack_loss(pack, plans, layout, sums)
             if loss.requires_grad:
-                self.manual_backward(loss)
-        sums["gradient_norm"] = self.apply_gradients()
-        self._log_step(batch, plans, sums)
-        return {"loss": torch.tensor(sums["loss"])}
+                backward(loss)
+        return plans, sums
 
     def _plan(self, group: Group) -> PromptPlan:
         """What a group needs to be scored; sends prompts to the anchor whose trace does not fit."""

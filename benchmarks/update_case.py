@@ -1,0 +1,222 @@
+"""One update step for the benchmarks: a model with random weights, one prompt of exact lengths, and its two updates.
+
+Prompt, trace and rollouts are real objects of the package; filler words bring them to the wanted number of tokens.
+Both sides get the same weights and the same token ids of prompt and rollouts.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from pact_lightning.dialogue.components import Component
+from pact_lightning.group import Group
+from pact_lightning.module import PACTModule
+from pact_lightning.objectives.pact import Coefficients
+from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
+from pact_lightning.policy.packing import PackingMode
+from pact_lightning.rollout.trajectory import Segment, Trajectory
+from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
+from pact_lightning.tasks.schema import Task
+from pact_lightning.traces.rendered import render_trace
+from pact_lightning.traces.schema import Chunk, ExpertTrace, ExpertTurn
+
+THREADS = 2
+
+HIDDEN_512: dict[str, Any] = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "vocab_size": 10_880,
+}
+"""Qwen3-1.7B's proportions: MLP 3x hidden, two query heads a key head, the tied head 18 % of the weights."""
+
+TWO_MILLION: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 2_720,
+}
+"""The same proportions at 1.9 M parameters."""
+
+_ORDINARY_IDS = 1_000  # below the control tokens of the bundled tokenizer
+_TRACE_TURNS = 4
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the one prompt, of its trace and of every rollout.
+
+    Attributes:
+        prompt: Tokens of ``x``.
+        trace: Tokens of ``h*``.
+        response: Tokens of every rollout, all of them the policy's.
+        samples: Rollouts ``K``.
+    """
+
+    prompt: int = 1024
+    trace: int = 1024
+    response: int = 256
+    samples: int = 8
+
+
+@dataclass
+class UpdateCase:
+    """A model's folder and one group.
+
+    Attributes:
+        sizes: Fields of the Qwen3 config.
+        folder: Where the model and the bundled tokenizer are saved.
+        lengths: Tokens of the parts.
+    """
+
+    sizes: dict[str, Any]
+    folder: Path
+    lengths: Lengths = field(default_factory=Lengths)
+
+    def __post_init__(self) -> None:
+        """Saves the model."""
+        torch.manual_seed(0)
+        config = Qwen3Config(**self.sizes, tie_word_embeddings=True, max_position_embeddings=8192, dtype="float32")
+        Qwen3ForCausalLM(config).save_pretrained(self.folder)
+        for file in Path(load_tokenizer(PolicyConfig()).name_or_path).glob("tokenizer*"):
+            shutil.copy(file, self.folder)
+
+    def ours(self, *, trace: bool, packing: PackingMode = "shared_prefix") -> tuple[PACTModule, Callable[[], float]]:
+        """This package's forward and backward of one prompt: full weights, KL and entropy off as in TRL's defaults.
+
+        Args:
+            trace: Trace-conditioned RL and SFT (``z = 0``), or the prompt-only surrogate (``z = 1``).
+            packing: How the prompt is packed.
+
+        Returns:
+            The module, and what makes one update's gradients and returns its loss.
+        """
+        module = PACTModule(
+            policy=PolicyConfig(model=str(self.folder), adapter="full", dtype="float32"),
+            coefficients=Coefficients(sft=0.1, kl=0.0, entropy=0.0),
+            anchor_probability=0.0 if trace else 1.0,
+            packing=packing,
+        )
+        module.configure_model()
+        group = self.group(module)
+        module.prepare_phase([group], optimizer_steps=1)
+        if (group.anchored is None) != trace:
+            raise RuntimeError(f"the prompt went to the anchor ({group.anchored}); the row would measure something else")
+
+        def update() -> float:
+            module.model.zero_grad()
+            _, sums = module.accumulate_gradients([group], Tensor.backward)
+            return sums["loss"]
+
+        return module, update
+
+    def group(self, module: PACTModule) -> Group:
+        """The one prompt with its K rollouts of random ids and random advantages."""
+        task = self._task(module)
+        prompt = tuple(module.contexts.prompt(task).tolist())
+        draw = random.Random(0)
+        trajectories = []
+        for sample in range(self.lengths.samples):
+            ids = tuple(draw.randrange(_ORDINARY_IDS) for _ in range(self.lengths.response))
+            trajectories.append(Trajectory(task.id, sample, prompt, [Segment(ids, Component.ANSWER, 0)]))
+        rewards = [[float(sample % 3)] for sample in range(self.lengths.samples)]
+        advantages = [[draw.gauss(0.0, 1.0)] for _ in trajectories]
+        return Group(task, trajectories, rewards, advantages, zero_variance=False)
+
+    def trl(self, group: Group) -> tuple[Any, Callable[[], float]]:
+        """TRL's own trainer on the same rollouts without any trace: its loss and backward, checkpointing off."""
+        from datasets import Dataset
+        from trl import GRPOConfig, GRPOTrainer
+
+        config = GRPOConfig(
+            output_dir=str(self.folder / "trl"),
+            use_cpu=not torch.cuda.is_available(),
+            bf16=False,
+            gradient_checkpointing=False,
+            loss_type="grpo",
+            per_device_train_batch_size=self.lengths.samples,
+            num_generations=self.lengths.samples,
+            max_completion_length=self.lengths.response,
+            model_init_kwargs={"dtype": "float32"},
+            report_to=[],
+        )
+        trainer = GRPOTrainer(
+            model=str(self.folder),
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            args=config,
+            train_dataset=Dataset.from_list([{"prompt": "unused"}]),
+            processing_class=load_tokenizer(PolicyConfig(model=str(self.folder))),
+        )
+        trainer.current_gradient_accumulation_steps = 1  # set by the training loop, which does not run here
+        trainer.model.train()
+        prompts = torch.tensor([trajectory.prompt_ids for trajectory in group.trajectories])
+        completions = torch.stack([torch.from_numpy(trajectory.ids()) for trajectory in group.trajectories])
+        device = trainer.model.device
+        inputs = {
+            "prompt_ids": prompts.to(device),
+            "prompt_mask": torch.ones_like(prompts, device=device),
+            "completion_ids": completions.to(device),
+            "completion_mask": torch.ones_like(completions, device=device),
+            "advantages": torch.tensor([turns[0] for turns in group.advantages], device=device),
+        }
+
+        def update() -> float:
+            trainer.model.zero_grad()
+            loss = trainer._compute_loss(trainer.model, inputs)
+            loss.backward()
+            return float(loss.detach())
+
+        return trainer, update
+
+    def _task(self, module: PACTModule) -> Task:
+        def prompt_view(words: str) -> PromptView:
+            messages = ({"role": "user", "content": words},)
+            return PromptView("bench", messages, (), EnvironmentSpec("unused"))
+
+        view = prompt_view(_words(self.lengths.prompt, lambda words: len(module.contexts.prompt(Task(prompt_view(words))))))
+        make = partial(_trace, self.lengths.trace)
+        last = _words(self.lengths.trace, lambda words: len(render_trace(module.renderer, make(words)).ids))
+        return Task(view, trace=make(last))
+
+
+def _trace(tokens: int, last_response: str) -> ExpertTrace:
+    """Turns of reasoning, call and response, about half of them supervised; the last response fills the length."""
+    reasoning, response = tokens // _TRACE_TURNS // 2, tokens // _TRACE_TURNS // 5
+    turns = []
+    for number in range(_TRACE_TURNS):
+        call = {"name": "look_up", "arguments": {"query": f"a b c d {number}"}}
+        text = last_response if number == _TRACE_TURNS - 1 else _repeat(response)
+        turns.append(ExpertTurn((Chunk(_repeat(reasoning)),), (call,), (text,)))
+    return ExpertTrace(tuple(turns))
+
+
+def _repeat(times: int) -> str:
+    return " ".join(["a"] * times)
+
+
+def _words(tokens: int, length: Callable[[str], int]) -> str:
+    """Filler whose rendering has exactly so many tokens."""
+    for times in range(tokens):
+        if length(_repeat(times)) == tokens:
+            return _repeat(times)
+    raise ValueError(f"no filler makes {tokens} tokens; the fixed parts are longer")
+
+
+def shape_settings(case: UpdateCase) -> dict[str, Any]:
+    """What was run, for the row."""
+    return {"unit": "s", "dtype": "float32", "model": json.dumps(case.sizes), **vars(case.lengths)}
