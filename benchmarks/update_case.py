@@ -116,7 +116,9 @@ class UpdateCase:
         group = self.group(module)
         module.prepare_phase([group], optimizer_steps=1)
         if (group.anchored is None) != trace:
-            raise RuntimeError(f"the prompt went to the anchor ({group.anchored}); the row would measure something else")
+            raise RuntimeError(
+                f"the prompt went to the anchor ({group.anchored}); the row would measure something else"
+            )
 
         def update() -> float:
             module.model.zero_grad()
@@ -188,7 +190,9 @@ class UpdateCase:
             messages = ({"role": "user", "content": words},)
             return PromptView("bench", messages, (), EnvironmentSpec("unused"))
 
-        view = prompt_view(_words(self.lengths.prompt, lambda words: len(module.contexts.prompt(Task(prompt_view(words))))))
+        view = prompt_view(
+            _words(self.lengths.prompt, lambda words: len(module.contexts.prompt(Task(prompt_view(words)))))
+        )
         make = partial(_trace, self.lengths.trace)
         last = _words(self.lengths.trace, lambda words: len(render_trace(module.renderer, make(words)).ids))
         return Task(view, trace=make(last))

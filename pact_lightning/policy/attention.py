@@ -68,6 +68,15 @@ class BlockLayout:
         return self.prefix + sum(self.branches)
 
 
+def check_planned(query: Tensor, tokens: int) -> None:
+    """Raises ``ValueError`` where the input is not one row of exactly the planned tokens."""
+    if query.shape[0] != 1 or query.shape[2] != tokens:
+        raise ValueError(
+            f"the attention plan is for one row of {tokens} tokens, but the model got {query.shape[0]} rows "
+            f"of {query.shape[2]}; run the pack that the plan was made from"
+        )
+
+
 class _Rows:
     """Spans of a flat row as the rows of a right-padded batch.
 
@@ -138,11 +147,7 @@ class SharedPrefixPlan:
         Raises:
             ValueError: The input is not one row of exactly the planned tokens.
         """
-        if query.shape[0] != 1 or query.shape[2] != self.tokens:
-            raise ValueError(
-                f"the attention plan is for one row of {self.tokens} tokens, but the model got {query.shape[0]} rows "
-                f"of {query.shape[2]}; run the pack that the plan was made from"
-            )
+        check_planned(query, self.tokens)
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, heads, d]
         pieces = [
             scaled_dot_product_attention(

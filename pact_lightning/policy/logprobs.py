@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from pact_lightning.policy.attention import ATTENTION_NAME, SharedPrefixPlan
+from pact_lightning.policy.blockwise_attention import BlockwisePlan
+from pact_lightning.policy.linear_logprobs import linear_logprobs
 from pact_lightning.policy.packing import Pack
 
 Head = Callable[[Tensor], Tensor]
@@ -44,8 +47,9 @@ def chunked_logprobs(
 ) -> LogProbs:
     """``log softmax(head(hidden) / temperature)`` at the targets, never with all logits in memory.
 
-    Each chunk's logits are made anew in the backward pass, so that at most ``chunk_size x V`` of them exist at a
-    time. Everything after the head's own product is float32 [D].
+    At most ``chunk_size x V`` logits exist at a time. A plain linear head without entropies goes through
+    :func:`.linear_logprobs.linear_logprobs`, whose gradient is written out; any other head is run chunk by chunk, and
+    each chunk anew in the backward pass. Everything after the head's own product is float32 [D].
 
     Args:
         hidden: ``[N, D]``.
@@ -64,6 +68,12 @@ def chunked_logprobs(
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     if hidden.shape[0] != targets.shape[0]:
         raise ValueError(f"{hidden.shape[0]} hidden states were given for {targets.shape[0]} targets")
+    plain = _plain_linear(head)
+    if plain is not None and not with_entropy:
+        weight, bias = plain
+        states = hidden.to(weight.dtype)
+        logp = linear_logprobs(states, weight, bias, targets, temperature=temperature, chunk_size=chunk_size)
+        return LogProbs(logp, None)
     run_head = partial(_apply_weight, head) if isinstance(head, Tensor) else head
     logps: list[Tensor] = []
     entropies: list[Tensor] = []
@@ -75,6 +85,18 @@ def chunked_logprobs(
         if entropy is not None:
             entropies.append(entropy)
     return LogProbs(torch.cat(logps), torch.cat(entropies) if with_entropy else None)
+
+
+def _plain_linear(head: "Tensor | Head") -> tuple[Tensor, Tensor | None] | None:
+    """Weight and bias where that is all there is to the head: no adapter in it, no quantised weight, no hook."""
+    if isinstance(head, Tensor):
+        return head, None
+    module = head.module if isinstance(head, _OutputHead) else head
+    if type(module) is not nn.Linear or is_parametrized(module):
+        return None
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return None
+    return module.weight, module.bias
 
 
 def _apply_weight(weight: Tensor, hidden: Tensor) -> Tensor:
@@ -122,7 +144,7 @@ def token_logprobs(
     decoder, head = decoder_and_head(model)
     selected = _selection(pack, only)
     device = next(decoder.parameters()).device
-    plan = SharedPrefixPlan(pack.layouts, device)
+    plan = BlockwisePlan(pack.layouts)
     output = decoder(
         input_ids=pack.ids[None].to(device),
         position_ids=pack.positions[None].to(device),
@@ -180,9 +202,15 @@ def decoder_and_head(model: nn.Module) -> tuple[nn.Module, Head]:
     if output is None:
         raise ValueError(f"{type(base).__name__} has no language-model head; load a causal language model")
 
-    def head(hidden: Tensor) -> Tensor:
-        # Norms in float32 give float32 states even where the head is bfloat16.
-        logits: Tensor = output(hidden.to(output.weight.dtype))
-        return logits
+    return base.get_decoder(), _OutputHead(output)
 
-    return base.get_decoder(), head
+
+@dataclass(frozen=True, slots=True)
+class _OutputHead:
+    """A model's head. Norms in float32 give float32 states even where the head is bfloat16."""
+
+    module: Any
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.module(hidden.to(self.module.weight.dtype))
+        return logits
