@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from pact_lightning.dialogue.components import Component
+from pact_lightning.dialogue.tool_call import ToolCall
 from pact_lightning.group import Group
 from pact_lightning.module import PACTModule
 from pact_lightning.objectives.pact import Coefficients
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.policy.packing import PackingMode
+from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
 from pact_lightning.rollout.trajectory import Segment, Trajectory
+from pact_lightning.scoring import Layout, PromptPlan, head_masks, lay_out
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.rendered import render_trace
@@ -31,7 +32,7 @@ from pact_lightning.traces.schema import Chunk, ExpertTrace, ExpertTurn
 
 THREADS = 2
 
-HIDDEN_512: dict[str, Any] = {
+HIDDEN_512: dict[str, int] = {
     "hidden_size": 512,
     "intermediate_size": 1536,
     "num_hidden_layers": 8,
@@ -42,7 +43,7 @@ HIDDEN_512: dict[str, Any] = {
 }
 """Qwen3-1.7B's proportions: MLP 3x hidden, two query heads a key head, the tied head 18 % of the weights."""
 
-TWO_MILLION: dict[str, Any] = {
+TWO_MILLION: dict[str, int] = {
     "hidden_size": 128,
     "intermediate_size": 384,
     "num_hidden_layers": 8,
@@ -84,14 +85,15 @@ class UpdateCase:
         lengths: Tokens of the parts.
     """
 
-    sizes: dict[str, Any]
+    sizes: dict[str, int]
     folder: Path
     lengths: Lengths = field(default_factory=Lengths)
 
     def __post_init__(self) -> None:
         """Saves the model."""
         torch.manual_seed(0)
-        config = Qwen3Config(**self.sizes, tie_word_embeddings=True, max_position_embeddings=8192, dtype="float32")
+        sizes: dict[str, Any] = dict(self.sizes)
+        config = Qwen3Config(**sizes, tie_word_embeddings=True, max_position_embeddings=8192, dtype="float32")
         Qwen3ForCausalLM(config).save_pretrained(self.folder)
         for file in Path(load_tokenizer(PolicyConfig()).name_or_path).glob("tokenizer*"):
             shutil.copy(file, self.folder)
@@ -122,10 +124,27 @@ class UpdateCase:
 
         def update() -> float:
             module.model.zero_grad()
-            _, sums = module.accumulate_gradients([group], Tensor.backward)
+            _, sums = module.accumulate_gradients([group], torch.autograd.backward)
             return sums["loss"]
 
         return module, update
+
+    def packs(self, module: PACTModule) -> list[Pack]:
+        """The forwards of one update."""
+        _, layout = self._laid_out(module)
+        return pack_blocks(layout.blocks, module.max_tokens_per_forward, module.packing)
+
+    def head_tokens(self, module: PACTModule) -> int:
+        """At how many tokens an update runs the head."""
+        plans, layout = self._laid_out(module)
+        packs = pack_blocks(layout.blocks, module.max_tokens_per_forward, module.packing)
+        return sum(int(mask.sum()) for pack in packs for mask in head_masks(plans, layout, pack))
+
+    def _laid_out(self, module: PACTModule) -> tuple[list[PromptPlan], Layout]:
+        group = self.group(module)
+        module.prepare_phase([group], optimizer_steps=1)
+        plans = [module._plan(group)]
+        return plans, lay_out(plans)
 
     def group(self, module: PACTModule) -> Group:
         """The one prompt with its K rollouts of random ids and random advantages."""
@@ -142,10 +161,11 @@ class UpdateCase:
 
     def trl(self, group: Group) -> tuple[Any, Callable[[], float]]:
         """TRL's own trainer on the same rollouts without any trace: its loss and backward, checkpointing off."""
+        import trl
         from datasets import Dataset
-        from trl import GRPOConfig, GRPOTrainer
 
-        config = GRPOConfig(
+        trl_package: Any = trl
+        config = trl_package.GRPOConfig(
             output_dir=str(self.folder / "trl"),
             use_cpu=not torch.cuda.is_available(),
             bf16=False,
@@ -157,7 +177,7 @@ class UpdateCase:
             model_init_kwargs={"dtype": "float32"},
             report_to=[],
         )
-        trainer = GRPOTrainer(
+        trainer = trl_package.GRPOTrainer(
             model=str(self.folder),
             reward_funcs=lambda completions, **_: [0.0] * len(completions),
             args=config,
@@ -180,7 +200,7 @@ class UpdateCase:
         def update() -> float:
             trainer.model.zero_grad()
             loss = trainer._compute_loss(trainer.model, inputs)
-            loss.backward()
+            torch.autograd.backward(loss)
             return float(loss.detach())
 
         return trainer, update
@@ -203,7 +223,7 @@ def _trace(tokens: int, last_response: str) -> ExpertTrace:
     reasoning, response = tokens // _TRACE_TURNS // 2, tokens // _TRACE_TURNS // 5
     turns = []
     for number in range(_TRACE_TURNS):
-        call = {"name": "look_up", "arguments": {"query": f"a b c d {number}"}}
+        call: ToolCall = {"name": "look_up", "arguments": {"query": f"a b c d {number}"}}
         text = last_response if number == _TRACE_TURNS - 1 else _repeat(response)
         turns.append(ExpertTurn((Chunk(_repeat(reasoning)),), (call,), (text,)))
     return ExpertTrace(tuple(turns))

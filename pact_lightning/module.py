@@ -36,6 +36,7 @@ from pact_lightning.objectives.entropy import entropy_bonus
 from pact_lightning.objectives.kl import k3_kl
 from pact_lightning.objectives.pact import Coefficients, pact_prompt_loss
 from pact_lightning.objectives.surrogate import clipped_surrogate
+from pact_lightning.policy.attention_choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.policy.logprobs import LogProbs, token_logprobs
 from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
@@ -87,6 +88,8 @@ class PACTModule(PolicyModule):
         max_tokens_per_forward: Tokens of one forward.
         packing: ``shared_prefix``, or ``rows`` as the plain alternative.
         head_chunk: Tokens whose logits exist at the same time.
+        attention: How packed rows attend: ``auto``, ``blockwise``, ``two_calls`` or ``flex``; see docs/performance.md.
+        offload_activations: Keep what the backward pass needs in the host's memory.
         metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
         seed: Seed of the anchoring draws.
     """
@@ -110,6 +113,8 @@ class PACTModule(PolicyModule):
         max_tokens_per_forward: int = 32_768,
         packing: PackingMode = "shared_prefix",
         head_chunk: int = 1024,
+        attention: AttentionPath = "auto",
+        offload_activations: bool = False,
         metrics: list[RolloutMetric] | None = None,
         seed: int = 0,
     ) -> None:
@@ -119,6 +124,8 @@ class PACTModule(PolicyModule):
             max_tokens_per_forward=max_tokens_per_forward,
             packing=packing,
             head_chunk=head_chunk,
+            attention=attention,
+            offload_activations=offload_activations,
             metrics=metrics,
         )
         if not 0.0 <= anchor_probability <= 1.0:
@@ -217,7 +224,8 @@ class PACTModule(PolicyModule):
         layout = lay_out(plans)
         sums: dict[str, float] = defaultdict(float)
         for pack in pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing):
-            loss = self._pack_loss(pack, plans, layout, sums)
+            with self.offloading():
+                loss = self._pack_loss(pack, plans, layout, sums)
             if loss.requires_grad:
                 backward(loss)
         return plans, sums
@@ -284,6 +292,7 @@ class PACTModule(PolicyModule):
             "temperature": temperature,
             "chunk_size": self.head_chunk,
             "with_entropy": with_entropy,
+            "attention": self.attention,
         }
         if not reference:
             return token_logprobs(self.model, pack, **settings)

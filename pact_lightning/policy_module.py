@@ -2,26 +2,30 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from bitsandbytes.optim import AdamW8bit
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from rich.console import Console
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.evaluation import EvaluationMetrics, Scores, comparison_table, scores_table
 from pact_lightning.finite_steps import FiniteSteps, NonFiniteGradientError, which_are_not_finite
+from pact_lightning.host_memory import keep_freed_memory
 from pact_lightning.metrics.rollout_metric import RolloutMetric
+from pact_lightning.policy.attention_choice import AttentionChoice, AttentionPath
 from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer
 from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.reference import make_reference
@@ -51,6 +55,7 @@ class OptimizerConfig:
         warmup_steps: Optimiser steps of linear warm-up.
         schedule_steps: Optimiser steps of the cosine schedule; without meaning for ``constant``.
         max_skipped_steps: A step whose gradient is not finite is skipped; so many in a row end the run [D].
+        bits: 32 for torch's AdamW; 8 for bitsandbytes' with moments of 8 bits, a quarter of the memory.
     """
 
     learning_rate: float = 1e-6
@@ -62,6 +67,7 @@ class OptimizerConfig:
     warmup_steps: int = 0
     schedule_steps: int = 0
     max_skipped_steps: int = 5
+    bits: Literal[8, 32] = 32
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -75,6 +81,8 @@ class OptimizerConfig:
             raise ValueError("optimizer.max_skipped_steps must be at least 1")
         if self.schedule == "cosine" and self.schedule_steps < 1:
             raise ValueError("optimizer.schedule 'cosine' needs optimizer.schedule_steps, the run's length in steps")
+        if self.bits not in (8, 32):
+            raise ValueError(f"optimizer.bits is 8 or 32, not {self.bits}")
 
     def factor(self, step: int) -> float:
         """Learning rate at an optimiser step, as a share of the peak."""
@@ -97,6 +105,8 @@ class PolicyModule(pl.LightningModule):
             with the same result.
         packing: ``shared_prefix`` runs what rollouts have in common once; ``rows`` is the plain alternative.
         head_chunk: Tokens whose logits exist at the same time.
+        attention: How packed rows attend; ``auto`` chooses by the device and logs why.
+        offload_activations: Keep what the backward pass needs in the host's memory.
         metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
     """
 
@@ -108,6 +118,8 @@ class PolicyModule(pl.LightningModule):
         max_tokens_per_forward: int,
         packing: PackingMode,
         head_chunk: int,
+        attention: AttentionPath = "auto",
+        offload_activations: bool = False,
         metrics: Sequence[RolloutMetric] | None = None,
     ) -> None:
         super().__init__()
@@ -119,6 +131,8 @@ class PolicyModule(pl.LightningModule):
         self.max_tokens_per_forward = max_tokens_per_forward
         self.packing: PackingMode = packing
         self.head_chunk = head_chunk
+        self.attention = AttentionChoice(attention)
+        self.offload_activations = offload_activations
         # Loaded at once: cheap, and a missing model is told before anything else starts.
         self.tokenizer = load_tokenizer(policy)
         self.renderer = ChatRenderer(TextCodec(self.tokenizer))
@@ -135,6 +149,8 @@ class PolicyModule(pl.LightningModule):
     def configure_model(self) -> None:
         """Loads the policy, once; Lightning calls this in every stage."""
         if self.policy is None:
+            if not torch.cuda.is_available():
+                keep_freed_memory()
             self.policy = load_policy(self.policy_config).train()
             copy = make_reference(self.policy, self.policy_config.adapter) if self.needs_reference else None
             # In a list, so that the frozen copy is no submodule: it is neither trained nor saved.
@@ -156,6 +172,12 @@ class PolicyModule(pl.LightningModule):
             raise RuntimeError("the policy is not loaded yet; call configure_model() first, as the Trainer does")
         return self.policy
 
+    def offloading(self) -> AbstractContextManager[Any]:
+        """Within it, what the backward pass needs goes to the host's memory, pinned where that speeds the way back."""
+        if not self.offload_activations:
+            return nullcontext()
+        return save_on_cpu(pin_memory=self.device.type == "cuda")
+
     @property
     def reference_copy(self) -> nn.Module | None:
         """The frozen second copy, for full weights only."""
@@ -167,7 +189,8 @@ class PolicyModule(pl.LightningModule):
         """AdamW over the trained weights."""
         config = self.optimizer_config
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(
+        adamw: Any = torch.optim.AdamW if config.bits == 32 else AdamW8bit
+        optimizer = adamw(
             weights, lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, config.factor)}}

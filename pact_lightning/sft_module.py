@@ -61,7 +61,7 @@ class SFTModule(PolicyModule):
         total = 0.0
         for pack in pack_blocks(blocks, self.max_tokens_per_forward, self.packing):
             only = [weights[read.block] > 0 for read in pack.reads]
-            scores = token_logprobs(self.model, pack, only=only, chunk_size=self.head_chunk)
+            scores = token_logprobs(self.model, pack, only=only, chunk_size=self.head_chunk, attention=self.attention)
             losses = [
                 component_sft_loss(score.logp, weights[read.block].to(score.logp.device), normalizer="weight_sum")[0]
                 for score, read in zip(scores, pack.reads, strict=True)

@@ -1,12 +1,16 @@
 """Packed forwards equal separate ones run by transformers' own attention: values and all gradients."""
 
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from pact_lightning.policy.attention import BlockLayout, SharedPrefixPlan
+from pact_lightning.policy.attention_choice import AttentionChoice
+from pact_lightning.policy.blockwise_attention import BlockwisePlan
+from pact_lightning.policy.flex_attention import FlexPlan
 from pact_lightning.policy.loading import enable_gradient_checkpointing
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import PREFIX, Block, pack_blocks
@@ -47,12 +51,15 @@ def weights_for(block, branch, length):
     return torch.sin(torch.arange(length) + 3.0 * block + 7.0 * branch + 1)
 
 
-def by_packs(model, packs):
+def by_packs(model, packs, path="auto"):
     """Log-probs per (block, branch) and the gradients of their weighted sum, one backward per pack."""
     found = {}
+    attention = AttentionChoice(path)
     for pack in packs:
         loss = torch.zeros(())
-        for read, scores in zip(pack.reads, token_logprobs(model, pack, chunk_size=7), strict=True):
+        for read, scores in zip(
+            pack.reads, token_logprobs(model, pack, chunk_size=7, attention=attention), strict=True
+        ):
             found[read.block, read.branch] = scores.logp.detach()
             loss = loss + (weights_for(read.block, read.branch, len(scores.logp)) * scores.logp).sum()
         loss.backward()
@@ -86,26 +93,28 @@ def assert_same(left, right, tolerance=1e-5):
             )
 
 
+@pytest.mark.parametrize("path", ["blockwise", "two_calls", "flex"])
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 @pytest.mark.parametrize("mode", ["shared_prefix", "rows"])
-def test_a_pack_equals_plain_rows_in_values_and_gradients(family, mode):
+def test_a_pack_equals_plain_rows_in_values_and_gradients(family, mode, path):
     blocks = random_blocks()
     packs = pack_blocks(blocks, 1000, mode)
     assert len(packs) == 1
     expected = by_plain_rows(build(family, "sdpa"), blocks)
     assert min(grad.abs().max() for grad in expected[1].values()) > 1e-3, "the comparison must have something to see"
-    assert_same(by_packs(build(family, "pact"), packs), expected)
+    assert_same(by_packs(build(family, "pact"), packs, path), expected)
 
 
+@pytest.mark.parametrize("path", ["blockwise", "two_calls", "flex"])
 @pytest.mark.parametrize("kv_heads", [1, 4])
-def test_multi_query_and_plain_heads(kv_heads):
+def test_multi_query_and_plain_heads(kv_heads, path):
     blocks = random_blocks()
     sizes = SIZES | {"num_key_value_heads": kv_heads}
     models = []
     for attention in ("pact", "sdpa"):
         torch.manual_seed(0)
         models.append(Qwen3ForCausalLM._from_config(Qwen3Config(**sizes), attn_implementation=attention))
-    assert_same(by_packs(models[0], pack_blocks(blocks, 1000)), by_plain_rows(models[1], blocks))
+    assert_same(by_packs(models[0], pack_blocks(blocks, 1000), path), by_plain_rows(models[1], blocks))
 
 
 @pytest.mark.parametrize("mode", ["shared_prefix", "rows"])
@@ -130,11 +139,12 @@ def test_a_block_split_by_branches_equals_the_whole_block():
     assert_same(by_packs(build("qwen3", "pact"), split), by_packs(build("qwen3", "pact"), pack_blocks(blocks, 100)))
 
 
-def test_gradient_checkpointing_keeps_the_plan():
+@pytest.mark.parametrize("path", ["blockwise", "two_calls", "flex"])
+def test_gradient_checkpointing_keeps_the_plan(path):
     packs = pack_blocks(random_blocks(), 1000)
     checkpointed = build("qwen3", "pact")
     enable_gradient_checkpointing(checkpointed)
-    assert_same(by_packs(checkpointed.train(), packs), by_packs(build("qwen3", "pact").train(), packs))
+    assert_same(by_packs(checkpointed.train(), packs, path), by_packs(build("qwen3", "pact").train(), packs))
 
 
 def test_branches_are_blind_to_each_other_and_the_prefix_to_all_of_them():
@@ -203,5 +213,6 @@ def test_attention_dropout_is_refused_with_a_plan():
 def test_empty_parts_are_refused(prefix, branches):
     with pytest.raises(ValueError, match="at least one token each"):
         BlockLayout(prefix, branches)
-    with pytest.raises(ValueError, match="at least one block"):
-        SharedPrefixPlan([])
+    for plan in (SharedPrefixPlan, BlockwisePlan, partial(FlexPlan, device="cpu")):
+        with pytest.raises(ValueError, match="at least one block"):
+            plan([])

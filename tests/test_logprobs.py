@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.functional import cross_entropy
 from transformers import Gemma2Config, Gemma2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from pact_lightning.policy.logprobs import chunked_logprobs, token_logprobs
@@ -42,6 +43,39 @@ def test_chunked_equals_dense(n, chunk, temperature, entropy):
         assert ours.entropy is None
     found = torch.autograd.grad(loss, [hidden, weight])
     torch.testing.assert_close(found, torch.autograd.grad(true_loss, [hidden, weight]), rtol=1e-4, atol=1e-5)
+
+
+@given(n=st.integers(1, 20), chunk=st.integers(1, 25), temperature=st.sampled_from([0.5, 1.0]), bias=st.booleans())
+def test_a_frozen_linear_head_passes_its_gradient_on_as_a_trained_one(n, chunk, temperature, bias):
+    hidden, weight, targets = inputs(n)
+    head = nn.Linear(6, 11, bias=bias)
+    head.weight.data = weight.detach()
+    factor = torch.linspace(-1, 2, n)
+    logits = head(hidden) / temperature
+    (expected,) = torch.autograd.grad((factor * -cross_entropy(logits, targets, reduction="none")).sum(), hidden)
+    for trained in (True, False):
+        head.requires_grad_(trained)
+        found = chunked_logprobs(hidden, head, targets, temperature=temperature, chunk_size=chunk).logp
+        (gradient,) = torch.autograd.grad((factor * found).sum(), hidden)
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_linear_heads_gradient_equals_that_of_a_head_which_is_run_by_autograd():
+    hidden, weight, targets = inputs(9)
+    found = [
+        torch.autograd.grad(chunked_logprobs(hidden, head, targets, chunk_size=4).logp.sum(), [hidden, weight])
+        for head in (weight, lambda states: states @ weight.T)
+    ]
+    torch.testing.assert_close(*found)
+
+
+def test_a_coarse_heads_weight_gradient_is_summed_over_chunks_in_float32():
+    """1,000 chunks of one token: summed in bfloat16, small terms would be lost beside the sum so far."""
+    targets = torch.zeros(1000, dtype=torch.long)
+    hidden = torch.ones(1000, 1, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    chunked_logprobs(hidden, weight, targets, chunk_size=1).logp.sum().backward()
+    assert weight.grad.flatten().tolist() == [500.0, -500.0]
 
 
 def test_a_worked_example():

@@ -4,7 +4,7 @@ A forward of a model loaded with ``attn_implementation="pact"`` takes one more k
 which transformers hands down to every layer's attention. Without it the model attends as with ``"sdpa"``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -115,8 +115,8 @@ class SharedPrefixPlan:
     """Blocks that share a flat row: prefix tokens attend causally, branches to their block's prefix and themselves.
 
     Equal, gradients included, to running every ``prefix + branch`` on its own [D]. Prefixes of similar length share
-    one causal call; the branches of a block are rows over ``[prefix keys | own keys]`` in a second one. All index
-    tensors are made here, once per forward and not per layer.
+    one causal call; the branches of a block are rows over ``[prefix keys | own keys]`` in a second one, or in several
+    where their lengths are far apart. All index tensors are made here, once per forward and not per layer.
 
     Args:
         blocks: The blocks in the order of the flat row; a token's position restarts at ``P`` in every branch.
@@ -134,12 +134,19 @@ class SharedPrefixPlan:
         start = 0
         for block in blocks:
             prefixes.append((start, block.prefix))
-            if block.branches:
-                self._branches.append(_branch_rows(start, block, device))
+            self._branches += _branch_rows(start, block, device)
             start += block.tokens
         self.tokens = start
         self._causal = [_Rows(spans, device) for spans in _similar_lengths(prefixes)]
         self._place = self._places(device)
+
+    @property
+    def places(self) -> int:
+        """Query places that are computed, padding included."""
+        return sum(rows.count * rows.length for rows in self._all_rows())
+
+    def _all_rows(self) -> list[_Rows]:
+        return [*self._causal, *(branches.rows for branches in self._branches)]
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
         """Attends in one layer; see :class:`AttentionPlan`.
@@ -165,7 +172,7 @@ class SharedPrefixPlan:
         """Where the output of every flat token stands in the concatenated calls; ``None`` if it is already in order."""
         place = torch.empty(self.tokens, dtype=torch.long)
         offset = 0
-        for rows in [*self._causal, *(branches.rows for branches in self._branches)]:
+        for rows in self._all_rows():
             for row, (start, length) in enumerate(rows.spans):
                 place[start : start + length] = offset + row * rows.length + torch.arange(length)
             offset += rows.count * rows.length
@@ -173,17 +180,20 @@ class SharedPrefixPlan:
         return None if in_order else place.to(device)
 
 
-def _branch_rows(start: int, block: BlockLayout, device: torch.device | str | None) -> _Branches:
+def _branch_rows(start: int, block: BlockLayout, device: torch.device | str | None) -> Iterator[_Branches]:
     spans: list[tuple[int, int]] = []
     offset = start + block.prefix
     for length in block.branches:
         spans.append((offset, length))
         offset += length
-    rows = _Rows(spans, device)
-    # Lower-right causal. Padded keys stand to the right of every real query, so this one mask hides them as well, and
-    # every row, padded or not, sees the prefix: no softmax over nothing.
-    mask = torch.ones(rows.length, block.prefix + rows.length, dtype=torch.bool, device=device).tril(block.prefix)
-    return _Branches(start, block.prefix, rows, mask)
+    for similar in _similar_lengths(spans):
+        rows = _Rows(similar, device)
+        # Lower-right causal. Padded keys stand to the right of every real query, so this one mask hides them as well,
+        # and every row, padded or not, sees the prefix: no softmax over nothing.
+        shape = (rows.length, block.prefix + rows.length)
+        yield _Branches(
+            start, block.prefix, rows, torch.ones(shape, dtype=torch.bool, device=device).tril(block.prefix)
+        )
 
 
 def _similar_lengths(spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:

@@ -68,6 +68,8 @@ class BlockwisePlan:
                 self.over.append(_Over(slice(first, offset), slice(start, first)))
             start = offset
         self.tokens = start
+        self.places = start
+        """Query places that are computed: there is no padding."""
 
     @staticmethod
     def available() -> bool:
@@ -105,7 +107,7 @@ class _Blockwise(torch.autograd.Function):
                 _rows(q, call), _repeated(_rows(k, call), heads), _repeated(_rows(v, call), heads), True, scaling
             )
             _rows_of(out, call).copy_(part)
-            normalizer[call.tokens].unflatten(0, (call.count, call.length)).transpose(1, 2).copy_(log_sum)
+            _rows_of(normalizer, call).copy_(log_sum)
         for over in plan.over:
             part, log_sum = _kernel(*_over(q, k, v, over), False, scaling)
             _join(out[over.tokens], normalizer[over.tokens], _flat(part), _flat(log_sum))
@@ -122,26 +124,26 @@ class _Blockwise(torch.autograd.Function):
         by_q, by_k, by_v = (torch.empty_like(tensor) for tensor in (q, k, v))
         for call in plan.causal:
             keys, values = _repeated(_rows(k, call), heads), _repeated(_rows(v, call), heads)
-            log_sum = normalizer[call.tokens].unflatten(0, (call.count, call.length)).transpose(1, 2)
+            log_sum = _rows_of(normalizer, call)
             grads = _kernel_backward(
                 _rows_of(upstream, call),
                 (_rows(q, call), keys, values),
                 _rows_of(out, call),
                 log_sum,
-                True,
-                ctx.scaling,
+                causal=True,
+                scaling=ctx.scaling,
             )
             _rows(by_q, call).copy_(grads[0])
             for target, grad in ((by_k, grads[1]), (by_v, grads[2])):
-                _rows(target, call).copy_(grad.unflatten(1, (kv_heads, heads // kv_heads)).sum(2))
+                _rows(target, call).copy_(torch.unflatten(grad, 1, (kv_heads, heads // kv_heads)).sum(2))
         for over in plan.over:
             grads = _kernel_backward(
                 _grouped(upstream[over.tokens].transpose(0, 1), kv_heads),
                 _over(q, k, v, over),
                 _grouped(out[over.tokens].transpose(0, 1), kv_heads),
                 _grouped(normalizer[over.tokens].T, kv_heads),
-                False,
-                ctx.scaling,
+                causal=False,
+                scaling=ctx.scaling,
             )
             _grouped(by_q[:, over.tokens], kv_heads).add_(grads[0])
             by_k[:, over.prefix] += grads[1].sum(0)
@@ -151,12 +153,12 @@ class _Blockwise(torch.autograd.Function):
 
 def _rows(flat: Tensor, call: _Causal) -> Tensor:
     """``[heads, T, d]`` -> a view ``[count, heads, length, d]``."""
-    return flat[:, call.tokens].unflatten(1, (call.count, call.length)).transpose(0, 1)
+    return torch.unflatten(flat[:, call.tokens], 1, (call.count, call.length)).transpose(0, 1)
 
 
 def _rows_of(flat: Tensor, call: _Causal) -> Tensor:
-    """``[T, heads, d]`` -> a view ``[count, heads, length, d]``."""
-    return flat[call.tokens].unflatten(0, (call.count, call.length)).transpose(1, 2)
+    """``[T, heads, ...]`` -> a view ``[count, heads, length, ...]``."""
+    return torch.unflatten(flat[call.tokens], 0, (call.count, call.length)).transpose(1, 2)
 
 
 def _repeated(rows: Tensor, heads: int) -> Tensor:
@@ -166,7 +168,7 @@ def _repeated(rows: Tensor, heads: int) -> Tensor:
 
 def _grouped(flat: Tensor, kv_heads: int) -> Tensor:
     """``[heads, ...]`` -> a view ``[groups, kv_heads, ...]``: with groups as the batch, keys need no copies."""
-    return flat.unflatten(0, (kv_heads, -1)).transpose(0, 1)
+    return torch.unflatten(flat, 0, (kv_heads, -1)).transpose(0, 1)
 
 
 def _flat(grouped: Tensor) -> Tensor:
@@ -193,7 +195,13 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor, causal: bool, scaling: float) -> tu
 
 
 def _kernel_backward(
-    upstream: Tensor, inputs: tuple[Tensor, Tensor, Tensor], out: Tensor, log_sum: Tensor, causal: bool, scaling: float
+    upstream: Tensor,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    out: Tensor,
+    log_sum: Tensor,
+    *,
+    causal: bool,
+    scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     backward = getattr(torch.ops.aten, f"{_FORWARD}_backward")
     by_q, by_k, by_v = backward(upstream, *inputs, out, log_sum, 0.0, causal, scale=scaling)

@@ -12,8 +12,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from pact_lightning.policy.attention import ATTENTION_NAME, SharedPrefixPlan
-from pact_lightning.policy.blockwise_attention import BlockwisePlan
+from pact_lightning.policy.attention import ATTENTION_NAME, AttentionPlan
+from pact_lightning.policy.attention_choice import AttentionChoice, make_plan
 from pact_lightning.policy.linear_logprobs import linear_logprobs
 from pact_lightning.policy.packing import Pack
 
@@ -123,6 +123,7 @@ def token_logprobs(
     temperature: float = 1.0,
     chunk_size: int = 1024,
     with_entropy: bool = False,
+    attention: AttentionChoice | None = None,
 ) -> list[LogProbs]:
     """Runs the decoder once on a pack and scores every read.
 
@@ -134,6 +135,7 @@ def token_logprobs(
         temperature: The sampling temperature.
         chunk_size: Tokens whose logits exist at the same time.
         with_entropy: Whether entropies are wanted.
+        attention: The run's attention path; left out, the one that ``auto`` stands for, unchecked.
 
     Returns:
         One entry per ``pack.reads``, with tensors ``[R]`` on the model's device.
@@ -144,7 +146,10 @@ def token_logprobs(
     decoder, head = decoder_and_head(model)
     selected = _selection(pack, only)
     device = next(decoder.parameters()).device
-    plan = BlockwisePlan(pack.layouts)
+    if attention is None:
+        plan: AttentionPlan = make_plan(pack.layouts, device)
+    else:
+        plan = attention.plan(decoder, pack.layouts, device)
     output = decoder(
         input_ids=pack.ids[None].to(device),
         position_ids=pack.positions[None].to(device),

@@ -1,7 +1,7 @@
 """Blocks of a shared prefix and its branches, laid out as flat rows under a token limit."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pact_lightning.policy.attention import BlockLayout
+from pact_lightning.policy.bins import fill_bins
 
 PackingMode = Literal["shared_prefix", "rows"]
 
@@ -76,11 +77,11 @@ class Pack:
 
 
 def pack_blocks(blocks: Sequence[Block], max_tokens: int, mode: PackingMode = "shared_prefix") -> list[Pack]:
-    """Packs blocks greedily and in order under a token limit [D].
+    """Packs blocks under a token limit, largest first, into few packs of about the same length [D].
 
     ``shared_prefix`` stores a prefix once for all its branches; a block over the limit is split by branches, with
     the prefix repeated. ``rows`` is the plain fallback: every ``prefix + branch`` is a sequence of its own. Both read
-    the same tokens exactly once, in the same order, and give the same values and gradients.
+    the same tokens exactly once and give the same values and gradients. In a pack the blocks keep their order.
 
     Args:
         blocks: What to run; every block must have something to read.
@@ -92,14 +93,20 @@ def pack_blocks(blocks: Sequence[Block], max_tokens: int, mode: PackingMode = "s
     """
     if mode not in ("shared_prefix", "rows"):
         raise ValueError(f"unknown packing mode {mode!r}; use 'shared_prefix' or 'rows'")
-    packs: list[_OpenPack] = []
+    pieces: list[_Piece] = []
     for index, block in enumerate(blocks):
-        pieces = [_piece(index, block)]
+        piece = _piece(index, block)
         if mode == "rows":
-            pieces = [row for piece in pieces for row in _one_by_one(piece)]
-        for piece in pieces:
-            _place(piece, packs, max_tokens)
-    return [_close(pack) for pack in packs]
+            rows = list(_one_by_one(piece))
+            for row in rows:
+                _check_fits(row, max_tokens)
+            pieces += rows
+        elif piece.tokens > max_tokens:
+            pieces += _split(piece, max_tokens)
+        else:
+            pieces.append(piece)
+    bins = fill_bins([piece.tokens for piece in pieces], max_tokens)
+    return [_close([pieces[number] for number in found]) for found in bins]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +122,6 @@ class _Piece:
     @property
     def tokens(self) -> int:
         return self.prefix.shape[0] + sum(ids.shape[0] for _, ids in self.branches)
-
-
-@dataclass(slots=True)
-class _OpenPack:
-    pieces: list[_Piece] = field(default_factory=list)
-    tokens: int = 0
-
-    def add(self, piece: _Piece) -> None:
-        self.pieces.append(piece)
-        self.tokens += piece.tokens
 
 
 def _piece(index: int, block: Block) -> _Piece:
@@ -151,29 +148,23 @@ def _one_by_one(piece: _Piece) -> Iterator[_Piece]:
         yield _Piece(piece.block, piece.prefix, (branch,), piece.read_prefix and n == 0, merged=True)
 
 
-def _place(piece: _Piece, packs: list[_OpenPack], max_tokens: int) -> None:
-    if not packs or packs[-1].tokens + piece.tokens > max_tokens:
-        packs.append(_OpenPack())
-    if piece.tokens <= max_tokens:
-        packs[-1].add(piece)
-        return
-    for n, part in enumerate(_split(piece, max_tokens)):
-        if n:
-            packs.append(_OpenPack())
-        packs[-1].add(part)
-
-
 def _split(piece: _Piece, max_tokens: int) -> Iterator[_Piece]:
-    """Parts with as many branches as fit; the first one reads the prefix."""
+    """Parts with as many branches as fit, the prefix in each; the first part reads it."""
+    _check_fits(piece, max_tokens)
+    room = max_tokens - piece.prefix.shape[0]
+    for number, found in enumerate(fill_bins([ids.shape[0] for _, ids in piece.branches], room)):
+        branches = tuple(piece.branches[branch] for branch in found)
+        yield _Piece(piece.block, piece.prefix, branches, piece.read_prefix and number == 0)
+
+
+def _check_fits(piece: _Piece, max_tokens: int) -> None:
+    """Raises ``ValueError`` where the prefix, alone or with one of the branches, is over the limit."""
     prefix = piece.prefix.shape[0]
-    if not piece.branches:
+    if not piece.branches and prefix > max_tokens:
         raise ValueError(
             f"the prefix of block {piece.block} has {prefix} tokens, over max_tokens_per_forward = {max_tokens}; "
             f"raise it to at least {prefix}"
         )
-    part: list[tuple[int, Tensor]] = []
-    used = prefix
-    read_prefix = piece.read_prefix
     for branch, ids in piece.branches:
         length = ids.shape[0]
         if prefix + length > max_tokens:
@@ -181,21 +172,15 @@ def _split(piece: _Piece, max_tokens: int) -> Iterator[_Piece]:
                 f"branch {branch} of block {piece.block} needs {prefix + length} tokens (prefix {prefix} + branch "
                 f"{length}), over max_tokens_per_forward = {max_tokens}; raise it to at least {prefix + length}"
             )
-        if used + length > max_tokens:
-            yield _Piece(piece.block, piece.prefix, tuple(part), read_prefix, piece.merged)
-            part, used, read_prefix = [], prefix, False
-        part.append((branch, ids))
-        used += length
-    yield _Piece(piece.block, piece.prefix, tuple(part), read_prefix, piece.merged)
 
 
-def _close(pack: _OpenPack) -> Pack:
+def _close(pieces: Sequence[_Piece]) -> Pack:
     ids: list[Tensor] = []
     positions: list[Tensor] = []
     layouts: list[BlockLayout] = []
     reads: list[Read] = []
     start = 0
-    for piece in pack.pieces:
+    for piece in pieces:
         prefix = piece.prefix.shape[0]
         lengths = tuple(branch.shape[0] for _, branch in piece.branches)
         ids += [piece.prefix, *(branch for _, branch in piece.branches)]

@@ -1,0 +1,41 @@
+"""The shared prefix against plain rows, as a share of what the operations saved would give."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.flops import update_flops
+from benchmarks.row import Row, alternate
+from benchmarks.update_case import HIDDEN_512, THREADS, UpdateCase, shape_settings
+
+
+def run(repeats: int) -> Row:
+    """(Seconds with rows / seconds with a shared prefix) / (operations with rows / operations with a shared prefix)."""
+    torch.set_num_threads(THREADS)
+    with tempfile.TemporaryDirectory() as folder:
+        case = UpdateCase(HIDDEN_512, Path(folder))
+        shared, ours = case.ours(trace=True)
+        rows, peer = case.ours(trace=True, packing="rows")
+        timings = alternate({"ours": ours, "peer": peer}, repeats)
+        packs = {"ours": case.packs(shared), "peer": case.packs(rows)}
+        flops = {name: update_flops(HIDDEN_512, found, case.head_tokens(shared)) for name, found in packs.items()}
+    ideal = flops["peer"] / flops["ours"]
+    speedup = timings["peer"].median / timings["ours"].median
+    return Row(
+        "shared_prefix_vs_ideal",
+        timings["ours"].median,
+        timings["peer"].median,
+        speedup / ideal,
+        0.75,
+        "at least",
+        repeats,
+        {
+            **shape_settings(case),
+            "speedup": speedup,
+            "ideal_speedup": ideal,
+            "tokens": {name: sum(pack.tokens for pack in found) for name, found in packs.items()},
+            "ours_spread": timings["ours"].spread,
+            "peer_spread": timings["peer"].spread,
+        },
+    )

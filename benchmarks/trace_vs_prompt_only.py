@@ -1,0 +1,37 @@
+"""What the trace costs: PACT's trace step with SFT against our own prompt-only step on the same rollouts."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.flops import update_flops
+from benchmarks.row import Row, alternate
+from benchmarks.update_case import HIDDEN_512, THREADS, UpdateCase, shape_settings
+
+
+def run(repeats: int) -> Row:
+    """Seconds with the trace by seconds without; the settings give the same ratio in operations."""
+    torch.set_num_threads(THREADS)
+    with tempfile.TemporaryDirectory() as folder:
+        case = UpdateCase(HIDDEN_512, Path(folder))
+        trace, ours = case.ours(trace=True)
+        prompt, peer = case.ours(trace=False)
+        timings = alternate({"ours": ours, "peer": peer}, repeats)
+        flops = [update_flops(HIDDEN_512, case.packs(side), case.head_tokens(side)) for side in (trace, prompt)]
+    return Row(
+        "trace_vs_prompt_only",
+        timings["ours"].median,
+        timings["peer"].median,
+        timings["ours"].median / timings["peer"].median,
+        1.5,
+        "at most",
+        repeats,
+        {
+            **shape_settings(case),
+            "ratio_of_operations": flops[0] / flops[1],
+            "head_tokens": [case.head_tokens(trace), case.head_tokens(prompt)],
+            "ours_spread": timings["ours"].spread,
+            "peer_spread": timings["peer"].spread,
+        },
+    )

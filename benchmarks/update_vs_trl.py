@@ -1,0 +1,46 @@
+"""PACT's trace step against TRL's GRPO step on the same rollouts without any trace."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.row import Row, alternate
+from benchmarks.update_case import HIDDEN_512, THREADS, UpdateCase, shape_settings
+
+
+def run(repeats: int) -> Row:
+    """The row at hidden 512, where the linear layers dominate."""
+    return measure("update_vs_trl", HIDDEN_512, repeats, goal=2.0)
+
+
+def measure(bench: str, sizes: dict[str, int], repeats: int, *, goal: float) -> Row:
+    """Times both sides on a model of the given sizes; the loss of a prompt without trace is checked to be equal."""
+    torch.set_num_threads(THREADS)
+    with tempfile.TemporaryDirectory() as folder:
+        case = UpdateCase(sizes, Path(folder))
+        anchor, anchor_update = case.ours(trace=False)
+        _, trl = case.trl(case.group(anchor))
+        same = (anchor_update(), trl())
+        if abs(same[0] - same[1]) > 1e-5:
+            raise RuntimeError(f"the two sides compute different losses without a trace: {same[0]} and {same[1]}")
+        del anchor, anchor_update
+        _, ours = case.ours(trace=True)
+        timings = alternate({"ours": ours, "peer": trl}, repeats)
+    return Row(
+        bench,
+        timings["ours"].median,
+        timings["peer"].median,
+        timings["peer"].median / timings["ours"].median,
+        goal,
+        "at least",
+        repeats,
+        {
+            **shape_settings(case),
+            "ours_is": "trace-conditioned surrogate and SFT, forward and backward, full weights, no optimiser step",
+            "peer_is": "GRPOTrainer._compute_loss and backward on prompt + response, beta 0, checkpointing off",
+            "loss_without_trace": same,
+            "ours_spread": timings["ours"].spread,
+            "peer_spread": timings["peer"].spread,
+        },
+    )

@@ -1,0 +1,131 @@
+"""Which of the shared-prefix attentions runs, why, and whether it gives what plain rows give."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+
+from pact_lightning.policy.attention import AttentionPlan, BlockLayout, SharedPrefixPlan
+from pact_lightning.policy.blockwise_attention import BlockwisePlan
+from pact_lightning.policy.packing import Block, pack_blocks
+
+if TYPE_CHECKING:  # its import takes a second
+    from pact_lightning.policy.flex_attention import FlexPlan
+
+AttentionPath = Literal["auto", "blockwise", "two_calls", "flex"]
+"""``blockwise`` for CPUs, ``two_calls`` anywhere, ``flex`` for CUDA."""
+
+_CHECKED_LAYOUT = ((7, (5, 3)), (4, (2,)))
+_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
+_COARSE_TOLERANCE = 0.1  # bfloat16 keeps 8 bits, and every layer rounds anew
+
+
+def choose_path(device: torch.device) -> tuple[AttentionPath, str]:
+    """The path that ``auto`` stands for, and the reason."""
+    if device.type == "cpu" and BlockwisePlan.available():
+        return "blockwise", "flash kernels for CPUs, no padding and no copies of the prefix"
+    if device.type == "cpu":
+        return "two_calls", "this torch has no flash kernel for CPUs that returns its log-sum-exp"
+    return "two_calls", "it runs on any device; 'flex' may be faster on long packs, measure it before you choose it"
+
+
+def make_plan(
+    layouts: Sequence[BlockLayout], device: torch.device, path: AttentionPath = "auto"
+) -> "BlockwisePlan | SharedPrefixPlan | FlexPlan":
+    """The plan of one forward.
+
+    Raises:
+        ValueError: The path is unknown, or not for this device.
+    """
+    if path == "auto":
+        path, _ = choose_path(device)
+    if path == "blockwise":
+        if device.type != "cpu":
+            raise ValueError(f"attention 'blockwise' is for CPUs, but the policy is on {device}; use 'auto'")
+        return BlockwisePlan(layouts)
+    if path == "two_calls":
+        return SharedPrefixPlan(layouts, device)
+    if path == "flex":
+        from pact_lightning.policy.flex_attention import FlexPlan
+
+        return FlexPlan(layouts, device)
+    raise ValueError(f"unknown attention {path!r}; use 'auto', 'blockwise', 'two_calls' or 'flex'")
+
+
+class AttentionChoice:
+    """The attention path of a run: chosen, checked against plain rows and logged at first use.
+
+    A path that does not give what plain rows give is replaced by ``two_calls``, with a warning.
+
+    Args:
+        path: What to use.
+    """
+
+    def __init__(self, path: AttentionPath = "auto") -> None:
+        self.path: AttentionPath = path
+        self._settled: AttentionPath | None = None
+
+    def plan(self, decoder: nn.Module, layouts: Sequence[BlockLayout], device: torch.device) -> AttentionPlan:
+        """The plan of one forward of a decoder.
+
+        Raises:
+            RuntimeError: No path gives what plain rows give.
+        """
+        if self._settled is None:
+            self._settled = self._settle(decoder, device)
+        return make_plan(layouts, device, self._settled)
+
+    def _settle(self, decoder: nn.Module, device: torch.device) -> AttentionPath:
+        path, reason = choose_path(device) if self.path == "auto" else (self.path, "asked for by the recipe")
+        for candidate in dict.fromkeys((path, "two_calls")):
+            difference, allowed = _difference_from_rows(decoder, device, candidate)
+            if difference <= allowed:
+                rank_zero_info(f"attention of packed rows: {candidate} ({reason}); equal to plain rows")
+                return candidate
+            reason = f"{candidate} differs from plain rows by {difference:.1e}, allowed are {allowed:.0e}"
+            rank_zero_warn(f"attention of packed rows: {reason}")
+        raise RuntimeError(f"packed rows cannot be used on this machine: {reason}; set packing: rows")
+
+
+@torch.no_grad()
+def _difference_from_rows(decoder: nn.Module, device: torch.device, path: AttentionPath) -> tuple[float, float]:
+    """Largest difference of hidden states between a small pack and its rows, by the largest; what rounding allows."""
+    modes = [(module, module.training) for module in decoder.modules()]
+    decoder.eval()
+    try:
+        packed, plain = _small_pack(decoder, device, path)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    size = max(float(plain.abs().max()), 1e-6)
+    return float((packed - plain).abs().max()) / size, _TOLERANCE.get(packed.dtype, _COARSE_TOLERANCE)
+
+
+def _small_pack(decoder: nn.Module, device: torch.device, path: AttentionPath) -> tuple[Tensor, Tensor]:
+    """Last hidden states at the reads of a small pack, ``[n, D]``, from the pack and from plain rows."""
+    generator = torch.Generator().manual_seed(0)
+    blocks = [
+        Block(_ids(decoder, prefix, generator), [_ids(decoder, length, generator) for length in branches])
+        for prefix, branches in _CHECKED_LAYOUT
+    ]
+    (pack,) = pack_blocks(blocks, 1000)
+    states = decoder(
+        input_ids=pack.ids[None].to(device),
+        position_ids=pack.positions[None].to(device),
+        attention_plan=make_plan(pack.layouts, device, path),
+        use_cache=False,
+    ).last_hidden_state[0]
+    packed = torch.cat([states[read.predictors.to(device)] for read in pack.reads])
+    plain = []
+    for read in pack.reads:
+        prefix, branch = torch.as_tensor(blocks[read.block].prefix), read.targets
+        row = torch.cat([prefix, branch])[None].to(device)
+        plain.append(decoder(input_ids=row, use_cache=False).last_hidden_state[0, len(prefix) - 1 : -1])
+    return packed, torch.cat(plain)
+
+
+def _ids(decoder: nn.Module, length: int, generator: torch.Generator) -> Tensor:
+    embeddings = decoder.get_input_embeddings()  # type: ignore[operator]  # a transformers model
+    return torch.randint(embeddings.num_embeddings, (length,), generator=generator)
