@@ -211,11 +211,7 @@ class PACTModule(PolicyModule):
     def accumulate_gradients(
         self, batch: Sequence[Group], backward: Callable[[Tensor], Any]
     ) -> tuple[list[PromptPlan], dict[str, float]]:
-        """Adds the gradients of one batch to the weights', pack by pack.
-
-        Args:
-            batch: Groups that :meth:`prepare_phase` has seen.
-            backward: What is called with the loss of every pack that has a gradient.
+        """Adds the gradients of one batch to the weights', calling ``backward`` on the loss of every pack.
 
         Returns:
             How every group was scored, and the sums of the metrics.
@@ -285,11 +281,9 @@ class PACTModule(PolicyModule):
         reference: bool = False,
     ) -> list[LogProbs]:
         """Log-probabilities of every read of a pack under the policy, or under the reference."""
-        temperature = plans[0].group.temperature
-        masks = head_masks(plans, layout, pack)
         settings: dict[str, Any] = {
-            "only": masks,
-            "temperature": temperature,
+            "only": head_masks(plans, layout, pack),
+            "temperature": plans[0].group.temperature,
             "chunk_size": self.head_chunk,
             "with_entropy": with_entropy,
             "attention": self.attention,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from bitsandbytes.optim import AdamW8bit
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -91,6 +90,14 @@ class OptimizerConfig:
         if self.schedule == "constant":
             return 1.0
         return 0.5 * (1.0 + math.cos(math.pi * min(step / self.schedule_steps, 1.0)))
+
+
+def _adamw(bits: int) -> Any:
+    if bits == 32:
+        return torch.optim.AdamW
+    from bitsandbytes.optim.adamw import AdamW8bit
+
+    return AdamW8bit
 
 
 class PolicyModule(pl.LightningModule):
@@ -189,8 +196,7 @@ class PolicyModule(pl.LightningModule):
         """AdamW over the trained weights."""
         config = self.optimizer_config
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        adamw: Any = torch.optim.AdamW if config.bits == 32 else AdamW8bit
-        optimizer = adamw(
+        optimizer = _adamw(config.bits)(
             weights, lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, config.factor)}}
