@@ -36,16 +36,18 @@ from pact_lightning.objectives.entropy import entropy_bonus
 from pact_lightning.objectives.kl import k3_kl
 from pact_lightning.objectives.pact import Coefficients, pact_prompt_loss
 from pact_lightning.objectives.surrogate import clipped_surrogate
+from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.attention_choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.policy.logprobs import LogProbs, token_logprobs
 from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
 from pact_lightning.policy.reference import reference_policy
-from pact_lightning.policy_module import OptimizerConfig, PolicyModule
+from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutStats
 from pact_lightning.sampling_signs import sampling_signs
 from pact_lightning.scoring import Layout, PromptPlan, RatioContext, head_masks, lay_out
 from pact_lightning.seeds import derive_seed, python_random
+from pact_lightning.step_metrics import step_metrics
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class PACTModule(PolicyModule):
         max_tokens_per_forward: Tokens of one forward.
         packing: ``shared_prefix``, or ``rows`` as the plain alternative.
         head_chunk: Tokens whose logits exist at the same time.
-        attention: How packed rows attend: ``auto``, ``blockwise``, ``two_calls`` or ``flex``; see docs/performance.md.
+        attention: How packed rows attend: ``auto``, ``blockwise`` or ``two_calls``; see docs/performance.md.
         offload_activations: Keep what the backward pass needs in the host's memory.
         metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
         seed: Seed of the anchoring draws.
@@ -370,29 +372,8 @@ class PACTModule(PolicyModule):
         return terms
 
     def _log_step(self, batch: list[Group], plans: Sequence[PromptPlan], sums: dict[str, float]) -> None:
-        """Logs means: losses over the prompts that have the term, shares over all prompts of the step."""
-        with_rl, with_sft = max(sums["rl_prompts"], 1e-9), max(sums["sft_prompts"], 1e-9)
-        metrics = {
-            "train/loss": sums["loss"],
-            "train/gradient_norm": sums["gradient_norm"],
-            "train/rl_loss": sums["rl_loss"] / with_rl,
-            "train/sft_loss": sums["sft_loss"] / with_sft,
-            "train/kl": sums["kl_loss"] / with_rl,
-            "train/entropy": -sums["entropy_loss"] / with_rl,
-            "train/anchored": sum(plan.context is None for plan in plans) / len(plans),
-            "train/zero_variance": sum(group.zero_variance for group in batch) / len(batch),
-            "train/sft_skipped": sums["sft_skipped"],
-            "train/learning_rate": self.learning_rate,
-        }
-        for reason in ("drawn", "no_trace", "overlong"):
-            metrics[f"anchor/{reason}"] = sum(group.anchored == reason for group in batch) / len(batch)
-        dropped = [plan.context.dropped_turns > 0 for plan in plans if plan.context is not None]
-        metrics["anchor/trace_shortened"] = sum(dropped) / len(batch)
-        metrics |= {
-            f"train/{name.removeprefix('surrogate/')}": value / with_rl
-            for name, value in sums.items()
-            if name.startswith("surrogate/")
-        }
+        """Logs the figures of an optimiser step, and those of its phase's rollouts."""
+        metrics = step_metrics(batch, plans, sums) | {"train/learning_rate": self.learning_rate}
         self.log_dict(metrics, batch_size=len(batch))
         # Once per phase and so by the epoch: a Trainer that logs every n steps would lose most of them.
         self.log_dict(self._phase_metrics, on_step=False, on_epoch=True, batch_size=1)

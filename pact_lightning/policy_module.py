@@ -3,9 +3,8 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -15,7 +14,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from rich.console import Console
 from torch import Tensor, nn
-from torch.autograd.graph import save_on_cpu
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pact_lightning.dialogue.rendering import ChatRenderer
@@ -24,8 +22,10 @@ from pact_lightning.evaluation import EvaluationMetrics, Scores, comparison_tabl
 from pact_lightning.finite_steps import FiniteSteps, NonFiniteGradientError, which_are_not_finite
 from pact_lightning.host_memory import keep_freed_memory
 from pact_lightning.metrics.rollout_metric import RolloutMetric
+from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.attention_choice import AttentionChoice, AttentionPath
 from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer
+from pact_lightning.policy.offload import offloaded_activations
 from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.reference import make_reference
 from pact_lightning.policy.state_dict import load_trainable_state, trainable_state
@@ -38,66 +38,6 @@ from pact_lightning.whole_files import write_json, write_json_lines
 
 if TYPE_CHECKING:
     from pact_lightning.task_datamodule import Evaluated, TaskDataModule
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with gradient clipping.
-
-    Attributes:
-        learning_rate: Peak learning rate; 1e-6 is the paper's for full weights [P], adapters need more.
-        weight_decay: AdamW's weight decay [C].
-        beta1: AdamW's first moment decay.
-        beta2: AdamW's second moment decay.
-        gradient_clip: Largest norm of the gradient of one optimiser step [C]; 0 switches clipping off.
-        schedule: ``constant`` [P], or ``cosine`` down to zero over ``schedule_steps``.
-        warmup_steps: Optimiser steps of linear warm-up.
-        schedule_steps: Optimiser steps of the cosine schedule; without meaning for ``constant``.
-        max_skipped_steps: A step whose gradient is not finite is skipped; so many in a row end the run [D].
-        bits: 32 for torch's AdamW; 8 for bitsandbytes' with moments of 8 bits, a quarter of the memory.
-    """
-
-    learning_rate: float = 1e-6
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    gradient_clip: float = 1.0
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: int = 0
-    schedule_steps: int = 0
-    max_skipped_steps: int = 5
-    bits: Literal[8, 32] = 32
-
-    def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-            ValueError: A value makes no sense.
-        """
-        if self.learning_rate <= 0 or self.gradient_clip < 0:
-            raise ValueError("optimizer.learning_rate must be above 0 and optimizer.gradient_clip at least 0")
-        if self.max_skipped_steps < 1:
-            raise ValueError("optimizer.max_skipped_steps must be at least 1")
-        if self.schedule == "cosine" and self.schedule_steps < 1:
-            raise ValueError("optimizer.schedule 'cosine' needs optimizer.schedule_steps, the run's length in steps")
-        if self.bits not in (8, 32):
-            raise ValueError(f"optimizer.bits is 8 or 32, not {self.bits}")
-
-    def factor(self, step: int) -> float:
-        """Learning rate at an optimiser step, as a share of the peak."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        if self.schedule == "constant":
-            return 1.0
-        return 0.5 * (1.0 + math.cos(math.pi * min(step / self.schedule_steps, 1.0)))
-
-
-def _adamw(bits: int) -> Any:
-    if bits == 32:
-        return torch.optim.AdamW
-    from bitsandbytes.optim.adamw import AdamW8bit
-
-    return AdamW8bit
 
 
 class PolicyModule(pl.LightningModule):
@@ -180,10 +120,8 @@ class PolicyModule(pl.LightningModule):
         return self.policy
 
     def offloading(self) -> AbstractContextManager[Any]:
-        """Within it, what the backward pass needs goes to the host's memory, pinned where that speeds the way back."""
-        if not self.offload_activations:
-            return nullcontext()
-        return save_on_cpu(pin_memory=self.device.type == "cuda")
+        """Within it, what the backward pass needs goes to the host's memory, where ``offload_activations`` is set."""
+        return offloaded_activations(self.model) if self.offload_activations else nullcontext()
 
     @property
     def reference_copy(self) -> nn.Module | None:
@@ -196,9 +134,7 @@ class PolicyModule(pl.LightningModule):
         """AdamW over the trained weights."""
         config = self.optimizer_config
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        optimizer = _adamw(config.bits)(
-            weights, lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
-        )
+        optimizer = config.over(weights)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, config.factor)}}
 
     @property

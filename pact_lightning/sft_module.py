@@ -8,10 +8,11 @@ from torch import Tensor
 from pact_lightning.dialogue.components import POLICY_COMPONENTS
 from pact_lightning.metrics.rollout_metric import RolloutMetric
 from pact_lightning.objectives.component_sft import component_sft_loss
+from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import Block, PackingMode, pack_blocks
-from pact_lightning.policy_module import OptimizerConfig, PolicyModule
+from pact_lightning.policy_module import PolicyModule
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.rendered import RenderedTrace, render_trace
 

@@ -12,8 +12,8 @@ from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.environments.bundled.tasks import make_task
 from pact_lightning.group import CreditConfig, make_group
 from pact_lightning.module import PACTModule
+from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.policy_module import OptimizerConfig
 from pact_lightning.rollout.trajectory import Segment, StopReason, Trajectory
 
 FULL = PolicyConfig(adapter="full", dtype="float32")

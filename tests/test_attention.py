@@ -1,7 +1,6 @@
 """Packed forwards equal separate ones run by transformers' own attention: values and all gradients."""
 
 from copy import deepcopy
-from functools import partial
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from pact_lightning.policy.attention import BlockLayout, SharedPrefixPlan
 from pact_lightning.policy.attention_choice import AttentionChoice
 from pact_lightning.policy.blockwise_attention import BlockwisePlan
-from pact_lightning.policy.flex_attention import FlexPlan
 from pact_lightning.policy.loading import enable_gradient_checkpointing
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import PREFIX, Block, pack_blocks
@@ -93,7 +91,7 @@ def assert_same(left, right, tolerance=1e-5):
             )
 
 
-@pytest.mark.parametrize("path", ["blockwise", "two_calls", "flex"])
+@pytest.mark.parametrize("path", ["blockwise", "two_calls"])
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 @pytest.mark.parametrize("mode", ["shared_prefix", "rows"])
 def test_a_pack_equals_plain_rows_in_values_and_gradients(family, mode, path):
@@ -105,7 +103,7 @@ def test_a_pack_equals_plain_rows_in_values_and_gradients(family, mode, path):
     assert_same(by_packs(build(family, "pact"), packs, path), expected)
 
 
-@pytest.mark.parametrize("path", ["blockwise", "two_calls", "flex"])
+@pytest.mark.parametrize("path", ["blockwise", "two_calls"])
 @pytest.mark.parametrize("kv_heads", [1, 4])
 def test_multi_query_and_plain_heads(kv_heads, path):
     blocks = random_blocks()
@@ -139,7 +137,7 @@ def test_a_block_split_by_branches_equals_the_whole_block():
     assert_same(by_packs(build("qwen3", "pact"), split), by_packs(build("qwen3", "pact"), pack_blocks(blocks, 100)))
 
 
-@pytest.mark.parametrize("path", ["blockwise", "two_calls", "flex"])
+@pytest.mark.parametrize("path", ["blockwise", "two_calls"])
 def test_gradient_checkpointing_keeps_the_plan(path):
     packs = pack_blocks(random_blocks(), 1000)
     checkpointed = build("qwen3", "pact")
@@ -213,6 +211,6 @@ def test_attention_dropout_is_refused_with_a_plan():
 def test_empty_parts_are_refused(prefix, branches):
     with pytest.raises(ValueError, match="at least one token each"):
         BlockLayout(prefix, branches)
-    for plan in (SharedPrefixPlan, BlockwisePlan, partial(FlexPlan, device="cpu")):
+    for plan in (SharedPrefixPlan, BlockwisePlan):
         with pytest.raises(ValueError, match="at least one block"):
             plan([])

@@ -8,7 +8,6 @@ from pact_lightning.policy import attention_choice
 from pact_lightning.policy.attention import BlockLayout, SharedPrefixPlan
 from pact_lightning.policy.attention_choice import AttentionChoice, choose_path, make_plan
 from pact_lightning.policy.blockwise_attention import BlockwisePlan
-from pact_lightning.policy.flex_attention import FlexPlan
 from pact_lightning.policy.packing import pack_blocks
 
 CPU = torch.device("cpu")
@@ -69,7 +68,6 @@ def test_places_count_what_is_padded():
     layouts = [BlockLayout(8, (4, 4, 3)), BlockLayout(7, (1,))]
     assert BlockwisePlan(layouts).places == 8 + 11 + 7 + 1
     assert SharedPrefixPlan(layouts).places == 2 * 8 + 3 * 4 + 1
-    assert FlexPlan(layouts, "cpu").places == 128
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

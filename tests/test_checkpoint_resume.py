@@ -13,9 +13,9 @@ from pact_lightning.annealing import AnnealingCallback
 from pact_lightning.datamodule import RolloutDataModule
 from pact_lightning.environments.bundled.tasks import BundledTasks
 from pact_lightning.module import PACTModule
+from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.loading import PolicyConfig, load_policy
 from pact_lightning.policy.state_dict import load_trainable_state
-from pact_lightning.policy_module import OptimizerConfig
 from pact_lightning.rollout.engine import RolloutLimits
 
 PHASES, STEPS = 4, 2

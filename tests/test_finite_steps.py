@@ -5,7 +5,7 @@ import torch
 from hand_made import FULL, LORA, Batches, RecordingModule, bundled_renderer, hand_made_group, quiet_trainer
 
 from pact_lightning.finite_steps import FiniteSteps, NonFiniteGradientError, which_are_not_finite
-from pact_lightning.policy_module import OptimizerConfig
+from pact_lightning.optimizer import OptimizerConfig
 
 NAN = [[float("nan")] * 3, [0.0] * 2, [0.0]]
 RENDERER = bundled_renderer()

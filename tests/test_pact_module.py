@@ -10,8 +10,8 @@ from plain_pact import RENDERER, Plain
 from pact_lightning.dialogue.components import Component
 from pact_lightning.module import PACTModule
 from pact_lightning.objectives.pact import Coefficients
+from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.packing import pack_blocks
-from pact_lightning.policy_module import OptimizerConfig
 from pact_lightning.scoring import lay_out
 from pact_lightning.traces.rendered import render_trace
 

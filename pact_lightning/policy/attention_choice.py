@@ -1,7 +1,7 @@
 """Which of the shared-prefix attentions runs, why, and whether it gives what plain rows give."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -11,11 +11,8 @@ from pact_lightning.policy.attention import AttentionPlan, BlockLayout, SharedPr
 from pact_lightning.policy.blockwise_attention import BlockwisePlan
 from pact_lightning.policy.packing import Block, pack_blocks
 
-if TYPE_CHECKING:  # its import takes a second
-    from pact_lightning.policy.flex_attention import FlexPlan
-
-AttentionPath = Literal["auto", "blockwise", "two_calls", "flex"]
-"""``blockwise`` for CPUs, ``two_calls`` anywhere, ``flex`` for CUDA."""
+AttentionPath = Literal["auto", "blockwise", "two_calls"]
+"""``blockwise`` for CPUs, ``two_calls`` anywhere."""
 
 _CHECKED_LAYOUT = ((7, (5, 3)), (4, (2,)))
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
@@ -28,12 +25,12 @@ def choose_path(device: torch.device) -> tuple[AttentionPath, str]:
         return "blockwise", "flash kernels for CPUs, no padding and no copies of the prefix"
     if device.type == "cpu":
         return "two_calls", "this torch has no flash kernel for CPUs that returns its log-sum-exp"
-    return "two_calls", "it runs on any device; 'flex' may be faster on long packs, measure it before you choose it"
+    return "two_calls", "torch's attention for this device, on any length"
 
 
 def make_plan(
     layouts: Sequence[BlockLayout], device: torch.device, path: AttentionPath = "auto"
-) -> "BlockwisePlan | SharedPrefixPlan | FlexPlan":
+) -> BlockwisePlan | SharedPrefixPlan:
     """The plan of one forward.
 
     Raises:
@@ -47,11 +44,7 @@ def make_plan(
         return BlockwisePlan(layouts)
     if path == "two_calls":
         return SharedPrefixPlan(layouts, device)
-    if path == "flex":
-        from pact_lightning.policy.flex_attention import FlexPlan
-
-        return FlexPlan(layouts, device)
-    raise ValueError(f"unknown attention {path!r}; use 'auto', 'blockwise', 'two_calls' or 'flex'")
+    raise ValueError(f"unknown attention {path!r}; use 'auto', 'blockwise' or 'two_calls'")
 
 
 class AttentionChoice:
