@@ -6,6 +6,7 @@ from bisect import bisect
 import torch
 
 from benchmarks.row import Row
+from pact_lightning.policy.attention import SharedPrefixPlan
 from pact_lightning.policy.attention_choice import make_plan
 from pact_lightning.policy.packing import Block, Pack, pack_blocks
 
@@ -35,6 +36,7 @@ def run(repeats: int) -> Row:
         "response_lognormal": _RESPONSE,
         "packs": len(packs),
         "filled": real / (len(packs) * _LIMIT),
+        "share_by_two_calls": 1 - real / sum(SharedPrefixPlan(pack.layouts).places for pack in packs),
         "counted": "query places of every attention call; all other layers run on the flat row, without padding",
         "peer_is": "the same rollouts behind prompt and trace as padded batches of K rows",
     }

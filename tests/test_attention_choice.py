@@ -67,7 +67,7 @@ def test_a_path_that_does_not_exist_or_is_for_another_device_is_refused():
 def test_places_count_what_is_padded():
     layouts = [BlockLayout(8, (4, 4, 3)), BlockLayout(7, (1,))]
     assert BlockwisePlan(layouts).places == 8 + 11 + 7 + 1
-    assert SharedPrefixPlan(layouts).places == 2 * 8 + 3 * 4 + 1
+    assert SharedPrefixPlan(layouts).places == 2 * 8 + 2 * 4 + 3 + 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

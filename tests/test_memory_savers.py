@@ -66,5 +66,5 @@ def test_moments_of_8_bits_train_almost_as_those_of_32():
 
 
 def test_other_numbers_of_bits_are_refused():
-    with pytest.raises(ValueError, match="optimizer.bits is 8 or 32, not 4"):
+    with pytest.raises(ValueError, match=r"optimizer\.bits is 8 or 32, not 4"):
         OptimizerConfig(bits=4)

@@ -197,10 +197,10 @@ def _branch_rows(start: int, block: BlockLayout, device: torch.device | str | No
 
 
 def _similar_lengths(spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Groups spans so that padding to a group's longest wastes at most a quarter of each row."""
+    """Groups spans so that padding to a group's longest wastes at most an eighth of each row."""
     groups: list[list[tuple[int, int]]] = []
     for span in sorted(spans, key=lambda item: -item[1]):
-        if groups and 4 * span[1] >= 3 * groups[-1][0][1]:
+        if groups and 8 * span[1] >= 7 * groups[-1][0][1]:
             groups[-1].append(span)
         else:
             groups.append([span])
