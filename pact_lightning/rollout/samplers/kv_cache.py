@@ -1,5 +1,7 @@
 """A key-value cache whose rows advance independently, and the attention plan that reads and writes it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -48,19 +50,26 @@ class CachedPlan:
 
     Args:
         cache: The cache, with room for the new tokens.
-        lengths: Tokens already cached of each row, ``[B]``.
+        lengths: Tokens already cached of each row. Plain numbers: a tensor on a GPU would have to be waited for.
         tokens: New tokens per row, right-padded; what padding writes lies beyond the row's end and is overwritten.
-        slots: Slot of each row, ``[B]``; ``None`` for slots ``0 .. B-1``, which costs no copy.
+        device: Where the model runs.
+        slots: Slot of each row; ``None`` for slots ``0 .. B-1``, which costs no copy.
     """
 
-    def __init__(self, cache: KVCache, lengths: Tensor, tokens: int, slots: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        lengths: Sequence[int],
+        tokens: int,
+        device: torch.device | str,
+        slots: Sequence[int] | None = None,
+    ) -> None:
         self._cache = cache
-        self._slots = slots
-        self._rows = torch.arange(len(lengths), device=lengths.device) if slots is None else slots
-        self.positions = lengths[:, None] + torch.arange(tokens, device=lengths.device)  # [B, T]
-        self._span = int(self.positions.max()) + 1
-        columns = torch.arange(self._span, device=lengths.device)
-        self._mask = columns <= self.positions[:, :, None]  # [B, T, span]
+        self._slots = None if slots is None else torch.tensor(slots, device=device)
+        self._rows = torch.arange(len(lengths), device=device) if self._slots is None else self._slots
+        self.positions = torch.tensor(lengths, device=device)[:, None] + torch.arange(tokens, device=device)  # [B, T]
+        self._span = max(lengths) + tokens
+        self._mask: Tensor | None = None
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
         """Writes the new keys and values, then attends; see :class:`pact_lightning.policy.attention.AttentionPlan`."""
@@ -78,6 +87,18 @@ class CachedPlan:
         tokens = query.shape[2]
         # Query heads that share a key head stand below each other, so that keys need not be repeated.
         stacked = torch.unflatten(query, 1, (key.shape[1], groups)).flatten(2, 3)  # [B, kv_heads, groups * T, d]
-        mask = self._mask.repeat(1, groups, 1)[:, None]
+        mask = self._additive_mask(groups, query.dtype)
         out = scaled_dot_product_attention(stacked, keys, values, attn_mask=mask, scale=scaling)
         return torch.unflatten(out, 2, (groups, tokens)).flatten(1, 2).transpose(1, 2)
+
+    def _additive_mask(self, groups: int, dtype: torch.dtype) -> Tensor:
+        """``[B, 1, groups * T, span]``: 0 where a token may look, else minus infinity; one for all layers.
+
+        SDPA makes this of a Boolean mask by itself, but anew in every layer.
+        """
+        if self._mask is None:
+            columns = torch.arange(self._span, device=self.positions.device)
+            hidden = columns > self.positions[:, :, None]  # [B, T, span]
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+            self._mask = mask.repeat(1, groups, 1)[:, None]
+        return self._mask
