@@ -68,9 +68,7 @@ class _Ours:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, script: list[int], messages: list[Any]) -> None:
         renderer = ChatRenderer(TextCodec(tokenizer))
         schemas = (function_schema(profile_of),)
-        spec = EnvironmentSpec(
-            "pact_lightning.environments.functions.FunctionEnvironment", {"functions": [profile_of]}
-        )
+        spec = EnvironmentSpec("pact_lightning.environments.functions.FunctionEnvironment", {"functions": [profile_of]})
         views = [PromptView(f"task {n}", tuple(prompt), schemas, spec) for n, prompt in enumerate(messages)]
         self._engine = RolloutEngine(renderer, RolloutLimits(max_turns=TURNS, rows=PROMPTS * SAMPLES))
         self._requests = [RolloutRequest(view, SAMPLES, n) for n, view in enumerate(views)]

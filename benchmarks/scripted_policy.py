@@ -31,7 +31,9 @@ def turn_script(tokenizer: PreTrainedTokenizerBase, reasoning: int) -> list[int]
     Raises:
         ValueError: A piece is not one token, or the tokenizer has too few words for the reasoning.
     """
-    words = sorted(index for word, index in tokenizer.get_vocab().items() if word.startswith("Ġ") and word[1:].isalpha())
+    words = sorted(
+        index for word, index in tokenizer.get_vocab().items() if word.startswith("Ġ") and word[1:].isalpha()
+    )
     if len(words) < reasoning:
         raise ValueError(f"the tokenizer has {len(words)} whole words, too few for {reasoning} tokens of reasoning")
     marks = tokenizer.convert_tokens_to_ids(["<think>", "</think>", "<tool_call>", "</tool_call>", "<|im_end|>"])

@@ -166,8 +166,7 @@ class TransformersSampler:
         else:
             drawn = [self._rows[slot].uniforms[len(self._turn(slot).ids)] for slot in slots]
             tokens = draw_tokens(probabilities, torch.tensor(drawn, dtype=torch.float64, device=logits.device))
-        # A probability that float32 cannot hold is never drawn, but must not become minus infinity all the same.
-        chosen = probabilities.gather(-1, tokens[:, None])[:, 0].clamp(min=torch.finfo(torch.float32).tiny).log()
+        chosen = probabilities.gather(-1, tokens[:, None])[:, 0].log()
         for slot, token, logp in zip(slots, tokens.tolist(), chosen.tolist(), strict=True):
             row, turn = self._rows[slot], self._turn(slot)
             turn.ids.append(token)
