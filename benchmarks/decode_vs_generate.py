@@ -1,16 +1,18 @@
 """Row ``decode_vs_generate``: one sampled turn of 64 rows, beside ``transformers.generate``."""
 
+from typing import Any
+
 import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.row import Row, alternate
 from pact_lightning.policy.attention import ATTENTION_NAME
-from pact_lightning.rollout.samplers.base import SamplingConfig, TurnRequest
+from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput, TurnRequest
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 
 ROWS, PROMPT, NEW = 64, 64, 64
 # Qwen3-4B divided by five: 151,936 tokens over 2,560 dimensions are 30,387 over 512, so that the head's share is true.
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 512,
     "intermediate_size": 1536,
     "num_hidden_layers": 8,
@@ -46,24 +48,23 @@ def run(repeats: int) -> Row:
     return Row("decode_vs_generate", speeds["ours"], speeds["peer"], ratio, 1.0, "at least", repeats, settings)
 
 
-def _model(attention: str) -> Qwen3ForCausalLM:
+def _model(attention: str) -> Any:
     torch.manual_seed(0)
-    model: Qwen3ForCausalLM = Qwen3ForCausalLM._from_config(Qwen3Config(**SHAPE), attn_implementation=attention)
-    return model.eval()
+    factory: Any = Qwen3ForCausalLM  # untyped
+    return factory._from_config(Qwen3Config(**SHAPE), attn_implementation=attention).eval()
 
 
-def _ours(model: Qwen3ForCausalLM, prompts: torch.Tensor) -> None:
+def _ours(model: Any, prompts: torch.Tensor) -> None:
     sampler = TransformersSampler(model, [], SamplingConfig())
     sampler.submit([TurnRequest(row, ids, NEW, row) for row, ids in enumerate(prompts.tolist())])
-    outputs = []
+    outputs: list[TurnOutput] = []
     while len(outputs) < ROWS:
         outputs += sampler.step()
     assert {len(output.ids) for output in outputs} == {NEW}
 
 
-def _generate(model: Qwen3ForCausalLM, prompts: torch.Tensor) -> None:
-    config = GenerationConfig(
-        do_sample=True, top_k=0, max_new_tokens=NEW, min_new_tokens=NEW, eos_token_id=None, pad_token_id=0
-    )
+def _generate(model: Any, prompts: torch.Tensor) -> None:
+    make: Any = GenerationConfig  # untyped
+    config = make(do_sample=True, top_k=0, max_new_tokens=NEW, eos_token_id=None, pad_token_id=0)
     ids = model.generate(prompts, attention_mask=torch.ones_like(prompts), generation_config=config)
     assert ids.shape == (ROWS, PROMPT + NEW)

@@ -20,7 +20,7 @@ from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 
 PROMPTS, SAMPLES, TURNS, REASONING = 8, 8, 8, 28
 # Qwen3-4B divided by ten: 151,936 tokens over 2,560 dimensions are 15,194 over 256, so that the head's share is true.
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 256,
     "intermediate_size": 768,
     "num_hidden_layers": 4,
@@ -41,11 +41,17 @@ def run(repeats: int) -> Row:
         [{"role": "user", "content": f"Find the profession of person {n}, then give the year of birth of the spouse."}]
         for n in range(PROMPTS)
     ]
-    sides = {"ours": _Ours(tokenizer, script, messages), "peer": _Trl(tokenizer, script, messages)}
-    rollouts = {name: side.roll_out() for name, side in sides.items()}
+    ours, peer = _Ours(tokenizer, script, messages), _Trl(tokenizer, script, messages)
+    rollouts: dict[str, Ids] = {}
+    timings = alternate(
+        {
+            "ours": lambda: rollouts.update(ours=ours.roll_out()),
+            "peer": lambda: rollouts.update(peer=peer.roll_out()),
+        },
+        repeats,
+    )
     if rollouts["ours"] != rollouts["peer"]:
         raise RuntimeError("the two sides did not roll out the same tokens")
-    timings = alternate({name: side.roll_out for name, side in sides.items()}, repeats)
     tokens = PROMPTS * SAMPLES * TURNS * len(script)
     speeds = {name: tokens / timing.median for name, timing in timings.items()}
     settings = {
@@ -55,7 +61,7 @@ def run(repeats: int) -> Row:
         "samples_per_prompt": SAMPLES,
         "turns": TURNS,
         "sampled_tokens_per_turn": len(script),
-        "prompt": sides["ours"].prompt_tokens,
+        "prompt": ours.prompt_tokens,
         "tokens_after_prompt": len(rollouts["ours"][0]),
         "model": {"architecture": "qwen3", "dtype": "float32", **SHAPE},
         "seconds": {name: timing.spread for name, timing in timings.items()},
@@ -86,8 +92,9 @@ class _Ours:
 class _Trl:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, script: list[int], messages: list[Any]) -> None:
         from datasets import Dataset
-        from trl import GRPOConfig, GRPOTrainer
         from trl.chat_template_utils import qwen3_chat_template
+        from trl.trainer.grpo_config import GRPOConfig
+        from trl.trainer.grpo_trainer import GRPOTrainer
 
         tokenizer.chat_template = qwen3_chat_template
         opening = tokenizer.encode("\n", add_special_tokens=False)[0]
@@ -108,7 +115,7 @@ class _Trl:
         self._trainer = GRPOTrainer(
             model=scripted_policy(config, opening, script, "sdpa"),
             args=arguments,
-            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            reward_funcs=_no_reward,
             train_dataset=Dataset.from_dict({"prompt": messages}),
             processing_class=tokenizer,
             tools=[profile_of],
@@ -121,3 +128,8 @@ class _Trl:
     def roll_out(self) -> Ids:
         ids: Ids = self._trainer._generate(self._prompts)[1]
         return ids
+
+
+def _no_reward(completions: list[Any], **_: Any) -> list[float | None]:
+    """The trainer wants one; nothing is scored here."""
+    return [None] * len(completions)

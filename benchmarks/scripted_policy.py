@@ -5,8 +5,10 @@ it. Embeddings outweigh what the random layers add, so that after each token of 
 certain. Both sides of a benchmark then sample the same tokens, and neither is told what they are.
 """
 
+from typing import Any
+
 import torch
-from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 CALL = ('{"name": "', "profile_of", '", "arguments": {"', "person", '": "', "singer", '"}}')
 """The pieces of a call of ``profile_of(person="singer")``, each one token of the bundled policy's tokenizer."""
@@ -31,12 +33,11 @@ def turn_script(tokenizer: PreTrainedTokenizerBase, reasoning: int) -> list[int]
     Raises:
         ValueError: A piece is not one token, or the tokenizer has too few words for the reasoning.
     """
-    words = sorted(
-        index for word, index in tokenizer.get_vocab().items() if word.startswith("Ġ") and word[1:].isalpha()
-    )
+    vocabulary = tokenizer.get_vocab()
+    words = sorted(index for word, index in vocabulary.items() if word.startswith("Ġ") and word[1:].isalpha())
     if len(words) < reasoning:
         raise ValueError(f"the tokenizer has {len(words)} whole words, too few for {reasoning} tokens of reasoning")
-    marks = tokenizer.convert_tokens_to_ids(["<think>", "</think>", "<tool_call>", "</tool_call>", "<|im_end|>"])
+    marks = [vocabulary[mark] for mark in ("<think>", "</think>", "<tool_call>", "</tool_call>", "<|im_end|>")]
     call = [index for piece in CALL for index in tokenizer.encode(piece, add_special_tokens=False)]
     script = [marks[0], *words[:reasoning], *marks[1:3], *call, *marks[3:]]
     if len(call) != len(CALL) or len(set(script)) != len(script):
@@ -46,7 +47,7 @@ def turn_script(tokenizer: PreTrainedTokenizerBase, reasoning: int) -> list[int]
 
 def scripted_policy(
     config: Qwen3Config, opening: int, script: list[int], attention: str, certainty: float = 40.0
-) -> Qwen3ForCausalLM:
+) -> PreTrainedModel:
     """A model that samples ``script`` after the token ``opening``; the same weights at every call.
 
     Args:
@@ -57,10 +58,12 @@ def scripted_policy(
         certainty: Logit of the token that the script wants; those of all others are around 0.
     """
     torch.manual_seed(0)
-    model: Qwen3ForCausalLM = Qwen3ForCausalLM._from_config(config, attn_implementation=attention)
+    factory: Any = Qwen3ForCausalLM  # untyped
+    model = factory._from_config(config, attn_implementation=attention)
     embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     with torch.no_grad():
         embeddings.normal_()
         for before, token in zip([opening, *script], script, strict=False):
             head[token] += embeddings[before] * (certainty / config.hidden_size)
-    return model.eval()
+    policy: PreTrainedModel = model.eval()
+    return policy

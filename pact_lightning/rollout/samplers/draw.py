@@ -23,7 +23,7 @@ def draw_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """
     vocabulary = probabilities.shape[1]
     whole = vocabulary - vocabulary % BLOCK
-    sums = probabilities[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
+    sums = torch.unflatten(probabilities[:, :whole], 1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
     if whole < vocabulary:
         sums = torch.cat([sums, probabilities[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], dim=1)
     ends = sums.cumsum(-1)  # [n, blocks]
