@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
 
 import pact_lightning.environments.bundled
 from benchmarks.row import Row, alternate
-from benchmarks.scripted_policy import profile_of, scripted_policy, turn_script
+from benchmarks.scripted_policy import TOOLS, scripted_policy, turn_script
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.environments.function_schema import function_schema
@@ -18,8 +18,8 @@ from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 
-PROMPTS, SAMPLES, TURNS, REASONING = 8, 8, 8, 28
-# Qwen3-4B divided by ten: 151,936 tokens over 2,560 dimensions are 15,194 over 256, so that the head's share is true.
+PROMPTS, SAMPLES, TURNS, REASONING = 8, 8, 8, 20
+# Qwen3-1.7B made small. Its vocabulary of 151,936 is scaled so that the head has the same share of the weights, 18 %.
 SHAPE: dict[str, Any] = {
     "hidden_size": 256,
     "intermediate_size": 768,
@@ -27,7 +27,7 @@ SHAPE: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 64,
-    "vocab_size": 15_194,
+    "vocab_size": 2_730,
     "tie_word_embeddings": False,
 }
 Ids = list[list[int]]
@@ -73,8 +73,8 @@ def run(repeats: int) -> Row:
 class _Ours:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, script: list[int], messages: list[Any]) -> None:
         renderer = ChatRenderer(TextCodec(tokenizer))
-        schemas = (function_schema(profile_of),)
-        spec = EnvironmentSpec("pact_lightning.environments.functions.FunctionEnvironment", {"functions": [profile_of]})
+        schemas = tuple(function_schema(tool) for tool in TOOLS)
+        spec = EnvironmentSpec("pact_lightning.environments.functions.FunctionEnvironment", {"functions": list(TOOLS)})
         views = [PromptView(f"task {n}", tuple(prompt), schemas, spec) for n, prompt in enumerate(messages)]
         self._engine = RolloutEngine(renderer, RolloutLimits(max_turns=TURNS, rows=PROMPTS * SAMPLES))
         self._requests = [RolloutRequest(view, SAMPLES, n) for n, view in enumerate(views)]
@@ -118,11 +118,11 @@ class _Trl:
             reward_funcs=_no_reward,
             train_dataset=Dataset.from_dict({"prompt": messages}),
             processing_class=tokenizer,
-            tools=[profile_of],
+            tools=list(TOOLS),
         )
         self._prompts = [prompt for prompt in messages for _ in range(SAMPLES)]
         # The trainer sets these in the method around _generate, which scores the completions too.
-        self._trainer._sync_tool_dicts = [{"profile_of": profile_of}] * len(self._prompts)
+        self._trainer._sync_tool_dicts = [{tool.__name__: tool for tool in TOOLS}] * len(self._prompts)
         self._trainer._async_tool_dicts = [{}] * len(self._prompts)
 
     def roll_out(self) -> Ids:

@@ -27,6 +27,38 @@ def profile_of(person: str) -> str:
     )
 
 
+def population_of(place: str) -> int:
+    """Gives the population of a place.
+
+    Args:
+        place: The place's name.
+    """
+    return len(place)
+
+
+def publication_year_of(author: str, publisher: str) -> int:
+    """Gives the year of the last publication of an author with a publisher.
+
+    Args:
+        author: The author's name.
+        publisher: The publisher's name.
+    """
+    return len(author + publisher)
+
+
+def founder_of(organisation: str) -> str:
+    """Gives the founder of an organisation.
+
+    Args:
+        organisation: The organisation's name.
+    """
+    return organisation
+
+
+TOOLS = (profile_of, population_of, publication_year_of, founder_of)
+"""What a prompt offers; the script calls the first."""
+
+
 def turn_script(tokenizer: PreTrainedTokenizerBase, reasoning: int) -> list[int]:
     """Ids of one turn: so many tokens of reasoning, a call, the end of the turn; no token comes twice.
 
