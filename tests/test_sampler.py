@@ -1,10 +1,13 @@
 """The transformers sampler: cached sampling is full recomputation, and nobody's draws depend on anybody else."""
 
+import itertools
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from scipy.stats import chisquare
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -13,6 +16,7 @@ from pact_lightning.policy.attention import ATTENTION_NAME
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import Block, pack_blocks
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnRequest
+from pact_lightning.rollout.samplers.kv_cache import SPLIT_ABOVE, runs_of_similar_length
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 
 VOCABULARY = 24
@@ -161,6 +165,28 @@ def test_draws_do_not_depend_on_the_company(model):
     for job, one, other in zip(jobs, together, backwards, strict=True):
         (alone,) = drive(model, [replace(job, shared="")])
         assert one.ids == other.ids == alone.ids
+
+
+@pytest.mark.parametrize("split_above", [0, 4])
+def test_attention_in_runs_is_attention_in_one_call(model, monkeypatch, split_above):
+    jobs = make_jobs(count=12)
+    whole = drive(model, jobs, 8)
+    monkeypatch.setitem(SPLIT_ABOVE, "cpu", split_above)
+    for one, other in zip(whole, drive(model, jobs, 8), strict=True):
+        assert one.ids == other.ids
+        np.testing.assert_allclose(one.logps, other.logps, atol=1e-6)
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(0, 60))
+def test_runs_are_the_batch_in_order_and_pad_no_more_than_they_may(lengths, split_above):
+    runs = runs_of_similar_length(lengths, split_above)
+    assert [row for start, stop in runs for row in range(start, stop)] == list(range(len(lengths)))
+    padding = [sum(max(lengths[start:stop]) - length for length in lengths[start:stop]) for start, stop in runs]
+    assert max(padding) <= split_above
+    for (start, stop), (_, further) in itertools.pairwise(runs):
+        assert start < stop < further
+        joined = lengths[start : stop + 1]
+        assert sum(max(joined) - length for length in joined) > split_above
 
 
 def test_draws_depend_on_the_seed(model):

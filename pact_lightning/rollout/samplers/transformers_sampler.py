@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pact_lightning.policy.logprobs import decoder_and_head
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput, TurnRequest
+from pact_lightning.rollout.samplers.draw import draw_tokens
 from pact_lightning.rollout.samplers.kv_cache import CachedPlan, KVCache
 from pact_lightning.seeds import numpy_random
 
@@ -82,11 +83,10 @@ class TransformersSampler:
             # Idle rows are computed along: cheaper than copying the cache of the others. What they write lies at
             # their end and is overwritten by their next observation.
             count = active[-1] + 1
-            lengths = torch.tensor([row.length for row in self._rows[:count]], device=self._device)
+            lengths = [row.length for row in self._rows[:count]]
             tokens = torch.tensor([[row.next_token] for row in self._rows[:count]], device=self._device)
-            self._cache.reserve(len(self._rows), int(lengths.max()) + 1)
-            plan = CachedPlan(self._cache, lengths, 1)
-            hidden = self._forward(tokens, plan)[:, 0]
+            self._cache.reserve(len(self._rows), max(lengths) + 1)
+            hidden = self._forward(tokens, CachedPlan(self._cache, lengths, 1, self._device))[:, 0]
             for slot in active:
                 self._rows[slot].length += 1
             self._draw(active, hidden[active])
@@ -122,10 +122,11 @@ class TransformersSampler:
             tokens = torch.zeros(len(batch), longest, dtype=torch.long)
             for n, request in enumerate(batch):
                 tokens[n, : len(feeds[request.row])] = torch.tensor(feeds[request.row])
-            lengths = torch.tensor([self._row(request).length for request in batch], device=self._device)
-            slots = torch.tensor([self._slot_of[request.row] for request in batch], device=self._device)
-            self._cache.reserve(len(self._rows), int(lengths.max()) + longest)
-            states = self._forward(tokens.to(self._device), CachedPlan(self._cache, lengths, longest, slots))
+            lengths = [self._row(request).length for request in batch]
+            slots = [self._slot_of[request.row] for request in batch]
+            self._cache.reserve(len(self._rows), max(lengths) + longest)
+            plan = CachedPlan(self._cache, lengths, longest, self._device, slots)
+            states = self._forward(tokens.to(self._device), plan)
             for n, request in enumerate(batch):
                 hidden[request.row] = states[n, len(feeds[request.row]) - 1]
                 self._row(request).length += len(feeds[request.row])
@@ -156,16 +157,16 @@ class TransformersSampler:
 
     def _draw(self, slots: list[int], hidden: Tensor) -> None:
         """Samples one token per row from its hidden state ``[n, D]`` and ends the turns that are over."""
-        logits = self._head(hidden).float() / self._sampling.temperature
-        logps = logits.log_softmax(-1)
+        logits = self._head(hidden).float()
+        if self._sampling.temperature != 1.0:
+            logits = logits / self._sampling.temperature
+        probabilities = logits.softmax(-1)
         if self._sampling.greedy:
-            tokens = logps.argmax(-1)
+            tokens = logits.argmax(-1)
         else:
             drawn = [self._rows[slot].uniforms[len(self._turn(slot).ids)] for slot in slots]
-            cumulative = logps.double().exp().cumsum(-1)
-            points = torch.tensor(drawn, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
-            tokens = torch.searchsorted(cumulative, points, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-        chosen = logps.gather(-1, tokens[:, None])[:, 0]
+            tokens = draw_tokens(probabilities, torch.tensor(drawn, dtype=torch.float64, device=logits.device))
+        chosen = probabilities.gather(-1, tokens[:, None])[:, 0].log()
         for slot, token, logp in zip(slots, tokens.tolist(), chosen.tolist(), strict=True):
             row, turn = self._rows[slot], self._turn(slot)
             turn.ids.append(token)

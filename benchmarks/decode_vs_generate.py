@@ -1,0 +1,70 @@
+"""Row ``decode_vs_generate``: one sampled turn of 64 rows, beside ``transformers.generate``."""
+
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+from benchmarks.row import Row, alternate
+from pact_lightning.policy.attention import ATTENTION_NAME
+from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput, TurnRequest
+from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
+
+ROWS, PROMPT, NEW = 64, 64, 64
+# Qwen3-1.7B made small. Its vocabulary of 151,936 is scaled so that the head has the same share of the weights, 18 %.
+SHAPE: dict[str, Any] = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": 10_430,
+    "tie_word_embeddings": True,
+}
+
+
+def run(repeats: int) -> Row:
+    """Both sides sample the same number of tokens from the same prompts and weights; nothing ends a turn early."""
+    models = {name: _model(name) for name in (ATTENTION_NAME, "sdpa")}
+    generator = torch.Generator().manual_seed(1)
+    prompts = torch.randint(0, SHAPE["vocab_size"], (ROWS, PROMPT), generator=generator)
+    contenders = {
+        "ours": lambda: _ours(models[ATTENTION_NAME], prompts),
+        "peer": lambda: _generate(models["sdpa"], prompts),
+    }
+    timings = alternate(contenders, repeats)
+    speeds = {name: ROWS * NEW / timing.median for name, timing in timings.items()}
+    settings = {
+        "unit": "tokens/s",
+        "peer": "transformers.generate, sdpa, DynamicCache",
+        "rows": ROWS,
+        "prompt": PROMPT,
+        "new_tokens": NEW,
+        "model": {"architecture": "qwen3", "dtype": "float32", **SHAPE},
+        "seconds": {name: timing.spread for name, timing in timings.items()},
+    }
+    ratio = speeds["ours"] / speeds["peer"]
+    return Row("decode_vs_generate", speeds["ours"], speeds["peer"], ratio, 1.0, "at least", repeats, settings)
+
+
+def _model(attention: str) -> Any:
+    torch.manual_seed(0)
+    factory: Any = Qwen3ForCausalLM  # untyped
+    return factory._from_config(Qwen3Config(**SHAPE), attn_implementation=attention).eval()
+
+
+def _ours(model: Any, prompts: torch.Tensor) -> None:
+    sampler = TransformersSampler(model, [], SamplingConfig())
+    sampler.submit([TurnRequest(row, ids, NEW, row) for row, ids in enumerate(prompts.tolist())])
+    outputs: list[TurnOutput] = []
+    while len(outputs) < ROWS:
+        outputs += sampler.step()
+    assert {len(output.ids) for output in outputs} == {NEW}
+
+
+def _generate(model: Any, prompts: torch.Tensor) -> None:
+    make: Any = GenerationConfig  # untyped
+    config = make(do_sample=True, top_k=0, max_new_tokens=NEW, eos_token_id=None, pad_token_id=0)
+    ids = model.generate(prompts, attention_mask=torch.ones_like(prompts), generation_config=config)
+    assert ids.shape == (ROWS, PROMPT + NEW)

@@ -1,0 +1,135 @@
+"""Row ``rollout_vs_trl``: rollouts of eight turns with a tool, beside the tool loop of TRL's ``GRPOTrainer``."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
+
+import pact_lightning.environments.bundled
+from benchmarks.row import Row, alternate
+from benchmarks.scripted_policy import TOOLS, scripted_policy, turn_script
+from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.dialogue.text_codec import TextCodec
+from pact_lightning.environments.function_schema import function_schema
+from pact_lightning.policy.attention import ATTENTION_NAME
+from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest
+from pact_lightning.rollout.samplers.base import SamplingConfig
+from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
+from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
+
+PROMPTS, SAMPLES, TURNS, REASONING = 8, 8, 8, 20
+# Qwen3-1.7B made small. Its vocabulary of 151,936 is scaled so that the head has the same share of the weights, 18 %.
+SHAPE: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": 2_730,
+    "tie_word_embeddings": False,
+}
+Ids = list[list[int]]
+
+
+def run(repeats: int) -> Row:
+    """Both sides roll out the same prompts with the same weights and, as is checked, sample the same tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(Path(pact_lightning.environments.bundled.__file__).parent / "policy")
+    script = turn_script(tokenizer, REASONING)
+    messages = [
+        [{"role": "user", "content": f"Find the profession of person {n}, then give the year of birth of the spouse."}]
+        for n in range(PROMPTS)
+    ]
+    ours, peer = _Ours(tokenizer, script, messages), _Trl(tokenizer, script, messages)
+    rollouts: dict[str, Ids] = {}
+    timings = alternate(
+        {
+            "ours": lambda: rollouts.update(ours=ours.roll_out()),
+            "peer": lambda: rollouts.update(peer=peer.roll_out()),
+        },
+        repeats,
+    )
+    if rollouts["ours"] != rollouts["peer"]:
+        raise RuntimeError("the two sides did not roll out the same tokens")
+    tokens = PROMPTS * SAMPLES * TURNS * len(script)
+    speeds = {name: tokens / timing.median for name, timing in timings.items()}
+    settings = {
+        "unit": "tokens/s",
+        "peer": "GRPOTrainer._generate with its tool loop, transformers backend, sdpa",
+        "rows": PROMPTS * SAMPLES,
+        "samples_per_prompt": SAMPLES,
+        "turns": TURNS,
+        "sampled_tokens_per_turn": len(script),
+        "prompt": ours.prompt_tokens,
+        "tokens_after_prompt": len(rollouts["ours"][0]),
+        "model": {"architecture": "qwen3", "dtype": "float32", **SHAPE},
+        "seconds": {name: timing.spread for name, timing in timings.items()},
+    }
+    ratio = speeds["ours"] / speeds["peer"]
+    return Row("rollout_vs_trl", speeds["ours"], speeds["peer"], ratio, 3.0, "at least", repeats, settings)
+
+
+class _Ours:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, script: list[int], messages: list[Any]) -> None:
+        renderer = ChatRenderer(TextCodec(tokenizer))
+        schemas = tuple(function_schema(tool) for tool in TOOLS)
+        spec = EnvironmentSpec("pact_lightning.environments.functions.FunctionEnvironment", {"functions": list(TOOLS)})
+        views = [PromptView(f"task {n}", tuple(prompt), schemas, spec) for n, prompt in enumerate(messages)]
+        self._engine = RolloutEngine(renderer, RolloutLimits(max_turns=TURNS, rows=PROMPTS * SAMPLES))
+        self._requests = [RolloutRequest(view, SAMPLES, n) for n, view in enumerate(views)]
+        self._stops = [renderer.end_of_turn]
+        prompt = renderer.prompt(messages[0], schemas)
+        self.prompt_tokens = len(prompt)
+        self._model = scripted_policy(Qwen3Config(**SHAPE), prompt[-1], script, ATTENTION_NAME)
+
+    def roll_out(self) -> Ids:
+        sampler = TransformersSampler(self._model, self._stops, SamplingConfig())
+        groups, _ = self._engine.run(self._requests, sampler)
+        return [rollout.ids().tolist() for group in groups for rollout in group]
+
+
+class _Trl:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, script: list[int], messages: list[Any]) -> None:
+        from datasets import Dataset
+        from trl.chat_template_utils import qwen3_chat_template
+        from trl.trainer.grpo_config import GRPOConfig
+        from trl.trainer.grpo_trainer import GRPOTrainer
+
+        tokenizer.chat_template = qwen3_chat_template
+        opening = tokenizer.encode("\n", add_special_tokens=False)[0]
+        config = Qwen3Config(**SHAPE, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+        folder = tempfile.TemporaryDirectory()
+        arguments = GRPOConfig(
+            output_dir=folder.name,
+            per_device_train_batch_size=PROMPTS * SAMPLES,
+            num_generations=SAMPLES,
+            max_completion_length=4096,
+            max_tool_calling_iterations=TURNS - 1,
+            beta=0.0,
+            bf16=False,
+            use_cpu=True,
+            report_to=[],
+        )
+        self._folder = folder
+        self._trainer = GRPOTrainer(
+            model=scripted_policy(config, opening, script, "sdpa"),
+            args=arguments,
+            reward_funcs=_no_reward,
+            train_dataset=Dataset.from_dict({"prompt": messages}),
+            processing_class=tokenizer,
+            tools=list(TOOLS),
+        )
+        self._prompts = [prompt for prompt in messages for _ in range(SAMPLES)]
+        # The trainer sets these in the method around _generate, which scores the completions too.
+        self._trainer._sync_tool_dicts = [{tool.__name__: tool for tool in TOOLS}] * len(self._prompts)
+        self._trainer._async_tool_dicts = [{}] * len(self._prompts)
+
+    def roll_out(self) -> Ids:
+        ids: Ids = self._trainer._generate(self._prompts)[1]
+        return ids
+
+
+def _no_reward(completions: list[Any], **_: Any) -> list[float | None]:
+    """The trainer wants one; nothing is scored here."""
+    return [None] * len(completions)
