@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ _OWN_COPIES = {torch.ops.aten.logsumexp.default: 1}
 """Copies of its input that an operation makes inside, where they cannot be seen: the exponentials that it adds up."""
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base has no types
     """Counts the storages of one kind of device that are alive; each once, however many tensors look at it [D].
 
     Meant for the meta device, where any model runs in no time and in no memory; real tensors are counted alike, so that
@@ -28,7 +28,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, device_type: str = "meta") -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._device_type = device_type
         self._known: dict[int, weakref.ref[Any]] = {}
@@ -44,6 +44,11 @@ class LiveBytes(TorchDispatchMode):
     def mark(self) -> None:
         """Begins a new stretch for ``peak``."""
         self.peak = self.now
+
+    def __enter__(self) -> Self:
+        """Begins to count."""
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
