@@ -142,13 +142,15 @@ class RolloutDataModule(TaskDataModule):
             RolloutRequest(task.prompt, self.rollouts_per_prompt, derive_seed(self.seed, phase, position))
             for position, task in chosen
         ]
-        results, stats = self.rollout(requests, self.sampling, f"phase {phase}")
-        groups = [
-            make_group(
-                task, rollouts, self.credit, temperature=self.sampling.temperature, phase=phase, position=position
-            )
-            for (position, task), rollouts in zip(chosen, results, strict=True)
-        ]
+        clock = self.pact_module.performance.clock
+        results, stats = self.rollout(requests, self.sampling, f"phase {phase}", clock)
+        with clock.measure("credit"):
+            groups = [
+                make_group(
+                    task, rollouts, self.credit, temperature=self.sampling.temperature, phase=phase, position=position
+                )
+                for (position, task), rollouts in zip(chosen, results, strict=True)
+            ]
         _check_environments(groups)
         self._write(phase, groups)
         self.pact_module.log_phase(groups, stats)

@@ -15,7 +15,7 @@ argument               what it decides                                          
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ from pact_lightning.objectives.kl import k3_kl
 from pact_lightning.objectives.pact import Coefficients, pact_prompt_loss
 from pact_lightning.objectives.surrogate import clipped_surrogate
 from pact_lightning.optimizer import OptimizerConfig
+from pact_lightning.phase_performance import PhasePerformance, performance_line
 from pact_lightning.policy.attention_choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.policy.logprobs import LogProbs, token_logprobs
@@ -44,6 +45,7 @@ from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
 from pact_lightning.policy.reference import reference_policy
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutStats
+from pact_lightning.rollout_line import rollout_line
 from pact_lightning.sampling_signs import sampling_signs
 from pact_lightning.scoring import Layout, PromptPlan, RatioContext, head_masks, lay_out
 from pact_lightning.seeds import derive_seed, python_random
@@ -142,6 +144,7 @@ class PACTModule(PolicyModule):
         self.seed = seed
         self.supervision = Supervision(level, tool_call_scale)
         self._phase_metrics: dict[str, float] = {}
+        self.performance = PhasePerformance()
         self.contexts = ContextBuilder(self.renderer, trace_template, trace_context, max_tokens_per_forward)
 
     @property
@@ -174,6 +177,13 @@ class PACTModule(PolicyModule):
     def on_train_epoch_start(self) -> None:
         """Seeds what is left to global generators (LoRA dropout), so that a resumed run repeats this one."""
         torch.manual_seed(derive_seed("phase", self.seed, self.trainer.current_epoch))
+        self.performance.start(self.model, self.device)
+
+    def on_train_epoch_end(self) -> None:
+        """Logs and shows what the phase cost; a validation after it is not part of that."""
+        metrics = self.performance.metrics()
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1)
+        rank_zero_info(performance_line(self.trainer.current_epoch, metrics))
 
     def log_phase(self, groups: Sequence[Group], stats: RolloutStats) -> None:
         """Takes the figures of a phase's rollouts; they are logged when the phase ends."""
@@ -200,13 +210,15 @@ class PACTModule(PolicyModule):
             "rollout/tool_timeouts": float(stats.tool_timeouts),
             "rollout/environment_failures": float(stats.environment_failures),
         }
-        rank_zero_info(_phase_line(groups[0].phase, self._phase_metrics))
+        self.performance.rollouts(groups, stats)
+        rank_zero_info(rollout_line(groups[0].phase, self._phase_metrics))
 
     def training_step(self, batch: list[Group], batch_idx: int) -> dict[str, Any]:
         """One optimiser step on a list of groups that :meth:`prepare_phase` has seen."""
         del batch_idx
         plans, sums = self.accumulate_gradients(batch, self.manual_backward)
-        sums["gradient_norm"] = self.apply_gradients()
+        with self.performance.clock.measure("step"):
+            sums["gradient_norm"] = self.apply_gradients()
         self._log_step(batch, plans, sums)
         return {"loss": torch.tensor(sums["loss"])}
 
@@ -222,10 +234,11 @@ class PACTModule(PolicyModule):
         layout = lay_out(plans)
         sums: dict[str, float] = defaultdict(float)
         for pack in pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing):
-            with self.offloading():
+            with self.offloading(), self.performance.clock.measure("forward"):
                 loss = self._pack_loss(pack, plans, layout, sums)
             if loss.requires_grad:
-                backward(loss)
+                with self.performance.clock.measure("backward"):
+                    backward(loss)
         return plans, sums
 
     def _plan(self, group: Group) -> PromptPlan:
@@ -283,17 +296,19 @@ class PACTModule(PolicyModule):
         reference: bool = False,
     ) -> list[LogProbs]:
         """Log-probabilities of every read of a pack under the policy, or under the reference."""
+        masks = head_masks(plans, layout, pack)
         settings: dict[str, Any] = {
-            "only": head_masks(plans, layout, pack),
+            "only": masks,
             "temperature": plans[0].group.temperature,
             "chunk_size": self.head_chunk,
             "with_entropy": with_entropy,
             "attention": self.attention,
         }
-        if not reference:
-            return token_logprobs(self.model, pack, **settings)
-        with reference_policy(self.model, self.reference_copy) as model:
-            return token_logprobs(model, pack, **settings)
+        with self.performance.forward(pack, masks, reference=reference):
+            if not reference:
+                return token_logprobs(self.model, pack, **settings)
+            with reference_policy(self.model, self.reference_copy) as model:
+                return token_logprobs(model, pack, **settings)
 
     def _pack_loss(self, pack: Pack, plans: Sequence[PromptPlan], layout: Layout, sums: dict[str, float]) -> Tensor:
         """The share of the batch's loss that this pack holds.
@@ -378,17 +393,6 @@ class PACTModule(PolicyModule):
         # Once per phase and so by the epoch: a Trainer that logs every n steps would lose most of them.
         self.log_dict(self._phase_metrics, on_step=False, on_epoch=True, batch_size=1)
         self._phase_metrics = {}
-
-
-def _phase_line(phase: int, metrics: Mapping[str, float]) -> str:
-    """What the rollouts of a phase did, for people who watch."""
-    found = {name.removeprefix("rollout/"): value for name, value in metrics.items()}
-    correct = f", {found['answer_correct']:.0%} correct" if "answer_correct" in found else ""
-    return (
-        f"phase {phase}: mean reward {found['reward']:.2f}{correct}, {found['answered']:.0%} answered, "
-        f"{found['turns']:.1f} turns and {found['calls']:.1f} calls each, {found['zero_variance']:.0%} of the prompts "
-        f"without variance, {found['seconds']:.1f} s of rollouts"
-    )
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:

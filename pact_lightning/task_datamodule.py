@@ -11,9 +11,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from pact_lightning.environments.protocol import close_environment
+from pact_lightning.phase_clock import PhaseClock
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest, RolloutStats
 from pact_lightning.rollout.samplers.base import SamplingConfig
+from pact_lightning.rollout.samplers.timed import TimedSampler
 from pact_lightning.rollout.trajectory import Trajectory
 from pact_lightning.seeds import derive_seed
 from pact_lightning.tasks.prompt import EnvironmentSpec
@@ -175,13 +177,13 @@ class TaskDataModule(pl.LightningDataModule):
         return kept
 
     def rollout(
-        self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str
+        self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str, clock: PhaseClock | None = None
     ) -> tuple[list[list[Trajectory]], RolloutStats]:
-        """Rolls prompts out with the current policy."""
+        """Rolls prompts out with the current policy; a clock is told what prefill and decoding took."""
         module = self.module
         engine = RolloutEngine(module.renderer, self.limits)
         with module.sampler(sampling, self.prefill_tokens) as sampler, module.progress(what, requests) as progress:
-            return engine.run(requests, sampler, progress)
+            return engine.run(requests, sampler if clock is None else TimedSampler(sampler, clock), progress)
 
     def run_folder(self) -> Path:
         """Where this run keeps its files."""

@@ -22,6 +22,10 @@ PHASES, STEPS = 4, 2
 TIMINGS = {"rollout/seconds", "rollout/tokens_per_second", "rollout/tool_share"}
 
 
+def timing(name):
+    return name in TIMINGS or name.startswith(("time/", "perf/"))
+
+
 class Run:
     """One fit in a folder of its own, and what it leaves."""
 
@@ -55,7 +59,7 @@ class Run:
     def metrics(self):
         rows = csv.DictReader(io.StringIO((self.log / "metrics.csv").read_text()))
         kept = [row for row in rows if int(row["step"]) >= 2 * STEPS]
-        return [{name: value for name, value in row.items() if value and name not in TIMINGS} for row in kept]
+        return [{name: value for name, value in row.items() if value and not timing(name)} for row in kept]
 
     def trajectories(self):
         return {path.name: path.read_text() for path in sorted((self.log / "trajectories").iterdir())}

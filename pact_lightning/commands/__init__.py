@@ -19,5 +19,6 @@ COMMANDS: dict[str, Command] = {
     "tasks": Command("pact_lightning.commands.tasks", "bring tasks into a task file, validate one, say what is in it"),
     "traces": Command("pact_lightning.commands.traces", "import, verify, segment, show and generate expert traces"),
     "check-env": Command("pact_lightning.commands.check_env", "check an environment of your own before training"),
+    "plan": Command("pact_lightning.commands.plan", "tell what a run will need and how long it will take"),
 }
 """The commands by name."""

@@ -93,7 +93,29 @@ def load_policy(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(source, **arguments, **_gguf(config))
-    model = cast("PreTrainedModel", base)
+    return _made_trainable(cast("PreTrainedModel", base), config)
+
+
+def policy_skeleton(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
+    """The policy without its weights' values, on the meta device, from its configuration alone.
+
+    Layers that ``qlora`` would quantise are plain ones here, in the type that they compute in.
+
+    Raises:
+        FileNotFoundError: The model's folder or file is missing.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model_config = AutoConfig.from_pretrained(_source(config), **_gguf(config))
+    wanted = _dtype(config.dtype)
+    dtype = (model_config.dtype or torch.float32) if wanted == "auto" else wanted
+    with torch.device("meta"):
+        model_maker: Any = AutoModelForCausalLM
+        base = model_maker.from_config(model_config, dtype=dtype, attn_implementation=config.attn_implementation)
+        return _made_trainable(cast("PreTrainedModel", base), config)
+
+
+def _made_trainable(model: "PreTrainedModel", config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     model.config.use_cache = False
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(model)

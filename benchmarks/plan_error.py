@@ -1,0 +1,219 @@
+"""Row ``plan_error``: the memory that ``pact-lightning plan`` foretells, beside what a real fit took at its peak."""
+
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.row import Row
+
+_TASKS = "pact_lightning.environments.bundled.tasks.BundledTasks"
+_MIB = 2**20
+_RESULT = "peaks: "
+# So that memory which is freed leaves the process, and its peak is that of what is alive.
+_MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A policy of random weights, and what differs from the first recipe."""
+
+    name: str
+    vocabulary: int = 8192
+    policy: dict[str, Any] = field(default_factory=dict)
+    turn: int = 256
+
+
+_CASES = (
+    _Case("lora", policy={"adapter": "lora"}),
+    _Case("full weights", policy={"adapter": "full"}),
+    _Case("checkpointing", policy={"adapter": "lora", "gradient_checkpointing": True}),
+    _Case("longer rows", policy={"adapter": "lora"}, turn=512),
+    _Case("vocabulary 49152", vocabulary=49_152, policy={"adapter": "full", "gradient_checkpointing": True}),
+)
+
+
+def run(repeats: int) -> Row:
+    """Plans and runs every case; the largest relative error is the figure.
+
+    Args:
+        repeats: Without use: the peak of a process hardly changes from run to run.
+    """
+    del repeats
+    planned: list[float] = []
+    measured: list[float] = []
+    for case in _CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            peaks = _in_own_process(case, Path(folder))
+        planned.append(peaks["planned"])
+        measured.append(peaks["measured"])
+    errors = [abs(ours - real) / real for ours, real in zip(planned, measured, strict=True)]
+    return Row(
+        bench="plan_error",
+        ours=planned,
+        peer=measured,
+        ratio=max(errors),
+        goal=0.15,
+        goal_is="at most",
+        repeats=1,
+        settings={
+            "unit": "MiB",
+            "cases": [case.name for case in _CASES],
+            "errors": [round(error, 4) for error in errors],
+            "model": "Qwen3 shape, random weights: hidden 512, 8 layers, 8 heads, 4 key heads, float32",
+            "run": "one phase of two optimiser steps, one prompt each; peer: peak of the process's resident memory "
+            "(VmHWM, reset before) above that after a small fit",
+            "malloc": _MALLOC,
+        },
+    )
+
+
+def _in_own_process(case: _Case, folder: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.plan_error", case.name, str(folder)]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | _MALLOC)
+    (line,) = [line for line in process.stdout.splitlines() if line.startswith(_RESULT)]
+    found: dict[str, float] = json.loads(line.removeprefix(_RESULT))
+    return found
+
+
+def _measure(case: _Case, folder: Path) -> dict[str, float]:
+    """Plans a case, runs it after a small one, and compares the peaks."""
+    from pact_lightning.cli import main
+
+    _save_model(folder / "model", case.vocabulary)
+    small = _saved_recipe(case, folder, "bundled")
+    recipe = _saved_recipe(case, folder, str(folder / "model"))
+    in_rollouts, in_update = _plan(recipe)
+    main(["fit", "-c", str(small)])
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    baseline = _reset_peak()
+    main(["fit", "-c", str(recipe)])
+    return {
+        "planned": max(in_rollouts, in_update) / _MIB,
+        "measured": (_resident("VmHWM") - baseline) / _MIB,
+        "rollouts": in_rollouts / _MIB,
+        "update": in_update / _MIB,
+    }
+
+
+def _plan(recipe: Path) -> tuple[int, int]:
+    from pact_lightning.plan.lengths import Lengths
+    from pact_lightning.plan.recipe import read_recipe
+    from pact_lightning.plan.run_plan import make_plan
+    from pact_lightning.policy.loading import policy_skeleton
+
+    settings = read_recipe(["-c", str(recipe)])
+    prompt, trace = _longest(settings.policy)
+    lengths = Lengths(prompt, trace, settings.max_trajectory_tokens)
+    memory = make_plan(settings, policy_skeleton(settings.policy), lengths).memory
+    return memory.in_rollouts, memory.in_update
+
+
+def _longest(policy: Any) -> tuple[int, int]:
+    """Tokens of the prompt and trace of the longest task of the run."""
+    from pact_lightning.context import ContextBuilder
+    from pact_lightning.dialogue.rendering import ChatRenderer
+    from pact_lightning.dialogue.text_codec import TextCodec
+    from pact_lightning.environments.bundled.tasks import BundledTasks
+    from pact_lightning.policy.loading import load_tokenizer
+
+    contexts = ContextBuilder(ChatRenderer(TextCodec(load_tokenizer(policy))), "turns", "full", 10**6)
+    found = []
+    for task in BundledTasks("train", 2).load():
+        assert task.trace is not None
+        context = contexts.privileged(task, task.trace, 4, 0)
+        assert context is not None
+        found.append((len(context.prompt), len(context.ids) - len(context.prompt)))
+    return max(found, key=sum)
+
+
+def _save_model(folder: Path, vocabulary: int) -> None:
+    """A policy of random weights, and the bundled tokenizer with as many words more as it takes."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
+
+    tokenizer = load_tokenizer(PolicyConfig())
+    tokenizer.add_tokens([f"~{number}~" for number in range(vocabulary - len(tokenizer))])
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=64,
+        tie_word_embeddings=True,
+    )
+    model: Any = Qwen3ForCausalLM(config)
+    model.save_pretrained(folder)
+
+
+def _saved_recipe(case: _Case, folder: Path, model: str) -> Path:
+    turn = case.turn if model != "bundled" else 16
+    limits = {"max_turns": 1, "max_new_tokens_per_turn": turn, "max_trajectory_tokens": turn, "rows": 8}
+    train = {"class_path": _TASKS, "init_args": {"split": "train", "count": 2}}
+    config = {
+        "seed_everything": 0,
+        "model": {
+            "class_path": "pact_lightning.module.PACTModule",
+            "init_args": {
+                "policy": {"model": model, "dtype": "float32", **case.policy},
+                "anchor_probability": 0.0,
+                "zero_variance": "keep",
+                "max_tokens_per_forward": 16_384,
+            },
+        },
+        "data": {
+            "class_path": "pact_lightning.datamodule.RolloutDataModule",
+            "init_args": {
+                "train": train,
+                "prompts_per_phase": 2,
+                "prompts_per_step": 1,
+                "rollouts_per_prompt": 4,
+                "limits": limits,
+            },
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": str(folder),
+        },
+    }
+    path = folder / f"{'small' if model == 'bundled' else 'recipe'}.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def _reset_peak() -> int:
+    """Makes Linux forget the peak of this process; returns what it holds now, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _resident("VmRSS")
+
+
+def _resident(name: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {name}; this row can be measured on Linux only")
+
+
+if __name__ == "__main__":
+    (chosen,) = [case for case in _CASES if case.name == sys.argv[1]]
+    print(_RESULT + json.dumps(_measure(chosen, Path(sys.argv[2]))))

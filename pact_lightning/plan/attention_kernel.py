@@ -1,0 +1,106 @@
+"""Which attention kernel a device would take, for tensors without values.
+
+On the meta device torch writes out all scores, as no real kernel would. Here the kernel that the planned device takes
+is called by its name, so that torch's own rules say what it keeps for the backward pass.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+_PADDED_TO = 16
+"""CUDA's memory-efficient kernel wants rows of a mask to begin at multiples of so many elements."""
+
+
+class AttentionKernels(TorchFunctionMode):
+    """Sends attention on the meta device to the kernels of another one [D].
+
+    Args:
+        device_type: ``cpu`` or ``cuda``.
+    """
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self._attend = _on_cuda if device_type == "cuda" else _on_cpu
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        given = kwargs or {}
+        if func is scaled_dot_product_attention and args[0].device.type == "meta":
+            return self._attend(*args, **given)
+        return func(*args, **given)
+
+
+def run_backward(loss: Tensor) -> None:
+    """``loss.backward()``, but such that the mode stays on while checkpointed layers are computed anew."""
+    _engine_run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
+def _on_cpu(  # noqa: PLR0917  # as torch's own function
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    del enable_gqa  # this kernel knows shared key heads anyway
+    result: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, dropout_p, is_causal, attn_mask=_as_bias(attn_mask, query), scale=scale
+    )[0]
+    return result
+
+
+def _on_cuda(  # noqa: PLR0917  # as torch's own function
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    result: Tensor
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    if attn_mask is None and half:
+        result = torch.ops.aten._scaled_dot_product_flash_attention(
+            query, key, value, dropout_p, is_causal, False, scale=scale
+        )[0]
+        return result
+    if enable_gqa and query.shape[1] != key.shape[1]:  # torch itself has no kernel for this but the plain one
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True
+        )
+    result = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, _padded(attn_mask, query), True, dropout_p, is_causal, scale=scale
+    )[0]
+    return result
+
+
+def _as_bias(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    """What torch makes of a mask of truth values: one that is added to the scores."""
+    if mask is None or mask.dtype is not torch.bool:
+        return mask
+    zero, hidden = query.new_zeros(()), query.new_zeros(())
+    return torch.where(mask, zero, hidden)
+
+
+def _padded(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    bias = _as_bias(mask, query)
+    if bias is None:
+        return None
+    columns = bias.shape[-1]
+    if columns % _PADDED_TO:
+        bias = torch.nn.functional.pad(bias, (0, -columns % _PADDED_TO))[..., :columns]
+    return bias.expand(query.shape[0], query.shape[1], *bias.shape[-2:])

@@ -1,0 +1,79 @@
+"""How long a phase will take: an estimate from operations and bytes, and from how fast a device does both."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pact_lightning.plan.phase_work import Decoding, Passes
+
+_PROBE_SECONDS = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What a device does.
+
+    Attributes:
+        flops: Operations per second in large products.
+        bandwidth: Bytes per second that it reads.
+        source: Where the figures come from, in words.
+    """
+
+    flops: float
+    bandwidth: float
+    source: str
+
+
+def probe_speed(device: torch.device, dtype: torch.dtype) -> Speed:
+    """Measures a device by products of 1,024 x 1,024 (CUDA: 8,192) matrices, and by a sum over 256 MiB."""
+    size = 8192 if device.type == "cuda" else 1024
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    products = _per_second(lambda: left @ right, device)
+    buffer = torch.ones(2**26, device=device, dtype=torch.float32)
+    sums = _per_second(buffer.sum, device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this machine's CPU"
+    return Speed(
+        products * 2 * size**3, sums * buffer.nbytes, f"measured on {name}, {str(dtype).removeprefix('torch.')}"
+    )
+
+
+def _per_second(run: Callable[[], object], device: torch.device) -> float:
+    run()
+    times = 0
+    _wait(device)
+    started = time.perf_counter()
+    while True:
+        run()
+        times += 1
+        _wait(device)
+        passed = time.perf_counter() - started
+        if passed >= _PROBE_SECONDS:
+            return times / passed
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def phase_seconds(
+    passes: Sequence[Passes], decoding: Decoding, speed: Speed, *, weight_bytes: int, cache_bytes_per_token: int
+) -> dict[str, float]:
+    """Seconds of each pass, if nothing but products and reading took time: a lower bound rather than a promise.
+
+    A decoding step reads all weights and all cached keys and values, however few rows there are; it takes the longer of
+    that and of its operations. Tools, and the time that rows wait for each other, are not in it.
+
+    Args:
+        passes: What the phase computes.
+        decoding: How its rollouts are decoded.
+        speed: What the device does.
+        weight_bytes: Bytes of the policy's weights.
+        cache_bytes_per_token: Bytes of a token's keys and values in all layers.
+    """
+    seconds = {one.name: one.flops / speed.flops for one in passes}
+    cached = decoding.rows * decoding.cached * cache_bytes_per_token
+    reading = decoding.steps * (weight_bytes + cached) / speed.bandwidth
+    return seconds | {"decode": max(seconds["decode"], reading)}

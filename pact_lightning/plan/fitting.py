@@ -1,0 +1,102 @@
+"""The largest settings that fit a card."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from pact_lightning.plan.lengths import Lengths
+from pact_lightning.plan.recipe import Recipe
+from pact_lightning.plan.rollout_memory import rollout_bytes
+from pact_lightning.plan.run_plan import RunMemory, planned_packs, rollout_shape, run_memory
+
+USABLE = 0.9
+"""Share of a card's memory that is planned with: the rest is the driver's, the allocator's gaps, and our error."""
+
+_STEP = 256
+_MOST_ROWS = 4096
+_GUESSES = 6
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What fits.
+
+    Attributes:
+        max_tokens_per_forward: The largest, or ``None`` where not even one prompt with one rollout fits.
+        rows: The largest ``data.limits.rows``, or ``None`` where not even one fits.
+    """
+
+    max_tokens_per_forward: int | None
+    rows: int | None
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of ``24GB``, ``80GiB`` or a plain number. A card sold as 24 GB has 24 GiB; say GiB where you mean it.
+
+    Raises:
+        ValueError: It is no such size.
+    """
+    found = re.fullmatch(r"([\d.]+)\s*([a-zA-Z]*)", text.strip())
+    if found is None or found[2].lower() not in _UNITS or not _is_number(found[1]) or float(found[1]) <= 0:
+        raise ValueError(f"--memory must be a size such as 24GB or 80GiB, not {text!r}")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def largest_fit(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, memory: RunMemory, card: int) -> Fit:
+    """The largest settings that fit a card, one at a time, all others as in the recipe.
+
+    Args:
+        recipe: The settings.
+        skeleton: The policy on the meta device.
+        lengths: How long things are.
+        memory: What the recipe as it is takes.
+        card: Bytes of the card.
+    """
+    room = int(card * USABLE)
+
+    def of_tokens(number: int) -> int:
+        changed = replace(recipe, max_tokens_per_forward=least + number * _STEP)
+        return run_memory(changed, skeleton, lengths, planned_packs(changed, lengths)).in_update
+
+    def of_rows(number: int) -> int:
+        shape = replace(rollout_shape(recipe, lengths), rows=number + 1)
+        return replace(memory, rollout=rollout_bytes(skeleton, shape, device_type=recipe.device_type)).in_rollouts
+
+    least = lengths.prompt + lengths.trace + lengths.trajectory
+    most = recipe.prompts_per_step * (lengths.prompt + lengths.trace + recipe.rollouts_per_prompt * lengths.trajectory)
+    rollouts = min(_MOST_ROWS, recipe.prompts_per_phase * recipe.rollouts_per_prompt)
+    steps = _largest(of_tokens, room, (most - least) // _STEP)
+    rows = _largest(of_rows, room, rollouts - 1)
+    return Fit(None if steps is None else least + steps * _STEP, None if rows is None else rows + 1)
+
+
+def _largest(bytes_of: Callable[[int], int], room: int, most: int) -> int | None:
+    """The largest number from 0 to ``most`` whose bytes fit, where they grow nearly in proportion.
+
+    Each guess is where a straight line through the two nearest figures meets the room; a guess counts only when it was
+    tried, so that the answer fits for certain, though it may be a little below the largest.
+    """
+    low, taken_low = 0, bytes_of(0)
+    if taken_low > room:
+        return None
+    high, taken_high = most, bytes_of(most)
+    if taken_high <= room:
+        return most
+    for _ in range(_GUESSES):
+        if high - low <= 1:
+            break
+        guess = low + int((high - low) * (room - taken_low) / (taken_high - taken_low))
+        guess = min(max(guess, low + 1), high - 1)
+        taken = bytes_of(guess)
+        if taken <= room:
+            low, taken_low = guess, taken
+        else:
+            high, taken_high = guess, taken
+    return low
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) is not None

@@ -1,0 +1,135 @@
+"""How long things are, and how many: what a plan takes for one phase."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pact_lightning.policy.packing import PREFIX, Block, Pack, PackingMode, pack_blocks
+
+TraceLayout = Literal["shared", "branch", "apart"]
+"""Where a trace stands in a prompt's blocks; see :func:`pact_lightning.scoring.lay_out`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of one prompt and its rollouts, all prompts alike.
+
+    Attributes:
+        prompt: Tokens of ``x``.
+        trace: Tokens of ``h*``; 0 for tasks without traces.
+        trajectory: Tokens of a rollout after the prompt, observations included.
+        sampled_share: Share of these that the policy samples.
+    """
+
+    prompt: int
+    trace: int
+    trajectory: int
+    sampled_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: One makes no sense.
+        """
+        if self.prompt < 1 or self.trajectory < 1 or self.trace < 0:
+            raise ValueError(
+                f"a plan needs a prompt and a trajectory of at least one token and a trace of at least none, not "
+                f"{self.prompt}, {self.trajectory} and {self.trace}"
+            )
+        if not 0 < self.sampled_share <= 1:
+            raise ValueError(f"the sampled share must be above 0 and at most 1, not {self.sampled_share:g}")
+
+    @property
+    def sampled(self) -> int:
+        """Tokens of a rollout that the policy samples."""
+        return max(1, round(self.trajectory * self.sampled_share))
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """What one optimiser step runs.
+
+    Attributes:
+        prompts: Prompts of the step.
+        privileged: So many of them are scored with their trace.
+        rollouts: Rollouts of each.
+        max_tokens: Tokens of one forward.
+        packing: How blocks are packed.
+        trace_layout: Where the trace stands.
+        read_trace: Whether there is an SFT term.
+    """
+
+    prompts: int
+    privileged: int
+    rollouts: int
+    max_tokens: int
+    packing: PackingMode
+    trace_layout: TraceLayout = "shared"
+    read_trace: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPack:
+    """A pack and where the head runs in it.
+
+    Attributes:
+        pack: The pack; its token ids mean nothing.
+        masks: For each of its reads, the tokens that go through the head.
+    """
+
+    pack: Pack
+    masks: list[Tensor]
+
+    @property
+    def head_tokens(self) -> int:
+        """Tokens that go through the head."""
+        return sum(int(mask.sum()) for mask in self.masks)
+
+
+def step_packs(step: StepShape, lengths: Lengths) -> list[PlannedPack]:
+    """The packs of one optimiser step, laid out and packed as in training."""
+    blocks: list[Block] = []
+    sampled: list[dict[int, int]] = []  # per block and branch, the tokens that are scored, from the end
+
+    def add(prefix: int, branches: list[tuple[int, int]], read_prefix: int = 0) -> None:
+        blocks.append(Block(_ids(prefix), [_ids(length) for length, _ in branches], read_prefix=read_prefix > 0))
+        sampled.append({PREFIX: read_prefix} | {n: scored for n, (_, scored) in enumerate(branches)})
+
+    rollouts = [(lengths.trajectory, lengths.sampled)] * step.rollouts
+    trace = [(lengths.trace, lengths.trace)]
+    for number in range(step.prompts):
+        with_trace = number < step.privileged and lengths.trace > 0
+        if not with_trace:
+            add(lengths.prompt, rollouts)
+        elif step.trace_layout == "branch":
+            add(lengths.prompt, rollouts + trace if step.read_trace else rollouts)
+        elif step.trace_layout == "shared" and step.read_trace:
+            add(lengths.prompt + lengths.trace, rollouts, lengths.trace)
+        else:
+            add(lengths.prompt + lengths.trace, rollouts)
+            if step.read_trace:
+                add(lengths.prompt, trace)
+    packs = pack_blocks(blocks, step.max_tokens, step.packing)
+    return [
+        PlannedPack(pack, [_last(len(read.targets), sampled[read.block][read.branch]) for read in pack.reads])
+        for pack in packs
+    ]
+
+
+def fullest(packs: list[PlannedPack]) -> PlannedPack:
+    """The pack with the most tokens."""
+    return max(packs, key=lambda planned: planned.pack.tokens)
+
+
+def _ids(length: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.zeros(length, dtype=np.int64)
+
+
+def _last(length: int, count: int) -> Tensor:
+    mask = torch.zeros(length, dtype=torch.bool)
+    mask[length - count :] = True
+    return mask

@@ -1,0 +1,167 @@
+"""What a plan needs to know of a recipe; nothing of it is made, loaded or started."""
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from pact_lightning.lightning_cli import PactCLI
+from pact_lightning.plan.lengths import Lengths, TraceLayout
+from pact_lightning.policy.loading import PolicyConfig
+from pact_lightning.policy.packing import PackingMode
+from pact_lightning.policy_module import PolicyModule
+
+_MODULE, _DATA = "pact_lightning.module.PACTModule", "pact_lightning.datamodule.RolloutDataModule"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The settings that decide what a run needs, under the names that they have in a recipe.
+
+    Attributes:
+        policy: ``model.policy``.
+        max_tokens_per_forward: Of the model.
+        packing: Of the model.
+        head_chunk: Of the model.
+        anchor_probability: Of the model.
+        trace_layout: Where the trace stands, by ``ratio_context`` and ``trace_template``.
+        with_sft: Whether there is an SFT term.
+        with_kl: Whether there is a KL term.
+        with_entropy: Whether there is an entropy term.
+        with_old: Whether ``pi_old`` is taken.
+        prompts_per_phase: Of the data, shared by the processes.
+        prompts_per_step: Of the data, shared by the processes.
+        rollouts_per_prompt: Of the data.
+        max_prompt_tokens: Of the data.
+        max_trajectory_tokens: ``data.limits``.
+        max_new_tokens_per_turn: ``data.limits``.
+        rows: ``data.limits``.
+        prefill_tokens: Of the data.
+        phases: ``trainer.max_epochs``; ``None`` for no end.
+        processes: Devices on all nodes.
+        device_type: ``cpu`` or ``cuda``.
+    """
+
+    policy: PolicyConfig
+    max_tokens_per_forward: int
+    packing: PackingMode
+    head_chunk: int
+    anchor_probability: float
+    trace_layout: TraceLayout
+    with_sft: bool
+    with_kl: bool
+    with_entropy: bool
+    with_old: bool
+    prompts_per_phase: int
+    prompts_per_step: int
+    rollouts_per_prompt: int
+    max_prompt_tokens: int
+    max_trajectory_tokens: int
+    max_new_tokens_per_turn: int
+    rows: int
+    prefill_tokens: int
+    phases: int | None
+    processes: int
+    device_type: str
+
+    def longest(self) -> Lengths:
+        """Prompts and rollouts at their limits, and the longest trace that one such rollout leaves room for."""
+        room = self.max_tokens_per_forward - self.max_prompt_tokens - self.max_trajectory_tokens
+        if room < 0:
+            raise ValueError(
+                f"a prompt of {self.max_prompt_tokens} and a trajectory of {self.max_trajectory_tokens} tokens do not "
+                f"fit model.max_tokens_per_forward = {self.max_tokens_per_forward}; raise that, or plan with shorter "
+                "ones by --prompt and --trajectory"
+            )
+        return Lengths(self.max_prompt_tokens, min(room, self.max_trajectory_tokens), self.max_trajectory_tokens)
+
+
+class _ParsedRecipe(PactCLI):
+    """Reads recipes as ``fit`` does, and stops there."""
+
+    def instantiate_classes(self) -> None:
+        """Makes nothing: no tokenizer is read, and a recipe for a GPU can be planned without one."""
+
+
+def read_recipe(arguments: Sequence[str], device_type: str | None = None) -> Recipe:
+    """Reads recipes and overrides as ``pact-lightning fit`` takes them.
+
+    Args:
+        arguments: ``-c recipe.yaml`` and what follows.
+        device_type: ``cpu`` or ``cuda``, where the recipe's own is not meant.
+
+    Raises:
+        ValueError: The recipe does not train by rollouts, or has a mistake.
+    """
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    # Its word to people who pass arguments by mistake; what is passed here is the rest of a command line.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    given: Any = list(arguments)
+    cli = _ParsedRecipe(
+        PolicyModule,
+        pl.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=None,
+        run=False,
+        parser_kwargs={"exit_on_error": False},
+        args=given,
+    )
+    return recipe_of(cli.config.as_dict(), device_type)
+
+
+def recipe_of(config: Mapping[str, Any], device_type: str | None = None) -> Recipe:
+    """Takes what matters out of a complete configuration."""
+    for part, known in (("model", _MODULE), ("data", _DATA)):
+        found = config.get(part, {}).get("class_path")
+        if found != known:
+            raise ValueError(f"plan knows recipes that train by rollouts, with {known}, but {part} is {found}")
+    model, data, trainer = config["model"]["init_args"], config["data"]["init_args"], config["trainer"]
+    processes = _count(trainer["devices"]) * (trainer["num_nodes"] or 1)
+    coefficients, limits = model["coefficients"], data["limits"]
+    return Recipe(
+        policy=PolicyConfig(**{field.name: model["policy"][field.name] for field in fields(PolicyConfig)}),
+        max_tokens_per_forward=model["max_tokens_per_forward"],
+        packing=model["packing"],
+        head_chunk=model["head_chunk"],
+        anchor_probability=model["anchor_probability"],
+        trace_layout=_trace_layout(model["ratio_context"], model["trace_template"]),
+        with_sft=coefficients["sft"] > 0,
+        with_kl=coefficients["kl"] > 0,
+        with_entropy=coefficients["entropy"] > 0,
+        with_old=data["prompts_per_phase"] > data["prompts_per_step"] or model["ratio_context"] == "cross",
+        prompts_per_phase=max(1, data["prompts_per_phase"] // processes),
+        prompts_per_step=max(1, data["prompts_per_step"] // processes),
+        rollouts_per_prompt=data["rollouts_per_prompt"],
+        max_prompt_tokens=data["max_prompt_tokens"],
+        max_trajectory_tokens=limits["max_trajectory_tokens"],
+        max_new_tokens_per_turn=limits["max_new_tokens_per_turn"],
+        rows=limits["rows"],
+        prefill_tokens=data["prefill_tokens"],
+        phases=trainer["max_epochs"] if (trainer["max_epochs"] or -1) > 0 else None,
+        processes=processes,
+        device_type=device_type or _device_type(trainer["accelerator"]),
+    )
+
+
+def _trace_layout(ratio_context: str, template: str) -> TraceLayout:
+    if ratio_context == "prompt":
+        return "branch"
+    return "shared" if template == "turns" else "apart"
+
+
+def _device_type(accelerator: Any) -> str:
+    if accelerator in ("gpu", "cuda"):
+        return "cuda"
+    return "cuda" if accelerator == "auto" and torch.cuda.is_available() else "cpu"
+
+
+def _count(devices: Any) -> int:
+    """Devices of one node; ``auto`` and -1 are taken for one, since nothing is asked of the machine."""
+    if isinstance(devices, list):
+        return len(devices)
+    return int(devices) if str(devices).isdigit() and int(devices) > 0 else 1

@@ -1,0 +1,103 @@
+"""Memory of rollouts: keys and values of all rows, and what prefill and decoding take beside them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pact_lightning.plan.attention_kernel import AttentionKernels
+from pact_lightning.plan.live_bytes import LiveBytes
+from pact_lightning.policy.attention import BlockLayout, SharedPrefixPlan
+from pact_lightning.policy.logprobs import decoder_and_head
+from pact_lightning.rollout.samplers.kv_cache import KVCache
+
+BYTES_PER_LOGIT = 4 + 4 + 8 + 8
+"""Of a drawing step, per row and word: logits and their logarithms in float32, probabilities and sums in float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutShape:
+    """What is in work at the same time.
+
+    Attributes:
+        rows: Rollouts at a time.
+        prompt: Tokens of a prompt.
+        turn: Most tokens of a turn.
+        trajectory: Tokens of a rollout after the prompt.
+        prefill_tokens: Tokens of one forward over prompts or observations.
+    """
+
+    rows: int
+    prompt: int
+    turn: int
+    trajectory: int
+    prefill_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutBytes:
+    """Bytes of rollouts, without what is there all the time.
+
+    Attributes:
+        cache: Keys and values of all rows at the end of the longest rollouts.
+        growth: The most that the cache takes beside that while it grows.
+        prefill: The most that a forward over prompts takes.
+        drawing: What drawing a token for every row takes.
+    """
+
+    cache: int
+    growth: int
+    prefill: int
+    drawing: int
+
+    @property
+    def peak(self) -> int:
+        """The most at any moment; the parts beside the cache do not come together."""
+        return self.cache + max(self.growth, self.prefill, self.drawing)
+
+
+def rollout_bytes(skeleton: nn.Module, shape: RolloutShape, *, device_type: str) -> RolloutBytes:
+    """Fills a cache as long rollouts would, and runs a prefill, on the meta device.
+
+    Args:
+        skeleton: The policy on the meta device.
+        shape: What is in work.
+        device_type: Whose attention kernels are taken.
+    """
+    source: Any = skeleton
+    cache, growth = _cache_bytes(source.config.get_text_config(), shape, source.get_input_embeddings().weight.dtype)
+    vocabulary = source.get_output_embeddings().weight.shape[0]
+    return RolloutBytes(
+        cache, growth, _prefill_bytes(skeleton, shape, device_type), shape.rows * vocabulary * BYTES_PER_LOGIT
+    )
+
+
+def _cache_bytes(config: Any, shape: RolloutShape, dtype: torch.dtype) -> tuple[int, int]:
+    """The sampler's own cache, grown turn by turn."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    key = torch.empty(1, config.num_key_value_heads, 1, head_dim, dtype=dtype, device="meta")
+    cache = KVCache()
+    with LiveBytes() as live:
+        length, end = shape.prompt, shape.prompt + shape.trajectory
+        while True:
+            room = min(length + shape.turn, end)
+            cache.reserve(shape.rows, room)
+            for layer in range(config.num_hidden_layers):
+                cache.layer(layer, key)
+            if room == end:
+                return live.now, live.peak - live.now
+            length = room
+
+
+def _prefill_bytes(skeleton: nn.Module, shape: RolloutShape, device_type: str) -> int:
+    tokens = max(shape.prompt, min(shape.prefill_tokens, shape.rows * shape.prompt))
+    decoder, _ = decoder_and_head(skeleton)
+    plan = SharedPrefixPlan([BlockLayout(shape.prompt)] * (tokens // shape.prompt), "meta")
+    with torch.no_grad(), AttentionKernels(device_type), LiveBytes() as live:
+        live.hold([*skeleton.parameters(), *skeleton.buffers()])
+        before = live.now
+        ids = torch.zeros(1, plan.tokens, dtype=torch.long, device="meta")
+        positions = torch.zeros(1, plan.tokens, dtype=torch.long, device="meta")
+        decoder(input_ids=ids, position_ids=positions, attention_plan=plan, use_cache=False)
+        return live.peak - before

@@ -1,0 +1,154 @@
+"""The plan of a run: what is in memory at its two fullest moments, and what a phase computes."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from pact_lightning.plan.lengths import Lengths, PlannedPack, StepShape, fullest, step_packs
+from pact_lightning.plan.phase_work import Decoding, Passes, PhaseSize, decoding, phase_passes
+from pact_lightning.plan.recipe import Recipe
+from pact_lightning.plan.rollout_memory import RolloutBytes, RolloutShape, rollout_bytes
+from pact_lightning.plan.update_memory import ScoringConfig, UpdateBytes, update_bytes
+from pact_lightning.plan.weights import StandingBytes, standing_bytes
+from pact_lightning.policy.flops import FlopCount
+
+
+@dataclass(frozen=True, slots=True)
+class RunMemory:
+    """Bytes of a run.
+
+    Attributes:
+        standing: What is there all the time.
+        update: What the fullest planned pack takes.
+        fill: So many times its tokens does a full pack have. Real lengths vary, so that some pack will be full.
+        rollout: What rollouts take.
+        gradients_exist: Whether the gradients of a step's earlier packs are there while the fullest one runs.
+    """
+
+    standing: StandingBytes
+    update: UpdateBytes
+    fill: float
+    rollout: RolloutBytes
+    gradients_exist: bool
+
+    @property
+    def saved(self) -> int:
+        """Kept for the backward pass of a full pack."""
+        return round(self.update.saved * self.fill)
+
+    @property
+    def working(self) -> int:
+        """What a full pack takes beside that."""
+        return round(self.update.working * self.fill)
+
+    @property
+    def in_update(self) -> int:
+        """The fullest moment of an update: within a backward pass, or within the optimiser's step."""
+        gradients = self.standing.gradients
+        backward = self.saved + self.working + self.standing.dequantised + (gradients if self.gradients_exist else 0)
+        return self.standing.always + max(backward, gradients + self.update.step)
+
+    @property
+    def in_rollouts(self) -> int:
+        """The fullest moment of the rollouts."""
+        return self.standing.always + self.rollout.peak + self.standing.dequantised
+
+    @property
+    def peak(self) -> int:
+        """The fullest moment of all."""
+        return max(self.in_update, self.in_rollouts)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A plan.
+
+    Attributes:
+        recipe: What it is of.
+        lengths: How long prompts, traces and rollouts are taken to be.
+        memory: What is needed at most.
+        packs: Forwards of one optimiser step.
+        pack_tokens: Tokens of a full one.
+        steps: Optimiser steps of a phase.
+        passes: What a phase computes.
+        decoding: How its rollouts are decoded.
+    """
+
+    recipe: Recipe
+    lengths: Lengths
+    memory: RunMemory
+    packs: int
+    pack_tokens: int
+    steps: int
+    passes: list[Passes]
+    decoding: Decoding
+
+
+def make_plan(recipe: Recipe, skeleton: nn.Module, lengths: Lengths) -> RunPlan:
+    """Plans a run.
+
+    Args:
+        recipe: Its settings.
+        skeleton: Its policy on the meta device.
+        lengths: How long things are.
+    """
+    packs = planned_packs(recipe, lengths)
+    steps = recipe.prompts_per_phase // recipe.prompts_per_step
+    size = PhaseSize(
+        steps, recipe.prompts_per_phase, recipe.rollouts_per_prompt, recipe.rows, recipe.with_old, recipe.with_kl
+    )
+    return RunPlan(
+        recipe=recipe,
+        lengths=lengths,
+        memory=run_memory(recipe, skeleton, lengths, packs),
+        packs=len(packs),
+        pack_tokens=full_pack_tokens(recipe, packs),
+        steps=steps,
+        passes=phase_passes(FlopCount.of(skeleton), size, lengths, packs),
+        decoding=decoding(size, lengths),
+    )
+
+
+def planned_packs(recipe: Recipe, lengths: Lengths) -> list[PlannedPack]:
+    """The packs of an optimiser step, with as many prompts scored under their trace as are to be expected."""
+    privileged = round((1 - recipe.anchor_probability) * recipe.prompts_per_step)
+    step = StepShape(
+        prompts=recipe.prompts_per_step,
+        privileged=privileged,
+        rollouts=recipe.rollouts_per_prompt,
+        max_tokens=recipe.max_tokens_per_forward,
+        packing=recipe.packing,
+        trace_layout=recipe.trace_layout,
+        read_trace=recipe.with_sft,
+    )
+    return step_packs(step, lengths)
+
+
+def run_memory(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, packs: list[PlannedPack]) -> RunMemory:
+    """What a run takes at most, given the packs of its optimiser steps."""
+    several = len(packs) > 1
+    largest = fullest(packs)
+    scoring = ScoringConfig(recipe.head_chunk, recipe.with_entropy, recipe.with_kl)
+    return RunMemory(
+        standing=standing_bytes(skeleton, recipe.policy.adapter, needs_reference=recipe.with_kl),
+        update=update_bytes(skeleton, largest, scoring, device_type=recipe.device_type, gradients_exist=several),
+        fill=full_pack_tokens(recipe, packs) / largest.pack.tokens,
+        rollout=rollout_bytes(skeleton, rollout_shape(recipe, lengths), device_type=recipe.device_type),
+        gradients_exist=several,
+    )
+
+
+def full_pack_tokens(recipe: Recipe, packs: list[PlannedPack]) -> int:
+    """The most tokens that a pack can have: what one forward may hold, or all that a step has."""
+    return min(recipe.max_tokens_per_forward, sum(planned.pack.tokens for planned in packs))
+
+
+def rollout_shape(recipe: Recipe, lengths: Lengths) -> RolloutShape:
+    """What is in work at the same time in the rollouts of a recipe."""
+    return RolloutShape(
+        rows=min(recipe.rows, recipe.prompts_per_phase * recipe.rollouts_per_prompt),
+        prompt=lengths.prompt,
+        turn=min(recipe.max_new_tokens_per_turn, lengths.trajectory),
+        trajectory=lengths.trajectory,
+        prefill_tokens=recipe.prefill_tokens,
+    )

@@ -1,0 +1,108 @@
+"""How many floating-point operations a model asks for, by the usual count: a multiplication and an addition per weight.
+
+Counted are the products with linear layers and head, and attention's two products per pair of a query and a key that
+it sees. Norms, activations, softmax and the embedding look-up are left out, as is what is computed twice to save
+memory: the count is of the model, not of how it is run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pact_lightning.policy.attention import BlockLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What goes through a model.
+
+    Attributes:
+        tokens: Tokens that go through the layers.
+        head_tokens: Tokens that go through the head.
+        pairs: Pairs of a query and a key that it attends to, per head and layer.
+    """
+
+    tokens: int = 0
+    head_tokens: int = 0
+    pairs: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        """Both."""
+        return Work(self.tokens + other.tokens, self.head_tokens + other.head_tokens, self.pairs + other.pairs)
+
+
+def attended_pairs(layouts: Sequence[BlockLayout]) -> int:
+    """Pairs of query and key in blocks of a shared prefix: the prefix causally, each branch over prefix and itself."""
+    return sum(
+        causal_pairs(layout.prefix) + sum(causal_pairs(length, layout.prefix) for length in layout.branches)
+        for layout in layouts
+    )
+
+
+def causal_pairs(tokens: int, earlier: int = 0) -> int:
+    """Pairs where every token attends to all tokens before it and to itself, after ``earlier`` ones."""
+    return tokens * earlier + tokens * (tokens + 1) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class FlopCount:
+    """The weights of a dense decoder that each token meets.
+
+    Attributes:
+        base: Weights of the linear layers below the head, without adapters.
+        adapter: Weights of the adapters.
+        head: Weights of the head.
+        attention_width: ``layers * heads * head_dim``.
+        base_trained: Whether base and head get gradients of their own.
+    """
+
+    base: int
+    adapter: int
+    head: int
+    attention_width: int
+    base_trained: bool
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "FlopCount":
+        """Reads a transformers model, with or without a PEFT adapter; it may be on the meta device.
+
+        Quantised layers count by their shape, not by how their weights are stored.
+        """
+        source: Any = model
+        config = source.config.get_text_config()
+        head = source.get_output_embeddings()
+        base = adapter = 0
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear) and module is not head:
+                weights = module.in_features * module.out_features
+                if ".lora_" in name:
+                    adapter += weights
+                else:
+                    base += weights
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            base=base,
+            adapter=adapter,
+            head=head.in_features * head.out_features,
+            attention_width=config.num_hidden_layers * config.num_attention_heads * head_dim,
+            base_trained=adapter == 0,
+        )
+
+    def forward(self, work: Work, *, with_adapter: bool = True) -> int:
+        """Operations of a forward pass: ``2 N`` per token, and 4 per pair and unit of attention width."""
+        weights = self.base + (self.adapter if with_adapter else 0)
+        return 2 * weights * work.tokens + 2 * self.head * work.head_tokens + 4 * self.attention_width * work.pairs
+
+    def backward(self, work: Work) -> int:
+        """Operations of a backward pass.
+
+        ``2 N`` per token for the gradient of the activations, ``2 N`` more for that of the trained weights; attention
+        has four products where the forward pass has two.
+        """
+        activations = self.forward(work)
+        trained = self.adapter * work.tokens
+        if self.base_trained:
+            trained += self.base * work.tokens + self.head * work.head_tokens
+        return activations + 2 * trained + 4 * self.attention_width * work.pairs

@@ -1,0 +1,172 @@
+"""``pact-lightning plan``: what it reads of a recipe, what it tells, and how it reckons."""
+
+import json
+
+import pytest
+import torch
+from cli_recipe import saved
+
+from pact_lightning.cli import main
+from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
+from pact_lightning.plan.fitting import _largest, largest_fit, parse_memory
+from pact_lightning.plan.lengths import Lengths, StepShape, fullest, step_packs
+from pact_lightning.plan.phase_work import Decoding, Passes
+from pact_lightning.plan.recipe import read_recipe
+from pact_lightning.plan.run_plan import make_plan, planned_packs
+from pact_lightning.policy.loading import BUNDLED, load_policy, policy_skeleton
+
+GIVEN = ["--tflops", "1", "--bandwidth", "10"]
+LENGTHS = Lengths(prompt=100, trace=60, trajectory=40, sampled_share=0.5)
+
+
+def step(**changes):
+    settings = {"prompts": 4, "privileged": 2, "rollouts": 3, "max_tokens": 10_000, "packing": "shared_prefix"}
+    return StepShape(**(settings | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens", "scored"),
+    [
+        ({}, 2 * (160 + 3 * 40) + 2 * (100 + 3 * 40), 2 * 60),
+        ({"trace_layout": "branch"}, 2 * (100 + 60 + 3 * 40) + 2 * (100 + 3 * 40), 2 * 60),
+        ({"trace_layout": "apart"}, 2 * (160 + 3 * 40 + 160) + 2 * (100 + 3 * 40), 2 * 60),
+        ({"read_trace": False}, 2 * (160 + 3 * 40) + 2 * (100 + 3 * 40), 0),
+        ({"packing": "rows"}, 2 * 3 * 200 + 2 * 3 * 140, 2 * 60),
+        ({"privileged": 0}, 4 * (100 + 3 * 40), 0),
+    ],
+)
+def test_a_step_holds_the_tokens_of_its_blocks_and_scores_what_is_sampled(changes, tokens, scored):
+    (planned,) = step_packs(step(**changes), LENGTHS)
+    assert planned.pack.tokens == tokens
+    assert planned.head_tokens == 4 * 3 * 20 + scored
+
+
+def test_packs_keep_to_their_limit():
+    packs = step_packs(step(max_tokens=300), LENGTHS)
+    assert len(packs) > 1
+    assert fullest(packs).pack.tokens <= 300
+    assert sum(planned.head_tokens for planned in packs) == 4 * 3 * 20 + 2 * 60
+
+
+def test_a_recipe_is_read_with_its_defaults_overlays_and_overrides(tmp_path):
+    recipe = read_recipe(["-c", saved(tmp_path), "--data.init_args.rollouts_per_prompt", "5", "--trainer.devices", "2"])
+    assert recipe.policy.lora_r == 4
+    assert recipe.policy.model == BUNDLED
+    assert recipe.head_chunk == 1024, "a default"
+    assert (recipe.rollouts_per_prompt, recipe.processes) == (5, 2)
+    assert (recipe.prompts_per_phase, recipe.prompts_per_step) == (1, 1), "of each process"
+    assert (recipe.phases, recipe.device_type, recipe.trace_layout) == (1, "cpu", "shared")
+    assert recipe.longest() == Lengths(600, 200, 200)
+
+
+def test_a_recipe_for_a_gpu_is_planned_without_one(tmp_path, capsys):
+    main(["plan", "-c", saved(tmp_path, {"trainer.accelerator": "gpu"}), "--memory", "1GB", *GIVEN])
+    told = capsys.readouterr().out
+    assert "Memory of one cuda process" in told
+    assert "fits 0.93 GiB" in told
+    for word in ("saved for backward", "keys and values, 4 rows", "old", "reference", "backward", "1 TFLOP/s"):
+        assert word in told
+    assert "limits.rows: up to 4" in told
+
+
+def test_what_fits_fits_and_a_little_more_does_not(tmp_path):
+    recipe = read_recipe(["-c", saved(tmp_path, {"data.init_args.prompts_per_step": 2})])
+    skeleton, lengths = policy_skeleton(recipe.policy), Lengths(100, 60, 80)
+    memory = make_plan(recipe, skeleton, lengths).memory
+    card = int(memory.in_update / 0.9) + 10**6
+    fit = largest_fit(recipe, skeleton, lengths, memory, card)
+    assert fit.max_tokens_per_forward is not None
+    assert fit.rows == 4, "all there are"
+    none = largest_fit(recipe, skeleton, lengths, memory, 10**6)
+    assert (none.max_tokens_per_forward, none.rows) == (None, None)
+
+
+def test_the_largest_is_found_where_bytes_grow_nearly_in_proportion():
+    tried = []
+
+    def taken(number):
+        tried.append(number)
+        return 1000 + 7 * number + number**2 // 1000
+
+    assert taken(_largest(taken, 5000, 10_000)) <= 5000 < taken(_largest(taken, 5000, 10_000) + 8)
+    assert _largest(taken, 10**9, 10_000) == 10_000
+    assert _largest(taken, 999, 10_000) is None
+
+
+def test_the_phases_work_is_that_of_a_real_phase_in_tokens_and_forwards(tmp_path):
+    recipe = read_recipe(["-c", saved(tmp_path)])
+    plan = make_plan(recipe, policy_skeleton(recipe.policy), LENGTHS)
+    passes = {one.name: one for one in plan.passes}
+    assert list(passes) == ["prefill", "decode", "old", "reference", "forward", "backward"]
+    (pack,) = planned_packs(recipe, LENGTHS)
+    assert passes["forward"].tokens == 2 * pack.pack.tokens, "two steps"
+    assert passes["prefill"].tokens == 2 * 100 + 2 * 2 * 20, "each prompt once, each observation"
+    assert passes["decode"].tokens == 2 * 2 * 20
+    assert plan.decoding.steps == 20, "all four rollouts at a time"
+    assert passes["reference"].flops < passes["forward"].flops < passes["backward"].flops
+
+
+def test_decoding_takes_the_longer_of_reading_and_reckoning():
+    passes = [Passes("decode", 10, 100, 10**9), Passes("forward", 1, 100, 10**9)]
+    decoding = Decoding(steps=10, cached=100, rows=2)
+    speed = Speed(flops=10**9, bandwidth=10**6, source="")
+    seconds = phase_seconds(passes, decoding, speed, weight_bytes=10**6, cache_bytes_per_token=100)
+    assert seconds == {"decode": pytest.approx(10 * 1.02), "forward": 1.0}
+    assert phase_seconds(passes, decoding, speed, weight_bytes=10, cache_bytes_per_token=0)["decode"] == 1.0
+
+
+def test_the_probe_measures_this_machine():
+    speed = probe_speed(torch.device("cpu"), torch.float32)
+    assert 1e8 < speed.flops < 1e15
+    assert 1e8 < speed.bandwidth < 1e13
+    assert "measured" in speed.source
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24 * 10**9), ("80GiB", 80 * 2**30), ("1.5 gb", 15 * 10**8), ("1000", 1000)]
+)
+def test_sizes(text, size):
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--memory", "much"], "--memory must be a size such as 24GB or 80GiB, not 'much'"),
+        (["--memory", "1..2GB"], "--memory must be a size"),
+        (["--tflops", "0"], "--tflops must be above 0, not 0"),
+        (["--prompt", "9000"], "do not fit model.max_tokens_per_forward = 4096"),
+        (["--trajectory", "0"], "a trajectory of at least one token"),
+        (["--sampled-share", "1.5"], "the sampled share must be above 0 and at most 1, not 1.5"),
+        (["--model.init_args.policy.model", "/no/where"], "there is no model folder at /no/where"),
+        (["--model.init_args.packing", "loosely"], "packing"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(arguments, sentence, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", "-c", saved(tmp_path), *arguments])
+    told = capsys.readouterr().err.strip()
+    assert stop.value.code == 2
+    assert sentence in told
+    assert told.splitlines()[-1].startswith("error: ")
+
+
+def test_a_plan_without_a_recipe_or_of_another_method_says_so(tmp_path, capsys):
+    for arguments, sentence in (
+        ([], "there is no recipe to plan"),
+        (["-c", "recipes/bundled_policy/1_pretrain.yaml"], "plan knows recipes that train by rollouts"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["plan", *arguments])
+        assert sentence in capsys.readouterr().err
+
+
+def test_no_weights_are_loaded(tmp_path):
+    skeleton = policy_skeleton(read_recipe(["-c", saved(tmp_path)]).policy)
+    assert {weight.device.type for weight in skeleton.parameters()} == {"meta"}
+    loaded = load_policy(read_recipe(["-c", saved(tmp_path)]).policy)
+    shapes = {name: (weight.shape, weight.dtype, weight.requires_grad) for name, weight in loaded.named_parameters()}
+    assert shapes == {
+        name: (weight.shape, weight.dtype, weight.requires_grad) for name, weight in skeleton.named_parameters()
+    }
+    assert json.dumps(skeleton.peft_config["default"].r) == "4"
