@@ -49,9 +49,15 @@ class SamplerCorrection:
             mask: Policy tokens, ``[K, T]``.
 
         Returns:
-            The weights, ``[K, T]``; ``None`` where nothing is corrected. Without a cap, rollouts that are scored under
-            their trace are not measured either: it would take another forward.
+            The weights, ``[K, T]``; ``None`` where nothing is corrected. Without a cap some rollouts are not measured
+            either: those that are scored under their trace, which would take another forward, and those that no
+            sampler made.
+
+        Raises:
+            ValueError: There is a cap, and a rollout lacks the sampler's log-probabilities.
         """
+        if self._cap is None and not all(plan.group.trajectories[sample].sampled_logps for sample in samples):
+            return None
         if plan.old_under_prompt:
             logp = old.detach()
         elif plan.group.prompt_logps is not None:

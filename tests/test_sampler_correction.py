@@ -172,6 +172,15 @@ def test_a_rollout_without_the_samplers_log_probabilities_is_told():
         gradients(module, group)
 
 
+def test_rollouts_that_no_sampler_made_are_not_measured():
+    module = prepared(FULL, anchor_probability=1.0)
+    group = hand_made_group(RENDERER, 1, anchored="drawn")
+    for trajectory in group.trajectories:
+        trajectory.sampled_logps = []
+    assert gradients(module, group)
+    assert not any(name.startswith("mismatch/") for name in module.logged[0])
+
+
 def test_a_cap_below_1_is_refused():
     with pytest.raises(ValueError, match="importance_cap bounds weights that are about 1"):
         PACTModule(policy=FULL, importance_cap=0.9)
