@@ -76,6 +76,8 @@ class Group:
         failed: Rollouts whose environment could not be started; they hold no token of the policy.
         old_logps: Log-probabilities under ``pi_old`` in the ratio's context, per rollout ``[R_k]``; ``None`` where
             the phase makes one optimiser step only, so that the ratio is 1 by construction.
+        prompt_logps: Log-probabilities under ``pi_old`` and the prompt alone, per rollout ``[R_k]``; ``None`` where the
+            sampler needs no correction, or where the ratio's denominator is that already.
     """
 
     task: Task
@@ -89,6 +91,7 @@ class Group:
     anchored: AnchorReason | None = None
     failed: list[Trajectory] = field(default_factory=list)
     old_logps: list[Tensor] | None = field(default=None, repr=False)
+    prompt_logps: list[Tensor] | None = field(default=None, repr=False)
 
     @property
     def rewards(self) -> list[float]:
@@ -110,6 +113,20 @@ class Group:
         if not bool(mask.any()):
             raise ValueError(f"rollout {sample} of task {self.task.id} has no policy token; its labels are wrong")
         return mask
+
+    def sampled_logps(self, sample: int) -> Tensor:
+        """Log-probabilities as the sampler reported them, ``[R_k]``; 0 at tokens that are not the policy's.
+
+        Raises:
+            ValueError: The trajectory does not hold one for each token of the policy.
+        """
+        mask, reported = self.policy_mask(sample), self.trajectories[sample].sampled_logps
+        if len(reported) != int(mask.sum()):
+            raise ValueError(
+                f"rollout {sample} of task {self.task.id} has {int(mask.sum())} policy tokens and {len(reported)} "
+                "log-probabilities of its sampler"
+            )
+        return torch.zeros(len(mask)).masked_scatter(mask, torch.tensor(reported))
 
 
 def make_group(

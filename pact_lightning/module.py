@@ -11,12 +11,13 @@ argument               what it decides                                          
 ``sft_normalizer``     what the SFT sum is divided by                                5.4
 ``supervise_delimiters``  whether turn delimiters belong to the tool-call span       5.5
 ``zero_variance``      what happens to a group whose rollouts all earned the same    5.10
+``importance_cap``     the bound on weights that correct for the sampler             5.19
 =====================  ============================================================  =======
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -45,7 +46,9 @@ from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
 from pact_lightning.policy.reference import reference_policy
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutStats
+from pact_lightning.rollout.samplers.backend import SamplerBackend
 from pact_lightning.rollout_line import rollout_line
+from pact_lightning.sampler_correction import ImportanceCap, SamplerCorrection, cap_in_force
 from pact_lightning.sampling_signs import sampling_signs
 from pact_lightning.scoring import Layout, PromptPlan, RatioContext, head_masks, lay_out
 from pact_lightning.seeds import derive_seed, python_random
@@ -95,6 +98,10 @@ class PACTModule(PolicyModule):
         attention: How packed rows attend: ``auto``, ``blockwise`` or ``two_calls``; see docs/performance.md.
         offload_activations: Keep what the backward pass needs in the host's memory.
         metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
+        sampler: What samples the rollouts in the policy's stead, such as
+            :class:`~pact_lightning.rollout.samplers.vllm_server.VLLMServer`; by default the policy does so itself.
+        importance_cap: Largest weight of a token where sampler and trainer give it different probabilities [D];
+            ``auto`` is 2.0 with a ``sampler`` of its own and ``null`` without, ``null`` corrects nothing.
         seed: Seed of the anchoring draws.
     """
 
@@ -120,6 +127,8 @@ class PACTModule(PolicyModule):
         attention: AttentionPath = "auto",
         offload_activations: bool = False,
         metrics: list[RolloutMetric] | None = None,
+        sampler: SamplerBackend | None = None,
+        importance_cap: ImportanceCap = "auto",
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -131,6 +140,7 @@ class PACTModule(PolicyModule):
             attention=attention,
             offload_activations=offload_activations,
             metrics=metrics,
+            sampler=sampler,
         )
         if not 0.0 <= anchor_probability <= 1.0:
             raise ValueError(f"anchor_probability is a probability, not {anchor_probability}; set it between 0 and 1")
@@ -141,6 +151,8 @@ class PACTModule(PolicyModule):
         self.sft_normalizer: Normalizer = sft_normalizer
         self.supervise_delimiters = supervise_delimiters
         self.zero_variance = zero_variance
+        self.importance_cap = cap_in_force(importance_cap, sampler)
+        self._correction = SamplerCorrection(self.importance_cap)
         self.seed = seed
         self.supervision = Supervision(level, tool_call_scale)
         self._phase_metrics: dict[str, float] = {}
@@ -158,7 +170,7 @@ class PACTModule(PolicyModule):
         return [] if given else [CollapseMonitor()]
 
     def prepare_phase(self, groups: Sequence[Group], optimizer_steps: int) -> None:
-        """Draws the anchors of a phase and, where its ratios can leave 1, takes ``pi_old`` (METHOD 5.8).
+        """Draws the anchors of a phase and takes ``pi_old`` where it is needed (METHOD 5.8, 5.19).
 
         Args:
             groups: All groups of the phase.
@@ -170,9 +182,15 @@ class PACTModule(PolicyModule):
                 group.anchored = "no_trace"
             elif draw < self.anchor_probability:
                 group.anchored = "drawn"
-        plans = [self._plan(group) for group in groups]
+        plans = [plan for plan in map(self._plan, groups) if plan.with_rollouts]
         if optimizer_steps > 1 or self.ratio_context == "cross":
-            self._take_old_logps(plans)
+            under_prompt = self.ratio_context == "cross"
+            for plan, logps in zip(plans, self._old_logps(plans, under_prompt=under_prompt), strict=True):
+                plan.group.old_logps = logps
+        if self.importance_cap is not None:
+            plans = [plan for plan in plans if not plan.old_under_prompt]
+            for plan, logps in zip(plans, self._old_logps(plans, under_prompt=True), strict=True):
+                plan.group.prompt_logps = logps
 
     def on_train_epoch_start(self) -> None:
         """Seeds what is left to global generators (LoRA dropout), so that a resumed run repeats this one."""
@@ -233,6 +251,7 @@ class PACTModule(PolicyModule):
         plans = [self._plan(group) for group in batch]
         layout = lay_out(plans)
         sums: dict[str, float] = defaultdict(float)
+        self._correction = SamplerCorrection(self.importance_cap)
         for pack in pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing):
             with self.offloading(), self.performance.clock.measure("forward"):
                 loss = self._pack_loss(pack, plans, layout, sums)
@@ -265,26 +284,17 @@ class PACTModule(PolicyModule):
         return context
 
     @torch.no_grad()
-    def _take_old_logps(self, plans: Sequence[PromptPlan]) -> None:
-        """``pi_old`` under the context of the ratio's denominator."""
-        cross = self.ratio_context == "cross"
-        plans = [
-            PromptPlan(
-                plan.group, None if cross else plan.context, plan.prompt, plan.ratio_context, plan.with_rollouts, None
-            )
-            for plan in plans
-            if plan.with_rollouts
-        ]
+    def _old_logps(self, plans: Sequence[PromptPlan], *, under_prompt: bool) -> list[list[Tensor]]:
+        """Log-probabilities of the rollouts under ``pi_old``, by plan and rollout."""
+        plans = [replace(plan, context=None if under_prompt else plan.context, sft_weights=None) for plan in plans]
         layout = lay_out(plans)
-        for plan in plans:
-            plan.group.old_logps = [torch.zeros(0)] * plan.samples
+        found = [[torch.zeros(0)] * plan.samples for plan in plans]
         for pack in pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing):
             for read, score in zip(pack.reads, self._score(pack, plans, layout), strict=True):
                 scored = layout.scored(read)
-                old = plans[scored.plan].group.old_logps
-                assert old is not None
                 assert scored.sample is not None
-                old[scored.sample] = score.logp
+                found[scored.plan][scored.sample] = score.logp
+        return found
 
     def _score(
         self,
@@ -371,6 +381,9 @@ class PACTModule(PolicyModule):
         else:
             old = _padded([group.old_logps[sample] for sample in samples]).to(logp.device)
         share = len(samples) / plan.samples  # of the group's rollouts in this pack
+        weights = self._correction.weights(plan, samples, old, mask)
+        if weights is not None:
+            advantages = advantages * weights  # in which the surrogate is homogeneous
         rl, metrics = clipped_surrogate(
             logp, old, advantages, mask, clip_low=self.clip.low, clip_high=self.clip.high, dual_clip=self.clip.dual
         )
@@ -389,6 +402,7 @@ class PACTModule(PolicyModule):
     def _log_step(self, batch: list[Group], plans: Sequence[PromptPlan], sums: dict[str, float]) -> None:
         """Logs the figures of an optimiser step, and those of its phase's rollouts."""
         metrics = step_metrics(batch, plans, sums) | {"train/learning_rate": self.learning_rate}
+        metrics |= self._correction.metrics()
         self.log_dict(metrics, batch_size=len(batch))
         # Once per phase and so by the epoch: a Trainer that logs every n steps would lose most of them.
         self.log_dict(self._phase_metrics, on_step=False, on_epoch=True, batch_size=1)

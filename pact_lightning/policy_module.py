@@ -31,6 +31,7 @@ from pact_lightning.policy.reference import make_reference
 from pact_lightning.policy.state_dict import load_trainable_state, trainable_state
 from pact_lightning.rollout.engine import RolloutRequest, RolloutStats
 from pact_lightning.rollout.record import trajectory_record
+from pact_lightning.rollout.samplers.backend import LentPolicy, SamplerBackend
 from pact_lightning.rollout.samplers.base import Sampler, SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 from pact_lightning.trainer_checks import check_trainer
@@ -55,6 +56,7 @@ class PolicyModule(pl.LightningModule):
         attention: How packed rows attend; ``auto`` chooses by the device and logs why.
         offload_activations: Keep what the backward pass needs in the host's memory.
         metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
+        sampler: What samples the rollouts in the policy's stead; by default it does so itself.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class PolicyModule(pl.LightningModule):
         attention: AttentionPath = "auto",
         offload_activations: bool = False,
         metrics: Sequence[RolloutMetric] | None = None,
+        sampler: SamplerBackend | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -77,6 +80,7 @@ class PolicyModule(pl.LightningModule):
         self.finite_steps = FiniteSteps(optimizer.max_skipped_steps)
         self.max_tokens_per_forward = max_tokens_per_forward
         self.packing: PackingMode = packing
+        self.sampler_backend = sampler
         self.head_chunk = head_chunk
         self.attention = AttentionChoice(attention)
         self.offload_activations = offload_activations
@@ -89,9 +93,11 @@ class PolicyModule(pl.LightningModule):
         self.history: list[tuple[int, Scores]] = []
 
     def setup(self, stage: str) -> None:
-        """Refuses Trainer settings that manual optimisation cannot honour; runs before the policy is loaded."""
+        """Refuses settings that cannot be honoured; runs before the policy is loaded."""
         del stage
         check_trainer(self.trainer)
+        if self.sampler_backend is not None:
+            self.sampler_backend.check(self.policy_config)
 
     def configure_model(self) -> None:
         """Loads the policy, once; Lightning calls this in every stage."""
@@ -194,11 +200,16 @@ class PolicyModule(pl.LightningModule):
 
     @contextmanager
     def sampler(self, sampling: SamplingConfig, prefill_tokens: int) -> Iterator[Sampler]:
-        """Lends the policy as a sampler, in evaluation mode."""
+        """Lends the policy as a sampler, in evaluation mode, or the backend with the policy's present weights."""
         was_training = self.model.training
         self.model.eval()
         try:
-            yield TransformersSampler(self.model, self._stop_ids(), sampling, prefill_tokens)
+            if self.sampler_backend is None:
+                yield TransformersSampler(self.model, self._stop_ids(), sampling, prefill_tokens)
+            else:
+                lent = LentPolicy(self.model, self.policy_config, tuple(self._stop_ids()))
+                with self.sampler_backend.lend(lent, sampling) as sampler:
+                    yield sampler
         finally:
             self.model.train(was_training)
 

@@ -41,6 +41,11 @@ class PromptPlan:
         """K."""
         return len(self.group.trajectories)
 
+    @property
+    def old_under_prompt(self) -> bool:
+        """Whether the ratio's denominator is ``pi_old(. | x)``, the distribution that was sampled from."""
+        return self.context is None or self.ratio_context != "trace"
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:

@@ -13,6 +13,7 @@ from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import Block, PackingMode, pack_blocks
 from pact_lightning.policy_module import PolicyModule
+from pact_lightning.rollout.samplers.backend import SamplerBackend
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.rendered import RenderedTrace, render_trace
 
@@ -28,6 +29,7 @@ class SFTModule(PolicyModule):
         max_tokens_per_forward: Tokens of one forward.
         head_chunk: Tokens whose logits exist at the same time.
         metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
+        sampler: What samples the rollouts of validation and test in the policy's stead.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class SFTModule(PolicyModule):
         max_tokens_per_forward: int = 16_384,
         head_chunk: int = 1024,
         metrics: list[RolloutMetric] | None = None,
+        sampler: SamplerBackend | None = None,
     ) -> None:
         packing: PackingMode = "rows"  # every trace has a prompt of its own: nothing to share
         super().__init__(
@@ -48,6 +51,7 @@ class SFTModule(PolicyModule):
             packing=packing,
             head_chunk=head_chunk,
             metrics=metrics,
+            sampler=sampler,
         )
         self.with_answer = with_answer
 

@@ -40,6 +40,7 @@ def written(renderer, task, sample, turns):
         ids = rendered.ids.tolist()
         trajectory.segments += renderer.turn_segments(ids, number)
         trajectory.turns.append(renderer.read_turn(ids))
+        trajectory.sampled_logps += [-0.5] * len(ids)
         if responses and number + 1 < len(turns):
             observation = tuple(renderer.observation(responses))
             trajectory.segments.append(Segment(observation, Component.OBSERVATION, number))

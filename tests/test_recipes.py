@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import io
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from pact_lightning.cli import main
+from pact_lightning.rollout.samplers.vllm_server import VLLMServer
 
 # Lightning's word to people who pass arguments by mistake.
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
@@ -137,3 +139,13 @@ def test_an_unknown_field_is_told_in_one_sentence(tmp_path, capsys):
     assert exit_.value.code == 2
     assert "anchor_probabilty" in error
     assert len(error.splitlines()) == 1
+
+
+def test_the_vllm_overlays_fields_are_the_samplers_own_and_its_defaults():
+    """Each field of the server stands in the overlay, with the value that it has when it is left out."""
+    overlay = yaml.safe_load((ROOT / "recipes/overlays/vllm_server.yaml").read_text(encoding="utf-8"))
+    written = dict(overlay["model"]["init_args"]["sampler"]["init_args"])
+    defaults = {name: p.default for name, p in inspect.signature(VLLMServer).parameters.items() if name in written}
+    assert written.keys() == inspect.signature(VLLMServer).parameters.keys()
+    del written["base_url"], defaults["base_url"]
+    assert written == defaults

@@ -1,11 +1,13 @@
 """The first invariant: no byte of an expert trace or a reference ever reaches a sampler."""
 
 import ast
+import json
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
+from vllm_protocol_server import ProtocolServer
 
 import pact_lightning
 from pact_lightning.datamodule import RolloutDataModule
@@ -79,9 +81,8 @@ class RecordedModule(PACTModule):
             self.trained_on.append(render_trace(self.renderer, group.task.trace, with_final=True).ids.tolist())
 
 
-def test_no_canary_of_a_trace_reaches_the_sampler(tmp_path):
+def fit(module, folder):
     """Two whole phases and a validation, through the Trainer: the second phase follows training on the traces."""
-    module = RecordedModule(policy=POLICY, anchor_probability=0.0)
     limits = RolloutLimits(max_new_tokens_per_turn=24, max_trajectory_tokens=300)
     data = RolloutDataModule(
         train=CanaryTasks(),
@@ -100,21 +101,47 @@ def test_no_canary_of_a_trace_reaches_the_sampler(tmp_path):
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
+        default_root_dir=folder,
     )
     trainer.fit(module, data)
-    decode = module.renderer.codec.decode
-    given = "\n".join(map(decode, module.given))
+
+
+def assert_no_canary(given):
     for task in CanaryTasks().load():
         assert task.prompt.messages[-1]["content"] in given
-    assert len(module.given) >= 12
     for part, canary in CANARIES.items():
         assert canary not in given, part
-    # The same canaries were there to be found: the phase's groups carry them.
-    trained = "\n".join(map(decode, module.trained_on))
+
+
+def assert_canaries_were_there_to_be_found(module):
+    """The phase's groups carry them."""
+    trained = "\n".join(map(module.renderer.codec.decode, module.trained_on))
     assert len(module.trained_on) == 4
     for part in ("thought", "argument", "response", "closing", "final"):
         assert CANARIES[part] in trained
+
+
+def test_no_canary_of_a_trace_reaches_the_sampler(tmp_path):
+    module = RecordedModule(policy=POLICY, anchor_probability=0.0)
+    fit(module, tmp_path)
+    assert len(module.given) >= 12
+    assert_no_canary("\n".join(map(module.renderer.codec.decode, module.given)))
+    assert_canaries_were_there_to_be_found(module)
+
+
+def test_no_canary_of_a_trace_reaches_a_vllm_server(tmp_path):
+    """Of everything that is sent: the prompts as text, and the requests as they are."""
+    policy = PolicyConfig(model="bundled", adapter="lora", dtype="float32", lora_r=4)
+    with ProtocolServer() as server:
+        module = RecordedModule(policy=policy, anchor_probability=0.0, sampler=server.backend())
+        fit(module, tmp_path)
+        prompts = server.prompts()
+        assert len(prompts) >= 12
+        assert_no_canary("\n".join(map(module.renderer.codec.decode, prompts)))
+        assert not any(canary in json.dumps(server.bodies) for canary in CANARIES.values())
+        assert len({name for name, _ in server.ever_loaded}) == 4, "a version for every phase and every validation"
+        assert server.loaded == {}
+    assert_canaries_were_there_to_be_found(module)
 
 
 def imported(path):

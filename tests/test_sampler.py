@@ -260,6 +260,20 @@ def test_first_tokens_come_as_often_as_softmax_says(temperature):
     assert chisquare(counts, np.full(8, draws / 8)).pvalue < 1e-6
 
 
+def test_a_row_that_fills_its_slot_to_the_last_place_moves_into_a_freed_one(model):
+    sampler = TransformersSampler(model, [], SamplingConfig())
+    sampler.submit([TurnRequest(row, [5, 6, 7], 6, row, "same") for row in range(3)])
+    ended = []
+    while not ended:
+        ended = sampler.step()
+    sampler.submit([TurnRequest(row, [8, 9], 6, 10 + row) for row in range(3)])
+    ended = []
+    while not ended:
+        ended = sampler.step()
+    for row in range(3):
+        sampler.release(row)
+
+
 def test_a_temperature_of_zero_is_refused():
     with pytest.raises(ValueError, match="above 0"):
         SamplingConfig(temperature=0.0)

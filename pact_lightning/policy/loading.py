@@ -65,7 +65,7 @@ def load_tokenizer(config: PolicyConfig) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(_source(config), **_gguf(config))
+    tokenizer = AutoTokenizer.from_pretrained(policy_source(config), **_gguf(config))
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
@@ -81,7 +81,7 @@ def load_policy(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
         FileNotFoundError: The model's folder or file is missing.
         ValueError: ``qlora`` is asked for on a GGUF file.
     """
-    source = _source(config)
+    source = policy_source(config)
     if config.adapter == "qlora" and config.gguf_file is not None:
         raise ValueError(
             f"a GGUF file cannot be quantised while it is read: load {config.gguf_file} with adapter='lora', save it "
@@ -106,7 +106,7 @@ def policy_skeleton(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model_config = AutoConfig.from_pretrained(_source(config), **_gguf(config))
+    model_config = AutoConfig.from_pretrained(model_source(config), **_gguf(config))
     wanted = _dtype(config.dtype)
     dtype = (model_config.dtype or torch.float32) if wanted == "auto" else wanted
     with torch.device("meta"):
@@ -126,8 +126,12 @@ def _made_trainable(model: "PreTrainedModel", config: PolicyConfig) -> "PeftMode
     return policy.train()
 
 
-def _source(config: PolicyConfig) -> str:
-    """The folder or hub id, checked before anything is loaded."""
+def policy_source(config: PolicyConfig) -> str:
+    """The folder or hub id of the policy's base, checked before anything is loaded.
+
+    Raises:
+        FileNotFoundError: The folder or its file is missing.
+    """
     if config.model == BUNDLED:
         folder = _BUNDLED_FOLDER
     else:

@@ -3,13 +3,12 @@
 import asyncio
 import importlib.util
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from pact_lightning.endpoint_address import api_key, check_base_url
 from pact_lightning.traces.reply import Reply, UnreadableReplyError, read_reply
 
 if TYPE_CHECKING:
@@ -72,14 +71,7 @@ class EndpointConfig:
         Raises:
             ValueError: One of them makes no sense.
         """
-        try:
-            url = urlsplit(self.base_url)
-        except ValueError as error:
-            raise ValueError(f"base_url {self.base_url!r} is no address: {error}") from error
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(f"base_url must be an address such as http://127.0.0.1:8000/v1, got {self.base_url!r}")
-        if url.username or url.password or url.query:
-            raise ValueError("base_url must hold no key; put it into the environment variable that api_key_env names")
+        check_base_url(self.base_url)
         if not self.model:
             raise ValueError("model must name a model of the endpoint")
         if self.concurrency < 1 or self.retries < 0 or self.timeout_s <= 0 or min(self.price_in, self.price_out) < 0:
@@ -137,7 +129,7 @@ class Endpoint:
         self.config = config
         self.usage = Usage()
         self._answered = False
-        self._key = _api_key(config)
+        self._key = api_key(config.api_key_env)
         self._client: AsyncOpenAI | None = None
         self._places = asyncio.Semaphore(config.concurrency)
 
@@ -249,17 +241,3 @@ class Endpoint:
         """An error's first words, without the key that some servers repeat."""
         text = " ".join(str(error).split()) or type(error).__name__
         return (text.replace(self._key, "***") if self.config.api_key_env else text)[:300]
-
-
-def _api_key(config: EndpointConfig) -> str:
-    if not config.api_key_env:
-        return "none"  # the SDK insists on one
-    key = os.environ.get(config.api_key_env, "").strip()
-    if not key:
-        raise ValueError(
-            f"the environment variable {config.api_key_env} does not hold an API key; set it, or leave api_key_env "
-            "empty for a server that needs none"
-        )
-    if not (key.isascii() and key.isprintable()):
-        raise ValueError(f"the environment variable {config.api_key_env} holds characters that no API key has")
-    return key

@@ -48,7 +48,8 @@ class KVCache:
         """Copies the first ``length`` tokens of a slot into others."""
         for store in (self.keys, self.values):
             for tensor in store.values():
-                tensor[targets, :, :length] = tensor[source, :, :length]
+                # Of a full slot torch takes the whole store for what is read, and refuses to write into it.
+                tensor[targets, :, :length] = tensor[source, :, :length].clone()
 
 
 @dataclass(slots=True)

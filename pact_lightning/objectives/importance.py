@@ -1,0 +1,72 @@
+"""Where sampler and trainer disagree about a token's probability: how far, and a bounded correction for it."""
+
+import torch
+from torch import Tensor
+
+from pact_lightning.objectives.aggregate import check_group
+
+_MAX_LOG_RATIO = 20.0  # past it only exp() overflows
+
+
+def truncated_importance_weights(
+    logp: Tensor, sampled_logp: Tensor, mask: Tensor, *, cap: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """``min(exp(logp - sampled_logp), cap)`` per token: truncated importance sampling [D].
+
+    Rollouts are drawn from the sampler's distribution, which an engine of its own rounds otherwise than the trainer.
+    A token's surrogate term times its weight has the expectation that it would have under the trainer's own policy,
+    but for what the cap cuts off: it bounds the variance at the price of a small bias. Weights are per token, not per
+    rollout: the product over thousands of tokens would be all noise.
+
+    The surrogate is homogeneous in its advantages, so that weighting these weights its terms.
+
+    Args:
+        logp: Log-probabilities of the rollout tokens under the trainer's policy when they were sampled, under the
+            prompt alone, ``[K, T]``.
+        sampled_logp: The same as the sampler reported them, ``[K, T]``.
+        mask: Policy tokens, bool or 0/1, ``[K, T]``.
+        cap: ``C``, the largest weight, at least 1.
+
+    Returns:
+        The weights, without gradient, ``[K, T]``, 1 outside the mask; and detached scalars over the group's masked
+        tokens: ``weight_mean`` and ``capped`` (share of the tokens whose weight the cap cut).
+
+    Raises:
+        ValueError: Shapes differ, the mask is empty for the whole group, or the cap is below 1.
+    """
+    if not cap >= 1.0:
+        raise ValueError(f"the cap bounds weights that are 1 where sampler and trainer agree: at least 1, not {cap}")
+    ratio = _log_ratio(logp, sampled_logp, mask).exp()
+    weights = ratio.clamp(max=cap)
+    kept = mask != 0
+    return weights, {"weight_mean": weights[kept].mean(), "capped": (ratio[kept] > cap).float().mean()}
+
+
+def sampling_mismatch(logp: Tensor, sampled_logp: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """How far the sampler's log-probabilities are from the trainer's, over a group's masked tokens.
+
+    Args:
+        logp: As in :func:`truncated_importance_weights`.
+        sampled_logp: As there.
+        mask: As there.
+
+    Returns:
+        Detached scalars: ``abs_difference`` (mean ``|logp - sampled_logp|``), ``kl`` (k3 estimate of the KL divergence
+        of the trainer's policy from the sampler's, ``KL(sampler || trainer)``) and ``ratio_max`` (largest
+        ``exp(logp - sampled_logp)``).
+
+    Raises:
+        ValueError: Shapes differ, or the mask is empty for the whole group.
+    """
+    log_ratio = _log_ratio(logp, sampled_logp, mask)[mask != 0]
+    return {
+        "abs_difference": log_ratio.abs().mean(),
+        "kl": (torch.expm1(log_ratio) - log_ratio).mean(),
+        "ratio_max": log_ratio.max().exp(),
+    }
+
+
+def _log_ratio(logp: Tensor, sampled_logp: Tensor, mask: Tensor) -> Tensor:
+    check_group(mask, logp=logp, sampled_logp=sampled_logp)
+    difference = (logp.detach() - sampled_logp.detach()).masked_fill(mask == 0, 0.0)
+    return difference.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)

@@ -1,0 +1,186 @@
+"""Importance weights inside PACTModule: which prompts are weighted by what, and when nothing is."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from hand_made import FULL, LORA, RecordingModule, gradients, hand_made_group, prepared, quiet_trainer
+from plain_pact import RENDERER, Plain
+from test_pact_module import assert_same
+
+from pact_lightning.datamodule import RolloutDataModule
+from pact_lightning.environments.bundled.tasks import BundledTasks
+from pact_lightning.module import PACTModule
+from pact_lightning.objectives.pact import Coefficients
+from pact_lightning.rollout.engine import RolloutLimits
+from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
+
+ONLY_RL = Coefficients(sft=0.0, kl=0.0, entropy=0.0)
+SHIFT = 0.02
+CAP = 1.5
+
+
+class ItsOwnSampler:
+    """A backend that lends the policy itself, as a custom class would stand in a recipe."""
+
+    def __init__(self, off_by=0.0):
+        self.off_by = off_by
+        self.checked = []
+
+    def check(self, config):
+        self.checked.append(config)
+
+    @contextmanager
+    def lend(self, policy, sampling):
+        sampler = TransformersSampler(policy.model, policy.stop_ids, sampling)
+        step = sampler.step
+
+        def shifted():
+            outputs = step()
+            for output in outputs:
+                output.logps = [logp - self.off_by for logp in output.logps]
+            return outputs
+
+        sampler.step = shifted
+        yield sampler
+
+
+def sampled_elsewhere(plain, anchored, seed=0):
+    """A group whose sampler gave its tokens other probabilities than the trainer does."""
+    group = hand_made_group(RENDERER, 1, anchored=anchored)
+    generator = torch.Generator().manual_seed(seed)
+    for sample, trajectory in enumerate(group.trajectories):
+        logp = under_prompt(plain, group, sample)
+        off = 0.6 * torch.randn(len(logp), generator=generator)
+        trajectory.sampled_logps = (logp + off).tolist()
+    return group
+
+
+def under_prompt(plain, group, sample):
+    """Log-probabilities of a rollout's policy tokens under the prompt alone, densely."""
+    ids, mask = group.trajectories[sample].ids(), group.policy_mask(sample)
+    with torch.no_grad():
+        dense = plain.distribution(plain.prompt(group), ids)
+    return dense[torch.arange(len(ids)), torch.from_numpy(ids)][mask]
+
+
+def weighted_loss(plain, group, context):
+    """Token by token: weight times ratio times advantage; the ratio of a first step is 1."""
+    losses, all_weights = [], []
+    for sample, trajectory in enumerate(group.trajectories):
+        ids, mask = trajectory.ids(), group.policy_mask(sample)
+        logp = plain.distribution(context, ids)[torch.arange(len(ids)), torch.from_numpy(ids)][mask]
+        sampled = torch.tensor(trajectory.sampled_logps)
+        weights = (under_prompt(plain, group, sample) - sampled).exp().clamp(max=CAP)
+        ratio = (logp - logp.detach()).exp()
+        losses.append(-(weights * ratio * group.token_advantages(sample)[mask]).mean())
+        all_weights.append(weights)
+    return torch.stack(losses).mean(), torch.cat(all_weights)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("anchored", [None, "drawn"])
+@pytest.mark.parametrize("tokens", [100_000, 700], ids=["one pack", "packs"])
+def test_every_token_is_weighted_by_what_the_trainer_and_the_sampler_gave_it_under_the_prompt(anchored, steps, tokens):
+    """Of trace prompts too: what was sampled from is the prompt's distribution, whatever the ratio's context."""
+    settings = {"anchor_probability": 0.0, "coefficients": ONLY_RL, "max_tokens_per_forward": tokens}
+    module = prepared(FULL, SHIFT, importance_cap=CAP, **settings)
+    plain = Plain(module)
+    group = sampled_elsewhere(plain, anchored)
+    module.prepare_phase([group], optimizer_steps=steps)
+    assert (group.prompt_logps is None) == (anchored is not None), "an anchor's are those of its ratio"
+    loss, weights = weighted_loss(plain, group, plain.privileged(group) if anchored is None else plain.prompt(group))
+    assert (weights == CAP).any()
+    assert (weights < 1).any()
+    assert_same(gradients(module, group), plain.gradient(loss))
+    logged = module.logged[0]
+    assert logged["mismatch/capped"] > 0
+    assert logged["mismatch/abs_difference"] == pytest.approx(0.48, abs=0.1)  # of a normal with deviation 0.6
+    assert logged["mismatch/ratio_max"] > CAP
+    assert logged["mismatch/kl"] > 0.05
+
+
+@pytest.mark.parametrize("ratio_context", ["prompt", "cross"])
+def test_where_the_denominator_is_under_the_prompt_no_further_forward_is_made(ratio_context):
+    module = prepared(FULL, SHIFT, anchor_probability=0.0, ratio_context=ratio_context, importance_cap=CAP)
+    group = sampled_elsewhere(Plain(module), None)
+    module.prepare_phase([group], optimizer_steps=2)
+    assert group.prompt_logps is None
+    gradients(module, group)
+    assert module.logged[0]["mismatch/capped"] > 0
+
+
+def test_by_default_anchors_are_measured_and_nothing_is_corrected():
+    module = prepared(FULL, SHIFT, coefficients=ONLY_RL, anchor_probability=0.0)
+    plain = Plain(module)
+    assert module.importance_cap is None
+    anchor, traced = sampled_elsewhere(plain, "drawn"), sampled_elsewhere(plain, None)
+    module.prepare_phase([anchor, traced], optimizer_steps=1)
+    assert traced.prompt_logps is None
+    honest = sampled_elsewhere(plain, "drawn")
+    for sample, trajectory in enumerate(honest.trajectories):
+        trajectory.sampled_logps = under_prompt(plain, honest, sample).tolist()
+    assert_same(gradients(module, anchor), gradients(module, honest), rtol=0, atol=0)
+    measured, right = module.logged
+    assert measured["mismatch/abs_difference"] > 0.3
+    assert right["mismatch/abs_difference"] < 1e-5
+    assert "mismatch/capped" not in measured
+    gradients(module, traced)
+    assert "mismatch/abs_difference" not in module.logged[-1], "it would take a forward of its own"
+
+
+def fitted(sampler, **settings):
+    module = RecordingModule(policy=LORA, anchor_probability=0.5, sampler=sampler, **settings)
+    limits = RolloutLimits(max_new_tokens_per_turn=24, max_trajectory_tokens=300)
+    data = RolloutDataModule(
+        train=BundledTasks("train", 4),
+        prompts_per_phase=4,
+        prompts_per_step=4,
+        rollouts_per_prompt=3,
+        limits=limits,
+        max_prompt_tokens=2000,
+    )
+    quiet_trainer(max_epochs=1).fit(module, data)
+    return module
+
+
+def test_a_sampler_that_is_the_trainer_is_corrected_by_weights_of_1():
+    """Through the Trainer, with real rollouts: in float32 a cap changes the gradient by rounding alone."""
+    backend = ItsOwnSampler()
+    with_cap, without = fitted(backend, zero_variance="keep"), fitted(None, zero_variance="keep")
+    assert backend.checked == [LORA]
+    assert with_cap.importance_cap == 2.0
+    logged = next(logged for logged in with_cap.logged if "mismatch/ratio_max" in logged)
+    assert logged["mismatch/ratio_max"] == pytest.approx(1.0, abs=1e-4)
+    assert logged["mismatch/weight_mean"] == pytest.approx(1.0, abs=1e-5)
+    assert logged["mismatch/abs_difference"] < 1e-5
+    assert_same(with_cap.recorded[0], without.recorded[0])
+
+
+def test_a_sampler_that_is_off_is_measured_through_the_trainer():
+    module = fitted(ItsOwnSampler(off_by=0.1), zero_variance="keep")
+    logged = next(logged for logged in module.logged if "mismatch/ratio_max" in logged)
+    assert logged["mismatch/abs_difference"] == pytest.approx(0.1, abs=1e-4)
+    assert logged["mismatch/weight_mean"] == pytest.approx(1.1052, abs=1e-3)
+
+
+def test_a_rollout_without_the_samplers_log_probabilities_is_told():
+    module = prepared(FULL, anchor_probability=1.0, importance_cap=2.0)
+    group = hand_made_group(RENDERER, 1)
+    group.trajectories[1].sampled_logps.pop()
+    with pytest.raises(ValueError, match=r"rollout 1 of task .* policy tokens and .* log-probabilities of its sampler"):
+        gradients(module, group)
+
+
+def test_rollouts_that_no_sampler_made_are_not_measured():
+    module = prepared(FULL, anchor_probability=1.0)
+    group = hand_made_group(RENDERER, 1, anchored="drawn")
+    for trajectory in group.trajectories:
+        trajectory.sampled_logps = []
+    assert gradients(module, group)
+    assert not any(name.startswith("mismatch/") for name in module.logged[0])
+
+
+def test_a_cap_below_1_is_refused():
+    with pytest.raises(ValueError, match="importance_cap bounds weights that are about 1"):
+        PACTModule(policy=FULL, importance_cap=0.9)

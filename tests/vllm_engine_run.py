@@ -1,0 +1,34 @@
+"""Run by a python that has vLLM (test_vllm_real.py): two adapters, one after the other, through the colocated engine.
+
+Prints one JSON object: per adapter the rows' tokens and log-probabilities, and what the trainer gives the same tokens.
+"""
+
+import json
+
+import torch
+from test_vllm_server import LORA, adapted, lent
+from vllm_real_play import SETTINGS, difference, play_long
+
+from pact_lightning.rollout.samplers.base import SamplingConfig
+from pact_lightning.rollout.samplers.vllm_engine import VLLMEngine
+
+
+def main():
+    torch.set_num_threads(1)
+    backend = VLLMEngine(max_model_len=1024, engine_args=SETTINGS)
+    backend.check(LORA)
+    models = [adapted(seed) for seed in (0, 1)]
+    report = []
+    for temperature, model in ((1.0, models[0]), (1.0, models[1]), (0.7, models[1]), (1.0, models[0])):
+        sampling = SamplingConfig(temperature)
+        with backend.lend(lent(model), sampling) as sampler:
+            played = play_long(sampler)
+        other = models[0] if model is models[1] else models[1]
+        own, foreign = (difference(weights, played, temperature) for weights in (model, other))
+        ids = [[turn.ids for turn in turns] for _, turns in played]
+        report.append({"own": own, "other": foreign, "ids": ids})
+    print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    main()
