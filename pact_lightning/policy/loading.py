@@ -106,7 +106,7 @@ def policy_skeleton(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model_config = AutoConfig.from_pretrained(model_source(config), **_gguf(config))
+    model_config = AutoConfig.from_pretrained(policy_source(config), **_gguf(config))
     wanted = _dtype(config.dtype)
     dtype = (model_config.dtype or torch.float32) if wanted == "auto" else wanted
     with torch.device("meta"):
