@@ -39,15 +39,18 @@ from pact_lightning.objectives.surrogate import clipped_surrogate
 from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.attention_choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig
-from pact_lightning.policy.logprobs import LogProbs, token_logprobs
+from pact_lightning.policy.logprobs import LogProbs
 from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
 from pact_lightning.policy.reference import reference_policy
+from pact_lightning.policy.sharding import score_pack
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutStats
-from pact_lightning.sampling_signs import sampling_signs
+from pact_lightning.rollout_figures import rollout_figures
+from pact_lightning.rollout_line import rollout_line
 from pact_lightning.scoring import Layout, PromptPlan, RatioContext, head_masks, lay_out
 from pact_lightning.seeds import derive_seed, python_random
-from pact_lightning.step_metrics import step_metrics
+from pact_lightning.step_metrics import step_counts, step_metrics
+from pact_lightning.step_sync import gather_gradient, idle_forwards, sum_over_processes
 
 
 @dataclass(frozen=True)
@@ -177,38 +180,28 @@ class PACTModule(PolicyModule):
 
     def log_phase(self, groups: Sequence[Group], stats: RolloutStats) -> None:
         """Takes the figures of a phase's rollouts; they are logged when the phase ends."""
-        metrics = EvaluationMetrics()
+        metrics = EvaluationMetrics().to(self.device)  # where torchmetrics can gather from all processes
         for group in groups:
             for trajectory in (*group.trajectories, *group.failed):
                 metrics.update(group.task, trajectory)
-        rewards = [reward for group in groups for reward in group.rewards]
-        self._phase_metrics = {f"rollout/{name}": value for name, value in metrics.compute().items()}
-        self._phase_metrics |= {
-            f"rollout/{name}": value for name, value in sampling_signs(groups, self.renderer).items()
-        }
-        if all(group.zero_variance for group in groups):
+        figures = metrics.compute() | rollout_figures(groups, stats, self.renderer, self.trainer)
+        self._phase_metrics = {f"rollout/{name}": value for name, value in figures.items()}
+        if figures["zero_variance"] == 1.0:
             rank_zero_warn(
                 "all groups of a phase are of zero variance: all rollouts of a prompt earned the same, so that nothing "
                 "is learned from them; look at the rewards in the trajectories, or at the tasks' difficulty"
             )
-        self._phase_metrics |= {
-            "rollout/reward": sum(rewards) / max(len(rewards), 1),
-            "rollout/zero_variance": sum(group.zero_variance for group in groups) / len(groups),
-            "rollout/tokens_per_second": stats.tokens / max(stats.seconds, 1e-9),
-            "rollout/seconds": stats.seconds,
-            "rollout/tool_share": stats.tool_seconds / max(stats.seconds, 1e-9),
-            "rollout/tool_timeouts": float(stats.tool_timeouts),
-            "rollout/environment_failures": float(stats.environment_failures),
-        }
-        rank_zero_info(_phase_line(groups[0].phase, self._phase_metrics))
+        rank_zero_info(rollout_line(groups[0].phase, self._phase_metrics))
 
     def training_step(self, batch: list[Group], batch_idx: int) -> dict[str, Any]:
         """One optimiser step on a list of groups that :meth:`prepare_phase` has seen."""
         del batch_idx
         plans, sums = self.accumulate_gradients(batch, self.manual_backward)
-        sums["gradient_norm"] = self.apply_gradients()
-        self._log_step(batch, plans, sums)
-        return {"loss": torch.tensor(sums["loss"])}
+        norm = self.apply_gradients()
+        found = sum_over_processes(self.trainer, sums | step_counts(batch, plans)) | {"gradient_norm": norm}
+        found["loss"] /= self.trainer.world_size
+        self._log_step(len(batch), found)
+        return {"loss": torch.tensor(found["loss"])}
 
     def accumulate_gradients(
         self, batch: Sequence[Group], backward: Callable[[Tensor], Any]
@@ -221,11 +214,13 @@ class PACTModule(PolicyModule):
         plans = [self._plan(group) for group in batch]
         layout = lay_out(plans)
         sums: dict[str, float] = defaultdict(float)
-        for pack in pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing):
+        packs = pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing)
+
+        def loss_of(pack: Pack) -> Tensor:
             with self.offloading():
-                loss = self._pack_loss(pack, plans, layout, sums)
-            if loss.requires_grad:
-                backward(loss)
+                return self._pack_loss(pack, plans, layout, sums)
+
+        gather_gradient(self, self.model, packs, loss_of, backward)
         return plans, sums
 
     def _plan(self, group: Group) -> PromptPlan:
@@ -265,13 +260,17 @@ class PACTModule(PolicyModule):
         layout = lay_out(plans)
         for plan in plans:
             plan.group.old_logps = [torch.zeros(0)] * plan.samples
-        for pack in pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing):
+        packs = pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing)
+        idle = idle_forwards(self, self.model, len(packs))
+        for pack in packs:
             for read, score in zip(pack.reads, self._score(pack, plans, layout), strict=True):
                 scored = layout.scored(read)
                 old = plans[scored.plan].group.old_logps
                 assert old is not None
                 assert scored.sample is not None
                 old[scored.sample] = score.logp
+        for _ in idle:
+            pass
 
     def _score(
         self,
@@ -291,9 +290,9 @@ class PACTModule(PolicyModule):
             "attention": self.attention,
         }
         if not reference:
-            return token_logprobs(self.model, pack, **settings)
+            return score_pack(self.model, pack, **settings)
         with reference_policy(self.model, self.reference_copy) as model:
-            return token_logprobs(model, pack, **settings)
+            return score_pack(model, pack, **settings)
 
     def _pack_loss(self, pack: Pack, plans: Sequence[PromptPlan], layout: Layout, sums: dict[str, float]) -> Tensor:
         """The share of the batch's loss that this pack holds.
@@ -371,24 +370,13 @@ class PACTModule(PolicyModule):
             terms["entropy"] = entropy_bonus(entropy, mask)[0] * share
         return terms
 
-    def _log_step(self, batch: list[Group], plans: Sequence[PromptPlan], sums: dict[str, float]) -> None:
+    def _log_step(self, prompts: int, found: Mapping[str, float]) -> None:
         """Logs the figures of an optimiser step, and those of its phase's rollouts."""
-        metrics = step_metrics(batch, plans, sums) | {"train/learning_rate": self.learning_rate}
-        self.log_dict(metrics, batch_size=len(batch))
+        metrics = step_metrics(found) | {"train/learning_rate": self.learning_rate}
+        self.log_dict(metrics, batch_size=prompts)
         # Once per phase and so by the epoch: a Trainer that logs every n steps would lose most of them.
         self.log_dict(self._phase_metrics, on_step=False, on_epoch=True, batch_size=1)
         self._phase_metrics = {}
-
-
-def _phase_line(phase: int, metrics: Mapping[str, float]) -> str:
-    """What the rollouts of a phase did, for people who watch."""
-    found = {name.removeprefix("rollout/"): value for name, value in metrics.items()}
-    correct = f", {found['answer_correct']:.0%} correct" if "answer_correct" in found else ""
-    return (
-        f"phase {phase}: mean reward {found['reward']:.2f}{correct}, {found['answered']:.0%} answered, "
-        f"{found['turns']:.1f} turns and {found['calls']:.1f} calls each, {found['zero_variance']:.0%} of the prompts "
-        f"without variance, {found['seconds']:.1f} s of rollouts"
-    )
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:
