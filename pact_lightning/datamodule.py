@@ -11,6 +11,7 @@ from pact_lightning.rollout.engine import RolloutLimits, RolloutRequest
 from pact_lightning.rollout.record import trajectory_record
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.seeds import derive_seed, numpy_random
+from pact_lightning.step_sync import check_shares, sum_over_processes
 from pact_lightning.task_datamodule import EvaluationConfig, TaskDataModule
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
@@ -87,12 +88,9 @@ class RolloutDataModule(TaskDataModule):
         if stage == "fit":
             if self.sources["train"] is None:
                 raise ValueError("there are no training tasks; set data.train in the recipe")
-            processes = 1 if self.trainer is None else self.trainer.world_size
-            if self.prompts_per_step % processes:
-                raise ValueError(
-                    f"data.prompts_per_step ({self.prompts_per_step}) cannot be shared evenly by {processes} "
-                    "processes; make it a multiple of that"
-                )
+            check_shares(
+                "data.prompts_per_step", self.prompts_per_step, 1 if self.trainer is None else self.trainer.world_size
+            )
             needed = self.max_prompt_tokens + self.limits.max_trajectory_tokens
             if needed > self.module.max_tokens_per_forward:
                 raise ValueError(
@@ -136,8 +134,7 @@ class RolloutDataModule(TaskDataModule):
 
     def make_phase(self, phase: int) -> list[Group]:
         """Rolls out one phase and scores it; the expert traces join after the last rollout is done."""
-        assert self.trainer is not None
-        chosen = self.phase_tasks(phase)[self.trainer.global_rank :: self.trainer.world_size]
+        chosen = self.share(self.phase_tasks(phase))
         requests = [
             RolloutRequest(task.prompt, self.rollouts_per_prompt, derive_seed(self.seed, phase, position))
             for position, task in chosen
@@ -151,10 +148,32 @@ class RolloutDataModule(TaskDataModule):
                 )
                 for (position, task), rollouts in zip(chosen, results, strict=True)
             ]
-        _check_environments(groups)
+        self._check_environments(groups)
         self._write(phase, groups)
         self.pact_module.log_phase(groups, stats)
         return groups
+
+    def _check_environments(self, groups: Sequence[Group]) -> None:
+        """Tells of environments that could not be started.
+
+        Raises:
+            RuntimeError: None of the phase could: there is nothing to train on, and likely a mistake behind it.
+        """
+        assert self.trainer is not None
+        failed = [trajectory for group in groups for trajectory in group.failed]
+        kept = sum(len(group.trajectories) for group in groups)
+        found = sum_over_processes(self.trainer, {"failed": len(failed), "kept": kept})
+        if not found["failed"]:
+            return
+        first = "none of them in this process; look at the trajectories of the others"
+        if failed:
+            first = f"the first one, of task {failed[0].task_id}: {' '.join(failed[0].turns[-1].responses)}"
+        if not found["kept"]:
+            raise RuntimeError(f"no environment of this phase could be started; {first}")
+        rank_zero_warn(
+            f"{found['failed']:.0f} of {found['failed'] + found['kept']:.0f} rollouts of this phase have no "
+            f"environment and are left out; {first}"
+        )
 
     def _write(self, phase: int, groups: Sequence[Group]) -> None:
         records = [
@@ -190,22 +209,6 @@ class Phase:
         size = len(groups) // len(self)
         for start in range(0, len(groups), size):
             yield groups[start : start + size]
-
-
-def _check_environments(groups: Sequence[Group]) -> None:
-    """Tells of environments that could not be started.
-
-    Raises:
-        RuntimeError: None of the phase could: there is nothing to train on, and likely a mistake behind it.
-    """
-    failed = [trajectory for group in groups for trajectory in group.failed]
-    if not failed:
-        return
-    first = f"the first one, of task {failed[0].task_id}: {' '.join(failed[0].turns[-1].responses)}"
-    if not any(group.trajectories for group in groups):
-        raise RuntimeError(f"no environment of this phase could be started; {first}")
-    total = len(failed) + sum(len(group.trajectories) for group in groups)
-    rank_zero_warn(f"{len(failed)} of {total} rollouts of this phase have no environment and are left out; {first}")
 
 
 @cache

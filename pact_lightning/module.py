@@ -16,7 +16,7 @@ argument               what it decides                                          
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -41,18 +41,20 @@ from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.phase_performance import PhasePerformance, performance_line
 from pact_lightning.policy.attention_choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig
-from pact_lightning.policy.logprobs import LogProbs, token_logprobs
+from pact_lightning.policy.logprobs import LogProbs
 from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
 from pact_lightning.policy.reference import reference_policy
+from pact_lightning.policy.sharding import score_pack
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutStats
 from pact_lightning.rollout.samplers.backend import SamplerBackend
+from pact_lightning.rollout_figures import rollout_figures
 from pact_lightning.rollout_line import rollout_line
 from pact_lightning.sampler_correction import ImportanceCap, SamplerCorrection, cap_in_force
-from pact_lightning.sampling_signs import sampling_signs
 from pact_lightning.scoring import Layout, PromptPlan, RatioContext, head_masks, lay_out
 from pact_lightning.seeds import derive_seed, python_random
-from pact_lightning.step_metrics import step_metrics
+from pact_lightning.step_metrics import step_counts, step_metrics
+from pact_lightning.step_sync import gather_gradient, idle_forwards, sum_over_processes
 
 
 @dataclass(frozen=True)
@@ -205,29 +207,17 @@ class PACTModule(PolicyModule):
 
     def log_phase(self, groups: Sequence[Group], stats: RolloutStats) -> None:
         """Takes the figures of a phase's rollouts; they are logged when the phase ends."""
-        metrics = EvaluationMetrics()
+        metrics = EvaluationMetrics().to(self.device)  # where torchmetrics can gather from all processes
         for group in groups:
             for trajectory in (*group.trajectories, *group.failed):
                 metrics.update(group.task, trajectory)
-        rewards = [reward for group in groups for reward in group.rewards]
-        self._phase_metrics = {f"rollout/{name}": value for name, value in metrics.compute().items()}
-        self._phase_metrics |= {
-            f"rollout/{name}": value for name, value in sampling_signs(groups, self.renderer).items()
-        }
-        if all(group.zero_variance for group in groups):
+        figures = metrics.compute() | rollout_figures(groups, stats, self.renderer, self.trainer)
+        self._phase_metrics = {f"rollout/{name}": value for name, value in figures.items()}
+        if figures["zero_variance"] == 1.0:
             rank_zero_warn(
                 "all groups of a phase are of zero variance: all rollouts of a prompt earned the same, so that nothing "
                 "is learned from them; look at the rewards in the trajectories, or at the tasks' difficulty"
             )
-        self._phase_metrics |= {
-            "rollout/reward": sum(rewards) / max(len(rewards), 1),
-            "rollout/zero_variance": sum(group.zero_variance for group in groups) / len(groups),
-            "rollout/tokens_per_second": stats.tokens / max(stats.seconds, 1e-9),
-            "rollout/seconds": stats.seconds,
-            "rollout/tool_share": stats.tool_seconds / max(stats.seconds, 1e-9),
-            "rollout/tool_timeouts": float(stats.tool_timeouts),
-            "rollout/environment_failures": float(stats.environment_failures),
-        }
         self.performance.rollouts(groups, stats)
         rank_zero_info(rollout_line(groups[0].phase, self._phase_metrics))
 
@@ -236,9 +226,11 @@ class PACTModule(PolicyModule):
         del batch_idx
         plans, sums = self.accumulate_gradients(batch, self.manual_backward)
         with self.performance.clock.measure("step"):
-            sums["gradient_norm"] = self.apply_gradients()
-        self._log_step(batch, plans, sums)
-        return {"loss": torch.tensor(sums["loss"])}
+            norm = self.apply_gradients()
+        found = sum_over_processes(self.trainer, sums | step_counts(batch, plans)) | {"gradient_norm": norm}
+        found["loss"] /= self.trainer.world_size
+        self._log_step(len(batch), found)
+        return {"loss": torch.tensor(found["loss"])}
 
     def accumulate_gradients(
         self, batch: Sequence[Group], backward: Callable[[Tensor], Any]
@@ -252,12 +244,17 @@ class PACTModule(PolicyModule):
         layout = lay_out(plans)
         sums: dict[str, float] = defaultdict(float)
         self._correction = SamplerCorrection(self.importance_cap)
-        for pack in pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing):
+        packs = pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing)
+
+        def loss_of(pack: Pack) -> Tensor:
             with self.offloading(), self.performance.clock.measure("forward"):
-                loss = self._pack_loss(pack, plans, layout, sums)
-            if loss.requires_grad:
-                with self.performance.clock.measure("backward"):
-                    backward(loss)
+                return self._pack_loss(pack, plans, layout, sums)
+
+        def measured_backward(loss: Tensor) -> None:
+            with self.performance.clock.measure("backward"):
+                backward(loss)
+
+        gather_gradient(self, self.model, packs, loss_of, measured_backward)
         return plans, sums
 
     def _plan(self, group: Group) -> PromptPlan:
@@ -289,11 +286,15 @@ class PACTModule(PolicyModule):
         plans = [replace(plan, context=None if under_prompt else plan.context, sft_weights=None) for plan in plans]
         layout = lay_out(plans)
         found = [[torch.zeros(0)] * plan.samples for plan in plans]
-        for pack in pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing):
+        packs = pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing)
+        idle = idle_forwards(self, self.model, len(packs))
+        for pack in packs:
             for read, score in zip(pack.reads, self._score(pack, plans, layout), strict=True):
                 scored = layout.scored(read)
                 assert scored.sample is not None
                 found[scored.plan][scored.sample] = score.logp
+        for _ in idle:
+            pass
         return found
 
     def _score(
@@ -316,9 +317,9 @@ class PACTModule(PolicyModule):
         }
         with self.performance.forward(pack, masks, reference=reference):
             if not reference:
-                return token_logprobs(self.model, pack, **settings)
+                return score_pack(self.model, pack, **settings)
             with reference_policy(self.model, self.reference_copy) as model:
-                return token_logprobs(model, pack, **settings)
+                return score_pack(model, pack, **settings)
 
     def _pack_loss(self, pack: Pack, plans: Sequence[PromptPlan], layout: Layout, sums: dict[str, float]) -> Tensor:
         """The share of the batch's loss that this pack holds.
@@ -399,11 +400,11 @@ class PACTModule(PolicyModule):
             terms["entropy"] = entropy_bonus(entropy, mask)[0] * share
         return terms
 
-    def _log_step(self, batch: list[Group], plans: Sequence[PromptPlan], sums: dict[str, float]) -> None:
+    def _log_step(self, prompts: int, found: Mapping[str, float]) -> None:
         """Logs the figures of an optimiser step, and those of its phase's rollouts."""
-        metrics = step_metrics(batch, plans, sums) | {"train/learning_rate": self.learning_rate}
-        metrics |= self._correction.metrics()
-        self.log_dict(metrics, batch_size=len(batch))
+        metrics = step_metrics(found) | {"train/learning_rate": self.learning_rate}
+        metrics |= self._correction.metrics(self.trainer)
+        self.log_dict(metrics, batch_size=prompts)
         # Once per phase and so by the epoch: a Trainer that logs every n steps would lose most of them.
         self.log_dict(self._phase_metrics, on_step=False, on_epoch=True, batch_size=1)
         self._phase_metrics = {}

@@ -28,7 +28,8 @@ from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokeni
 from pact_lightning.policy.offload import offloaded_activations
 from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.reference import make_reference
-from pact_lightning.policy.state_dict import load_trainable_state, trainable_state
+from pact_lightning.policy.sharding import WholePolicy, common_value, shard_policy
+from pact_lightning.policy.state_dict import load_trainable_state, sharded_state, trainable_state, without_prefix
 from pact_lightning.rollout.engine import RolloutRequest, RolloutStats
 from pact_lightning.rollout.record import trajectory_record
 from pact_lightning.rollout.samplers.backend import LentPolicy, SamplerBackend
@@ -39,6 +40,9 @@ from pact_lightning.whole_files import write_json, write_json_lines
 
 if TYPE_CHECKING:
     from pact_lightning.task_datamodule import Evaluated, TaskDataModule
+
+_PREFIX = "policy."
+"""Of the names of a sharded policy's weights in checkpoints."""
 
 
 class PolicyModule(pl.LightningModule):
@@ -89,6 +93,7 @@ class PolicyModule(pl.LightningModule):
         self.renderer = ChatRenderer(TextCodec(self.tokenizer))
         self.policy: nn.Module | None = None
         self._reference_copy: list[nn.Module] = []
+        self._whole: WholePolicy | None = None
         self.evaluation = EvaluationMetrics(metrics or ())
         self.history: list[tuple[int, Scores]] = []
 
@@ -108,6 +113,10 @@ class PolicyModule(pl.LightningModule):
             copy = make_reference(self.policy, self.policy_config.adapter) if self.needs_reference else None
             # In a list, so that the frozen copy is no submodule: it is neither trained nor saved.
             self._reference_copy = [] if copy is None else [copy]
+            if self.device_mesh is not None:
+                self._whole = shard_policy(self.model, self.policy_config.adapter, self.device_mesh)
+                # Else Lightning would pass over names in a checkpoint that it does not know.
+                self.strict_loading = True
 
     @property
     def needs_reference(self) -> bool:
@@ -167,7 +176,7 @@ class PolicyModule(pl.LightningModule):
         optimizer = self._optimizer()
         weights = [weight for weight in self.model.parameters() if weight.grad is not None]
         clip = self.optimizer_config.gradient_clip
-        norm = float(nn.utils.clip_grad_norm_(weights, clip if clip > 0 else math.inf))
+        norm = common_value(nn.utils.clip_grad_norm_(weights, clip if clip > 0 else math.inf))
         taken = self.finite_steps.takes(norm)
         self.log("train/skipped_steps", float(self.finite_steps.skipped), batch_size=1)
         if not taken:
@@ -205,13 +214,23 @@ class PolicyModule(pl.LightningModule):
         self.model.eval()
         try:
             if self.sampler_backend is None:
-                yield TransformersSampler(self.model, self._stop_ids(), sampling, prefill_tokens)
+                with self.whole_policy() as model:
+                    yield TransformersSampler(model, self._stop_ids(), sampling, prefill_tokens)
             else:
                 lent = LentPolicy(self.model, self.policy_config, tuple(self._stop_ids()))
                 with self.sampler_backend.lend(lent, sampling) as sampler:
                     yield sampler
         finally:
             self.model.train(was_training)
+
+    @contextmanager
+    def whole_policy(self) -> Iterator[nn.Module]:
+        """Lends the policy with all its weights, sharded or not; all processes have to call this together."""
+        if self._whole is None:
+            yield self.model
+            return
+        with self._whole.lend(self.model) as model:
+            yield model
 
     def _stop_ids(self) -> list[int]:
         eos = self.tokenizer.eos_token_id
@@ -272,9 +291,9 @@ class PolicyModule(pl.LightningModule):
 
     def on_fit_end(self) -> None:
         """Prints the first and the last validation side by side, and where the run's files are."""
+        folder = self.trainer.log_dir or self.trainer.default_root_dir  # all processes have to ask together
         if not self.trainer.is_global_zero:
             return
-        folder = self.trainer.log_dir or self.trainer.default_root_dir
         rank_zero_info(f"metrics and trajectories of this run: {folder}")
         if len(self.history) > 1:
             title = f"Validation: {self._data.evaluation}"
@@ -287,6 +306,7 @@ class PolicyModule(pl.LightningModule):
 
     def _report(self, stage: str, scores: Scores) -> None:
         """Shows an evaluation's scores and leaves them in ``results-{stage}.json``, with how many tasks they are of."""
+        folder = self.trainer.log_dir or self.trainer.default_root_dir  # all processes have to ask together
         if not self.trainer.is_global_zero:
             return
         data = self._data
@@ -301,8 +321,7 @@ class PolicyModule(pl.LightningModule):
         if results["left_out"]:
             title += f" ({results['left_out']} left out: prompt over {data.max_prompt_tokens} tokens)"
         Console().print(scores_table(title, scores, self.evaluation.shares))
-        path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / f"results-{stage}.json"
-        write_json(path, results)
+        write_json(Path(folder) / f"results-{stage}.json", results)
 
     def _evaluate(self, batch: "list[Evaluated]", name: str) -> None:
         for evaluated in batch:
@@ -349,10 +368,10 @@ class PolicyModule(pl.LightningModule):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]  # narrower
         """The trained weights only."""
         del args, kwargs
-        return trainable_state(self.model)
+        return trainable_state(self.model) if self._whole is None else sharded_state(self.model, _PREFIX)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Loads trained weights; names and shapes must fit."""
+        """Loads trained weights, saved sharded or not; names and shapes must fit."""
         del strict, assign
-        load_trainable_state(self.model, state_dict)
+        load_trainable_state(self.model, without_prefix(self.model, state_dict, _PREFIX))
         return nn.modules.module._IncompatibleKeys([], [])

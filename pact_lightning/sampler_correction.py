@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import lightning.pytorch as pl
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pact_lightning.objectives.importance import sampling_mismatch, truncated_importance_weights
 from pact_lightning.rollout.samplers.backend import SamplerBackend
 from pact_lightning.scoring import PromptPlan
+from pact_lightning.step_sync import over_processes
 
 ImportanceCap = float | Literal["auto"] | None
 
@@ -76,12 +78,20 @@ class SamplerCorrection:
             self._sums[name] = self._sums.get(name, 0.0) + float(value) * tokens
         return weights
 
-    def metrics(self) -> dict[str, float]:
-        """Means over the tokens that were measured, and the largest ratio of all; empty where none was."""
-        if not self._tokens:
+    def metrics(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Means over the tokens that were measured, and the largest ratio of all; empty where none was.
+
+        Args:
+            trainer: The Trainer; all its processes have to call this together.
+        """
+        own = self._sums | {"tokens": float(self._tokens), "ratio_max": self._ratio_max}
+        measured = [process for process in over_processes(trainer, own) if process["tokens"]]
+        if not measured:
             return {}
-        means = {f"mismatch/{name}": value / self._tokens for name, value in self._sums.items()}
-        return means | {"mismatch/ratio_max": self._ratio_max}
+        tokens = sum(process["tokens"] for process in measured)
+        names = [name for name in measured[0] if name not in ("tokens", "ratio_max")]
+        means = {f"mismatch/{name}": sum(process[name] for process in measured) / tokens for name in names}
+        return means | {"mismatch/ratio_max": max(process["ratio_max"] for process in measured)}
 
 
 def _rows(rows: list[Tensor], mask: Tensor) -> Tensor:

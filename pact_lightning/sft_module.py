@@ -1,5 +1,6 @@
 """Supervised fine-tuning on whole expert traces: the SFT baseline, and the warm-up of policies that call no tools."""
 
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -10,10 +11,11 @@ from pact_lightning.metrics.rollout_metric import RolloutMetric
 from pact_lightning.objectives.component_sft import component_sft_loss
 from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.loading import PolicyConfig
-from pact_lightning.policy.logprobs import token_logprobs
-from pact_lightning.policy.packing import Block, PackingMode, pack_blocks
+from pact_lightning.policy.packing import Block, Pack, PackingMode, pack_blocks
+from pact_lightning.policy.sharding import score_pack
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.samplers.backend import SamplerBackend
+from pact_lightning.step_sync import gather_gradient, sum_over_processes
 from pact_lightning.tasks.schema import Task
 from pact_lightning.traces.rendered import RenderedTrace, render_trace
 
@@ -63,18 +65,23 @@ class SFTModule(PolicyModule):
             for task, trace in zip(batch, traces, strict=True)
         ]
         weights = [_policy_weights(trace) for trace in traces]
-        total = 0.0
-        for pack in pack_blocks(blocks, self.max_tokens_per_forward, self.packing):
+        sums: dict[str, float] = defaultdict(float)
+
+        def loss_of(pack: Pack) -> Tensor:
             only = [weights[read.block] > 0 for read in pack.reads]
-            scores = token_logprobs(self.model, pack, only=only, chunk_size=self.head_chunk, attention=self.attention)
+            scores = score_pack(self.model, pack, only=only, chunk_size=self.head_chunk, attention=self.attention)
             losses = [
                 component_sft_loss(score.logp, weights[read.block].to(score.logp.device), normalizer="weight_sum")[0]
                 for score, read in zip(scores, pack.reads, strict=True)
             ]
             loss = torch.stack(losses).sum() / len(batch)
-            self.manual_backward(loss)
-            total += float(loss.detach())
+            sums["loss"] += float(loss.detach())
+            return loss
+
+        packs = pack_blocks(blocks, self.max_tokens_per_forward, self.packing)
+        gather_gradient(self, self.model, packs, loss_of, self.manual_backward)
         norm = self.apply_gradients()
+        total = sum_over_processes(self.trainer, sums)["loss"] / self.trainer.world_size
         metrics = {"sft/loss": total, "sft/gradient_norm": norm, "sft/learning_rate": self.learning_rate}
         self.log_dict(metrics, batch_size=len(batch), prog_bar=True)
         return {"loss": torch.tensor(total)}

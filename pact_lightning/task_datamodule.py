@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -21,6 +21,8 @@ from pact_lightning.seeds import derive_seed
 from pact_lightning.tasks.prompt import EnvironmentSpec
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +192,11 @@ class TaskDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         return Path(self.trainer.log_dir or self.trainer.default_root_dir)
 
-    def share(self, items: Sequence[Task]) -> list[Task]:
-        """This process's share of the tasks, where several train together."""
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """This process's share, where several train together.
+
+        Every n-th is taken, so that the shares of a batch are the batch, whatever the number of processes.
+        """
         assert self.trainer is not None
         return list(items)[self.trainer.global_rank :: self.trainer.world_size]
 

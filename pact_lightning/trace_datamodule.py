@@ -1,12 +1,13 @@
 """Expert traces as training data, for supervised warm-up."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
 from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.seeds import numpy_random
+from pact_lightning.step_sync import check_shares
 from pact_lightning.task_datamodule import EvaluationConfig, TaskDataModule
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
@@ -19,12 +20,16 @@ class TraceBatches:
         tasks: Tasks with traces.
         batch_size: Traces per optimiser step; the last, smaller batch of an epoch is dropped.
         seed: Seed of the order.
+        share: Picks this process's share of a batch.
     """
 
-    def __init__(self, tasks: Sequence[Task], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, tasks: Sequence[Task], batch_size: int, seed: int, share: Callable[[list[int]], list[int]] = list
+    ) -> None:
         self.tasks = tasks
         self.batch_size = batch_size
         self.seed = seed
+        self.share = share
         self.trainer: pl.Trainer | None = None
 
     def __len__(self) -> int:
@@ -34,7 +39,7 @@ class TraceBatches:
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
         order = numpy_random("trace-order", self.seed, epoch).permutation(len(self.tasks)).tolist()
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield [self.tasks[index] for index in order[start : start + self.batch_size]]
+            yield [self.tasks[index] for index in self.share(order[start : start + self.batch_size])]
 
 
 class TraceDataModule(TaskDataModule):
@@ -91,6 +96,8 @@ class TraceDataModule(TaskDataModule):
         """
         if stage == "fit" and self.sources["train"] is None:
             raise ValueError("there are no training tasks; set data.train in the recipe")
+        if stage == "fit":
+            check_shares("data.batch_size", self.batch_size, 1 if self.trainer is None else self.trainer.world_size)
         super().setup(stage)
         if stage != "fit" or self._batches is not None:
             return
@@ -102,7 +109,7 @@ class TraceDataModule(TaskDataModule):
                 f"only {len(with_trace)} of {len(tasks)} training tasks have an expert trace, fewer than "
                 f"data.batch_size = {self.batch_size}; add traces or lower it"
             )
-        self._batches = TraceBatches(with_trace, self.batch_size, self.seed)
+        self._batches = TraceBatches(with_trace, self.batch_size, self.seed, self.share)
 
     def train_dataloader(self) -> TraceBatches:
         """Batches of traces, in a new order every epoch."""

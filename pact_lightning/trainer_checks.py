@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 from lightning.pytorch.plugins.precision import BitsandbytesPrecision
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
 
 def check_trainer(trainer: pl.Trainer) -> None:
@@ -26,6 +27,11 @@ def check_trainer(trainer: pl.Trainer) -> None:
         "precision",
         "model.policy.dtype; autocast would reach the training step but not the rollouts, and the ratio would not be 1",
     )
+    if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy):
+        raise ValueError(
+            f"trainer.strategy {type(trainer.strategy).__name__} cannot make rollouts; use `ddp`, or, for full weights "
+            "that are to be sharded, lightning.pytorch.strategies.ModelParallelStrategy (FSDP2)"
+        )
     callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
     for callback in callbacks:
         if isinstance(callback, BatchSizeFinder):

@@ -6,7 +6,7 @@ from hand_made import FULL, STILL, Batches, RecordingModule, bundled_renderer, h
 
 from pact_lightning.callbacks.collapse_monitor import CollapseMonitor
 from pact_lightning.collapse import CollapseSigns, CollapseThresholds
-from pact_lightning.sampling_signs import sampling_signs
+from pact_lightning.sampling_signs import sampling_counts, sampling_signs
 
 START = {
     "rollout/no_call": 0.1,
@@ -108,7 +108,7 @@ def test_the_signs_come_from_the_sampled_tokens_alone():
     tokens = [int(token) for rollout in group.trajectories for token in rollout.ids()[rollout.policy_mask()]]
     for rollout in group.trajectories:
         rollout.sampled_logps = [-0.5] * int(rollout.policy_mask().sum())
-    found = sampling_signs([group], RENDERER)
+    found = sampling_signs(sampling_counts([group], RENDERER))
     names = RENDERER.codec.tokenizer.all_special_tokens
     added = {index for index, token in RENDERER.codec.tokenizer.added_tokens_decoder.items()}
     assert names
@@ -118,7 +118,7 @@ def test_the_signs_come_from_the_sampled_tokens_alone():
         "empty": 0.0,
     }
     assert 0 < found["control_tokens"] < 1
-    assert sampling_signs([], RENDERER) == {}
+    assert sampling_signs(sampling_counts([], RENDERER)) == {}
 
 
 def test_the_monitor_is_a_callback_whose_state_is_saved():

@@ -23,13 +23,14 @@ class ExportPolicy(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the folder, once per run."""
-        if not trainer.is_global_zero:
-            return
         assert isinstance(pl_module, PolicyModule)
         from peft import PeftModel
 
-        model: Any = pl_module.model
-        if isinstance(model, PeftModel) and pl_module.policy_config.adapter == "lora":
-            model = model.merge_and_unload()
-        model.save_pretrained(self.folder)
-        pl_module.tokenizer.save_pretrained(self.folder)
+        with pl_module.whole_policy() as whole:
+            if not trainer.is_global_zero:
+                return
+            model: Any = whole
+            if isinstance(model, PeftModel) and pl_module.policy_config.adapter == "lora":
+                model = model.merge_and_unload()
+            model.save_pretrained(self.folder)
+            pl_module.tokenizer.save_pretrained(self.folder)

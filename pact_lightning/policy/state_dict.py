@@ -38,6 +38,25 @@ def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             weight.copy_(state[name])
 
 
+def sharded_state(model: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """The trained weights of a sharded policy, as FSDP's checkpoints want them.
+
+    Args:
+        model: The policy.
+        prefix: What stands before its weights' names in the module that holds it. A tied weight is there under each
+            of its names.
+    """
+    named = model.named_parameters(remove_duplicate=False)
+    return {prefix + name: weight.detach() for name, weight in named if weight.requires_grad}
+
+
+def without_prefix(model: nn.Module, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Brings what :func:`sharded_state` gave to the names of :func:`trainable_state`, and leaves those as they are."""
+    tied = dict(model.named_parameters(remove_duplicate=False)).keys() - dict(model.named_parameters()).keys()
+    plain = {name.removeprefix(prefix): weight for name, weight in state.items()}
+    return {name: weight for name, weight in plain.items() if name not in tied}
+
+
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if not weights:

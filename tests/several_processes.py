@@ -1,0 +1,186 @@
+"""What the tests of several processes run, in one process or, started as a script, as one of two."""
+
+import faulthandler
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from hand_made import FULL, LORA, STILL, Loader, RecordingModule, bundled_renderer, hand_made_group, quiet_trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.tensor import DTensor
+
+from pact_lightning.datamodule import RolloutDataModule
+from pact_lightning.environments.bundled.tasks import BundledTasks
+from pact_lightning.group import CreditConfig, make_group
+from pact_lightning.optimizer import OptimizerConfig
+from pact_lightning.rollout.engine import RolloutLimits
+from pact_lightning.sft_module import SFTModule
+from pact_lightning.trace_datamodule import TraceDataModule
+
+DEADLINE_S = 200
+"""A process that waits for another one for ever ends itself, with a traceback."""
+
+TIGHT = 850
+"""Tokens of one forward in which any prompt of the steps fits with its trace and its longest rollout, and not two."""
+
+RENDERER = bundled_renderer()
+
+
+def _flat(index):
+    """A group of which nothing can be learned: no variance, and no trace."""
+    group = hand_made_group(RENDERER, index)
+    first = group.trajectories[0]
+    flat = make_group(group.task, [first, replace(first)], CreditConfig(), position=index)
+    flat.anchored = "drawn"
+    return flat
+
+
+def _broken(index):
+    return hand_made_group(RENDERER, index, advantages=[[float("nan")] * 3, [0.0] * 2, [0.0]])
+
+
+def steps():
+    """Batches of one optimiser step; of two processes, the second one takes every other group."""
+    whole = [hand_made_group(RENDERER, index) for index in range(4)]
+    return {
+        "as many packs": whole,
+        "fewer packs": [whole[0], _flat(1), whole[2], hand_made_group(RENDERER, 3, anchored="drawn")],
+        "one idle": [whole[0], _flat(1), whole[2], _flat(3)],
+        "all idle": [_flat(index) for index in range(4)],
+        "one broken": [whole[0], _broken(1), whole[2], whole[3]],
+        "afterwards": whole,
+    }
+
+
+class Steps(pl.LightningDataModule):
+    """The batches as a phase, shared by the processes."""
+
+    def train_dataloader(self):
+        return _StepLoader(self)
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        return batch
+
+
+class _StepLoader(Loader):
+    def __init__(self, data):
+        super().__init__(list(steps().values()))
+        self.data = data
+
+    def __iter__(self):
+        trainer = self.data.trainer
+        own = [batch[trainer.global_rank :: trainer.world_size] for batch in self.batches]
+        trainer.lightning_module.prepare_phase([group for batch in own for group in batch], len(own))
+        return iter(own)
+
+
+class Module(RecordingModule):
+    """Away from its reference; records whole gradients and the number of packs."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.packs = [0]
+
+    def configure_model(self):
+        new = self.policy is None
+        super().configure_model()
+        if new:
+            moved = self._reference_copy[0] if self._reference_copy else self.model
+            _move([weight for weight in moved.parameters() if self._reference_copy or weight.requires_grad])
+
+    def apply_gradients(self):
+        norm = super().apply_gradients()
+        self.packs.append(0)
+        self.recorded[-1] = {name: _whole(gradient) for name, gradient in self.recorded[-1].items()}
+        return norm
+
+    def _pack_loss(self, *arguments):
+        self.packs[-1] += 1
+        return super()._pack_loss(*arguments)
+
+
+def _move(weights):
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in weights:
+            weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.02)
+
+
+def _whole(tensor):
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def trainer_of(strategy, folder, **settings):
+    if strategy is None:
+        return quiet_trainer(default_root_dir=folder, **settings)
+    if strategy == "sharded":
+        strategy = ModelParallelStrategy(2, 1, save_distributed_checkpoint="file" not in folder.name)
+    return quiet_trainer(strategy=strategy, devices=2, default_root_dir=folder, **settings)
+
+
+def hand_made_steps(strategy, policy, max_tokens, folder):
+    """One optimiser step on each batch, with weights that stay: gradients and metrics."""
+    module = Module(policy=policy, optimizer=STILL, anchor_probability=0.0, max_tokens_per_forward=max_tokens)
+    trainer_of(strategy, folder, max_epochs=1).fit(module, Steps())
+    return {
+        "gradients": dict(zip(steps(), module.recorded, strict=True)),
+        "metrics": dict(zip(steps(), [found for found in module.logged if "train/loss" in found], strict=True)),
+        "packs": dict(zip(steps(), module.packs, strict=False)),
+        "skipped": module.finite_steps.skipped,
+        "steps": module.global_step,
+    }
+
+
+def rollouts(strategy, policy, folder, phases=1, resume=False):
+    """A run with rollouts, a validation of one task and a test of three."""
+    module = RecordingModule(policy=policy, optimizer=OptimizerConfig(1e-4), max_tokens_per_forward=500)
+    data = RolloutDataModule(
+        train=BundledTasks("train", 5, start=3),
+        validation=BundledTasks("validation", 1),
+        test=BundledTasks("validation", 3),
+        prompts_per_phase=4,
+        prompts_per_step=2,
+        rollouts_per_prompt=2,
+        limits=RolloutLimits(max_turns=2, max_new_tokens_per_turn=60, max_trajectory_tokens=240),
+        max_prompt_tokens=250,
+    )
+    checkpoints = ModelCheckpoint(dirpath=folder / "checkpoints", save_last=True)
+    trainer = trainer_of(strategy, folder, max_epochs=phases, enable_checkpointing=True, callbacks=[checkpoints])
+    trainer.fit(module, data, ckpt_path="last" if resume else None)
+    weights = {name: _whole(weight).clone() for name, weight in module.model.named_parameters() if weight.requires_grad}
+    with module.whole_policy() as whole:
+        lent = {name: weight.clone() for name, weight in whole.named_parameters() if name in weights}
+    trainer.test(module, data, verbose=False)
+    return {"logged": module.logged, "history": module.history, "weights": weights, "lent": lent}
+
+
+def supervised(strategy, folder):
+    """Two optimiser steps on expert traces."""
+    module = SFTModule(policy=LORA, optimizer=OptimizerConfig(1e-3), max_tokens_per_forward=700)
+    data = TraceDataModule(train=BundledTasks("train", 8), batch_size=4)
+    trainer = trainer_of(strategy, folder, max_epochs=1)
+    trainer.fit(module, data)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def main(folder):
+    found = {
+        "replicas full": hand_made_steps("ddp", FULL, TIGHT, folder),
+        "replicas lora": hand_made_steps("ddp", LORA, TIGHT, folder),
+        "rollouts": rollouts("ddp", LORA, folder / "replicas"),
+        "supervised": supervised("ddp", folder),
+        "sharded": hand_made_steps("sharded", FULL, TIGHT, folder),
+        "sharded, whole run": rollouts("sharded", FULL, folder / "sharded-whole", phases=2),
+    }
+    for kind in ("sharded-folder", "sharded-file"):
+        rollouts("sharded", FULL, folder / kind)
+        found[kind] = rollouts("sharded", FULL, folder / kind, phases=2, resume=True)
+    torch.save(found, folder / f"rank{torch.distributed.get_rank()}.pt")
+
+
+if __name__ == "__main__":
+    faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
+    main(Path(sys.argv[1]))

@@ -1,0 +1,170 @@
+"""Two processes do what one does: the same gradients and metrics, whoever holds how many packs; no one hangs."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import several_processes
+import torch
+from hand_made import FULL, LORA
+from several_processes import hand_made_steps, rollouts, supervised
+
+ROOMY = 4000
+"""Tokens of one forward in the one process: few packs, where the two processes have many."""
+TAKES_TIME = {"rollout/seconds", "rollout/tokens_per_second", "rollout/tool_share"}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What each of two processes found, and their folder."""
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = [
+        subprocess.Popen(
+            [sys.executable, several_processes.__file__, str(folder)],
+            env=os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "WORLD_SIZE": "2",
+                "NODE_RANK": "0",
+                "LOCAL_RANK": str(rank),
+                "OMP_NUM_THREADS": "1",
+            },
+            stdout=(folder / f"out{rank}.txt").open("wb"),
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]
+    codes = [process.wait(several_processes.DEADLINE_S + 60) for process in running]
+    told = [(folder / f"out{rank}.txt").read_text()[-3000:] for rank in range(2)]
+    assert codes == [0, 0], "\n".join(told)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)], folder
+
+
+@pytest.fixture(scope="module", params=["replicas full", "replicas lora", "sharded"])
+def beside(request, two, tmp_path_factory):
+    """Hand-made steps by two processes, and by one."""
+    policy = LORA if "lora" in request.param else FULL
+    alone = hand_made_steps(None, policy, ROOMY, tmp_path_factory.mktemp("one"))
+    return [found[request.param] for found in two[0]], alone
+
+
+def test_the_processes_hold_different_numbers_of_packs(beside):
+    (first, second), one = ([found["packs"] for found in beside[0]], beside[1]["packs"])
+    assert first["as many packs"] == second["as many packs"] > one["as many packs"] / 2
+    assert first["fewer packs"] > second["fewer packs"] > 0
+    assert first["one idle"] > second["one idle"] == 0
+    assert first["all idle"] == second["all idle"] == 0
+
+
+def test_gradients_are_those_of_one_process(beside):
+    two, one = beside
+    for found in two:
+        assert found["gradients"].keys() == one["gradients"].keys()
+        for step, expected in one["gradients"].items():
+            assert found["gradients"][step].keys() == expected.keys(), step
+            for name, gradient in expected.items():
+                torch.testing.assert_close(
+                    found["gradients"][step][name], gradient, rtol=1e-4, atol=1e-6, equal_nan=True, msg=f"{step} {name}"
+                )
+    assert one["gradients"]["all idle"] == {}
+    assert all(float(gradient.abs().max()) > 1e-4 for gradient in one["gradients"]["one idle"].values())
+
+
+def test_metrics_are_those_of_one_process(beside):
+    two, one = beside
+    for found in two:
+        for step, expected in one["metrics"].items():
+            assert found["metrics"][step] == pytest.approx(expected, rel=1e-5, abs=1e-6, nan_ok=True), step
+    assert one["metrics"]["fewer packs"]["anchor/drawn"] == 0.5
+    assert all(found["anchor/overlong"] == 0 for found in one["metrics"].values())
+    assert one["metrics"]["one idle"]["train/zero_variance"] == 0.5
+    assert one["metrics"]["as many packs"]["train/kl"] > 1e-4
+
+
+def test_a_step_that_is_not_finite_in_one_process_is_skipped_by_all(beside):
+    two, one = beside
+    assert [found["skipped"] for found in two] == [one["skipped"]] * 2 == [1, 1]
+    assert [found["steps"] for found in two] == [one["steps"]] * 2 == [5, 5]
+
+
+@pytest.fixture(scope="module")
+def one_with_rollouts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rollouts")
+    return rollouts(None, LORA, folder), folder
+
+
+def _records(folder, name):
+    paths = sorted((folder / "trajectories").glob(f"{name}*.jsonl"))
+    return len(paths), sorted(line for path in paths for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize("name", ["phase-0000", "validation-0000", "validation-0001", "test"])
+def test_the_same_rollouts_are_made(two, one_with_rollouts, name):
+    files, found = _records(two[1] / "replicas", name)
+    alone, expected = _records(one_with_rollouts[1], name)
+    assert (files, alone) == (2, 1)
+    assert found == expected
+
+
+def test_the_same_steps_are_made_of_them(two, one_with_rollouts):
+    expected = [entry for entry in one_with_rollouts[0]["logged"] if entry]
+    for found in two[0]:
+        logged = [entry for entry in found["rollouts"]["logged"] if entry]
+        assert len(logged) == len(expected)
+        for entry, other in zip(logged, expected, strict=True):
+            assert entry.keys() == other.keys()
+            for metric in entry.keys() - TAKES_TIME:
+                assert entry[metric] == pytest.approx(other[metric], rel=1e-4, abs=1e-5), metric
+        assert found["rollouts"]["history"] == [
+            (phase, pytest.approx(scores)) for phase, scores in one_with_rollouts[0]["history"]
+        ]
+
+
+def test_results_are_of_all_tasks(two, one_with_rollouts):
+    of_two, of_one = (
+        json.loads((folder / "results-test.json").read_text()) for folder in (two[1] / "replicas", one_with_rollouts[1])
+    )
+    assert of_two["tasks"] == of_one["tasks"] == 3
+    assert of_two["scores"] == pytest.approx(of_one["scores"])
+
+
+def test_supervised_steps_are_those_of_one_process(two, tmp_path):
+    expected = supervised(None, tmp_path)
+    assert expected["sft/loss"] > 0
+    for found in two[0]:
+        assert found["supervised"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_sharded_weights_are_lent_whole_and_move(two):
+    for found in two[0]:
+        run = found["sharded, whole run"]
+        torch.testing.assert_close(run["lent"], run["weights"], rtol=0, atol=0)
+    runs = [found["sharded, whole run"]["weights"] for found in two[0]]
+    torch.testing.assert_close(*runs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["sharded-folder", "sharded-file"])
+def test_a_sharded_run_goes_on_from_its_checkpoint(two, kind):
+    for found in two[0]:
+        whole, resumed = found["sharded, whole run"], found[kind]
+        torch.testing.assert_close(resumed["weights"], whole["weights"], rtol=0, atol=0)
+        assert resumed["history"] == whole["history"]
+
+
+def test_a_checkpoint_in_one_file_is_read_by_one_process_too(two, tmp_path):
+    found = two[0][0]["sharded-file"]
+    checkpoint = Path(two[1] / "sharded-file" / "checkpoints" / "last.ckpt")
+    assert checkpoint.is_file()
+    module = several_processes.RecordingModule(policy=FULL)
+    module.configure_model()
+    module.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
+    torch.testing.assert_close(dict(module.state_dict()), found["weights"], rtol=0, atol=0)
