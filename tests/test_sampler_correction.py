@@ -111,22 +111,21 @@ def test_where_the_denominator_is_under_the_prompt_no_further_forward_is_made(ra
 
 
 def test_by_default_anchors_are_measured_and_nothing_is_corrected():
-    module = prepared(FULL, SHIFT, coefficients=ONLY_RL, anchor_probability=0.0)
-    plain = Plain(module)
-    assert module.importance_cap is None
-    anchor, traced = sampled_elsewhere(plain, "drawn"), sampled_elsewhere(plain, None)
-    module.prepare_phase([anchor, traced], optimizer_steps=1)
-    assert traced.prompt_logps is None
-    honest = sampled_elsewhere(plain, "drawn")
-    for sample, trajectory in enumerate(honest.trajectories):
-        trajectory.sampled_logps = under_prompt(plain, honest, sample).tolist()
-    assert_same(gradients(module, anchor), gradients(module, honest), rtol=0, atol=0)
-    measured, right = module.logged
-    assert measured["mismatch/abs_difference"] > 0.3
-    assert right["mismatch/abs_difference"] < 1e-5
-    assert "mismatch/capped" not in measured
-    gradients(module, traced)
-    assert "mismatch/abs_difference" not in module.logged[-1], "it would take a forward of its own"
+    modules = [prepared(FULL, SHIFT, coefficients=ONLY_RL, anchor_probability=0.0) for _ in range(3)]
+    plain = Plain(modules[0])
+    assert modules[0].importance_cap is None
+    off, right, traced = (sampled_elsewhere(plain, anchored) for anchored in ("drawn", "drawn", None))
+    for sample, trajectory in enumerate(right.trajectories):
+        trajectory.sampled_logps = under_prompt(plain, right, sample).tolist()
+    for module, group in zip(modules, (off, right, traced), strict=True):
+        module.prepare_phase([group], optimizer_steps=1)
+        assert group.prompt_logps is None
+    assert_same(gradients(modules[0], off), gradients(modules[1], right), rtol=0, atol=0)
+    assert modules[0].logged[0]["mismatch/abs_difference"] > 0.3
+    assert modules[1].logged[0]["mismatch/abs_difference"] < 1e-5
+    assert "mismatch/capped" not in modules[0].logged[0]
+    gradients(modules[2], traced)
+    assert "mismatch/abs_difference" not in modules[2].logged[0], "it would take a forward of its own"
 
 
 def fitted(sampler, **settings):

@@ -1,6 +1,7 @@
 """Which program samples: the policy itself, or an engine of its own that a recipe names."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -41,7 +42,8 @@ class SamplerBackend(Protocol):
         """
         ...
 
-    def lend(self, policy: LentPolicy, sampling: SamplingConfig) -> AbstractContextManager[Sampler]:
+    @contextmanager
+    def lend(self, policy: LentPolicy, sampling: SamplingConfig) -> Iterator[Sampler]:
         """Lends a sampler that holds the policy's present weights.
 
         Args:
