@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 
 from pact_lightning.cli import DESCRIPTION, VERBS
+from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.error_sentence import error_sentence
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.trainer_checks import check_plugins, check_trainer
@@ -110,6 +111,9 @@ def run_lightning(args: list[str] | None) -> None:
             raise
         print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
         sys.exit(2)
+    except EnvironmentUnavailableError as error:
+        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # no mistake here, so no traceback
+        sys.exit(1)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

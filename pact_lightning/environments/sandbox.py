@@ -198,9 +198,11 @@ class SandboxPool:
             return ToolResult("the tool's process ended without a result", error=True)
         finally:
             # After anything but an answer (an interrupt, too) the pipes may hold half a message.
-            if worker is not None and not keep:
-                worker.close()
-            self._places.put(worker if keep else None)
+            try:
+                if worker is not None and not keep:
+                    worker.close()
+            finally:
+                self._places.put(worker if keep else None)
         self._warn(answer["missing"])
         return ToolResult(answer["text"], error=answer["error"])
 
