@@ -64,7 +64,7 @@ class FailsAtTimes(BundledWorld):
 
     def reset(self, task, seed):
         super().reset(task, seed)
-        self.sick = seed % 3
+        self.sick = self._index % 3
         if self.sick == 1:
             raise ConnectionError("closed today")
 
