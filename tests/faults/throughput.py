@@ -15,12 +15,12 @@ from pact_lightning.rollout.samplers.transformers_sampler import TransformersSam
 from pact_lightning.tasks.prompt import EnvironmentSpec
 
 SECTION = "Throughput"
-SHARE, TIMEOUT_S, PROMPTS, SAMPLES, ROUNDS = 0.05, 2.0, 32, 4, 3
+SHARE, TIMEOUT_S, PROMPTS, SAMPLES, ROUNDS = 0.05, 2.0, 16, 4, 5
 _LIMITS = RolloutLimits(max_turns=6, max_new_tokens_per_turn=96, max_trajectory_tokens=1500, rows=64)
 
 
 def run(times):
-    """One row: completed calls per second, alternating, the median of three rounds each; ``times`` is not used."""
+    """One row: completed calls per second, alternating, the median of five rounds each; ``times`` is not used."""
     del times
     renderer, model = bundled_renderer(), load_policy(FULL).eval()
     rates = {0.0: [], SHARE: []}
