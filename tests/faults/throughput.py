@@ -33,8 +33,8 @@ def run(times):
     normal, faulty = (statistics.median(found) for found in rates.values())
     ratio = faulty / normal
     happened = (
-        f"{faulty:.1f} calls/s beside {normal:.1f}, ratio {ratio:.2f} (has to be above 0.5); {injected} calls of "
-        f"all faults in turn, time limit {TIMEOUT_S:g} s"
+        f"{faulty:.1f} calls/s beside {normal:.1f}, ratio {ratio:.2f} (has to be above 0.5); {injected} calls "
+        f"misbehaved, all kinds in turn, time limit {TIMEOUT_S:g} s"
     )
     return [FaultResult(SECTION, f"{SHARE:.0%} of all calls", ROUNDS, ROUNDS if ratio > 0.5 else 0, happened)]
 
