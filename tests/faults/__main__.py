@@ -40,7 +40,8 @@ def main():
         console.print(table)
         results += found
     if given.page:
-        write_into_page(given.page, results, f"`make faults TIMES={given.times}`, {date.today().isoformat()}")
+        how = f"`make faults GROUPS={','.join(groups)} TIMES={given.times}`, {date.today().isoformat()}"
+        write_into_page(given.page, results, how)
     bad = [result for result in results if not result.ok]
     times = sum(result.times for result in results)
     print(
