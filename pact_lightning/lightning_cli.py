@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
 
 from pact_lightning.cli import DESCRIPTION, VERBS
+from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.error_sentence import error_sentence
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.trainer_checks import check_plugins, check_trainer
@@ -58,7 +59,11 @@ class PactCLI(LightningCLI):
         Raises:
             FileNotFoundError: It is not there.
         """
-        path = self.config_init[self.subcommand].get("ckpt_path")
+        config = self.config_init[self.subcommand]
+        if config.get("weights_only") is None:
+            # Lightning's own default unpickles whatever a checkpoint behind a URL holds.
+            config["weights_only"] = True
+        path = config.get("ckpt_path")
         if isinstance(path, str) and path not in _CHECKPOINT_WORDS and "://" not in path and not Path(path).exists():
             raise FileNotFoundError(
                 f"there is no checkpoint {path}; name a file that ModelCheckpoint wrote, or `last` for the newest one "
@@ -110,6 +115,9 @@ def run_lightning(args: list[str] | None) -> None:
             raise
         print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
         sys.exit(2)
+    except EnvironmentUnavailableError as error:
+        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # no mistake here, so no traceback
+        sys.exit(1)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from pact_lightning.environments.protocol import close_environment
+from pact_lightning.environments.protocol import EnvironmentUnavailableError, close_environment
 from pact_lightning.phase_clock import PhaseClock
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest, RolloutStats
@@ -181,11 +181,29 @@ class TaskDataModule(pl.LightningDataModule):
     def rollout(
         self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str, clock: PhaseClock | None = None
     ) -> tuple[list[list[Trajectory]], RolloutStats]:
-        """Rolls prompts out with the current policy; a clock is told what prefill and decoding took."""
+        """Rolls prompts out with the current policy; a clock is told what prefill and decoding took.
+
+        Raises:
+            EnvironmentUnavailableError: No rollout can go on; the state is saved before.
+        """
         module = self.module
         engine = RolloutEngine(module.renderer, self.limits)
-        with module.sampler(sampling, self.prefill_tokens) as sampler, module.progress(what, requests) as progress:
-            return engine.run(requests, sampler if clock is None else TimedSampler(sampler, clock), progress)
+        try:
+            with module.sampler(sampling, self.prefill_tokens) as sampler, module.progress(what, requests) as progress:
+                return engine.run(requests, sampler if clock is None else TimedSampler(sampler, clock), progress)
+        except EnvironmentUnavailableError as error:
+            raise EnvironmentUnavailableError(f"{error}. {self._saved()}") from error
+
+    def _saved(self) -> str:
+        """Saves the state of a fit that has to stop, and says how it goes on."""
+        assert self.trainer is not None
+        if self.trainer.state.fn != "fit":
+            return "Nothing had to be saved; run the command again once it is back"
+        if self.trainer.world_size > 1:  # saving would wait for the other processes
+            return "All finished phases are in the last checkpoint; go on with --ckpt_path last once it is back"
+        path = self.run_folder() / "stopped.ckpt"
+        self.trainer.save_checkpoint(path)
+        return f"Everything up to the last finished phase is saved; go on with --ckpt_path {path} once it is back"
 
     def run_folder(self) -> Path:
         """Where this run keeps its files."""

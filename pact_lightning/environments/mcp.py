@@ -38,7 +38,9 @@ class MCPEnvironment:
         timeout_s: Seconds of one call; stay below ``data.limits.tool_timeout_s``, or that limit comes first.
         start_timeout_s: Seconds from the start of the server to its list of tools.
         max_restarts: How often a session is opened again within a rollout after its server has ended.
-        backoff_s: Seconds before the first restart; doubled before each further one.
+        backoff_s: Seconds before the first restart; doubled before each further one, up to 30.
+        max_failures: After so many failures in a row to reach the server, over all rollouts of this process, the run
+            stops. Failures that overlap in time count as one.
 
     Raises:
         ValueError: Not exactly one of ``command``, ``url`` and ``server`` is given, or a limit makes no sense.
@@ -61,11 +63,12 @@ class MCPEnvironment:
         start_timeout_s: float = 30.0,
         max_restarts: int = 3,
         backoff_s: float = 0.5,
+        max_failures: int = 8,
     ) -> None:
         if session not in ("per_rollout", "shared"):
             raise ValueError(f"session must be per_rollout or shared, got {session!r}")
         self._spec = MCPServerSpec(command, tuple(args), dict(env or {}), cwd, url, dict(headers or {}), server)
-        self._limits = MCPLimits(timeout_s, start_timeout_s, max_restarts, backoff_s)
+        self._limits = MCPLimits(timeout_s, start_timeout_s, max_restarts, backoff_s, max_failures)
         self._include = None if include is None else list(include)
         self._is_shared = session == "shared"
         self._connection: MCPConnection | None = None
@@ -94,6 +97,7 @@ class MCPEnvironment:
 
         Raises:
             MCPServerError: The server does not start, or its list of tools cannot be used.
+            EnvironmentUnavailableError: It has failed to start too often, over all rollouts.
         """
         if not self._is_shared and self._connection is not None and self._connection.calls:
             self.close()

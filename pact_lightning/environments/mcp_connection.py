@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import logging
 import tempfile
+import time
 import weakref
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import CancelledError
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from pact_lightning.environments.event_loop import LoopThread, loop_thread
+from pact_lightning.environments.mcp_outage import MAX_PAUSE_S, ServerOutage
 from pact_lightning.environments.mcp_output import tool_result
 from pact_lightning.environments.mcp_server import MCPServerError, MCPServerSpec, connected
 from pact_lightning.environments.protocol import ToolResult
@@ -39,17 +41,21 @@ class MCPLimits:
         timeout_s: Seconds of one call.
         start_timeout_s: Seconds from the start of a server to its list of tools.
         max_restarts: How often a connection is opened again within a rollout after its server has ended.
-        backoff_s: Seconds before the first restart; doubled before each further one.
+        backoff_s: Seconds before the first restart; doubled before each further one, up to 30.
+        max_failures: After so many failures in a row to connect, over all rollouts of this process, the run stops.
     """
 
     timeout_s: float = 20.0
     start_timeout_s: float = 30.0
     max_restarts: int = 3
     backoff_s: float = 0.5
+    max_failures: int = 8
 
     def __post_init__(self) -> None:
         if self.timeout_s <= 0 or self.start_timeout_s <= 0 or self.max_restarts < 0 or self.backoff_s < 0:
             raise ValueError("timeout_s and start_timeout_s must be above 0, max_restarts and backoff_s not below 0")
+        if self.max_failures < 1:
+            raise ValueError(f"max_failures must be at least 1, got {self.max_failures}")
 
 
 class MCPConnection:
@@ -69,6 +75,9 @@ class MCPConnection:
         self.calls = 0
         # A tool that blocks the loop of servers in this process must not block the clients of the others.
         self._loop: LoopThread = loop_thread("mcp servers in process" if spec.server else "mcp clients")
+        self._outage = _outages.setdefault(
+            f"{spec.key} {limits}", ServerOutage(spec.name, limits.max_failures, limits.backoff_s)
+        )
         self._opening = asyncio.Lock()
         self._attempts = 0
         self._client: Client | None = None
@@ -83,8 +92,9 @@ class MCPConnection:
 
         Raises:
             MCPServerError: The server does not start, does not answer, or has ended too often.
+            EnvironmentUnavailableError: It has failed to start too often, over all rollouts.
         """
-        return self._wait(self._listed(), self._open_s())
+        return self._wait(self._listed(), self._open_s() * (1 + self.limits.max_restarts))
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         """Runs one tool; whatever goes wrong is an observation.
@@ -92,6 +102,9 @@ class MCPConnection:
         Args:
             name: The tool.
             arguments: Its arguments.
+
+        Raises:
+            EnvironmentUnavailableError: The server has failed to start too often, over all rollouts.
         """
         self.calls += 1
         open_s = 0.0 if self._client is not None and self._suspect is None else self._open_s()
@@ -118,8 +131,7 @@ class MCPConnection:
 
     def _open_s(self) -> float:
         """Seconds that opening may take at most."""
-        pause = self.limits.backoff_s * 2**self._spent if self._attempts else 0.0
-        return _PROBE_S + pause + self.limits.start_timeout_s + _SLACK_S
+        return _PROBE_S + MAX_PAUSE_S + self.limits.start_timeout_s + _SLACK_S
 
     def _wait(self, work: Coroutine[Any, Any, _T], timeout_s: float) -> _T:
         future = self._loop.start(work)
@@ -148,15 +160,32 @@ class MCPConnection:
             if self._client is not None and self._client is self._suspect:
                 await self._probe(self._client)
             if self._client is None:
-                await (self._open_again() if self._attempts else self._open())
+                await (self._open_again() if self._attempts else self._open_first())
             assert self._client is not None
             return self._client
+
+    async def _open_first(self) -> None:
+        """Opens the connection; tries again where the server has been up before, for it may come back."""
+        try:
+            await self._open()
+        except MCPServerError as error:
+            problem = error
+        else:
+            return
+        while self._outage.was_up and self._spent < self.limits.max_restarts:
+            try:
+                await self._open_again()
+            except MCPServerError as error:
+                problem = error
+            else:
+                return
+        raise problem
 
     async def _open_again(self) -> None:
         limit = self.limits.max_restarts
         if self._spent >= limit:
             raise MCPServerError(f"The tool server has ended {self._spent + 1} times and is not started again")
-        await asyncio.sleep(self.limits.backoff_s * 2**self._spent)
+        await asyncio.sleep(self._outage.pause_s(self._spent))
         self._spent += 1
         self.restarts += 1
         _log.warning("%s is started again (%d of %d)", self.spec.name, self._spent, limit)
@@ -168,6 +197,21 @@ class MCPConnection:
             raise MCPServerError("The tool server has ended, and it does not start again") from error
 
     async def _open(self) -> None:
+        """Opens the connection, and keeps count of how that ends.
+
+        Raises:
+            MCPServerError: It cannot be opened.
+            EnvironmentUnavailableError: It could not be opened too often.
+        """
+        began = time.monotonic()
+        try:
+            await self._try()
+        except MCPServerError as error:
+            self._outage.failed(began, error)
+            raise
+        self._outage.up()
+
+    async def _try(self) -> None:
         self._attempts += 1
         self._stop = asyncio.Event()
         started: asyncio.Future[tuple[Client, list[Any]]] = asyncio.get_running_loop().create_future()
@@ -252,6 +296,7 @@ class MCPConnection:
         await asyncio.sleep(0)
 
 
+_outages: dict[str, ServerOutage] = {}
 _live: "weakref.WeakSet[MCPConnection]" = weakref.WeakSet()
 
 

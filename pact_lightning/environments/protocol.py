@@ -22,6 +22,13 @@ class ToolResult:
     solved: bool | None = None
 
 
+class EnvironmentUnavailableError(RuntimeError):
+    """What every rollout needs is gone, a server that does not come back: the run stops, with everything saved.
+
+    Raised by ``reset`` or ``call``. Every other exception costs one rollout or one call, and the run goes on.
+    """
+
+
 @runtime_checkable
 class Environment(Protocol):
     """A place where tools run. One instance serves one rollout at a time; ``call`` may run on any thread.

@@ -4,20 +4,23 @@ What is in force, for each call:
 
 - a process of its own, forked from a small worker that never imports torch and never runs a snippet itself;
 - limits on time (the process is killed), address space, processor time, file size, open files and output;
-- no network: a network namespace of its own, and the kernel refuses to make sockets;
-- no further processes, threads, programs, signals or tracing: the kernel refuses them;
-- an empty environment, so no inherited secrets, and an empty working directory;
-- Python itself refuses to change files outside that directory and to read files outside Python's own.
+- no network: a network namespace of its own, and the kernel refuses to make sockets (seccomp) and TCP (Landlock);
+- no further processes, threads, programs, signals or tracing, no shared memory that outlives the call: the kernel
+  refuses them (seccomp);
+- files: the kernel lets a call change those of its empty working directory only, and read those and Python's own and
+  the system's libraries only, ``/proc`` not among them (Landlock);
+- no privileges: root's are given up;
+- an empty environment, so no inherited secrets;
+- Python itself refuses the same once more, in words that a policy can read.
 
 What this does **not** stop:
 
-- **The file rules are Python's, not the kernel's.** A snippet that calls native code (``ctypes``) can read and change
-  every file that the user who trains can. Run the whole job in a container if snippets may be hostile.
 - **Layers the system does not offer.** The network namespace needs unprivileged user namespaces (many containers
-  refuse them), the system-call filter needs Linux on x86-64 or ARM64. Where a layer is missing, one warning says so;
-  where both are missing, native code can reach the network. Without the namespace native code can read the
-  environment variables of the user's other processes; without the filter it can start processes where the trainer
-  runs as root. On macOS only Python's own rules and some limits hold.
+  refuse them), Landlock needs Linux 5.13, the system-call filter needs Linux on x86-64 or ARM64. Where a layer is
+  missing, one warning says so, and native code (``ctypes``) can do what that layer alone refuses it; the rules of
+  Python itself stop mistakes, not attacks, since a snippet can replace the functions they rely on. On macOS only these
+  and some limits hold.
+- **Many small files**: each is at most 1 MiB, their number has no limit but time. They go after the call.
 - **Bugs of the kernel** and side channels such as timing. This is no virtual machine.
 - **Use of the processor**: as many snippets run at once as the pool has workers, each up to its time limit.
 
@@ -30,7 +33,6 @@ import os
 import queue
 import secrets
 import selectors
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,12 +44,13 @@ from pathlib import Path
 from typing import Any
 
 from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.environments.sandbox_files import empty_folder
 
 _log = logging.getLogger(__name__)
 _WORKER = Path(__file__).with_name("sandbox_worker.py")
 _GRACE_S = 5.0
 """How long past the time limit a worker may take to report that it killed the call; then it is killed itself."""
-_MAX_WORKERS = 16
+_MIN_WORKERS, _MAX_WORKERS = 8, 16  # a call that hangs takes a place, not a core
 _PASSED_ON = ("LD_LIBRARY_PATH",)  # without it some Python installations do not start; it holds no secret
 
 
@@ -144,7 +147,13 @@ def _end(process: "subprocess.Popen[bytes]", workdir: str, owner: int) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()
-    shutil.rmtree(workdir, ignore_errors=True)
+    try:
+        empty_folder(workdir)
+        Path(workdir).rmdir()
+    except FileNotFoundError:  # the worker was first
+        return
+    except OSError as error:
+        _log.warning("the folder %s of a sandbox worker could not be removed: %s", workdir, error)
 
 
 class SandboxPool:
@@ -189,9 +198,11 @@ class SandboxPool:
             return ToolResult("the tool's process ended without a result", error=True)
         finally:
             # After anything but an answer (an interrupt, too) the pipes may hold half a message.
-            if worker is not None and not keep:
-                worker.close()
-            self._places.put(worker if keep else None)
+            try:
+                if worker is not None and not keep:
+                    worker.close()
+            finally:
+                self._places.put(worker if keep else None)
         self._warn(answer["missing"])
         return ToolResult(answer["text"], error=answer["error"])
 
@@ -245,4 +256,4 @@ _pools: dict[int, SandboxPool] = {}
 def shared_pool() -> SandboxPool:
     """The pool of this process. A forked process gets its own: pipes cannot be shared."""
     # setdefault is atomic; a lock could be held by another thread at the moment of a fork.
-    return _pools.setdefault(os.getpid(), SandboxPool(min(max(os.cpu_count() or 1, 2), _MAX_WORKERS)))
+    return _pools.setdefault(os.getpid(), SandboxPool(min(max(os.cpu_count() or 1, _MIN_WORKERS), _MAX_WORKERS)))

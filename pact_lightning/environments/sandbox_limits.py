@@ -23,23 +23,35 @@ _EPERM = 1
 # Numbers above 423 are the same on both machines.
 _COMMON_CALLS = {
     "pidfd_send_signal": 424, "io_uring_setup": 425, "open_tree": 428, "move_mount": 429, "fsopen": 430,
-    "pidfd_open": 434, "clone3": 435, "pidfd_getfd": 438, "mount_setattr": 442,
+    "pidfd_open": 434, "clone3": 435, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442,
 }  # fmt: skip
+# Beside what makes processes, signals, sockets and mounts: what outlives the process (System V memory, message queues),
+# what reaches other processes (their priority, their memory), and prctl, which could undo die_with_parent().
 _X86_64_CALLS = {
-    "socket": 41, "socketpair": 53, "clone": 56, "fork": 57, "vfork": 58, "execve": 59, "kill": 62, "ptrace": 101,
-    "pivot_root": 155, "setrlimit": 160, "chroot": 161, "mount": 165, "umount2": 166, "tkill": 200, "tgkill": 234,
-    "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272, "perf_event_open": 298, "prlimit64": 302,
-    "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "bpf": 321,
-    "execveat": 322, "userfaultfd": 323,
+    "shmget": 29, "socket": 41, "socketpair": 53, "clone": 56, "fork": 57, "vfork": 58, "execve": 59, "kill": 62,
+    "semget": 64, "msgget": 68, "ptrace": 101, "rt_sigqueueinfo": 129, "setpriority": 141, "sched_setparam": 142,
+    "sched_setscheduler": 144, "pivot_root": 155, "prctl": 157, "setrlimit": 160, "chroot": 161, "mount": 165,
+    "umount2": 166, "tkill": 200, "sched_setaffinity": 203, "tgkill": 234, "mq_open": 240, "add_key": 248,
+    "request_key": 249, "keyctl": 250, "ioprio_set": 251, "migrate_pages": 256, "unshare": 272, "move_pages": 279,
+    "rt_tgsigqueueinfo": 297, "perf_event_open": 298, "prlimit64": 302, "open_by_handle_at": 304, "setns": 308,
+    "process_vm_readv": 310, "process_vm_writev": 311, "sched_setattr": 314, "bpf": 321, "execveat": 322,
+    "userfaultfd": 323,
 }  # fmt: skip
 _AARCH64_CALLS = {
-    "umount2": 39, "mount": 40, "pivot_root": 41, "chroot": 51, "unshare": 97, "ptrace": 117, "kill": 129,
-    "tkill": 130, "tgkill": 131, "setrlimit": 164, "socket": 198, "socketpair": 199, "add_key": 217,
-    "request_key": 218, "keyctl": 219, "clone": 220, "execve": 221, "perf_event_open": 241, "prlimit64": 261,
-    "open_by_handle_at": 265, "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271, "bpf": 280,
-    "execveat": 281, "userfaultfd": 282,
+    "ioprio_set": 30, "umount2": 39, "mount": 40, "pivot_root": 41, "chroot": 51, "unshare": 97, "ptrace": 117,
+    "sched_setparam": 118, "sched_setscheduler": 119, "sched_setaffinity": 122, "kill": 129, "tkill": 130,
+    "tgkill": 131, "rt_sigqueueinfo": 138, "setpriority": 140, "setrlimit": 164, "prctl": 167, "mq_open": 180,
+    "msgget": 186, "semget": 190, "shmget": 194, "socket": 198, "socketpair": 199, "add_key": 217,
+    "request_key": 218, "keyctl": 219, "clone": 220, "execve": 221, "migrate_pages": 238, "move_pages": 239,
+    "rt_tgsigqueueinfo": 240, "perf_event_open": 241, "prlimit64": 261, "open_by_handle_at": 265, "setns": 268,
+    "process_vm_readv": 270, "process_vm_writev": 271, "sched_setattr": 274, "bpf": 280, "execveat": 281,
+    "userfaultfd": 282,
 }  # fmt: skip
-_MACHINES = {"x86_64": (0xC000003E, _X86_64_CALLS), "aarch64": (0xC00000B7, _AARCH64_CALLS)}
+_MACHINES = {"x86_64": (0xC000003E, 72, _X86_64_CALLS), "aarch64": (0xC00000B7, 25, _AARCH64_CALLS)}
+"""Of each machine its name in filters, the number of fcntl, and the calls to refuse."""
+_OWNER_COMMANDS = (8, 10, 15)
+"""fcntl's F_SETOWN, F_SETSIG and F_SETOWN_EX: they make the kernel send a signal of choice to a process of choice."""
+_CAPABILITY_VERSION = 0x20080522
 
 
 def _libc() -> ctypes.CDLL:
@@ -63,6 +75,17 @@ def die_with_parent() -> None:
     """Asks Linux to kill this process when its parent ends."""
     if sys.platform == "linux":
         _libc().prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def drop_capabilities() -> bool:
+    """Gives up every privilege that root has beyond other users, and those inside an own user namespace.
+
+    Returns:
+        Whether none is left (Linux).
+    """
+    if sys.platform != "linux":
+        return False
+    return bool(_libc().capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24)) == 0)
 
 
 def limit_resources(memory_mb: int, cpu_s: int) -> list[str]:
@@ -108,9 +131,9 @@ def filter_system_calls() -> bool:
     machine = _MACHINES.get(platform.machine())
     if sys.platform != "linux" or machine is None:
         return False
-    architecture, calls = machine
+    architecture, fcntl, calls = machine
     numbers = sorted({*calls.values(), *_COMMON_CALLS.values()})
-    program = _refusing_program(architecture, numbers)
+    program = _refusing_program(architecture, numbers, fcntl)
     code = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code)))
     libc = _libc()
@@ -119,22 +142,37 @@ def filter_system_calls() -> bool:
     return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0) == 0)
 
 
-def _refusing_program(architecture: int, numbers: list[int]) -> bytes:
-    """A BPF program that answers EPERM to the given system calls and to those of any other architecture."""
+def _refusing_program(architecture: int, numbers: list[int], fcntl: int) -> bytes:
+    """A BPF program that answers EPERM to the given system calls and to those of any other architecture.
+
+    Of ``fcntl``, it refuses the commands that direct signals.
+    """
     load, jump_equal, jump_at_least, give_back = 0x20, 0x15, 0x35, 0x06
     refuse, allow = 0x00050000 | _EPERM, 0x7FFF0000
     foreign_numbering = 0x40000000  # x32: the same kernel under other numbers
-    to_refuse = len(numbers) + 1
-    lines = [
-        (load, 0, 0, 4),
-        (jump_equal, 0, to_refuse + 2, architecture),
-        (load, 0, 0, 0),
-        (jump_at_least, to_refuse, 0, foreign_numbering),
-        *((jump_equal, to_refuse - 1 - index, 0, number) for index, number in enumerate(numbers)),
-        (give_back, 0, 0, allow),
-        (give_back, 0, 0, refuse),
+    at_number, at_architecture, at_second_argument = 0, 4, 24
+    # Each line: what it does, where to go on if it holds and if not (None: the next line), its operand.
+    lines: list[tuple[int, str | None, str | None, int]] = [
+        (load, None, None, at_architecture),
+        (jump_equal, None, "refuse", architecture),
+        (load, None, None, at_number),
+        (jump_at_least, "refuse", None, foreign_numbering),
+        *((jump_equal, "refuse", None, number) for number in numbers),
+        (jump_equal, None, "allow", fcntl),
+        (load, None, None, at_second_argument),
+        *((jump_equal, "refuse", None, command) for command in _OWNER_COMMANDS),
     ]
-    return b"".join(struct.pack("HBBI", *line) for line in lines)
+    ends = {"allow": len(lines), "refuse": len(lines) + 1}
+
+    def skipped(place: int, end: str | None) -> int:
+        return 0 if end is None else ends[end] - place - 1
+
+    jumps = [
+        (code, skipped(place, yes), skipped(place, no), operand) for place, (code, yes, no, operand) in enumerate(lines)
+    ]
+    return b"".join(
+        struct.pack("HBBI", *line) for line in [*jumps, (give_back, 0, 0, allow), (give_back, 0, 0, refuse)]
+    )
 
 
 _FORBIDDEN_EVENTS = (
@@ -148,24 +186,26 @@ _CHANGING_EVENTS = frozenset(
         "removexattr", "lockf", "chflags",
     )
 )  # fmt: skip
+_LISTING_EVENTS = ("os.listdir", "os.scandir")
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def python_files() -> tuple[str, ...]:
+    """Files and folders that Python itself reads: its own, its packages', the time zones."""
+    return (sys.prefix, sys.base_prefix, *filter(None, sys.path), "/usr/share/zoneinfo", "/etc/localtime")
 
 
 def refuse_in_python(workdir: str) -> None:
     """Makes Python itself refuse network, processes, changes outside ``workdir`` and reads outside Python's files.
 
-    A second line behind the kernel's limits, and the first where those are missing. Native code goes past it.
+    A second line behind the kernel's limits that says in words what is refused, and the first where those are missing.
+    Native code goes past it, and so does Python code that means to: the functions it relies on can be replaced.
 
     Args:
         workdir: The only folder in which files may be changed.
     """
     own = os.path.realpath(workdir)
-    readable = tuple(
-        os.path.realpath(path)
-        for path in (workdir, sys.prefix, sys.base_prefix, *sys.path, "/usr/share/zoneinfo", "/etc/localtime")
-        if path
-    )
-    sys.addaudithook(_make_hook(own, readable))
+    sys.addaudithook(_make_hook(own, (own, *map(os.path.realpath, python_files()))))
 
 
 def _make_hook(own: str, readable: tuple[str, ...]) -> Callable[[str, tuple[Any, ...]], None]:
@@ -183,6 +223,8 @@ def _make_hook(own: str, readable: tuple[str, ...]) -> Callable[[str, tuple[Any,
             if not inside(arguments[0], (own,) if writes else readable):
                 verb = "change" if writes else "read"
                 raise PermissionError(f"a tool may not {verb} {os.fsdecode(arguments[0])}")
+        if event in _LISTING_EVENTS and arguments[0] is not None and not inside(arguments[0], readable):
+            raise PermissionError(f"a tool may not list {os.fsdecode(arguments[0])}")
         if event in _CHANGING_EVENTS:
             for path in arguments:
                 if isinstance(path, str | bytes | os.PathLike) and not inside(path, (own,)):

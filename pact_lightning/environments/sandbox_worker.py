@@ -19,18 +19,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pact_lightning.environments import sandbox_limits
+    from pact_lightning.environments import sandbox_files, sandbox_limits
 else:
-    # By path: importing the package would run its __init__, and that may import torch.
-    _spec = importlib.util.spec_from_file_location(
-        "sandbox_limits", Path(__file__).resolve().with_name("sandbox_limits.py")
-    )
-    sandbox_limits = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sandbox_limits)
+
+    def _beside(name: str) -> Any:
+        """A module of this folder. By path: importing the package would run its __init__, and that may import torch."""
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().with_name(f"{name}.py"))
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    sandbox_files, sandbox_limits = _beside("sandbox_files"), _beside("sandbox_limits")
 
 TRUNCATED = " [truncated]"
 NO_NETWORK_NAMESPACE = "network namespace"
 NO_SYSTEM_CALL_FILTER = "system-call filter"
+NO_FILE_RULES = "file rules (Landlock)"
+NO_PRIVILEGES_DROPPED = "dropped privileges"
+
+_library_folders: list[str] = []
 
 
 def run_snippet(code: str, name: str, arguments: dict[str, Any]) -> str:
@@ -53,10 +60,7 @@ def _child(request: dict[str, Any], workdir: str, output: int, missing: list[str
         os.setpgid(0, 0)
         sandbox_limits.die_with_parent()
         random.seed(request["seed"])
-        missing = [*missing, *sandbox_limits.limit_resources(request["memory_mb"], math.ceil(request["timeout_s"]) + 1)]
-        if not sandbox_limits.filter_system_calls():
-            missing = [*missing, NO_SYSTEM_CALL_FILTER]
-        sandbox_limits.refuse_in_python(workdir)
+        missing = [*missing, *_take_away(request, workdir)]
         text, error = run_snippet(request["code"], request["name"], request["arguments"]), False
     except BaseException as caught:  # noqa: BLE001 - whatever a snippet raises, SystemExit too, is its observation
         text, error = _describe(caught), True
@@ -69,6 +73,24 @@ def _child(request: dict[str, Any], workdir: str, output: int, missing: list[str
         _write_all(output, json.dumps({"text": text, "error": error, "missing": missing}).encode())
     finally:
         os._exit(0)
+
+
+def _take_away(request: dict[str, Any], workdir: str) -> list[str]:
+    """Puts every layer around this process.
+
+    Returns:
+        The layers that this system does not offer.
+    """
+    missing = sandbox_limits.limit_resources(request["memory_mb"], math.ceil(request["timeout_s"]) + 1)
+    readable = (*sandbox_limits.python_files(), *sandbox_files.SYSTEM_LIBRARIES, *_library_folders)
+    if not sandbox_files.restrict_files(workdir, readable):
+        missing.append(NO_FILE_RULES)
+    if not sandbox_limits.drop_capabilities():
+        missing.append(NO_PRIVILEGES_DROPPED)
+    if not sandbox_limits.filter_system_calls():
+        missing.append(NO_SYSTEM_CALL_FILTER)
+    sandbox_limits.refuse_in_python(workdir)
+    return missing
 
 
 def _describe(caught: BaseException) -> str:
@@ -110,7 +132,7 @@ def serve_one(request: dict[str, Any], workdir: str, protocol: tuple[int, int], 
     data = _read_result(source, time.monotonic() + request["timeout_s"], 12 * request["max_output_chars"] + 4096)
     os.close(source)
     status = _end_child(pid)
-    _empty(workdir)
+    sandbox_files.empty_folder(workdir)
     if data is None:
         return _failure(f"time limit of {request['timeout_s']:g} s exceeded")
     try:
@@ -141,14 +163,6 @@ def _how_it_ended(status: int) -> str:
     return "the tool's process ended without a result"
 
 
-def _empty(folder: str) -> None:
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-            Path(entry.path).unlink()
-
-
 def _detach_standard_streams() -> tuple[int, int]:
     """Moves the protocol off descriptors 0 and 1, so that what a snippet prints goes nowhere."""
     requests, answers = os.dup(0), os.dup(1)
@@ -162,6 +176,7 @@ def _detach_standard_streams() -> tuple[int, int]:
 def main(workdir: str) -> None:
     """Serves requests until the parent closes the pipe."""
     requests, answers = _detach_standard_streams()
+    _library_folders.extend(filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":")))
     os.environ.clear()
     missing = [] if sandbox_limits.leave_network() else [NO_NETWORK_NAMESPACE]
     os.chdir(workdir)

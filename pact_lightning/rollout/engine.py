@@ -21,6 +21,7 @@ from pact_lightning.rollout.tool_calls import (
     refusal_of,
     run_tool,
     start_environment,
+    stop_where_unavailable,
 )
 from pact_lightning.rollout.tool_threads import ToolFunction, ToolThreads, ToolTimeoutError
 from pact_lightning.rollout.trajectory import RolloutTurn, Segment, StopReason, Trajectory
@@ -140,6 +141,9 @@ class RolloutEngine:
 
         Returns:
             For every request its rollouts in order of ``sample``, and what it took.
+
+        Raises:
+            EnvironmentUnavailableError: An environment says that no rollout can go on.
         """
         return _Run(self, requests, sampler, progress).run()
 
@@ -213,6 +217,7 @@ class _Run:
         """Opens a rollout's first turn, unless its environment did not start."""
         error = begun.environment.exception()
         if error is not None:
+            stop_where_unavailable(error)
             begun.trajectory.turns.append(RolloutTurn(text="", responses=(f"environment failed: {error}",)))
             self._finish(begun.key, begun.trajectory, StopReason.ENVIRONMENT_FAILED)
             return None

@@ -10,7 +10,12 @@ from functools import partial
 from typing import Any
 
 from pact_lightning.dialogue.tool_call import ParsedCall, ToolCall
-from pact_lightning.environments.protocol import Environment, ToolResult, close_environment
+from pact_lightning.environments.protocol import (
+    Environment,
+    EnvironmentUnavailableError,
+    ToolResult,
+    close_environment,
+)
 from pact_lightning.rollout.tool_threads import ToolFunction, ToolThreads
 from pact_lightning.tasks.prompt import PromptView
 
@@ -43,8 +48,23 @@ def run_tool(environment: Environment, call: ToolCall) -> ToolResult:
     return result
 
 
+def stop_where_unavailable(error: BaseException) -> None:
+    """Lets the one exception through that ends a run.
+
+    Raises:
+        EnvironmentUnavailableError: That is what ``error`` is.
+    """
+    if isinstance(error, EnvironmentUnavailableError):
+        raise error
+
+
 def failure(error: BaseException) -> ToolResult:
-    """What a call that raised comes back with."""
+    """What a call that raised comes back with.
+
+    Raises:
+        EnvironmentUnavailableError: That is what it raised; the run has to stop.
+    """
+    stop_where_unavailable(error)
     return ToolResult(f"The tool failed: {type(error).__name__}: {error}", error=True)
 
 

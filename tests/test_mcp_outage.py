@@ -1,0 +1,134 @@
+"""A server that goes away: tried again after pauses, and in the end the run stops with everything saved."""
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from hand_made import FULL
+
+pytest.importorskip("mcp")
+
+import lightning.pytorch as pl
+from test_mcp_environment import free_port, http_server
+
+from pact_lightning.datamodule import RolloutDataModule
+from pact_lightning.environments.bundled.tasks import BundledTasks
+from pact_lightning.environments.mcp import MCPEnvironment
+from pact_lightning.environments.mcp_outage import MAX_PAUSE_S, ServerOutage
+from pact_lightning.environments.mcp_server import MCPServerError
+from pact_lightning.environments.protocol import EnvironmentUnavailableError
+from pact_lightning.module import PACTModule
+from pact_lightning.policy.loading import load_policy
+from pact_lightning.rollout.engine import RolloutLimits
+from pact_lightning.tasks.prompt import EnvironmentSpec
+
+
+class ServedTasks:
+    """Bundled tasks whose tools are an MCP server's."""
+
+    def __init__(self, port):
+        self.port = port
+
+    def load(self):
+        address = f"http://127.0.0.1:{self.port}/mcp"
+        arguments = {"url": address, "max_restarts": 1, "backoff_s": 0.01, "max_failures": 2}
+        spec = EnvironmentSpec("pact_lightning.environments.mcp.MCPEnvironment", arguments)
+        return [replace(t, prompt=replace(t.prompt, environment=spec)) for t in BundledTasks("train", 4).load()]
+
+
+class LosesItsServer(pl.Callback):
+    def __init__(self, process):
+        self.process = process
+
+    def on_train_epoch_end(self, trainer, module):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+def fit(folder, port, *, process=None, checkpoint=None):
+    module = PACTModule(policy=FULL, anchor_probability=0.0)
+    data = RolloutDataModule(
+        train=ServedTasks(port),
+        prompts_per_phase=2,
+        prompts_per_step=1,
+        rollouts_per_prompt=2,
+        limits=RolloutLimits(max_new_tokens_per_turn=16, max_trajectory_tokens=64),
+        max_prompt_tokens=400,
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[LosesItsServer(process)],
+        default_root_dir=folder,
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint)
+    return {name: weight.detach().clone() for name, weight in module.model.named_parameters()}, trainer
+
+
+def test_a_run_stops_where_its_server_stays_away_and_goes_on_as_if_nothing_had_been(tmp_path):
+    port = free_port()
+    with http_server(port):
+        undisturbed, _ = fit(tmp_path / "undisturbed", port)
+    with http_server(port) as process, pytest.raises(EnvironmentUnavailableError) as caught:
+        fit(tmp_path / "stopped", port, process=process)
+    saved = tmp_path / "stopped" / "stopped.ckpt"
+    assert "the MCP server could not be reached 2 times in a row, and the run stops: " in str(caught.value)
+    assert f"go on with --ckpt_path {saved} once it is back" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with http_server(port):
+        resumed, trainer = fit(tmp_path / "resumed", port, checkpoint=saved)
+    assert trainer.global_step == 4
+    assert undisturbed.keys() == resumed.keys()
+    fresh = dict(load_policy(FULL).named_parameters())
+    assert not all(torch.equal(weight, fresh[name]) for name, weight in undisturbed.items())
+    assert all(torch.equal(weight, resumed[name]) for name, weight in undisturbed.items())
+
+
+def test_a_rollout_that_begins_while_the_server_is_away_waits_for_it():
+    port = free_port()
+    address = {"url": f"http://127.0.0.1:{port}/mcp", "backoff_s": 0.2, "max_restarts": 6}
+    with http_server(port):
+        environment = MCPEnvironment(**address)
+        environment.reset(None, 0)
+        assert environment.call("add", {"a": 1}).text == "2"
+    later = MCPEnvironment(**address)
+
+    def come_back():
+        time.sleep(0.5)
+        with http_server(port):
+            done.wait(60)
+
+    done = threading.Event()
+    server = threading.Thread(target=come_back)
+    server.start()
+    later.reset(None, 0)
+    assert later.call("add", {"a": 2}).text == "3"
+    assert later.restarts >= 1
+    done.set()
+    server.join()
+    later.close()
+
+
+def test_failures_that_overlap_in_time_count_as_one_and_pauses_grow():
+    outage = ServerOutage("s", 3, 0.5)
+    problem = MCPServerError("no")
+    began = time.monotonic()
+    for _ in range(10):
+        outage.failed(began, problem)
+    assert outage.failures == 1
+    assert [outage.pause_s(restarts) for restarts in (0, 1, 3, 20)] == [0.5, 1.0, 4.0, MAX_PAUSE_S]
+    outage.failed(time.monotonic(), problem)
+    assert outage.pause_s(0) == 1.0
+    outage.up()
+    assert (outage.failures, outage.pause_s(0), outage.was_up) == (0, 0.5, True)
+    for _ in range(2):
+        outage.failed(time.monotonic(), problem)
+    with pytest.raises(EnvironmentUnavailableError, match=r"3 times in a row, and the run stops: no$"):
+        outage.failed(time.monotonic(), problem)
