@@ -10,6 +10,7 @@ from test_pact_module import assert_same
 
 from pact_lightning.datamodule import RolloutDataModule
 from pact_lightning.environments.bundled.tasks import BundledTasks
+from pact_lightning.group import CreditConfig
 from pact_lightning.module import PACTModule
 from pact_lightning.objectives.pact import Coefficients
 from pact_lightning.rollout.engine import RolloutLimits
@@ -128,7 +129,13 @@ def test_by_default_anchors_are_measured_and_nothing_is_corrected():
     assert "mismatch/abs_difference" not in modules[2].logged[0], "it would take a forward of its own"
 
 
-def fitted(sampler, **settings):
+def long_is_good(trajectory, task):
+    """A reward that tells the rollouts of a short phase apart."""
+    return [float(len(turn.text)) for turn in trajectory.turns]
+
+
+def fitted(sampler, folder, **settings):
+    """A phase of real rollouts and its one optimiser step, through the Trainer."""
     module = RecordingModule(policy=LORA, anchor_probability=0.5, sampler=sampler, **settings)
     limits = RolloutLimits(max_new_tokens_per_turn=24, max_trajectory_tokens=300)
     data = RolloutDataModule(
@@ -138,15 +145,16 @@ def fitted(sampler, **settings):
         rollouts_per_prompt=3,
         limits=limits,
         max_prompt_tokens=2000,
+        credit=CreditConfig(reward=f"{__name__}.long_is_good"),
     )
-    quiet_trainer(max_epochs=1).fit(module, data)
+    quiet_trainer(max_epochs=1, default_root_dir=folder).fit(module, data)
     return module
 
 
-def test_a_sampler_that_is_the_trainer_is_corrected_by_weights_of_1():
+def test_a_sampler_that_is_the_trainer_is_corrected_by_weights_of_1(tmp_path):
     """Through the Trainer, with real rollouts: in float32 a cap changes the gradient by rounding alone."""
     backend = ItsOwnSampler()
-    with_cap, without = fitted(backend, zero_variance="keep"), fitted(None, zero_variance="keep")
+    with_cap, without = fitted(backend, tmp_path), fitted(None, tmp_path)
     assert backend.checked == [LORA]
     assert with_cap.importance_cap == 2.0
     logged = next(logged for logged in with_cap.logged if "mismatch/ratio_max" in logged)
@@ -156,16 +164,16 @@ def test_a_sampler_that_is_the_trainer_is_corrected_by_weights_of_1():
     assert_same(with_cap.recorded[0], without.recorded[0])
 
 
-def test_a_sampler_that_is_off_is_measured_through_the_trainer():
-    module = fitted(ItsOwnSampler(off_by=0.1), zero_variance="keep")
+def test_a_sampler_that_is_off_is_measured_through_the_trainer(tmp_path):
+    module = fitted(ItsOwnSampler(off_by=0.1), tmp_path)
     logged = next(logged for logged in module.logged if "mismatch/ratio_max" in logged)
     assert logged["mismatch/abs_difference"] == pytest.approx(0.1, abs=1e-4)
     assert logged["mismatch/weight_mean"] == pytest.approx(1.1052, abs=1e-3)
 
 
 def test_a_rollout_without_the_samplers_log_probabilities_is_told():
-    module = prepared(FULL, anchor_probability=1.0, importance_cap=2.0)
-    group = hand_made_group(RENDERER, 1)
+    module = prepared(FULL, importance_cap=2.0)
+    group = hand_made_group(RENDERER, 1, anchored="drawn")
     group.trajectories[1].sampled_logps.pop()
     with pytest.raises(ValueError, match=r"rollout 1 of task .* policy tokens and .* log-probabilities of its sampler"):
         gradients(module, group)

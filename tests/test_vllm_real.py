@@ -196,9 +196,9 @@ def test_nothing_stays_in_the_server(backend, models):
         assert client.models() == before
 
 
-def test_a_phase_through_the_trainer_has_a_mismatch_of_rounding(backend):
+def test_a_phase_through_the_trainer_has_a_mismatch_of_rounding(backend, tmp_path):
     """Rollouts of the bundled tasks, their groups, and one corrected optimiser step."""
-    module = fitted(backend, zero_variance="keep")
+    module = fitted(backend, tmp_path)
     logged = next(logged for logged in module.logged if "mismatch/ratio_max" in logged)
     assert logged["mismatch/abs_difference"] < CLOSE
     assert logged["mismatch/weight_mean"] == pytest.approx(1.0, abs=CLOSE)

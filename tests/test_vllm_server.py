@@ -36,7 +36,8 @@ def lent(model):
 def play(sampler, turns=2, rows=4, limit=6, seed=0):
     """Rolls rows out for some turns with fixed observations; per row its turns."""
     found = {row: [] for row in range(rows)}
-    sampler.submit([TurnRequest(row, [20, 21, 22 + row % 2], limit, 100 * seed + row, "x") for row in range(rows)])
+    prompts = [[20, 21, 22 + row % 2] for row in range(rows)]  # two that rows share
+    sampler.submit([TurnRequest(row, prompts[row], limit, 100 * seed + row, str(row % 2)) for row in range(rows)])
     working = rows
     while working:
         for output in sampler.step():
