@@ -69,6 +69,14 @@ def test_a_recipe_for_a_gpu_is_planned_without_one(tmp_path, capsys):
     assert "limits.rows: up to 4" in told
 
 
+def test_what_waits_in_the_hosts_memory_is_not_the_cards(tmp_path):
+    changes = {"trainer.accelerator": "gpu", "model.init_args.offload_activations": True}
+    recipe = read_recipe(["-c", saved(tmp_path, changes)])
+    memory = make_plan(recipe, policy_skeleton(recipe.policy), LENGTHS).memory
+    assert memory.saved == 0 < memory.kept
+    assert memory.in_update < memory.standing.always + memory.kept + memory.working
+
+
 def test_what_fits_fits_and_a_little_more_does_not(tmp_path):
     recipe = read_recipe(["-c", saved(tmp_path, {"data.init_args.prompts_per_step": 2})])
     skeleton, lengths = policy_skeleton(recipe.policy), Lengths(100, 60, 80)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 
+from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.plan.attention_kernel import AttentionKernels, run_backward
 from pact_lightning.plan.lengths import Lengths, StepShape, fullest, step_packs
 from pact_lightning.plan.live_bytes import LiveBytes
@@ -97,6 +98,34 @@ def test_weights_gradients_and_moments_are_those_of_the_loaded_policy(adapter):
     assert standing_bytes(policy_skeleton(config(adapter)), adapter, needs_reference=False).reference == 0
 
 
+def test_moments_of_eight_bits_are_those_of_the_optimiser():
+    model = load_policy(config("full"))
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.grad = torch.ones_like(weight)
+    optimizer = OptimizerConfig(bits=8).over(trained)
+    optimizer.step()
+    names = ("state1", "state2", "absmax1", "absmax2")
+    taken = sum(state[name].nbytes for state in optimizer.state.values() for name in names if name in state)
+    skeleton = policy_skeleton(config("full"))
+    assert standing_bytes(skeleton, "full", needs_reference=False, optimizer_bits=8).optimizer == taken
+
+
+def test_the_two_calls_keep_more_than_the_blockwise_attention():
+    planned = fullest(step_packs(STEP, LENGTHS))
+    saved = {
+        path: update_bytes(
+            policy_skeleton(config("lora")),
+            planned,
+            ScoringConfig(64, with_entropy=False, with_reference=False, attention=path),
+            device_type="cpu",
+            gradients_exist=False,
+        ).saved
+        for path in ("auto", "blockwise", "two_calls")
+    }
+    assert saved["auto"] == saved["blockwise"] < saved["two_calls"]
+
+
 def test_four_bit_weights_take_what_their_tensors_take():
     model = load_policy(config("qlora"))
     taken = 0
@@ -129,7 +158,7 @@ def test_the_cache_is_what_the_samplers_own_rows_fill():
     assert planned.cache == pytest.approx(held, rel=0.01)
 
 
-def test_drawing_takes_no_more_than_its_bytes_per_logit():
+def test_drawing_takes_its_bytes_per_logit():
     policy = load_policy(config("full"))
     rows, vocabulary = 64, policy.get_output_embeddings().weight.shape[0]
     sampler = TransformersSampler(policy, [], SamplingConfig(), prefill_tokens=4096)
@@ -139,7 +168,9 @@ def test_drawing_takes_no_more_than_its_bytes_per_logit():
         live.mark()
         before = live.now
         sampler.step()
-        assert (live.peak - before) / (rows * vocabulary) == pytest.approx(BYTES_PER_LOGIT, rel=0.25)
+        taken = (live.peak - before) / (rows * vocabulary)
+    # The block of words among which a token is drawn counts too: much of this vocabulary, nothing of a real one.
+    assert BYTES_PER_LOGIT <= taken < BYTES_PER_LOGIT + 8
 
 
 def test_live_bytes_counts_a_storage_once_and_forgets_it_when_it_is_gone():

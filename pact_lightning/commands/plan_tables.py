@@ -37,6 +37,12 @@ def memory_table(plan: RunPlan) -> Table:
         if in_rollouts or in_update:
             table.add_row(name, _gib(in_rollouts), _gib(in_update))
     table.add_section()
+    notes = []
+    if memory.offloaded:
+        notes.append(f"{_gib(memory.kept)} GiB more in the host's memory, saved for the backward pass.")
+    if plan.recipe.sampler:
+        notes.append(f"Rollouts come from {plan.recipe.sampler}, whose own memory is not planned.")
+    table.caption = " ".join(notes)
     table.add_row("peak", _gib(memory.in_rollouts), _gib(memory.in_update), style="bold")
     return table
 

@@ -4,13 +4,18 @@ On the meta device torch writes out all scores, as no real kernel would. Here th
 is called by its name, so that torch's own rules say what it keeps for the backward pass.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import _engine_run_backward
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
+
+from pact_lightning.policy.attention import AttentionPlan, BlockLayout, SharedPrefixPlan
+from pact_lightning.policy.attention_choice import AttentionChoice, AttentionPath, choose_path
+from pact_lightning.policy.blockwise_attention import BlockwisePlan
 
 _PADDED_TO = 16
 """CUDA's memory-efficient kernel wants rows of a mask to begin at multiples of so many elements."""
@@ -35,6 +40,23 @@ class AttentionKernels(TorchFunctionMode):
         if func is scaled_dot_product_attention and args[0].device.type == "meta":
             return self._attend(*args, **given)
         return func(*args, **given)
+
+
+class PlannedAttention(AttentionChoice):
+    """The path that a run would take on the planned device, without its check: there are no values to compare.
+
+    Args:
+        path: What the recipe asks for.
+        device_type: ``cpu`` or ``cuda``.
+    """
+
+    def __init__(self, path: AttentionPath, device_type: str) -> None:
+        super().__init__(choose_path(torch.device(device_type))[0] if path == "auto" else path)
+
+    def plan(self, decoder: nn.Module, layouts: Sequence[BlockLayout], device: torch.device) -> AttentionPlan:
+        """The plan of one forward."""
+        del decoder
+        return BlockwisePlan(layouts) if self.path == "blockwise" else SharedPrefixPlan(layouts, device)
 
 
 def run_backward(loss: Tensor) -> None:

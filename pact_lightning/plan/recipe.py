@@ -11,6 +11,7 @@ import torch
 
 from pact_lightning.lightning_cli import PactCLI
 from pact_lightning.plan.lengths import Lengths, TraceLayout
+from pact_lightning.policy.attention_choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy_module import PolicyModule
@@ -27,6 +28,10 @@ class Recipe:
         max_tokens_per_forward: Of the model.
         packing: Of the model.
         head_chunk: Of the model.
+        attention: Of the model.
+        offload: ``model.offload_activations``.
+        sampler: Class of the model's own sampler, empty for the policy itself.
+        optimizer_bits: ``model.optimizer``.
         anchor_probability: Of the model.
         trace_layout: Where the trace stands, by ``ratio_context`` and ``trace_template``.
         with_sft: Whether there is an SFT term.
@@ -50,6 +55,10 @@ class Recipe:
     max_tokens_per_forward: int
     packing: PackingMode
     head_chunk: int
+    attention: AttentionPath
+    offload: bool
+    sampler: str
+    optimizer_bits: int
     anchor_probability: float
     trace_layout: TraceLayout
     with_sft: bool
@@ -128,6 +137,10 @@ def recipe_of(config: Mapping[str, Any], device_type: str | None = None) -> Reci
         max_tokens_per_forward=model["max_tokens_per_forward"],
         packing=model["packing"],
         head_chunk=model["head_chunk"],
+        attention=model["attention"],
+        offload=model["offload_activations"],
+        sampler=(model["sampler"] or {}).get("class_path", ""),
+        optimizer_bits=model["optimizer"]["bits"],
         anchor_probability=model["anchor_probability"],
         trace_layout=_trace_layout(model["ratio_context"], model["trace_template"]),
         with_sft=coefficients["sft"] > 0,

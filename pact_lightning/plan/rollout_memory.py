@@ -8,12 +8,11 @@ from torch import nn
 
 from pact_lightning.plan.attention_kernel import AttentionKernels
 from pact_lightning.plan.live_bytes import LiveBytes
-from pact_lightning.policy.attention import BlockLayout, SharedPrefixPlan
 from pact_lightning.policy.logprobs import decoder_and_head
-from pact_lightning.rollout.samplers.kv_cache import KVCache
+from pact_lightning.rollout.samplers.kv_cache import CachedPlan, KVCache
 
-BYTES_PER_LOGIT = 4 + 4 + 8 + 8
-"""Of a drawing step, per row and word: logits and their logarithms in float32, probabilities and sums in float64."""
+BYTES_PER_LOGIT = 4 + 4
+"""Of a drawing step, per row and word: logits and probabilities in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,38 +65,45 @@ def rollout_bytes(skeleton: nn.Module, shape: RolloutShape, *, device_type: str)
         device_type: Whose attention kernels are taken.
     """
     source: Any = skeleton
-    cache, growth = _cache_bytes(source.config.get_text_config(), shape, source.get_input_embeddings().weight.dtype)
+    cache, growth = _cache_bytes(source, shape)
     vocabulary = source.get_output_embeddings().weight.shape[0]
-    return RolloutBytes(
-        cache, growth, _prefill_bytes(skeleton, shape, device_type), shape.rows * vocabulary * BYTES_PER_LOGIT
-    )
+    drawing = shape.rows * vocabulary * BYTES_PER_LOGIT
+    return RolloutBytes(cache, growth, _prefill_bytes(source, shape, device_type), drawing)
 
 
-def _cache_bytes(config: Any, shape: RolloutShape, dtype: torch.dtype) -> tuple[int, int]:
+def _cache_bytes(skeleton: Any, shape: RolloutShape) -> tuple[int, int]:
     """The sampler's own cache, grown turn by turn."""
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    key = torch.empty(1, config.num_key_value_heads, 1, head_dim, dtype=dtype, device="meta")
-    cache = KVCache()
     with LiveBytes() as live:
         length, end = shape.prompt, shape.prompt + shape.trajectory
-        while True:
-            room = min(length + shape.turn, end)
-            cache.reserve(shape.rows, room)
-            for layer in range(config.num_hidden_layers):
-                cache.layer(layer, key)
-            if room == end:
-                return live.now, live.peak - live.now
-            length = room
+        cache = _filled_cache(skeleton, shape.rows, min(length + shape.turn, end))
+        while length + shape.turn < end:
+            length += shape.turn
+            cache.reserve(shape.rows, min(length + shape.turn, end))
+        return live.now, live.peak - live.now
 
 
-def _prefill_bytes(skeleton: nn.Module, shape: RolloutShape, device_type: str) -> int:
-    tokens = max(shape.prompt, min(shape.prefill_tokens, shape.rows * shape.prompt))
+def _filled_cache(skeleton: Any, rows: int, capacity: int) -> KVCache:
+    config = skeleton.config.get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dtype = skeleton.get_input_embeddings().weight.dtype
+    key = torch.empty(1, config.num_key_value_heads, 1, head_dim, dtype=dtype, device="meta")
+    cache = KVCache()
+    cache.reserve(rows, capacity)
+    for layer in range(config.num_hidden_layers):
+        cache.layer(layer, key)
+    return cache
+
+
+def _prefill_bytes(skeleton: Any, shape: RolloutShape, device_type: str) -> int:
+    """The largest forward over prompts, with the plan that the sampler makes."""
+    prompts = min(shape.rows, max(1, shape.prefill_tokens // shape.prompt))
     decoder, _ = decoder_and_head(skeleton)
-    plan = SharedPrefixPlan([BlockLayout(shape.prompt)] * (tokens // shape.prompt), "meta")
     with torch.no_grad(), AttentionKernels(device_type), LiveBytes() as live:
+        cache = _filled_cache(skeleton, prompts, shape.prompt)
         live.hold([*skeleton.parameters(), *skeleton.buffers()])
+        live.mark()
         before = live.now
-        ids = torch.zeros(1, plan.tokens, dtype=torch.long, device="meta")
-        positions = torch.zeros(1, plan.tokens, dtype=torch.long, device="meta")
-        decoder(input_ids=ids, position_ids=positions, attention_plan=plan, use_cache=False)
+        plan = CachedPlan(cache, [0] * prompts, shape.prompt, torch.device("meta"), list(range(prompts)))
+        ids = torch.zeros(prompts, shape.prompt, dtype=torch.long, device="meta")
+        decoder(input_ids=ids, position_ids=plan.positions, attention_plan=plan, use_cache=False)
         return live.peak - before

@@ -23,6 +23,7 @@ class RunMemory:
         fill: So many times its tokens does a full pack have. Real lengths vary, so that some pack will be full.
         rollout: What rollouts take.
         gradients_exist: Whether the gradients of a step's earlier packs are there while the fullest one runs.
+        offloaded: Whether what is saved for the backward pass waits in the host's memory, apart from the device's.
     """
 
     standing: StandingBytes
@@ -30,11 +31,17 @@ class RunMemory:
     fill: float
     rollout: RolloutBytes
     gradients_exist: bool
+    offloaded: bool
+
+    @property
+    def kept(self) -> int:
+        """Kept for the backward pass of a full pack, wherever that is."""
+        return round(self.update.saved * self.fill)
 
     @property
     def saved(self) -> int:
-        """Kept for the backward pass of a full pack."""
-        return round(self.update.saved * self.fill)
+        """Kept for the backward pass on the device."""
+        return 0 if self.offloaded else self.kept
 
     @property
     def working(self) -> int:
@@ -128,13 +135,16 @@ def run_memory(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, packs: lis
     """What a run takes at most, given the packs of its optimiser steps."""
     several = len(packs) > 1
     largest = fullest(packs)
-    scoring = ScoringConfig(recipe.head_chunk, recipe.with_entropy, recipe.with_kl)
+    scoring = ScoringConfig(recipe.head_chunk, recipe.with_entropy, recipe.with_kl, recipe.attention)
     return RunMemory(
-        standing=standing_bytes(skeleton, recipe.policy.adapter, needs_reference=recipe.with_kl),
+        standing=standing_bytes(
+            skeleton, recipe.policy.adapter, needs_reference=recipe.with_kl, optimizer_bits=recipe.optimizer_bits
+        ),
         update=update_bytes(skeleton, largest, scoring, device_type=recipe.device_type, gradients_exist=several),
         fill=full_pack_tokens(recipe, packs) / largest.pack.tokens,
         rollout=rollout_bytes(skeleton, rollout_shape(recipe, lengths), device_type=recipe.device_type),
         gradients_exist=several,
+        offloaded=recipe.offload and recipe.device_type == "cuda",
     )
 
 

@@ -11,9 +11,10 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from pact_lightning.plan.attention_kernel import AttentionKernels, run_backward
+from pact_lightning.plan.attention_kernel import AttentionKernels, PlannedAttention, run_backward
 from pact_lightning.plan.lengths import PlannedPack
 from pact_lightning.plan.live_bytes import LiveBytes
+from pact_lightning.policy.attention_choice import AttentionPath
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.reference import reference_policy
 
@@ -26,11 +27,13 @@ class ScoringConfig:
         head_chunk: Tokens whose logits exist at the same time.
         with_entropy: Whether there is an entropy term.
         with_reference: Whether there is a KL term.
+        attention: How packed rows attend.
     """
 
     head_chunk: int
     with_entropy: bool
     with_reference: bool
+    attention: AttentionPath = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ def update_bytes(
             "only": planned.masks,
             "chunk_size": config.head_chunk,
             "with_entropy": config.with_entropy,
+            "attention": PlannedAttention(config.attention, device_type),
         }
         scores = token_logprobs(skeleton, planned.pack, **settings)
         loss = torch.stack([score.logp.sum() for score in scores]).sum()

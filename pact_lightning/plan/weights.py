@@ -10,7 +10,8 @@ from pact_lightning.policy.loading import Adapter
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Per weight: four bits, a byte of scale per 64 weights, a float32 per 256 such scales (double quantisation)."""
 
-ADAM_MOMENTS = 2
+_BLOCK, _SMALL = 256, 4096
+"""bitsandbytes' 8-bit moments have a float32 of scale per 256, and tensors of fewer than 4,096 weights keep theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,16 @@ class StandingBytes:
         return self.weights + self.adapter + self.reference + self.optimizer
 
 
-def standing_bytes(skeleton: nn.Module, adapter: Adapter, *, needs_reference: bool) -> StandingBytes:
+def standing_bytes(
+    skeleton: nn.Module, adapter: Adapter, *, needs_reference: bool, optimizer_bits: int = 32
+) -> StandingBytes:
     """Adds up a policy's tensors.
 
     Args:
         skeleton: The policy on the meta device.
         adapter: What is trained.
         needs_reference: Whether there is a KL term.
+        optimizer_bits: 32, or 8 for moments of 8 bits.
     """
     frozen = sum(weight.nbytes for weight in skeleton.parameters() if not weight.requires_grad)
     frozen += sum(buffer.nbytes for buffer in skeleton.buffers())
@@ -63,9 +67,18 @@ def standing_bytes(skeleton: nn.Module, adapter: Adapter, *, needs_reference: bo
         adapter=0 if full else trained,
         reference=weights if full and needs_reference else 0,
         gradients=trained,
-        optimizer=ADAM_MOMENTS * trained,
+        optimizer=sum(_moments(weight, optimizer_bits) for weight in skeleton.parameters() if weight.requires_grad),
         dequantised=dequantised,
     )
+
+
+def _moments(weight: nn.Parameter, bits: int) -> int:
+    """Bytes of AdamW's two moments of a weight."""
+    if bits == 32:
+        return 2 * weight.nbytes
+    if weight.numel() < _SMALL:
+        return 2 * 4 * weight.numel()
+    return 2 * (weight.numel() + 4 * -(-weight.numel() // _BLOCK))
 
 
 def _is_base_layer(name: str, module: nn.Module) -> bool:
