@@ -34,8 +34,11 @@ class KVCache:
             self.capacity = max(capacity, self.capacity * 3 // 2)
         for store in (self.keys, self.values):
             for layer, old in store.items():
-                store[layer] = old.new_zeros(self.slots, old.shape[1], self.capacity, old.shape[3])
-                store[layer][: old.shape[0], :, : old.shape[2]] = old
+                new = store[layer] = old.new_empty(self.slots, old.shape[1], self.capacity, old.shape[3])
+                new[: old.shape[0], :, : old.shape[2]] = old
+                # A masked column still enters as 0 times its value, which must be a number.
+                new[: old.shape[0], :, old.shape[2] :] = 0
+                new[old.shape[0] :] = 0
 
     def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer, ``[slots, kv_heads, capacity, d]``; made when first written."""
