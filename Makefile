@@ -16,7 +16,7 @@ INPUTS ?= 100000
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 
-.PHONY: help install install-dev quickstart benchmark-quickstart bench bench-page bundled-policy test lint format wheel clean faults fuzz
+.PHONY: help install install-dev quickstart benchmark-quickstart bench bench-gpu bench-page bundled-policy test lint format wheel clean faults fuzz
 
 help:
 	@echo "make quickstart            train by PACT on the bundled world"
@@ -26,6 +26,7 @@ help:
 	@echo "make wheel                 build the wheel into dist/"
 	@echo "make benchmark-quickstart  the quickstart for the seeds $(SEEDS), and the table of their results"
 	@echo "make bench                 speed and memory beside TRL and transformers; ROWS=a,b for some rows"
+	@echo "make bench-gpu             what a CUDA card does with QLoRA on a Qwen3-4B of random weights"
 	@echo "make bench-page            write the rows of the last make bench into docs/benchmarks.md"
 	@echo "make faults                inject every fault $(TIMES) times, into docs/reliability.md; GROUPS=tools,... for some"
 	@echo "make fuzz                  $(INPUTS) generated inputs for each reader of text from outside"
@@ -69,6 +70,9 @@ benchmark-quickstart: $(VENV)/.installed
 # TRL, the peer of three rows, comes with the tests.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks --rows "$(ROWS)" --repeats $(REPEATS)
+
+bench-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.gpu --repeats $(REPEATS)
 
 bench-page: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks --page docs/benchmarks.md

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -83,38 +83,49 @@ class UpdateCase:
         sizes: Fields of the Qwen3 config.
         folder: Where the model and the bundled tokenizer are saved.
         lengths: Tokens of the parts.
+        dtype: Type of the saved weights.
     """
 
     sizes: dict[str, int]
     folder: Path
     lengths: Lengths = field(default_factory=Lengths)
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         """Saves the model."""
         torch.manual_seed(0)
         sizes: dict[str, Any] = dict(self.sizes)
-        config = Qwen3Config(**sizes, tie_word_embeddings=True, max_position_embeddings=8192, dtype="float32")
-        Qwen3ForCausalLM(config).save_pretrained(self.folder)
+        positions = max(8192, self.lengths.prompt + self.lengths.trace + self.lengths.response)
+        config = Qwen3Config(**sizes, tie_word_embeddings=True, max_position_embeddings=positions, dtype=self.dtype)
+        factory: Any = Qwen3ForCausalLM  # untyped
+        factory._from_config(config, dtype=getattr(torch, self.dtype)).save_pretrained(self.folder)
         for file in Path(load_tokenizer(PolicyConfig()).name_or_path).glob("tokenizer*"):
             shutil.copy(file, self.folder)
 
-    def ours(self, *, trace: bool, packing: PackingMode = "shared_prefix") -> tuple[PACTModule, Callable[[], float]]:
-        """This package's forward and backward of one prompt: full weights, KL and entropy off as in TRL's defaults.
+    def ours(
+        self, *, trace: bool, packing: PackingMode = "shared_prefix", policy: dict[str, Any] | None = None
+    ) -> tuple[PACTModule, Callable[[], float]]:
+        """This package's forward and backward of one prompt: KL and entropy off as in TRL's defaults.
 
         Args:
             trace: Trace-conditioned RL and SFT (``z = 0``), or the prompt-only surrogate (``z = 1``).
             packing: How the prompt is packed.
+            policy: Further fields of the policy; without them full weights are trained.
 
         Returns:
             The module, and what makes one update's gradients and returns its loss.
         """
         module = PACTModule(
-            policy=PolicyConfig(model=str(self.folder), adapter="full", dtype="float32"),
+            policy=PolicyConfig(
+                **({"model": str(self.folder), "adapter": "full", "dtype": self.dtype} | (policy or {}))
+            ),
             coefficients=Coefficients(sft=0.1, kl=0.0, entropy=0.0),
             anchor_probability=0.0 if trace else 1.0,
             packing=packing,
+            max_tokens_per_forward=max(32_768, self.lengths.prompt + self.lengths.trace + self.lengths.response),
         )
         module.configure_model()
+        module.to("cuda" if torch.cuda.is_available() else "cpu")
         group = self.group(module)
         module.prepare_phase([group], optimizer_steps=1)
         if (group.anchored is None) != trace:
@@ -159,8 +170,13 @@ class UpdateCase:
         advantages = [[draw.gauss(0.0, 1.0)] for _ in trajectories]
         return Group(task, trajectories, rewards, advantages, zero_variance=False)
 
-    def trl(self, group: Group) -> tuple[Any, Callable[[], float]]:
-        """TRL's own trainer on the same rollouts without any trace: its loss and backward, checkpointing off."""
+    def trl(self, group: Group, *, qlora: bool = False) -> tuple[Any, Callable[[], float]]:
+        """TRL's own trainer on the same rollouts without any trace: its loss and backward.
+
+        Args:
+            group: The rollouts.
+            qlora: A LoRA on 4-bit weights with gradient checkpointing, instead of full weights without.
+        """
         import trl
         from datasets import Dataset
 
@@ -169,12 +185,12 @@ class UpdateCase:
             output_dir=str(self.folder / "trl"),
             use_cpu=not torch.cuda.is_available(),
             bf16=False,
-            gradient_checkpointing=False,
+            gradient_checkpointing=qlora,
             loss_type="grpo",
             per_device_train_batch_size=self.lengths.samples,
             num_generations=self.lengths.samples,
             max_completion_length=self.lengths.response,
-            model_init_kwargs={"dtype": "float32"},
+            model_init_kwargs={"dtype": self.dtype} | ({"quantization_config": _nf4()} if qlora else {}),
             report_to=[],
         )
         trainer = trl_package.GRPOTrainer(
@@ -183,6 +199,7 @@ class UpdateCase:
             args=config,
             train_dataset=Dataset.from_list([{"prompt": "unused"}]),
             processing_class=load_tokenizer(PolicyConfig(model=str(self.folder))),
+            peft_config=_lora() if qlora else None,
         )
         trainer.current_gradient_accumulation_steps = 1  # set by the training loop, which does not run here
         trainer.model.train()
@@ -216,6 +233,24 @@ class UpdateCase:
         make = partial(_trace, self.lengths.trace)
         last = _words(self.lengths.trace, lambda words: len(render_trace(module.renderer, make(words)).ids))
         return Task(view, trace=make(last))
+
+
+def _nf4() -> Any:
+    from transformers import BitsAndBytesConfig
+
+    make: Any = BitsAndBytesConfig  # untyped
+    return make(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _lora() -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def _trace(tokens: int, last_response: str) -> ExpertTrace:
