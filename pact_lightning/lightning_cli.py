@@ -59,7 +59,11 @@ class PactCLI(LightningCLI):
         Raises:
             FileNotFoundError: It is not there.
         """
-        path = self.config_init[self.subcommand].get("ckpt_path")
+        config = self.config_init[self.subcommand]
+        if config.get("weights_only") is None:
+            # Lightning's own default unpickles whatever a checkpoint behind a URL holds.
+            config["weights_only"] = True
+        path = config.get("ckpt_path")
         if isinstance(path, str) and path not in _CHECKPOINT_WORDS and "://" not in path and not Path(path).exists():
             raise FileNotFoundError(
                 f"there is no checkpoint {path}; name a file that ModelCheckpoint wrote, or `last` for the newest one "
