@@ -9,11 +9,14 @@ SEEDS ?= 0 1 2
 BENCHMARK ?= runs/quickstart-benchmark
 ROWS ?=
 REPEATS ?= 5
+TIMES ?= 20
+GROUPS ?=
+INPUTS ?= 100000
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 
-.PHONY: help install install-dev quickstart benchmark-quickstart bench bench-page bundled-policy test lint format wheel clean
+.PHONY: help install install-dev quickstart benchmark-quickstart bench bench-page bundled-policy test lint format wheel clean faults fuzz
 
 help:
 	@echo "make quickstart            train by PACT on the bundled world"
@@ -24,6 +27,8 @@ help:
 	@echo "make benchmark-quickstart  the quickstart for the seeds $(SEEDS), and the table of their results"
 	@echo "make bench                 speed and memory beside TRL and transformers; ROWS=a,b for some rows"
 	@echo "make bench-page            write the rows of the last make bench into docs/benchmarks.md"
+	@echo "make faults                inject every fault $(TIMES) times, into docs/reliability.md; GROUPS=tools,... for some"
+	@echo "make fuzz                  $(INPUTS) generated inputs for each reader of text from outside"
 	@echo "make bundled-policy        build the bundled policy anew, into runs/bundled_policy/unreliable"
 	@echo "make clean                 remove $(VENV) and what was built"
 
@@ -67,6 +72,12 @@ bench: $(VENV)/.installed-dev
 
 bench-page: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks --page docs/benchmarks.md
+
+faults: $(VENV)/.installed-dev
+	PYTHONPATH=tests $(BIN)/python -m faults --times $(TIMES) --groups "$(GROUPS)" --page docs/reliability.md
+
+fuzz: $(VENV)/.installed-dev
+	PYTHONPATH=tests $(BIN)/python -m fuzz --inputs $(INPUTS)
 
 bundled-policy: $(VENV)/.installed
 	$(BIN)/python -m pact_lightning.environments.bundled.build_policy runs/bundled_policy/blank

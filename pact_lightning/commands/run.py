@@ -6,6 +6,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, auto_cli
 
+from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.error_sentence import error_sentence
 
 Functions = Callable[..., Any] | Mapping[str, Callable[..., Any]]
@@ -13,6 +14,8 @@ Functions = Callable[..., Any] | Mapping[str, Callable[..., Any]]
 
 def run(functions: Functions, command: str, arguments: Sequence[str]) -> None:
     """Parses the arguments and calls the function; wrong input ends in one sentence and exit status 2.
+
+    A server that stays away ends it too, with exit status 1.
 
     A function that returns an ``int`` says by it how the process ends; 0 is success.
 
@@ -29,5 +32,8 @@ def run(functions: Functions, command: str, arguments: Sequence[str]) -> None:
     except (ValueError, OSError, ImportError, TypeError, ArgumentError) as error:
         print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
         sys.exit(2)
+    except EnvironmentUnavailableError as error:
+        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # no mistake here, so no traceback
+        sys.exit(1)
     if isinstance(status, int) and status:
         sys.exit(status)

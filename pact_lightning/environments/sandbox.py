@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 _WORKER = Path(__file__).with_name("sandbox_worker.py")
 _GRACE_S = 5.0
 """How long past the time limit a worker may take to report that it killed the call; then it is killed itself."""
-_MAX_WORKERS = 16
+_MIN_WORKERS, _MAX_WORKERS = 8, 16  # a call that hangs takes a place, not a core
 _PASSED_ON = ("LD_LIBRARY_PATH",)  # without it some Python installations do not start; it holds no secret
 
 
@@ -256,4 +256,4 @@ _pools: dict[int, SandboxPool] = {}
 def shared_pool() -> SandboxPool:
     """The pool of this process. A forked process gets its own: pipes cannot be shared."""
     # setdefault is atomic; a lock could be held by another thread at the moment of a fork.
-    return _pools.setdefault(os.getpid(), SandboxPool(min(max(os.cpu_count() or 1, 2), _MAX_WORKERS)))
+    return _pools.setdefault(os.getpid(), SandboxPool(min(max(os.cpu_count() or 1, _MIN_WORKERS), _MAX_WORKERS)))

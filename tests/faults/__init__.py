@@ -1,0 +1,1 @@
+"""Faults that are injected into real runs, and what happened: `make faults`."""

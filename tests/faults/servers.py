@@ -1,0 +1,68 @@
+"""MCP servers that are slow, wrong or dying, in real rollouts: their calls are error responses, and rollouts go on."""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from byte_tokenizer import byte_renderer
+from rollout_player import ROOMY, Player, call
+
+from faults.deadline import HangError, within
+from faults.result import FaultResult
+from pact_lightning.rollout.engine import RolloutEngine, RolloutRequest
+from pact_lightning.rollout.trajectory import StopReason
+from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
+
+SECTION = "Servers"
+_TESTS = Path(__file__).parent.parent
+_BENCH = [str(_TESTS / "mcp_bench_server.py")]
+_PLAIN = [str(_TESTS / "mcp_plain_server.py")]
+_GOOD = call("add", '{"a": 1}'), "2"
+_ECHO = call("echo", '{"text": "alive"}'), "alive"
+FAULTS = (
+    # What is injected, the server, the bad call, whether it has to be an error, a good call and its response.
+    ("a tool that never answers", _BENCH, call("sleep", '{"seconds": 3600}'), True, *_GOOD),
+    ("a server that no longer answers at all", _BENCH, call("block", '{"seconds": 3600}'), True, *_GOOD),
+    ("a server that dies in a call", _BENCH, call("die"), True, *_GOOD),
+    ("a tool that raises", _BENCH, call("wrong"), True, *_GOOD),
+    ("an answer against the protocol", [*_PLAIN, "well"], call("echo", '{"text": "bad"}'), True, *_ECHO),
+    ("a refusal without a reason", [*_PLAIN, "well"], call("echo", '{"text": "refuse"}'), True, *_ECHO),
+    ("garbage on standard output", [*_PLAIN, "garbage"], call("echo", '{"text": "x"}'), False, *_ECHO),
+)
+
+
+def run(times):
+    """Every fault; each time a server of its own is started, so at most ten times."""
+    renderer = byte_renderer([("a", "b")])
+    return [_row(renderer, fault, min(times, 10)) for fault in FAULTS]
+
+
+def _row(renderer, fault, times):
+    name, server, bad, must_fail, good, expected = fault
+    # A busy machine may take long to start an interpreter; only a call that never ends is cut soon.
+    timeout_s = 5.0 if "3600" in bad else 60.0
+    arguments = {"command": sys.executable, "args": server, "timeout_s": timeout_s, "backoff_s": 0.05}
+    arguments["start_timeout_s"] = 600.0
+    names = {json.loads(line)["name"] for turn in (bad, good) for line in turn.splitlines() if line.startswith("{")}
+    tools = tuple({"type": "function", "function": {"name": tool, "parameters": {}}} for tool in sorted(names))
+    spec = EnvironmentSpec("pact_lightning.environments.mcp.MCPEnvironment", arguments)
+    prompt = PromptView("server", ({"role": "user", "content": name},), tools, spec)
+    player = Player(renderer, [(renderer.prompt(prompt.messages, prompt.tools), [bad, good, "done"])])
+    engine = RolloutEngine(renderer, replace(ROOMY, tool_timeout_s=900.0, tool_threads=2))
+    try:
+        results, _ = within(900 + 300 * times, engine.run, [RolloutRequest(prompt, times, 0)], player)
+    except HangError as error:
+        return FaultResult(SECTION, name, times, 0, f"HANG: {error}")
+    problems = Counter()
+    for rollout in results[0]:
+        if rollout.stop_reason is not StopReason.ANSWERED or len(rollout.turns) != 3:
+            problems[f"the rollout ended with {rollout.stop_reason}"] += 1
+        elif must_fail and not rollout.turns[0].errors[0]:
+            problems["no error"] += 1
+        elif rollout.turns[1].responses != (expected,):
+            problems[f"the next call gave {rollout.turns[1].responses[0]:.60}"] += 1
+    happened = Counter(rollout.turns[0].responses[0] for rollout in results[0] if rollout.turns).most_common(1)
+    text = " ".join(("; ".join(problems) or happened[0][0]).split())
+    return FaultResult(SECTION, name, times, times - problems.total(), text[:90])
