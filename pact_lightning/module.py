@@ -148,6 +148,8 @@ class PACTModule(PolicyModule):
     def prepare_phase(self, groups: Sequence[Group], optimizer_steps: int) -> None:
         """Draws the anchors of a phase and, where its ratios can leave 1, takes ``pi_old`` (METHOD 5.8).
 
+        Groups that have it already, in a phase that goes on after an interruption, keep it.
+
         Args:
             groups: All groups of the phase.
             optimizer_steps: How many optimiser steps the phase will make.
@@ -160,10 +162,10 @@ class PACTModule(PolicyModule):
                 group.anchored = "drawn"
         plans = [self._plan(group) for group in groups]
         if optimizer_steps > 1 or self.ratio_context == "cross":
-            self._take_old_logps(plans)
+            self._take_old_logps([plan for plan in plans if plan.group.old_logps is None])
 
     def on_train_epoch_start(self) -> None:
-        """Seeds what is left to global generators (LoRA dropout), so that a resumed run repeats this one."""
+        """Seeds what is left to global generators (LoRA dropout) before the phase's first step."""
         torch.manual_seed(derive_seed("phase", self.seed, self.trainer.current_epoch))
 
     def log_phase(self, groups: Sequence[Group], stats: RolloutStats) -> None:

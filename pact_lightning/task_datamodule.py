@@ -10,13 +10,16 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from pact_lightning.callbacks.interruption import save_path
+from pact_lightning.checkpoint_files import is_remote
 from pact_lightning.environments.protocol import close_environment
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest, RolloutStats
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.rollout.trajectory import Trajectory
+from pact_lightning.rollout_store import RolloutStore, StoredRollouts
 from pact_lightning.seeds import derive_seed
-from pact_lightning.tasks.prompt import EnvironmentSpec
+from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
 
@@ -175,13 +178,69 @@ class TaskDataModule(pl.LightningDataModule):
         return kept
 
     def rollout(
-        self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str
+        self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str, policy: str | None = None
     ) -> tuple[list[list[Trajectory]], RolloutStats]:
-        """Rolls prompts out with the current policy."""
+        """Rolls prompts out with the current policy.
+
+        Within a fit, every rollout is kept on disk as it ends; those that an interrupted run has left there are taken
+        from it.
+
+        Args:
+            requests: What to roll out.
+            sampling: How tokens are drawn.
+            what: Name of the phase or validation, for the progress display and the store.
+            policy: Name of a policy that is gone: all its rollouts must be on disk.
+
+        Raises:
+            FileNotFoundError: They are not.
+        """
+        assert self.trainer is not None
+        if self.trainer.state.fn != "fit":
+            return self._run_engine(requests, sampling, what, None)
+        depends = f"{policy or self.module.policy_name} {sampling} {self.limits}"
+        with self.store.open(what, depends, requests, self._prompt_ids) as stored:
+            wanted, known = sum(request.samples for request in requests), len(stored.known)
+            if policy is not None and known < wanted:
+                raise FileNotFoundError(
+                    f"the checkpoint stands in the middle of {what}, but only {known} of its {wanted} rollouts are in "
+                    f"{self.store.folder}; name an earlier checkpoint, one of the end of a phase"
+                )
+            if known:
+                rank_zero_info(f"{what}: {known} of {wanted} rollouts are taken from the run that was interrupted")
+            return self._run_engine(requests, sampling, what, stored)
+
+    def _run_engine(
+        self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str, stored: StoredRollouts | None
+    ) -> tuple[list[list[Trajectory]], RolloutStats]:
         module = self.module
         engine = RolloutEngine(module.renderer, self.limits)
         with module.sampler(sampling, self.prefill_tokens) as sampler, module.progress(what, requests) as progress:
-            return engine.run(requests, sampler, progress)
+            if stored is None:
+                return engine.run(requests, sampler, progress)
+            return engine.run(
+                requests,
+                sampler,
+                progress,
+                known=stored.known,
+                finished=lambda key, trajectory: stored.append(requests[key[0]], trajectory),
+                pause=module.interruption.between_sampler_steps,
+            )
+
+    def _prompt_ids(self, prompt: PromptView) -> list[int]:
+        return self.module.renderer.prompt(prompt.messages, prompt.tools)
+
+    @property
+    def store(self) -> RolloutStore:
+        """Where the rollouts of the phase in work are kept: beside the checkpoints."""
+        assert self.trainer is not None
+        folder = save_path(self.trainer)
+        place = self.run_folder() if is_remote(folder) else Path(folder).parent
+        return RolloutStore(place / "rollouts", self.rank_suffix())
+
+    def teardown(self, stage: str) -> None:
+        """Removes the stored rollouts of a fit that has come to its end."""
+        if stage == "fit":
+            self.store.clear()
 
     def run_folder(self) -> Path:
         """Where this run keeps its files."""
@@ -243,5 +302,11 @@ class EvaluationRollouts:
         tasks = self.data.share(self.data.tasks[self.name])
         how = self.data.evaluation
         requests = [RolloutRequest(task.prompt, how.samples, derive_seed(self.data.seed, self.name)) for task in tasks]
-        results, _ = self.data.rollout(requests, how.sampling, self.name)
+        results, _ = self.data.rollout(requests, how.sampling, self._title())
         yield [Evaluated(task, rollout) for task, rollouts in zip(tasks, results, strict=True) for rollout in rollouts]
+
+    def _title(self) -> str:
+        """Within a fit, says after how many phases."""
+        assert self.data.trainer is not None
+        in_fit = self.data.trainer.state.fn == "fit"
+        return f"{self.name}-{self.data.module.finished_phases:04d}" if in_fit else self.name
