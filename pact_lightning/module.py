@@ -143,7 +143,7 @@ class PACTModule(PolicyModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """Watches for a collapse; a monitor among the Trainer's own callbacks takes this one's place."""
         given = any(isinstance(callback, CollapseMonitor) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        return [] if given else [CollapseMonitor()]
+        return [*super().configure_callbacks(), *([] if given else [CollapseMonitor()])]
 
     def prepare_phase(self, groups: Sequence[Group], optimizer_steps: int) -> None:
         """Draws the anchors of a phase and, where its ratios can leave 1, takes ``pi_old`` (METHOD 5.8).
