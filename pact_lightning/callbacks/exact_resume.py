@@ -59,7 +59,7 @@ class ExactResume(pl.Callback):
             "rows": rows,
             "epoch_metrics": log if steps else {},
             "steps": steps or 0,
-            "written": max((file.rows for file in _metrics_files(trainer)), default=0),
+            "written": max((file.saved_rows() for file in _metrics_files(trainer)), default=0),
             "versions": [getattr(logger, "_version", None) for logger in trainer.loggers],
         }
 

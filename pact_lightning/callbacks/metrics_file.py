@@ -51,6 +51,11 @@ class MetricsFile(ExperimentWriter):
         write_rows(self.path, kept, self.metrics_keys)
         self.rows = len(kept)
 
+    def saved_rows(self) -> int:
+        """Writes what is not written yet, and counts all rows."""
+        self.save()
+        return self.rows
+
     def save(self) -> None:
         """Appends the rows that are not written yet."""
         if not self.begun:
