@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest, RolloutStats
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.rollout.trajectory import Trajectory
-from pact_lightning.rollout_store import RolloutStore, StoredRollouts
+from pact_lightning.rollout_run import parts_of, reusable, run_rollouts
+from pact_lightning.rollout_store import RolloutStore
 from pact_lightning.seeds import derive_seed
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 from pact_lightning.tasks.schema import Task
@@ -195,36 +197,39 @@ class TaskDataModule(pl.LightningDataModule):
             FileNotFoundError: They are not.
         """
         assert self.trainer is not None
-        if self.trainer.state.fn != "fit":
-            return self._run_engine(requests, sampling, what, None)
-        depends = f"{policy or self.module.policy_name} {sampling} {self.limits}"
-        with self.store.open(what, depends, requests, self._prompt_ids) as stored:
-            wanted, known = sum(request.samples for request in requests), len(stored.known)
-            if policy is not None and known < wanted:
-                raise FileNotFoundError(
-                    f"the checkpoint stands in the middle of {what}, but only {known} of its {wanted} rollouts are in "
-                    f"{self.store.folder}; name an earlier checkpoint, one of the end of a phase"
-                )
-            if known:
-                rank_zero_info(f"{what}: {known} of {wanted} rollouts are taken from the run that was interrupted")
-            return self._run_engine(requests, sampling, what, stored)
-
-    def _run_engine(
-        self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str, stored: StoredRollouts | None
-    ) -> tuple[list[list[Trajectory]], RolloutStats]:
         module = self.module
         engine = RolloutEngine(module.renderer, self.limits)
-        with module.sampler(sampling, self.prefill_tokens) as sampler, module.progress(what, requests) as progress:
-            if stored is None:
-                return engine.run(requests, sampler, progress)
-            return engine.run(
-                requests,
-                sampler,
-                progress,
-                known=stored.known,
-                finished=lambda key, trajectory: stored.append(requests[key[0]], trajectory),
-                pause=module.interruption.between_sampler_steps,
-            )
+        sampler = partial(module.sampler, sampling, self.prefill_tokens)
+        if self.trainer.state.fn != "fit":
+            with sampler() as lent, module.progress(what, requests) as progress:
+                return engine.run(requests, lent, progress)
+        depends = f"{policy or module.policy_name} {sampling} {self.limits}"
+        with self.store.open(what, depends, requests, self._prompt_ids) as stored:
+            wanted = sum(request.samples for request in requests)
+            if policy is not None and len(stored.known) < wanted:
+                raise FileNotFoundError(
+                    f"the checkpoint stands in the middle of {what}, but only {len(stored.known)} of its {wanted} "
+                    f"rollouts are in {self.store.folder}; name an earlier checkpoint, one of the end of a phase"
+                )
+            exact = module.device.type == "cpu"
+            parts = list(parts_of(requests, self.limits.rows)) if exact else [range(len(requests))]
+            reused = reusable(stored.known, parts, requests, exact=exact)
+            if stored.known:
+                rank_zero_info(
+                    f"{what}: the run that was interrupted finished {len(stored.known)} of {wanted} rollouts; "
+                    f"{len(reused)} are reused"
+                )
+            with module.progress(what, requests) as progress:
+                return run_rollouts(
+                    engine,
+                    requests,
+                    sampler,
+                    progress,
+                    parts=parts,
+                    stored=stored,
+                    reused=reused,
+                    pause=module.interruption.between_sampler_steps,
+                )
 
     def _prompt_ids(self, prompt: PromptView) -> list[int]:
         return self.module.renderer.prompt(prompt.messages, prompt.tools)

@@ -110,10 +110,11 @@ class End:
     def differences(self, other):
         """What is not the same, in words."""
         found = [] if self.state == other.state else ["weights, optimiser or counters"]
-        if self.metrics != other.metrics:
-            rows = zip(self.metrics, other.metrics, strict=False)
-            first = next((n for n, (ours, theirs) in enumerate(rows) if ours != theirs), "after the last common")
-            found.append(f"metrics ({len(self.metrics)} and {len(other.metrics)} rows, first difference in row {first})")
+        if len(self.metrics) != len(other.metrics):
+            found.append(f"{len(self.metrics)} rows of metrics and {len(other.metrics)}")
+        for number, (ours, theirs) in enumerate(zip(self.metrics, other.metrics, strict=False)):
+            unequal = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+            found += [f"{name} of row {number}: {ours.get(name)} and {theirs.get(name)}" for name in unequal[:3]]
         if self.trajectories != other.trajectories:
             names = self.trajectories.keys() | other.trajectories.keys()
             unequal = sorted(n for n in names if self.trajectories.get(n) != other.trajectories.get(n))

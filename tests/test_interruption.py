@@ -1,17 +1,16 @@
 """A run that is told to stop, at every kind of moment, and goes on: bit for bit the undisturbed one."""
 
-import logging
 import os
 import signal
 
 import lightning.pytorch as pl
 import pytest
-import torch
 from hand_made import quiet_trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from soak import End
 
+from pact_lightning import rollout_run
 from pact_lightning.annealing import AnnealingCallback
 from pact_lightning.callbacks.interruption import NAME
 from pact_lightning.datamodule import RolloutDataModule
@@ -24,20 +23,20 @@ from pact_lightning.rollout_store import StoredRollouts
 from pact_lightning.sft_module import SFTModule
 from pact_lightning.trace_datamodule import TraceDataModule
 
-PHASES, STEPS = 3, 2
+PHASES = 2
 POLICY = PolicyConfig(model="bundled", adapter="lora", lora_r=4, lora_alpha=8, lora_dropout=0.1, dtype="float32")
 OPTIMIZER = OptimizerConfig(3e-4, schedule="cosine", schedule_steps=12)
-LIMITS = RolloutLimits(max_turns=3, max_new_tokens_per_turn=40, max_trajectory_tokens=300, rows=6)
+LIMITS = RolloutLimits(max_turns=3, max_new_tokens_per_turn=40, max_trajectory_tokens=300, rows=4)
 
 
 def pact():
-    tasks = {"train": BundledTasks("train", 3, start=3), "validation": BundledTasks("validation", 1)}
+    tasks = {"train": BundledTasks("train", 3, start=3), "validation": BundledTasks("validation", 2)}
     data = RolloutDataModule(**tasks, prompts_per_phase=4, prompts_per_step=2, rollouts_per_prompt=2, limits=LIMITS)
     return PACTModule(policy=POLICY, optimizer=OPTIMIZER), data
 
 
 def sft():
-    tasks = {"train": BundledTasks("train", 5), "validation": BundledTasks("validation", 1)}
+    tasks = {"train": BundledTasks("train", 5), "validation": BundledTasks("validation", 2)}
     return SFTModule(policy=POLICY, optimizer=OPTIMIZER), TraceDataModule(**tasks, batch_size=2, limits=LIMITS)
 
 
@@ -59,6 +58,14 @@ def fit(folder, make, *callbacks, resume=False, **checkpoints):
         num_sanity_val_steps=-1,
     )
     trainer.fit(module, data, ckpt_path="last" if resume else None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_parts():
+    """Parts of four rollouts, so that a phase of eight has two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollout_run, "_ROWS_OF_A_PART", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +109,12 @@ class InRollouts(pl.Callback):
 
 MOMENTS = {
     "after the first step of the run": (pact, lambda m: AfterStep(0, 0)),
-    "after the first step of a phase": (pact, lambda m: AfterStep(1, 0)),
-    "after the last step of a phase": (pact, lambda m: AfterStep(1, 1)),
-    "in the first rollouts": (pact, lambda m: InRollouts(m, "phase-0000", 3)),
-    "in later rollouts": (pact, lambda m: InRollouts(m, "phase-0001", 5)),
-    "in a validation": (pact, lambda m: InRollouts(m, "validation-0002", 1)),
-    "in the last validation": (pact, lambda m: InRollouts(m, f"validation-{PHASES:04d}", 1)),
+    "after the first step of the last phase": (pact, lambda m: AfterStep(1, 0)),
+    "after the last step of a phase": (pact, lambda m: AfterStep(0, 1)),
+    "in the first part of the first rollouts": (pact, lambda m: InRollouts(m, "phase-0000", 2)),
+    "in the second part of the last rollouts": (pact, lambda m: InRollouts(m, "phase-0001", 6)),
+    "in a validation": (pact, lambda m: InRollouts(m, "validation-0001", 1)),
+    "in the last validation": (pact, lambda m: InRollouts(m, "validation-0002", 1)),
     "after a step of supervised training": (sft, lambda m: AfterStep(1, 0)),
 }
 

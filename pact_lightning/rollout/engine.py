@@ -145,6 +145,7 @@ class RolloutEngine:
         known: Mapping[RolloutKey, Trajectory] | None = None,
         finished: Callable[[RolloutKey, Trajectory], None] | None = None,
         pause: Callable[[], None] | None = None,
+        stats: RolloutStats | None = None,
     ) -> tuple[list[list[Trajectory]], RolloutStats]:
         """Runs all rollouts.
 
@@ -155,11 +156,13 @@ class RolloutEngine:
             known: Rollouts that were finished before, by the same policy; they are not run again.
             finished: Called with every rollout that ends.
             pause: Called between two steps of the sampler; it may raise in order to end the run.
+            stats: What earlier runs took, to be added to.
 
         Returns:
             For every request its rollouts in order of ``sample``, and what it took.
         """
         run = _Run(self, requests, sampler, progress=progress, known=known or {}, finished=finished, pause=pause)
+        run.stats = stats or RolloutStats()
         return run.run()
 
 
@@ -194,14 +197,14 @@ class _Run:
         self.calling: list[int] = []  # rows that wait for tools or for the user, in the order in which their turn ended
         self.done: dict[RolloutKey, Trajectory] = dict(known)
         self.stats = RolloutStats()
-        for trajectory in known.values():
-            self.stats.add(trajectory)
         self.next_row = 0
         self.steps = 0
         self.tools = ToolThreads(self.limits.tool_threads, self.limits.tool_timeout_s)
 
     def run(self) -> tuple[list[list[Trajectory]], RolloutStats]:
-        started = time.perf_counter()
+        for trajectory in self.done.values():
+            self.stats.add(trajectory)
+        started = time.perf_counter() - self.stats.seconds
         while self.waiting or self.rows:
             if self.pause is not None:
                 self.pause()
