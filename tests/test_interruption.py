@@ -31,7 +31,9 @@ LIMITS = RolloutLimits(max_turns=3, max_new_tokens_per_turn=40, max_trajectory_t
 
 def pact():
     tasks = {"train": BundledTasks("train", 3, start=3), "validation": BundledTasks("validation", 2)}
-    data = RolloutDataModule(**tasks, prompts_per_phase=4, prompts_per_step=2, rollouts_per_prompt=2, limits=LIMITS)
+    data = RolloutDataModule(
+        **tasks, prompts_per_phase=4, prompts_per_step=2, rollouts_per_prompt=2, limits=LIMITS, temperature=1.4
+    )
     return PACTModule(policy=POLICY, optimizer=OPTIMIZER), data
 
 
