@@ -9,11 +9,12 @@ SEEDS ?= 0 1 2
 BENCHMARK ?= runs/quickstart-benchmark
 ROWS ?=
 REPEATS ?= 5
+KILLS ?= 100
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 
-.PHONY: help install install-dev quickstart benchmark-quickstart bench bench-page bundled-policy test lint format wheel clean
+.PHONY: help install install-dev quickstart benchmark-quickstart bench bench-page soak bundled-policy test lint format wheel clean
 
 help:
 	@echo "make quickstart            train by PACT on the bundled world"
@@ -24,6 +25,7 @@ help:
 	@echo "make benchmark-quickstart  the quickstart for the seeds $(SEEDS), and the table of their results"
 	@echo "make bench                 speed and memory beside TRL and transformers; ROWS=a,b for some rows"
 	@echo "make bench-page            write the rows of the last make bench into docs/benchmarks.md"
+	@echo "make soak                  kill a run KILLS=$(KILLS) times, and compare its end with an undisturbed one's"
 	@echo "make bundled-policy        build the bundled policy anew, into runs/bundled_policy/unreliable"
 	@echo "make clean                 remove $(VENV) and what was built"
 
@@ -67,6 +69,9 @@ bench: $(VENV)/.installed-dev
 
 bench-page: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks --page docs/benchmarks.md
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python tests/soak.py --kills $(KILLS)
 
 bundled-policy: $(VENV)/.installed
 	$(BIN)/python -m pact_lightning.environments.bundled.build_policy runs/bundled_policy/blank

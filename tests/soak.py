@@ -39,8 +39,8 @@ def soak_recipe(folder, phases=PHASES):
     model["anchor_probability"] = 0.4
     data |= {"train": bundled("train", 16), "validation": bundled("validation", 2)}
     data |= {"prompts_per_phase": 4, "prompts_per_step": 2, "rollouts_per_prompt": 3}
-    # Few rows at a time: rollouts then end one after the other, and a kill finds some of them finished.
-    data["limits"] = {"max_turns": 3, "max_new_tokens_per_turn": 40, "max_trajectory_tokens": 300, "rows": 4}
+    # Few rows at a time, so that a phase has two parts and a kill finds one of them finished.
+    data["limits"] = {"max_turns": 3, "max_new_tokens_per_turn": 40, "max_trajectory_tokens": 300, "rows": 2}
     config["trainer"] |= {"max_epochs": phases, "check_val_every_n_epoch": 2}
     checkpoint = config["trainer"]["callbacks"][1]["init_args"]
     checkpoint |= {"dirpath": str(folder / "checkpoints"), "save_on_train_epoch_end": True}
