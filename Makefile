@@ -12,11 +12,12 @@ REPEATS ?= 5
 TIMES ?= 20
 GROUPS ?=
 INPUTS ?= 100000
+KILLS ?= 100
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 
-.PHONY: help install install-dev quickstart benchmark-quickstart bench bench-gpu bench-page bundled-policy test lint format wheel clean faults fuzz
+.PHONY: help install install-dev quickstart benchmark-quickstart bench bench-gpu bench-page soak bundled-policy test lint format wheel clean faults fuzz
 
 help:
 	@echo "make quickstart            train by PACT on the bundled world"
@@ -30,6 +31,7 @@ help:
 	@echo "make bench-page            write the rows of the last make bench into docs/benchmarks.md"
 	@echo "make faults                inject every fault $(TIMES) times, into docs/reliability.md; GROUPS=tools,... for some"
 	@echo "make fuzz                  $(INPUTS) generated inputs for each reader of text from outside"
+	@echo "make soak                  kill a run KILLS=$(KILLS) times, and compare its end with an undisturbed one's"
 	@echo "make bundled-policy        build the bundled policy anew, into runs/bundled_policy/unreliable"
 	@echo "make clean                 remove $(VENV) and what was built"
 
@@ -82,6 +84,9 @@ faults: $(VENV)/.installed-dev
 
 fuzz: $(VENV)/.installed-dev
 	PYTHONPATH=tests $(BIN)/python -m fuzz --inputs $(INPUTS)
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python tests/soak.py --kills $(KILLS)
 
 bundled-policy: $(VENV)/.installed
 	$(BIN)/python -m pact_lightning.environments.bundled.build_policy runs/bundled_policy/blank

@@ -1,9 +1,10 @@
 """RolloutDataModule: prompt-only tool interactions, made anew each epoch by the policy as it is then."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from pact_lightning.group import CreditConfig, Group, make_group
 from pact_lightning.module import PACTModule
@@ -132,15 +133,21 @@ class RolloutDataModule(TaskDataModule):
             chosen.append((position, tasks[_order(self.seed, visit, len(tasks))[place]]))
         return chosen
 
-    def make_phase(self, phase: int) -> list[Group]:
-        """Rolls out one phase and scores it; the expert traces join after the last rollout is done."""
+    def make_phase(self, phase: int, policy: str | None = None) -> list[Group]:
+        """Rolls out one phase and scores it; the expert traces join after the last rollout is done.
+
+        Args:
+            phase: Number of the phase.
+            policy: Name of the policy that began the phase, where the phase goes on after some of its steps: its
+                rollouts are on disk then, and have been logged.
+        """
         chosen = self.share(self.phase_tasks(phase))
         requests = [
             RolloutRequest(task.prompt, self.rollouts_per_prompt, derive_seed(self.seed, phase, position))
             for position, task in chosen
         ]
         clock = self.pact_module.performance.clock
-        results, stats = self.rollout(requests, self.sampling, f"phase {phase}", clock)
+        results, stats = self.rollout(requests, self.sampling, phase_title(phase), policy=policy, clock=clock)
         with clock.measure("credit"):
             groups = [
                 make_group(
@@ -148,9 +155,10 @@ class RolloutDataModule(TaskDataModule):
                 )
                 for (position, task), rollouts in zip(chosen, results, strict=True)
             ]
-        self._check_environments(groups)
-        self._write(phase, groups)
-        self.pact_module.log_phase(groups, stats)
+        if policy is None:
+            self._check_environments(groups)
+            self._write(phase, groups)
+            self.pact_module.log_phase(groups, stats)
         return groups
 
     def _check_environments(self, groups: Sequence[Group]) -> None:
@@ -190,25 +198,83 @@ class RolloutDataModule(TaskDataModule):
             for group in groups
             for trajectory in group.failed
         ]
-        write_json_lines(self.run_folder() / "trajectories" / f"phase-{phase:04d}{self.rank_suffix()}.jsonl", records)
+        write_json_lines(
+            self.run_folder() / "trajectories" / f"{phase_title(phase)}{self.rank_suffix()}.jsonl", records
+        )
 
 
 class Phase:
-    """One phase: rollouts with the current policy, then its groups in batches of one optimiser step."""
+    """One phase: rollouts with the current policy, then its groups in batches of one optimiser step.
+
+    Its state is what a phase that was interrupted after some of its steps needs: the name of the policy that began it,
+    under which its rollouts and their log-probabilities under ``pi_old`` are on disk.
+    """
 
     def __init__(self, data: RolloutDataModule) -> None:
         self.data = data
+        self.policy = ""
 
     def __len__(self) -> int:
         return self.data.prompts_per_phase // self.data.prompts_per_step
 
+    def state_dict(self) -> dict[str, str]:
+        """What a checkpoint keeps."""
+        return {"policy": self.policy}
+
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
+        """Takes up a phase where a checkpoint left it."""
+        self.policy = state["policy"]
+
     def __iter__(self) -> Iterator[list[Group]]:
         assert self.data.trainer is not None
-        groups = self.data.make_phase(self.data.trainer.current_epoch)
-        self.data.pact_module.prepare_phase(groups, optimizer_steps=len(self))
+        module = self.data.pact_module
+        module.interruption.between_steps()
+        phase = self.data.trainer.current_epoch
+        done = self.data.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        groups = self._resume(phase) if done else self._begin(phase)
         size = len(groups) // len(self)
-        for start in range(0, len(groups), size):
+        for start in range(done * size, len(groups), size):
+            if start > done * size:
+                module.interruption.between_steps()
             yield groups[start : start + size]
+
+    def _begin(self, phase: int) -> list[Group]:
+        self.data.store.drop(before=phase)
+        module = self.data.pact_module
+        self.policy = module.policy_name
+        groups = self.data.make_phase(phase)
+        module.prepare_phase(groups, optimizer_steps=len(self))
+        logps = {name: logp for group in groups for name, logp in _logps(group)}
+        self.data.store.save_logps(phase_title(phase), self.policy, logps)
+        return groups
+
+    def _resume(self, phase: int) -> list[Group]:
+        groups = self.data.make_phase(phase, self.policy)
+        logps = self.data.store.read_logps(phase_title(phase), self.policy)
+        for group in groups:
+            names = _logp_names(group)
+            group.old_logps = [logps[name] for name in names if name in logps] or None
+            group.prompt_logps = [logps[_PROMPT + name] for name in names if _PROMPT + name in logps] or None
+        self.data.pact_module.prepare_phase(groups, optimizer_steps=len(self))
+        return groups
+
+
+_PROMPT = "prompt."
+
+
+def phase_title(phase: int) -> str:
+    """Names the files of a phase."""
+    return f"phase-{phase:04d}"
+
+
+def _logp_names(group: Group) -> list[str]:
+    return [f"{group.position}.{sample}" for sample in range(len(group.trajectories))]
+
+
+def _logps(group: Group) -> Iterator[tuple[str, Tensor]]:
+    names = _logp_names(group)
+    yield from zip(names, group.old_logps or [], strict=False)
+    yield from zip((_PROMPT + name for name in names), group.prompt_logps or [], strict=False)
 
 
 @cache

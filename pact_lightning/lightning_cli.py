@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 
+from pact_lightning.callbacks.exact_resume import saved_versions
+from pact_lightning.checkpoint_files import is_remote, newest_whole, read_checkpoint
 from pact_lightning.cli import DESCRIPTION, VERBS
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.error_sentence import error_sentence
@@ -32,6 +38,8 @@ class PactCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Makes trainer, module and data; all loggers of a run write to the same version."""
         super().instantiate_classes()
+        if self.subcommand == "fit" and self.config_init.fit.get("ckpt_path") == "last":
+            self._find_last_checkpoint()
         for logger in self.trainer.loggers[1:]:
             # Each would count the folders itself, and disagree once the first has made its own.
             if hasattr(logger, "_version"):
@@ -53,18 +61,44 @@ class PactCLI(LightningCLI):
         check_trainer(self.trainer)
         self._check_checkpoint()
 
+    def _find_last_checkpoint(self) -> None:
+        """Puts the newest whole checkpoint in the place of ``last``; its run's folder is gone on with."""
+        folders = checkpoint_folders(self.trainer)
+        if any(map(is_remote, folders)):
+            return  # Lightning looks there
+        found = newest_whole(path for folder in folders for path in Path(folder).glob("*.ckpt"))
+        if found is None:
+            places = ", ".join(folders) or "any fixed dirpath of a ModelCheckpoint"
+            rank_zero_info(f"started anew: there is no checkpoint in {places}")
+            self.config_init.fit["ckpt_path"] = None
+            return
+        path, checkpoint = found
+        self.config_init.fit["ckpt_path"] = str(path)
+        for logger, version in zip(self.trainer.loggers, saved_versions(checkpoint), strict=False):
+            if not isinstance(logger, CSVLogger | TensorBoardLogger):
+                continue
+            if logger._version is None:
+                logger._version = version
+            if isinstance(logger, TensorBoardLogger):  # what it wrote after the checkpoint is undone
+                logger._kwargs.setdefault("purge_step", int(checkpoint["global_step"]))
+
     def _check_checkpoint(self) -> None:
         """Looks for a checkpoint that is named by its path, before anything is loaded.
 
         Raises:
             FileNotFoundError: It is not there.
+            ValueError: It is not whole.
         """
         config = self.config_init[self.subcommand]
         if config.get("weights_only") is None:
             # Lightning's own default unpickles whatever a checkpoint behind a URL holds.
             config["weights_only"] = True
         path = config.get("ckpt_path")
-        if isinstance(path, str) and path not in _CHECKPOINT_WORDS and "://" not in path and not Path(path).exists():
+        if not isinstance(path, str) or path in _CHECKPOINT_WORDS or is_remote(path):
+            return
+        if Path(path).is_file():
+            read_checkpoint(Path(path))
+        elif not Path(path).exists():
             raise FileNotFoundError(
                 f"there is no checkpoint {path}; name a file that ModelCheckpoint wrote, or `last` for the newest one "
                 "in its dirpath"
@@ -83,6 +117,15 @@ class PactCLI(LightningCLI):
     def before_predict(self) -> None:
         """Looks for the checkpoint first."""
         self._check_checkpoint()
+
+
+def checkpoint_folders(trainer: pl.Trainer) -> list[str]:
+    """Where checkpoints of earlier starts of this run may be, SLURM's included."""
+    named = [callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    folders = [str(folder) for folder in named if folder]
+    if SLURMEnvironment.detect():
+        folders.append(trainer.default_root_dir)
+    return folders
 
 
 def run_lightning(args: list[str] | None) -> None:

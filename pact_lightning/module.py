@@ -169,10 +169,12 @@ class PACTModule(PolicyModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """Watches for a collapse; a monitor among the Trainer's own callbacks takes this one's place."""
         given = any(isinstance(callback, CollapseMonitor) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        return [] if given else [CollapseMonitor()]
+        return [*super().configure_callbacks(), *([] if given else [CollapseMonitor()])]
 
     def prepare_phase(self, groups: Sequence[Group], optimizer_steps: int) -> None:
         """Draws the anchors of a phase and takes ``pi_old`` where it is needed (METHOD 5.8, 5.19).
+
+        Groups that have it already, in a phase that goes on after an interruption, keep it.
 
         Args:
             groups: All groups of the phase.
@@ -187,15 +189,16 @@ class PACTModule(PolicyModule):
         plans = [plan for plan in map(self._plan, groups) if plan.with_rollouts]
         if optimizer_steps > 1 or self.ratio_context == "cross":
             under_prompt = self.ratio_context == "cross"
-            for plan, logps in zip(plans, self._old_logps(plans, under_prompt=under_prompt), strict=True):
+            missing = [plan for plan in plans if plan.group.old_logps is None]
+            for plan, logps in zip(missing, self._old_logps(missing, under_prompt=under_prompt), strict=True):
                 plan.group.old_logps = logps
         if self.importance_cap is not None:
-            plans = [plan for plan in plans if not plan.old_under_prompt]
-            for plan, logps in zip(plans, self._old_logps(plans, under_prompt=True), strict=True):
+            missing = [plan for plan in plans if not plan.old_under_prompt and plan.group.prompt_logps is None]
+            for plan, logps in zip(missing, self._old_logps(missing, under_prompt=True), strict=True):
                 plan.group.prompt_logps = logps
 
     def on_train_epoch_start(self) -> None:
-        """Seeds what is left to global generators (LoRA dropout), so that a resumed run repeats this one."""
+        """Seeds what is left to global generators (LoRA dropout) before the phase's first step."""
         torch.manual_seed(derive_seed("phase", self.seed, self.trainer.current_epoch))
         self.performance.start(self.model, self.device)
 

@@ -16,6 +16,8 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from pact_lightning.callbacks.exact_resume import ExactResume
+from pact_lightning.callbacks.interruption import Interruption
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.evaluation import EvaluationMetrics, Scores, comparison_table, scores_table
@@ -24,6 +26,7 @@ from pact_lightning.host_memory import keep_freed_memory
 from pact_lightning.metrics.rollout_metric import RolloutMetric
 from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.attention_choice import AttentionChoice, AttentionPath
+from pact_lightning.policy.fingerprint import fingerprint
 from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer
 from pact_lightning.policy.offload import offloaded_activations
 from pact_lightning.policy.packing import PackingMode
@@ -35,6 +38,7 @@ from pact_lightning.rollout.record import trajectory_record
 from pact_lightning.rollout.samplers.backend import LentPolicy, SamplerBackend
 from pact_lightning.rollout.samplers.base import Sampler, SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
+from pact_lightning.seeds import derive_seed
 from pact_lightning.trainer_checks import check_trainer
 from pact_lightning.whole_files import write_json, write_json_lines
 
@@ -96,6 +100,14 @@ class PolicyModule(pl.LightningModule):
         self._whole: WholePolicy | None = None
         self.evaluation = EvaluationMetrics(metrics or ())
         self.history: list[tuple[int, Scores]] = []
+        self.interruption = Interruption()
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """What makes a fit safe to interrupt; Lightning asks for it before anything is set up."""
+        if self.trainer.state.fn != "fit":
+            return []
+        ExactResume.prepare(self.trainer)
+        return [ExactResume(), self.interruption]
 
     def setup(self, stage: str) -> None:
         """Refuses settings that cannot be honoured; runs before the policy is loaded."""
@@ -151,6 +163,16 @@ class PolicyModule(pl.LightningModule):
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         optimizer = config.over(weights)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, config.factor)}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seeds what is left to global generators (LoRA dropout) in this step, so that a resumed run repeats it."""
+        del batch
+        torch.manual_seed(derive_seed("step", self.policy_config.seed, self.trainer.current_epoch, batch_idx))
+
+    @property
+    def policy_name(self) -> str:
+        """Names the policy as it is now, so that rollouts can be told to be its own."""
+        return f"{self.policy_config} {fingerprint(trainable_state(self.model))}"
 
     @property
     def learning_rate(self) -> float:
@@ -281,7 +303,7 @@ class PolicyModule(pl.LightningModule):
             for logger in self.trainer.loggers:  # Lightning logs nothing in its sanity check, which is our start
                 logger.log_metrics({f"val/{name}": value for name, value in scores.items()}, step=0)
         if self.trainer.state.fn == "fit":
-            self.history.append((self._finished_phases, scores))
+            self.history.append((self.finished_phases, scores))
         else:
             self._report("validation", scores)
 
@@ -327,11 +349,11 @@ class PolicyModule(pl.LightningModule):
         for evaluated in batch:
             self.evaluation.update(evaluated.task, evaluated.trajectory)
         if self.trainer.state.fn == "fit":
-            name = f"{name}-{self._finished_phases:04d}"
+            name = f"{name}-{self.finished_phases:04d}"
         self._write(batch, name)
 
     @property
-    def _finished_phases(self) -> int:
+    def finished_phases(self) -> int:
         """Within a validation: the counters still stand at the phase that has just been trained."""
         return 0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1
 

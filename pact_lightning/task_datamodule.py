@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,15 +12,19 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from pact_lightning.callbacks.interruption import save_path
+from pact_lightning.checkpoint_files import is_remote
 from pact_lightning.environments.protocol import EnvironmentUnavailableError, close_environment
 from pact_lightning.phase_clock import PhaseClock
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest, RolloutStats
-from pact_lightning.rollout.samplers.base import SamplingConfig
+from pact_lightning.rollout.samplers.base import Sampler, SamplingConfig
 from pact_lightning.rollout.samplers.timed import TimedSampler
 from pact_lightning.rollout.trajectory import Trajectory
+from pact_lightning.rollout_run import parts_of, reusable, run_rollouts
+from pact_lightning.rollout_store import RolloutStore
 from pact_lightning.seeds import derive_seed
-from pact_lightning.tasks.prompt import EnvironmentSpec
+from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
 
@@ -179,20 +185,85 @@ class TaskDataModule(pl.LightningDataModule):
         return kept
 
     def rollout(
-        self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str, clock: PhaseClock | None = None
+        self,
+        requests: Sequence[RolloutRequest],
+        sampling: SamplingConfig,
+        what: str,
+        *,
+        policy: str | None = None,
+        clock: PhaseClock | None = None,
     ) -> tuple[list[list[Trajectory]], RolloutStats]:
-        """Rolls prompts out with the current policy; a clock is told what prefill and decoding took.
+        """Rolls prompts out with the current policy.
+
+        Within a fit, every rollout is kept on disk as it ends; those that an interrupted run has left there are taken
+        from it.
+
+        Args:
+            requests: What to roll out.
+            sampling: How tokens are drawn.
+            what: Name of the phase or validation, for the progress display and the store.
+            policy: Name of a policy that is gone: all its rollouts must be on disk.
+            clock: Is told what prefill and decoding took.
 
         Raises:
+            FileNotFoundError: They are not.
             EnvironmentUnavailableError: No rollout can go on; the state is saved before.
         """
-        module = self.module
-        engine = RolloutEngine(module.renderer, self.limits)
         try:
-            with module.sampler(sampling, self.prefill_tokens) as sampler, module.progress(what, requests) as progress:
-                return engine.run(requests, sampler if clock is None else TimedSampler(sampler, clock), progress)
+            return self._rollout(requests, sampling, what, policy, clock)
         except EnvironmentUnavailableError as error:
             raise EnvironmentUnavailableError(f"{error}. {self._saved()}") from error
+
+    def _rollout(
+        self,
+        requests: Sequence[RolloutRequest],
+        sampling: SamplingConfig,
+        what: str,
+        policy: str | None,
+        clock: PhaseClock | None,
+    ) -> tuple[list[list[Trajectory]], RolloutStats]:
+        assert self.trainer is not None
+        module = self.module
+        engine = RolloutEngine(module.renderer, self.limits)
+        sampler = partial(self._lent_sampler, sampling, clock)
+        if self.trainer.state.fn != "fit":
+            with sampler() as lent, module.progress(what, requests) as progress:
+                return engine.run(requests, lent, progress)
+        depends = f"{policy or module.policy_name} {sampling} {self.limits}"
+        with self.store.open(what, depends, requests, self._prompt_ids) as stored:
+            wanted = sum(request.samples for request in requests)
+            if policy is not None and len(stored.known) < wanted:
+                raise FileNotFoundError(
+                    f"the checkpoint stands in the middle of {what}, but only {len(stored.known)} of its {wanted} "
+                    f"rollouts are in {self.store.folder}; name an earlier checkpoint, one of the end of a phase"
+                )
+            exact = module.device.type == "cpu" and module.sampler_backend is None
+            parts = list(parts_of(requests, self.limits.rows)) if exact else [range(len(requests))]
+            reused = reusable(stored.known, parts, requests, exact=exact)
+            if stored.known:
+                rank_zero_info(
+                    f"{what}: the run that was interrupted finished {len(stored.known)} of {wanted} rollouts; "
+                    f"{len(reused)} are reused"
+                )
+            with module.progress(what, requests) as progress:
+                return run_rollouts(
+                    engine,
+                    requests,
+                    sampler,
+                    progress,
+                    parts=parts,
+                    stored=stored,
+                    reused=reused,
+                    pause=module.interruption.between_sampler_steps,
+                )
+
+    @contextmanager
+    def _lent_sampler(self, sampling: SamplingConfig, clock: PhaseClock | None) -> Iterator[Sampler]:
+        with self.module.sampler(sampling, self.prefill_tokens) as sampler:
+            yield sampler if clock is None else TimedSampler(sampler, clock)
+
+    def _prompt_ids(self, prompt: PromptView) -> list[int]:
+        return self.module.renderer.prompt(prompt.messages, prompt.tools)
 
     def _saved(self) -> str:
         """Saves the state of a fit that has to stop, and says how it goes on."""
@@ -204,6 +275,19 @@ class TaskDataModule(pl.LightningDataModule):
         path = self.run_folder() / "stopped.ckpt"
         self.trainer.save_checkpoint(path)
         return f"Everything up to the last finished phase is saved; go on with --ckpt_path {path} once it is back"
+
+    @property
+    def store(self) -> RolloutStore:
+        """Where the rollouts of the phase in work are kept: beside the checkpoints."""
+        assert self.trainer is not None
+        folder = save_path(self.trainer)
+        place = self.run_folder() if is_remote(folder) else Path(folder).parent
+        return RolloutStore(place / "rollouts", self.rank_suffix())
+
+    def teardown(self, stage: str) -> None:
+        """Removes the stored rollouts of a fit that has come to its end."""
+        if stage == "fit":
+            self.store.clear()
 
     def run_folder(self) -> Path:
         """Where this run keeps its files."""
@@ -268,5 +352,11 @@ class EvaluationRollouts:
         tasks = self.data.share(self.data.tasks[self.name])
         how = self.data.evaluation
         requests = [RolloutRequest(task.prompt, how.samples, derive_seed(self.data.seed, self.name)) for task in tasks]
-        results, _ = self.data.rollout(requests, how.sampling, self.name)
+        results, _ = self.data.rollout(requests, how.sampling, self._title())
         yield [Evaluated(task, rollout) for task, rollouts in zip(tasks, results, strict=True) for rollout in rollouts]
+
+    def _title(self) -> str:
+        """Within a fit, says after how many phases."""
+        assert self.data.trainer is not None
+        in_fit = self.data.trainer.state.fn == "fit"
+        return f"{self.name}-{self.data.module.finished_phases:04d}" if in_fit else self.name

@@ -1,8 +1,7 @@
 """Expert traces as training data, for supervised warm-up."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
 from pact_lightning.rollout.engine import RolloutLimits
@@ -20,26 +19,37 @@ class TraceBatches:
         tasks: Tasks with traces.
         batch_size: Traces per optimiser step; the last, smaller batch of an epoch is dropped.
         seed: Seed of the order.
-        share: Picks this process's share of a batch.
+        data: The data module, once there is a trainer.
     """
 
-    def __init__(
-        self, tasks: Sequence[Task], batch_size: int, seed: int, share: Callable[[list[int]], list[int]] = list
-    ) -> None:
+    def __init__(self, tasks: Sequence[Task], batch_size: int, seed: int, data: TaskDataModule | None = None) -> None:
         self.tasks = tasks
         self.batch_size = batch_size
         self.seed = seed
-        self.share = share
-        self.trainer: pl.Trainer | None = None
+        self.data = data
 
     def __len__(self) -> int:
         return len(self.tasks) // self.batch_size
 
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: the order and the number of batches done are known without it."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Takes up an interrupted epoch; see :meth:`state_dict`."""
+
     def __iter__(self) -> Iterator[list[Task]]:
-        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        epoch, done = 0, 0
+        if self.data is not None and self.data.trainer is not None:
+            epoch = self.data.trainer.current_epoch
+            done = self.data.trainer.fit_loop.epoch_loop.batch_progress.current.completed
         order = numpy_random("trace-order", self.seed, epoch).permutation(len(self.tasks)).tolist()
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield [self.tasks[index] for index in self.share(order[start : start + self.batch_size])]
+        for number in range(done, len(self)):
+            if self.data is not None:
+                self.data.module.interruption.between_steps()
+            start = number * self.batch_size
+            batch = order[start : start + self.batch_size]
+            yield [self.tasks[index] for index in (batch if self.data is None else self.data.share(batch))]
 
 
 class TraceDataModule(TaskDataModule):
@@ -109,10 +119,9 @@ class TraceDataModule(TaskDataModule):
                 f"only {len(with_trace)} of {len(tasks)} training tasks have an expert trace, fewer than "
                 f"data.batch_size = {self.batch_size}; add traces or lower it"
             )
-        self._batches = TraceBatches(with_trace, self.batch_size, self.seed, self.share)
+        self._batches = TraceBatches(with_trace, self.batch_size, self.seed, self)
 
     def train_dataloader(self) -> TraceBatches:
         """Batches of traces, in a new order every epoch."""
         assert self._batches is not None
-        self._batches.trainer = self.trainer
         return self._batches

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from scripted_server import SOON, Answer, ScriptedServer, chat, expert, native
 
+from pact_lightning.append_log import AppendLog
 from pact_lightning.commands.run import run
 from pact_lightning.commands.traces_generate import generate
 from pact_lightning.environments.bundled.tasks import make_task
 from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
-from pact_lightning.traces.append_log import AppendLog
 from pact_lightning.traces.leak import leak_reasons, trace_problems
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,6 +29,9 @@ from pact_lightning.seeds import derive_seed
 from pact_lightning.tasks.prompt import PromptView
 
 _log = logging.getLogger(__name__)
+
+RolloutKey = tuple[int, int]
+"""A rollout of a run of the engine: the number of its request, and its sample."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,18 @@ class RolloutStats:
     tool_seconds: float = 0.0
     seconds: float = 0.0
 
+    def add(self, trajectory: Trajectory) -> None:
+        """Counts a rollout that is known already; it takes no time."""
+        self.rollouts += 1
+        self.tokens += len(trajectory.sampled_logps)
+        self.tool_calls += trajectory.tool_calls
+        self.tool_timeouts += trajectory.tool_timeouts
+        self.environment_failures += trajectory.environment_failures
+
 
 @dataclass(slots=True)
 class _Row:
-    key: tuple[int, int]  # number of the request, sample
+    key: RolloutKey
     trajectory: Trajectory
     prompt: PromptView
     environment: Environment
@@ -106,7 +117,7 @@ class _Row:
 
 @dataclass(slots=True)
 class _Starting:
-    key: tuple[int, int]
+    key: RolloutKey
     trajectory: Trajectory
     prompt: PromptView
     environment: Future[Environment]
@@ -131,6 +142,11 @@ class RolloutEngine:
         requests: Sequence[RolloutRequest],
         sampler: Sampler,
         progress: Callable[[RolloutStats], None] | None = None,
+        *,
+        known: Mapping[RolloutKey, Trajectory] | None = None,
+        finished: Callable[[RolloutKey, Trajectory], None] | None = None,
+        pause: Callable[[], None] | None = None,
+        stats: RolloutStats | None = None,
     ) -> tuple[list[list[Trajectory]], RolloutStats]:
         """Runs all rollouts.
 
@@ -138,6 +154,10 @@ class RolloutEngine:
             requests: What to roll out.
             sampler: The policy.
             progress: Called whenever rollouts have ended.
+            known: Rollouts that were finished before, by the same policy; they are not run again.
+            finished: Called with every rollout that ends.
+            pause: Called between two steps of the sampler; it may raise in order to end the run.
+            stats: What earlier runs took, to be added to.
 
         Returns:
             For every request its rollouts in order of ``sample``, and what it took.
@@ -145,7 +165,9 @@ class RolloutEngine:
         Raises:
             EnvironmentUnavailableError: An environment says that no rollout can go on.
         """
-        return _Run(self, requests, sampler, progress).run()
+        run = _Run(self, requests, sampler, progress=progress, known=known or {}, finished=finished, pause=pause)
+        run.stats = stats or RolloutStats()
+        return run.run()
 
 
 class _Run:
@@ -154,29 +176,42 @@ class _Run:
         engine: RolloutEngine,
         requests: Sequence[RolloutRequest],
         sampler: Sampler,
+        *,
         progress: Callable[[RolloutStats], None] | None,
+        known: Mapping[RolloutKey, Trajectory],
+        finished: Callable[[RolloutKey, Trajectory], None] | None,
+        pause: Callable[[], None] | None,
     ) -> None:
         self.renderer = engine.renderer
         self.limits = engine.limits
         self.sampler = sampler
         self.progress = progress
+        self.finished = finished
+        self.pause = pause
         # By number and not by task: a phase that begins a new pass may hold the same task twice.
         self.waiting = [
-            (number, sample) for number, request in enumerate(requests) for sample in range(request.samples)
+            (number, sample)
+            for number, request in enumerate(requests)
+            for sample in range(request.samples)
+            if (number, sample) not in known
         ]
         self.waiting.reverse()
         self.requests = requests
         self.rows: dict[int, _Row] = {}
         self.calling: list[int] = []  # rows that wait for tools or for the user, in the order in which their turn ended
-        self.done: dict[tuple[int, int], Trajectory] = {}
+        self.done: dict[RolloutKey, Trajectory] = dict(known)
         self.stats = RolloutStats()
         self.next_row = 0
         self.steps = 0
         self.tools = ToolThreads(self.limits.tool_threads, self.limits.tool_timeout_s)
 
     def run(self) -> tuple[list[list[Trajectory]], RolloutStats]:
-        started = time.perf_counter()
+        for trajectory in self.done.values():
+            self.stats.add(trajectory)
+        started = time.perf_counter() - self.stats.seconds
         while self.waiting or self.rows:
+            if self.pause is not None:
+                self.pause()
             self._admit()
             for output in self.sampler.step():
                 self._turn_ended(output)
@@ -261,6 +296,7 @@ class _Run:
             if entry.call is not None and refusal is None
         ]
         self.stats.tool_calls += len(calls)
+        row.trajectory.tool_calls += len(calls)
         running = iter(self.tools.submit(row.busy, calls) if calls else [])
         return [next(running) if refusal is None else refusal for refusal in pending]
 
@@ -270,7 +306,7 @@ class _Run:
         trajectory, last = row.trajectory, row.trajectory.turns[-1]
         user = None if last.parsed else row.prompt.follow_ups[row.released]
         if user is None:
-            last = trajectory.turns[-1] = self._with_responses(last, row.pending)
+            last = trajectory.turns[-1] = self._with_responses(row, last)
             ids, component = self.renderer.observation(last.responses), Component.OBSERVATION
         else:
             ids, component = self.renderer.user_turn(user), Component.PROMPT
@@ -288,12 +324,12 @@ class _Run:
         row.tokens += len(ids)
         return TurnRequest(index, ids, self._budget(row), derive_seed(row.seed, turn))
 
-    def _with_responses(self, turn: RolloutTurn, pending: Sequence[Future[ToolResult] | ToolResult]) -> RolloutTurn:
-        results = [self._result(entry) for entry in pending]
+    def _with_responses(self, row: _Row, turn: RolloutTurn) -> RolloutTurn:
+        results = [self._result(row, entry) for entry in row.pending]
         responses = tuple(cut_response(result.text, self.limits.max_response_characters) for result in results)
         return replace(turn, responses=responses, errors=tuple(result.error for result in results))
 
-    def _result(self, entry: Future[ToolResult] | ToolResult) -> ToolResult:
+    def _result(self, row: _Row, entry: Future[ToolResult] | ToolResult) -> ToolResult:
         if isinstance(entry, ToolResult):
             return entry
         started = time.perf_counter()
@@ -302,6 +338,7 @@ class _Run:
         self.stats.tool_seconds += time.perf_counter() - started
         if isinstance(error, ToolTimeoutError):
             self.stats.tool_timeouts += 1
+            row.trajectory.tool_timeouts += 1
             return ToolResult(str(error), error=True)
         return entry.result() if error is None else failure(error)
 
@@ -316,12 +353,15 @@ class _Run:
         reward, failures = left_with(leave_environment(row.environment, self.tools, row.busy))
         row.trajectory.environment_reward = reward
         self.stats.environment_failures += len(failures)
+        row.trajectory.environment_failures += len(failures)
         for error in failures:
             _log.warning("the environment of task %s failed after its rollout: %r", row.prompt.id, error)
 
-    def _finish(self, key: tuple[int, int], trajectory: Trajectory, reason: StopReason) -> None:
+    def _finish(self, key: RolloutKey, trajectory: Trajectory, reason: StopReason) -> None:
         trajectory.stop_reason = reason
         self.done[key] = trajectory
         self.stats.rollouts += 1
+        if self.finished is not None:
+            self.finished(key, trajectory)
         if self.progress is not None:
             self.progress(self.stats)

@@ -72,6 +72,9 @@ class Trajectory:
         stop_reason: Why it ended.
         sampled_logps: Log-probability of every policy token under the sampling distribution, in order.
         environment_reward: What the environment's own ``reward()`` gave, where it has one.
+        tool_calls: Executed calls.
+        tool_timeouts: Calls that ran into their limit of time.
+        environment_failures: Failures of ``reward`` or ``close`` after the rollout.
     """
 
     task_id: str
@@ -82,6 +85,9 @@ class Trajectory:
     stop_reason: StopReason = StopReason.ANSWERED
     sampled_logps: list[float] = field(default_factory=list)
     environment_reward: float | None = None
+    tool_calls: int = 0
+    tool_timeouts: int = 0
+    environment_failures: int = 0
 
     @property
     def final_answer(self) -> str | None:

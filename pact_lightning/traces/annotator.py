@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
+from pact_lightning.append_log import AppendLog
 from pact_lightning.dialogue.tool_call import ToolCall
 from pact_lightning.traces.annotation import TurnContext
 from pact_lightning.traces.annotation_prompt import PROMPT_VERSION, annotation_messages, correction_messages
-from pact_lightning.traces.append_log import AppendLog
 from pact_lightning.traces.endpoint import Endpoint, EndpointConfig, RequestFailedError
 from pact_lightning.traces.schema import Chunk, ExpertTurn
 from pact_lightning.traces.segmentation import segment_reasoning

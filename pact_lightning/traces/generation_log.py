@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pact_lightning.append_log import AppendLog
 from pact_lightning.tasks.checks import TaskFieldError
 from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.tasks.schema import Task
-from pact_lightning.traces.append_log import AppendLog
 from pact_lightning.traces.schema import ExpertTrace
 
 
@@ -17,7 +17,7 @@ class GenerationLog:
     """What was generated so far, one line per finished task, under a first line with the settings.
 
     Args:
-        path: The file; see :class:`~pact_lightning.traces.append_log.AppendLog`.
+        path: The file; see :class:`~pact_lightning.append_log.AppendLog`.
         settings: All that decides what a teacher is asked. A log of other settings is refused.
 
     Attributes:

@@ -1,0 +1,81 @@
+"""Checkpoint files: written whole, checked before they are trusted, and the newest whole one found."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
+
+
+class WholeFileIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, onto the disk, and only then puts it there under its name.
+
+    Lightning's own way makes the file in the system's folder for temporary files and moves it; between two file systems
+    a move is a copy, which a kill can leave half done.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Writes a checkpoint; one at a remote address is left to Lightning."""
+        if storage_options is not None or is_remote(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name("checkpoint.partial")  # one name: what a kill leaves is overwritten next time
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+        _sync_folder(target.parent)
+
+
+def is_remote(path: Any) -> bool:
+    """Whether a path is an address and no file of this machine."""
+    return "://" in str(path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content; tensors stay on the disk until they are used.
+
+    Raises:
+        ValueError: The file is cut off, changed, or no checkpoint.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checkpoint {path} is damaged at {damaged}")
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"the checkpoint {path} is cut off or no checkpoint: {error}") from error
+    if not isinstance(content, dict) or "loops" not in content:
+        raise ValueError(f"the file {path} is no checkpoint of a run")
+    return content
+
+
+def newest_whole(paths: Iterable[Path]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, and its content; each newer one that is not is told in a line.
+
+    Args:
+        paths: Checkpoint files.
+    """
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            return path, read_checkpoint(path)
+        except ValueError as error:
+            rank_zero_warn(f"{error}; the one before it is used")
+    return None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

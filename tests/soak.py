@@ -1,0 +1,202 @@
+"""Kills a fit with SIGKILL at random moments, resumes it each time, and compares its end with an undisturbed one.
+
+    python tests/soak.py --kills 100
+
+Ends with status 0 only if weights, optimiser, metrics and trajectories are the same to the last bit. The packages are
+imported once; every start of the run is a process forked from there, so that the kills hit the run and not its imports.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from cli_recipe import bundled, recipe
+
+from pact_lightning.cli import main
+from pact_lightning.metric_rows import comparable, read_rows
+
+PHASES = 8
+
+
+def soak_recipe(folder, phases=PHASES):
+    """A run with everything in it that could fail to repeat: dropout, a schedule, validations between, two loggers."""
+    config = recipe(folder)
+    for logger in config["trainer"]["logger"]:
+        logger["init_args"] |= {"name": "run", "version": None}
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    model["policy"] |= {"lora_dropout": 0.1}
+    model["optimizer"] |= {"schedule": "cosine", "schedule_steps": 2 * phases}
+    model["anchor_probability"] = 0.4
+    data |= {"train": bundled("train", 16), "validation": bundled("validation", 2)}
+    data |= {"prompts_per_phase": 4, "prompts_per_step": 2, "rollouts_per_prompt": 3}
+    # Few rows at a time, so that a phase has two parts and a kill finds one of them finished.
+    data["limits"] = {"max_turns": 3, "max_new_tokens_per_turn": 40, "max_trajectory_tokens": 300, "rows": 2}
+    config["trainer"] |= {"max_epochs": phases, "check_val_every_n_epoch": 2}
+    checkpoint = config["trainer"]["callbacks"][1]["init_args"]
+    checkpoint |= {"dirpath": str(folder / "checkpoints"), "save_on_train_epoch_end": True}
+    return config
+
+
+def start(folder, config):
+    """Starts the run in a process of its own; what it says goes to a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(config))
+    child = os.fork()
+    if child:
+        return child
+    with (folder / "log.txt").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    status = 1
+    try:
+        main(["fit", "-c", str(path), "--ckpt_path", "last"])
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def wait(child, seconds=None):
+    """Waits for a run to end.
+
+    Returns:
+        Its exit status, negative for a signal; ``None`` where it is still at work after so many seconds.
+    """
+    until = None if seconds is None else time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(child, 0 if until is None else os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= until:
+            return None
+        time.sleep(0.005)
+
+
+@dataclass
+class End:
+    """How a run ended: all that an undisturbed one must have too."""
+
+    state: str
+    metrics: list
+    trajectories: dict = field(repr=False)
+
+    @classmethod
+    def of(cls, folder):
+        checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        kept = [checkpoint[part] for part in ("state_dict", "optimizer_states", "lr_schedulers", "validation_history")]
+        kept += [checkpoint["epoch"], checkpoint["global_step"]]
+        run = max((folder / "run").iterdir(), key=lambda path: int(path.name.partition("_")[2]))
+        files = sorted((run / "trajectories").iterdir())
+        return cls(
+            hashlib.sha256(_bits(kept)).hexdigest(),
+            comparable(read_rows(run / "metrics.csv")),
+            {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        )
+
+    def differences(self, other):
+        """What is not the same, in words."""
+        found = [] if self.state == other.state else ["weights, optimiser or counters"]
+        if len(self.metrics) != len(other.metrics):
+            found.append(f"{len(self.metrics)} rows of metrics and {len(other.metrics)}")
+        for number, (ours, theirs) in enumerate(zip(self.metrics, other.metrics, strict=False)):
+            unequal = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+            found += [f"{name} of row {number}: {ours.get(name)} and {theirs.get(name)}" for name in unequal[:3]]
+        if self.trajectories != other.trajectories:
+            names = self.trajectories.keys() | other.trajectories.keys()
+            unequal = sorted(n for n in names if self.trajectories.get(n) != other.trajectories.get(n))
+            found.append(f"trajectories ({', '.join(unequal)})")
+        return found
+
+
+def _bits(value):
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype).encode() + value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    if isinstance(value, dict):
+        return b"".join(repr(key).encode() + _bits(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return b"".join(map(_bits, value))
+    return repr(value).encode()
+
+
+def phases_done(folder):
+    """Phases that the run's checkpoints hold."""
+    names = [path.name for path in (folder / "checkpoints").glob("epoch=*.ckpt")]
+    return max((int(name.partition("=")[2].partition("-")[0]) + 1 for name in names), default=0)
+
+
+def soak(folder, kills, seed, phases=PHASES):
+    """Runs undisturbed, then killed so many times.
+
+    Returns:
+        What differs at the end, over all runs that the kills took.
+    """
+    draw = random.Random(seed)
+    whole = folder / "undisturbed"
+    began = time.monotonic()
+    if wait(start(whole, soak_recipe(whole, phases))) != 0:
+        return [f"the undisturbed run failed; see {whole / 'log.txt'}"]
+    took = time.monotonic() - began
+    expected = End.of(whole)
+    print(f"undisturbed: {took:.1f} s, {len(expected.metrics)} rows, state {expected.state[:16]}", flush=True)
+    problems, done, number = [], 0, 0
+    while done < kills and not problems:
+        number += 1
+        killed = folder / f"killed-{number}"
+        while (status := _attempt(killed, phases, took, done, kills, draw)) is None:
+            done += 1
+            print(f"kill {done}: {phases_done(killed)} of {phases} phases done", flush=True)
+        if status != 0:
+            problems.append(f"the run ended with status {status}; see {killed / 'log.txt'}")
+        else:
+            problems += [f"{killed.name}: {problem}" for problem in expected.differences(End.of(killed))]
+            print(f"{killed.name} ended after {done} kills in all", flush=True)
+    return problems
+
+
+def _attempt(folder, phases, took, done, kills, draw):
+    """Starts or resumes the run and kills it, sooner where it is ahead of the kills; ``None`` where it was killed."""
+    child = start(folder, soak_recipe(folder, phases))
+    if done >= kills:
+        return wait(child)
+    phase = took / (phases + 2)  # the start takes about two
+    ahead = phases_done(folder) / phases > done / kills
+    status = wait(child, draw.uniform(0, 3 * phase if ahead else 6 * phase))
+    if status is not None:
+        return status
+    os.kill(child, signal.SIGKILL)
+    # It may have ended in the meantime, which is as good.
+    status = wait(child)
+    return None if status == -signal.SIGKILL else status
+
+
+def run():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--phases", type=int, default=PHASES)
+    parser.add_argument("--folder", type=Path, help="where the runs go; else a folder that is removed")
+    arguments = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        problems = soak(folder, arguments.kills, arguments.seed, arguments.phases)
+    print("\n".join(f"differs: {problem}" for problem in problems) or "the same to the last bit")
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    run()

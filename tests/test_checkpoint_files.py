@@ -1,0 +1,79 @@
+"""Checkpoints on disk: written whole or not at all, and never trusted before they are read."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from pact_lightning.checkpoint_files import WholeFileIO, newest_whole, read_checkpoint
+
+CONTENT = {"loops": {}, "state_dict": {"w": torch.arange(4000.0)}}
+
+
+def saved(path, age=0):
+    WholeFileIO().save_checkpoint(CONTENT, path)
+    os.utime(path, (1000 - age, 1000 - age))
+    return path
+
+
+def test_a_checkpoint_comes_back(tmp_path):
+    path = saved(tmp_path / "folder" / "last.ckpt")
+    torch.testing.assert_close(read_checkpoint(path), CONTENT)
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    path = saved(tmp_path / "last.ckpt")
+    before = path.read_bytes()
+    child = os.fork()
+    if not child:
+        save = torch.save
+
+        def half(content, file):
+            save(content, file)
+            file.truncate(5000)
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        torch.save = half
+        WholeFileIO().save_checkpoint(CONTENT | {"epoch": 1}, path)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2, "what was half written stands beside it"
+    saved(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def flipped(content):
+    place = content.index(torch.arange(4000.0).numpy().tobytes()) + 800
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, flipped, lambda content: b"", lambda content: b"no checkpoint"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, damage):
+    newest, before = saved(tmp_path / "last.ckpt"), saved(tmp_path / "epoch=1.ckpt", age=5)
+    saved(tmp_path / "epoch=0.ckpt", age=10)
+    newest.write_bytes(damage(newest.read_bytes()))
+    with pytest.warns(UserWarning, match=r"last\.ckpt is (damaged|cut off).*; the one before it is used"):
+        path, content = newest_whole(tmp_path.iterdir())
+    assert path == before
+    torch.testing.assert_close(content, CONTENT)
+
+
+def test_without_any_whole_checkpoint_there_is_none(tmp_path):
+    assert newest_whole([]) is None
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    with pytest.warns(UserWarning, match="cut off"):
+        assert newest_whole(tmp_path.iterdir()) is None
+
+
+def test_another_file_of_torch_is_no_checkpoint(tmp_path):
+    torch.save({"weights": 1}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="is no checkpoint of a run"):
+        read_checkpoint(tmp_path / "last.ckpt")
