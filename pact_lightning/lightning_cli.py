@@ -123,6 +123,9 @@ def checkpoint_folders(trainer: pl.Trainer) -> list[str]:
     """Where checkpoints of earlier starts of this run may be, SLURM's included."""
     named = [callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     folders = [str(folder) for folder in named if folder]
+    first = trainer.loggers[0] if trainer.loggers else None
+    if None in named and isinstance(first, CSVLogger | TensorBoardLogger) and first._version is not None:
+        folders.append(str(Path(first.log_dir) / "checkpoints"))  # where Lightning puts them by itself
     if SLURMEnvironment.detect():
         folders.append(trainer.default_root_dir)
     return folders

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 import torch
@@ -149,6 +150,33 @@ def test_fit_can_go_on_from_its_last_checkpoint(fitted):
     main(["fit", "-c", saved(fitted, changes | {"trainer.logger": config["trainer"]["logger"]}), "--ckpt_path", "last"])
     assert {path.name for path in (fitted / "more" / "trajectories").iterdir()} == {
         "phase-0001.jsonl",
+        "validation-0002.jsonl",
+    }
+
+
+def test_last_says_what_it_does_and_goes_on_in_the_folder_of_the_interrupted_run(tmp_path, caplog):
+    caplog.set_level("INFO")
+    changes = {"trainer.logger": recipe(tmp_path)["trainer"]["logger"]}
+    for logger in changes["trainer.logger"]:
+        logger["init_args"]["version"] = None
+    main(["fit", "-c", saved(tmp_path, changes), "--ckpt_path", "last"])
+    folder = tmp_path / "run" / "checkpoints"
+    assert f"started anew: there is no checkpoint in {folder}" in caplog.text
+    last = folder / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    with pytest.warns(UserWarning, match="last.ckpt is cut off or no checkpoint.*; the one before it is used"):
+        main(["fit", "-c", saved(tmp_path, changes | {"trainer.max_epochs": 2}), "--ckpt_path", "last"])
+    assert re.search(rf"resumed from {folder}/epoch=0-step=2\.ckpt at phase 1\b", caplog.text)
+    assert [path.name for path in tmp_path.glob("version_*")] == ["version_0"]
+    rows = list(csv.DictReader((tmp_path / "version_0" / "metrics.csv").open()))
+    assert [row["step"] for row in rows if row["train/loss"]] == ["0", "1", "2", "3"]
+    assert [row["step"] for row in rows if row["val/answer_correct"]] == ["0", "1", "3"]
+    assert [row["epoch"] for row in rows if row["rollout/reward"]] == ["0", "1"]
+    assert {path.name for path in (tmp_path / "version_0" / "trajectories").iterdir()} == {
+        "phase-0000.jsonl",
+        "phase-0001.jsonl",
+        "validation-0000.jsonl",
+        "validation-0001.jsonl",
         "validation-0002.jsonl",
     }
 
