@@ -20,7 +20,7 @@ from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.sft_module import SFTModule
 from pact_lightning.trace_datamodule import TraceDataModule
 
-DEADLINE_S = 200
+DEADLINE_S = 600
 """A process that waits for another one for ever ends itself, with a traceback."""
 
 TIGHT = 850

@@ -15,6 +15,7 @@ from several_processes import hand_made_steps, rollouts, supervised
 
 ROOMY = 4000
 """Tokens of one forward in the one process: few packs, where the two processes have many."""
+pytestmark = pytest.mark.timeout(several_processes.DEADLINE_S + 120)
 
 
 def takes_time(name):
