@@ -257,7 +257,7 @@ class PACTModule(PolicyModule):
             with self.performance.clock.measure("backward"):
                 backward(loss)
 
-        gather_gradient(self, self.model, packs, loss_of, measured_backward)
+        gather_gradient(self, packs, loss_of, measured_backward)
         return plans, sums
 
     def _plan(self, group: Group) -> PromptPlan:
@@ -290,7 +290,7 @@ class PACTModule(PolicyModule):
         layout = lay_out(plans)
         found = [[torch.zeros(0)] * plan.samples for plan in plans]
         packs = pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing)
-        idle = idle_forwards(self, self.model, len(packs))
+        idle = idle_forwards(self, len(packs))
         for pack in packs:
             for read, score in zip(pack.reads, self._score(pack, plans, layout), strict=True):
                 scored = layout.scored(read)

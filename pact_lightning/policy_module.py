@@ -171,8 +171,10 @@ class PolicyModule(pl.LightningModule):
 
     @property
     def policy_name(self) -> str:
-        """Names the policy as it is now, so that rollouts can be told to be its own."""
-        return f"{self.policy_config} {fingerprint(trainable_state(self.model))}"
+        """Names the policy as it is now, so that rollouts can be told to be its own; as :meth:`whole_policy`."""
+        with self.whole_policy() as whole:
+            state = trainable_state(self.model) if self._whole is None else dict(whole.named_parameters())
+            return f"{self.policy_config} {fingerprint(state)}"
 
     @property
     def learning_rate(self) -> float:
@@ -235,11 +237,11 @@ class PolicyModule(pl.LightningModule):
         was_training = self.model.training
         self.model.eval()
         try:
-            if self.sampler_backend is None:
-                with self.whole_policy() as model:
+            with self.whole_policy() as model:
+                if self.sampler_backend is None:
                     yield TransformersSampler(model, self._stop_ids(), sampling, prefill_tokens)
-            else:
-                lent = LentPolicy(self.model, self.policy_config, tuple(self._stop_ids()))
+                    return
+                lent = LentPolicy(model, self.policy_config, tuple(self._stop_ids()))
                 with self.sampler_backend.lend(lent, sampling) as sampler:
                     yield sampler
         finally:
@@ -247,7 +249,10 @@ class PolicyModule(pl.LightningModule):
 
     @contextmanager
     def whole_policy(self) -> Iterator[nn.Module]:
-        """Lends the policy with all its weights, sharded or not; all processes have to call this together."""
+        """Lends the policy with all its weights, sharded or not.
+
+        All processes have to call this together; within it, each may call it again by itself.
+        """
         if self._whole is None:
             yield self.model
             return

@@ -79,7 +79,7 @@ class SFTModule(PolicyModule):
             return loss
 
         packs = pack_blocks(blocks, self.max_tokens_per_forward, self.packing)
-        gather_gradient(self, self.model, packs, loss_of, self.manual_backward)
+        gather_gradient(self, packs, loss_of, self.manual_backward)
         norm = self.apply_gradients()
         total = sum_over_processes(self.trainer, sums)["loss"] / self.trainer.world_size
         metrics = {"sft/loss": total, "sft/gradient_norm": norm, "sft/learning_rate": self.learning_rate}

@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -20,10 +20,12 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from pact_lightning.policy.packing import Block, Pack, pack_blocks
 from pact_lightning.policy.sharding import score_pack
 
+if TYPE_CHECKING:
+    from pact_lightning.policy_module import PolicyModule
+
 
 def gather_gradient(
-    module: pl.LightningModule,
-    policy: torch.nn.Module,
+    module: "PolicyModule",
     packs: Sequence[Pack],
     loss_of: Callable[[Pack], Tensor],
     backward: Callable[[Tensor], Any],
@@ -36,13 +38,12 @@ def gather_gradient(
 
     Args:
         module: The module in training.
-        policy: What it trains.
         packs: This process's packs.
         loss_of: The loss of a pack, this process's mean over its prompts.
         backward: Runs the backward pass of a loss.
     """
     passes = 0
-    idle = idle_forwards(module, policy, len(packs))
+    idle = idle_forwards(module, len(packs))
     with _each_for_itself(module):
         for pack in packs:
             loss = loss_of(pack)
@@ -53,26 +54,27 @@ def gather_gradient(
             backward(0.0 * score.sum())
     if _is_replica(module) and _largest(module.trainer, passes):
         # Its gradient is 0 and reaches every trained weight, so that the strategy averages what has been added up.
-        trained = [weight for weight in policy.parameters() if weight.requires_grad]
+        trained = [weight for weight in module.model.parameters() if weight.requires_grad]
         backward(0.0 * torch.stack([weight.sum().float() for weight in trained]).sum())
 
 
-def idle_forwards(module: pl.LightningModule, policy: torch.nn.Module, own: int) -> Iterator[Tensor]:
+def idle_forwards(module: "PolicyModule", own: int) -> Iterator[Tensor]:
     """Forwards without meaning, by which this process makes as many as the one that makes the most.
 
-    The processes agree on their number here, so that this has to be called before the first of all those forwards.
+    Only a sharded policy needs them, since its forwards wait for all processes. The processes agree on their number
+    here, so that this has to be called before the first of all those forwards.
 
     Args:
         module: The module in training.
-        policy: The policy; only a sharded one needs them, since its forwards wait for all processes.
         own: Forwards of its own that this process is to make.
 
     Returns:
         Makes one forward whenever it is asked, and gives log-probabilities that belong to nothing.
     """
-    missing = _largest(module.trainer, own) - own if isinstance(policy, FSDPModule) else 0
+    missing = _largest(module.trainer, own) - own if isinstance(module.model, FSDPModule) else 0
     (pack,) = pack_blocks([Block([0], [[0]])], 2)
-    return (score_pack(policy, pack)[0].logp for _ in range(missing))
+    # A run's first forward checks the attention, by further forwards: in all processes at once, the idle ones too.
+    return (score_pack(module.model, pack, attention=module.attention)[0].logp for _ in range(missing))
 
 
 def sum_over_processes(trainer: pl.Trainer, figures: Mapping[str, float]) -> dict[str, float]:
@@ -106,7 +108,7 @@ def check_shares(name: str, size: int, processes: int) -> None:
 
 
 @contextmanager
-def _each_for_itself(module: pl.LightningModule) -> Iterator[None]:
+def _each_for_itself(module: "PolicyModule") -> Iterator[None]:
     if not _is_replica(module):
         yield
         return
@@ -116,7 +118,7 @@ def _each_for_itself(module: pl.LightningModule) -> Iterator[None]:
         yield
 
 
-def _is_replica(module: pl.LightningModule) -> bool:
+def _is_replica(module: "PolicyModule") -> bool:
     # Without processes there need not be a Trainer either.
     return torch.distributed.is_initialized() and isinstance(module.trainer.strategy.model, DistributedDataParallel)
 

@@ -210,7 +210,9 @@ class TaskDataModule(pl.LightningDataModule):
             EnvironmentUnavailableError: No rollout can go on; the state is saved before.
         """
         try:
-            return self._rollout(requests, sampling, what, policy, clock)
+            # Around all of them: the processes may begin different numbers of samplers.
+            with self.module.whole_policy():
+                return self._rollout(requests, sampling, what, policy, clock)
         except EnvironmentUnavailableError as error:
             raise EnvironmentUnavailableError(f"{error}. {self._saved()}") from error
 

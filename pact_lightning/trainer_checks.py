@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 from lightning.pytorch.plugins.precision import BitsandbytesPrecision
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 
 def check_trainer(trainer: pl.Trainer) -> None:
@@ -31,6 +31,11 @@ def check_trainer(trainer: pl.Trainer) -> None:
         raise ValueError(
             f"trainer.strategy {type(trainer.strategy).__name__} cannot make rollouts; use `ddp`, or, for full weights "
             "that are to be sharded, lightning.pytorch.strategies.ModelParallelStrategy (FSDP2)"
+        )
+    if isinstance(trainer.strategy, ModelParallelStrategy) and trainer.strategy._save_distributed_checkpoint:
+        raise ValueError(
+            "ModelParallelStrategy would save a folder of one file per process, of which nobody can tell whether it is "
+            "whole; set its save_distributed_checkpoint to false"
         )
     callbacks: Sequence[Any] = getattr(trainer, "callbacks", [])
     for callback in callbacks:

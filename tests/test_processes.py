@@ -10,11 +10,17 @@ from pathlib import Path
 import pytest
 import several_processes
 import torch
-from hand_made import FULL, LORA
+from hand_made import FULL, LORA, quiet_trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from several_processes import hand_made_steps, rollouts, supervised
+
+from pact_lightning.policy.sharding import shard_policy
+from pact_lightning.step_sync import check_shares
+from pact_lightning.trainer_checks import check_trainer
 
 ROOMY = 4000
 """Tokens of one forward in the one process: few packs, where the two processes have many."""
+pytestmark = pytest.mark.timeout(several_processes.DEADLINE_S + 120)
 
 
 def takes_time(name):
@@ -156,19 +162,30 @@ def test_sharded_weights_are_lent_whole_and_move(two):
     torch.testing.assert_close(*runs, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["sharded-folder", "sharded-file"])
-def test_a_sharded_run_goes_on_from_its_checkpoint(two, kind):
+def test_a_sharded_run_goes_on_from_its_checkpoint(two):
     for found in two[0]:
-        whole, resumed = found["sharded, whole run"], found[kind]
+        whole, resumed = found["sharded, whole run"], found["sharded, resumed"]
         torch.testing.assert_close(resumed["weights"], whole["weights"], rtol=0, atol=0)
         assert resumed["history"] == whole["history"]
 
 
-def test_a_checkpoint_in_one_file_is_read_by_one_process_too(two, tmp_path):
-    found = two[0][0]["sharded-file"]
-    checkpoint = Path(two[1] / "sharded-file" / "checkpoints" / "last.ckpt")
+def test_a_checkpoint_of_a_sharded_run_is_read_by_one_process_too(two, tmp_path):
+    found = two[0][0]["sharded, resumed"]
+    checkpoint = Path(two[1] / "sharded-twice" / "checkpoints" / "last.ckpt")
     assert checkpoint.is_file()
     module = several_processes.RecordingModule(policy=FULL)
     module.configure_model()
     module.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
     torch.testing.assert_close(dict(module.state_dict()), found["weights"], rtol=0, atol=0)
+
+
+def test_what_cannot_be_shared_is_told():
+    with pytest.raises(ValueError, match=r"data.batch_size \(3\) cannot be shared evenly by 2 processes"):
+        check_shares("data.batch_size", 3, 2)
+
+
+def test_what_cannot_be_sharded_is_told():
+    with pytest.raises(ValueError, match="set its save_distributed_checkpoint to false"):
+        check_trainer(quiet_trainer(strategy=ModelParallelStrategy()))
+    with pytest.raises(ValueError, match=r"adapter is 'lora'; set that to 'full', or use trainer.strategy 'ddp'"):
+        shard_policy(None, "lora", None)

@@ -92,10 +92,17 @@ class WholePolicy:
         self._empty = {name: empty[id(weight)] for name, weight in policy.named_parameters(remove_duplicate=False)}
         # What deepcopy finds among its memories it takes instead of a copy: no weight is held twice.
         self._body = deepcopy(policy, dict(empty)).eval()
+        self._lent = False
 
     @contextmanager
     def lend(self, sharded: nn.Module) -> Iterator[nn.Module]:
-        """Lends the policy with all its present weights; all processes have to call this together."""
+        """Lends the policy with all its present weights.
+
+        All processes have to call this together; within it, each may call it again by itself.
+        """
+        if self._lent:
+            yield self._body
+            return
         whole: dict[int, Tensor] = {}
         state: dict[str, Tensor] = {}
         for name, weight in sharded.named_parameters(remove_duplicate=False):
@@ -105,9 +112,11 @@ class WholePolicy:
         self._body.load_state_dict(state, strict=False, assign=True)
         self._body.to(next(iter(state.values())).device)
         del whole, state
+        self._lent = True
         try:
             yield self._body
         finally:
+            self._lent = False
             self._body.load_state_dict(self._empty, strict=False, assign=True)
 
 
