@@ -136,4 +136,4 @@ def test_a_step_to_which_nothing_contributes_changes_nothing():
     module.prepare_phase([flat], optimizer_steps=1)
     assert gradients(module, flat) == {}
     torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
-    assert module.logged[-2]["train/gradient_norm"] == 0.0
+    assert [entry["train/gradient_norm"] for entry in module.logged if "train/gradient_norm" in entry] == [0.0]

@@ -82,8 +82,10 @@ def test_overlay_changes_its_fields_and_no_other(overlay):
     wanted = dict(_leaves(yaml.safe_load(overlay.read_text(encoding="utf-8"))))
     found = dict(_leaves(merged))
     assert {path: found[path] for path in wanted} == wanted
+    # A field that was null and now has fields of its own is changed as well.
+    filled = {path[:length] for path in wanted for length in range(len(path))}
     assert {path: value for path, value in found.items() if path not in wanted} == {
-        path: value for path, value in _leaves(base) if path not in wanted
+        path: value for path, value in _leaves(base) if path not in wanted and path not in filled
     }
 
 

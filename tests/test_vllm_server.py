@@ -248,7 +248,7 @@ def test_the_key_is_sent_and_stands_in_no_error(monkeypatch):
     monkeypatch.setenv("VLLM_TEST_KEY", "secret-123")
     with ProtocolServer() as server:
         server.backend(api_key_env="VLLM_TEST_KEY").check(LORA)
-        assert server.headers[0]["Authorization"] == "Bearer secret-123"
+        assert server.headers[0]["authorization"] == "Bearer secret-123"
         server.disturb = failing(9, 403, "/v1/models")
         with pytest.raises(VLLMServerError, match=r"\(403\); it is taken from VLLM_TEST_KEY") as error:
             server.backend(api_key_env="VLLM_TEST_KEY").check(LORA)

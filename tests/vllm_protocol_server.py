@@ -80,7 +80,7 @@ class ProtocolServer:
     def answer(self, handler, body):
         with self._lock:
             self.bodies.append((handler.path, body))
-            self.headers.append(dict(handler.headers))
+            self.headers.append({name.lower(): value for name, value in handler.headers.items()})
             number = sum(path == handler.path for path, _ in self.bodies) - 1
             status, answer = self.disturb(handler.path, body, number) or self._answer(handler.path, body)
         if status is None:  # the connection breaks before an answer

@@ -76,7 +76,7 @@ def largest_fit(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, memory: R
 def _largest(bytes_of: Callable[[int], int], room: int, most: int) -> int | None:
     """The largest number from 0 to ``most`` whose bytes fit, where they grow nearly in proportion.
 
-    Each guess is where a straight line through the two nearest figures meets the room; a guess counts only when it was
+    Each guess is where a straight line through the last two figures meets the room; a guess counts only when it was
     tried, so that the answer fits for certain, though it may be a little below the largest.
     """
     low, taken_low = 0, bytes_of(0)
@@ -85,16 +85,18 @@ def _largest(bytes_of: Callable[[int], int], room: int, most: int) -> int | None
     high, taken_high = most, bytes_of(most)
     if taken_high <= room:
         return most
+    before, taken_before, last, taken_last = low, taken_low, high, taken_high
     for _ in range(_GUESSES):
         if high - low <= 1:
             break
-        guess = low + int((high - low) * (room - taken_low) / (taken_high - taken_low))
+        rise = (taken_last - taken_before) / (last - before)
+        guess = last + int((room - taken_last) / rise) if rise > 0 else (low + high) // 2
         guess = min(max(guess, low + 1), high - 1)
-        taken = bytes_of(guess)
-        if taken <= room:
-            low, taken_low = guess, taken
+        before, taken_before, last, taken_last = last, taken_last, guess, bytes_of(guess)
+        if taken_last <= room:
+            low = guess
         else:
-            high, taken_high = guess, taken
+            high = guess
     return low
 
 
