@@ -7,7 +7,7 @@ them are gone once the phase has made a step.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ class RolloutStore:
         """Removes everything of this process, and the folder once it is empty."""
         for path in self.folder.glob(f"*{self.suffix}.*"):
             path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        with suppress(OSError):  # another process has files in it yet, or has removed it at this moment
             self.folder.rmdir()
 
     def _path(self, what: str) -> Path:
