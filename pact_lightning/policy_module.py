@@ -39,6 +39,7 @@ from pact_lightning.rollout.samplers.backend import LentPolicy, SamplerBackend
 from pact_lightning.rollout.samplers.base import Sampler, SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 from pact_lightning.seeds import derive_seed
+from pact_lightning.step_sync import expect_common_figures
 from pact_lightning.trainer_checks import check_trainer
 from pact_lightning.whole_files import write_json, write_json_lines
 
@@ -113,6 +114,7 @@ class PolicyModule(pl.LightningModule):
         """Refuses settings that cannot be honoured; runs before the policy is loaded."""
         del stage
         check_trainer(self.trainer)
+        expect_common_figures(self.trainer)
         if self.sampler_backend is not None:
             self.sampler_backend.check(self.policy_config)
 

@@ -4,6 +4,7 @@ Nothing distributed is written here: the strategy of the Trainer averages gradie
 """
 
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,6 +94,12 @@ def over_processes(trainer: pl.Trainer, figures: Mapping[str, float]) -> list[di
     text = json.dumps(dict(figures)).encode()
     gathered = gather_all_tensors(torch.tensor(list(text), dtype=torch.uint8, device=trainer.strategy.root_device))
     return [json.loads(bytes(row.tolist())) for row in gathered]
+
+
+def expect_common_figures(trainer: pl.Trainer) -> None:
+    """Silences Lightning's advice, once per metric, to average: what is logged is over all processes already."""
+    if trainer.world_size > 1:
+        warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*sync_dist=True")
 
 
 def check_shares(name: str, size: int, processes: int) -> None:
