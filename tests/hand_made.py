@@ -1,6 +1,5 @@
 """Hand-made rollouts and groups for tests of what comes after the rollouts, and a fit on them without any sampling."""
 
-import logging
 import warnings
 
 import lightning.pytorch as pl
@@ -116,7 +115,6 @@ class Batches(pl.LightningDataModule):
 
 def quiet_trainer(**settings):
     """A Trainer on the CPU that leaves nothing behind but what it is told to."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     quiet = {
         "logger": False,

@@ -60,12 +60,20 @@ def test_a_frozen_linear_head_passes_its_gradient_on_as_a_trained_one(n, chunk, 
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_linear_heads_gradient_equals_that_of_a_head_which_is_run_by_autograd():
+@given(
+    factors=st.tuples(*[st.sampled_from([0.0, 1.0, -0.3])] * 2),
+    temperature=st.sampled_from([0.5, 1.0]),
+    frozen=st.booleans(),
+)
+def test_a_linear_heads_gradient_equals_that_of_a_head_which_is_run_by_autograd(factors, temperature, frozen):
     hidden, weight, targets = inputs(9)
-    found = [
-        torch.autograd.grad(chunked_logprobs(hidden, head, targets, chunk_size=4).logp.sum(), [hidden, weight])
-        for head in (weight, lambda states: states @ weight.T)
-    ]
+    weight.requires_grad_(not frozen)
+    wanted = [hidden] if frozen else [hidden, weight]
+    found = []
+    for head in (weight, lambda states: states @ weight.T):
+        scores = chunked_logprobs(hidden, head, targets, temperature=temperature, chunk_size=4, with_entropy=True)
+        loss = factors[0] * scores.logp.square().sum() + factors[1] * scores.entropy.square().sum()
+        found.append([scores.logp, scores.entropy, *torch.autograd.grad(loss, wanted)])
     torch.testing.assert_close(*found)
 
 
@@ -88,15 +96,13 @@ def test_a_worked_example():
     assert cold.logp.item() == pytest.approx(math.log(1 / 10))
 
 
-def test_gradients_by_finite_differences():
+@pytest.mark.parametrize("head", [lambda weight: weight, lambda weight: lambda states: states @ weight.T])
+def test_gradients_by_finite_differences(head):
     hidden, weight, targets = inputs(5)
 
     def both(h, w):
-        scores = chunked_logprobs(h, nn_head(w), targets, chunk_size=2, with_entropy=True)
+        scores = chunked_logprobs(h, head(w), targets, chunk_size=2, with_entropy=True)
         return scores.logp, scores.entropy
-
-    def nn_head(w):
-        return lambda h: h @ w.T
 
     # The results are float32, so the step and the tolerances are those of float32.
     assert torch.autograd.gradcheck(both, (hidden, weight), eps=1e-2, atol=2e-2, rtol=2e-2)
@@ -113,9 +119,20 @@ def test_a_head_module_with_bias_gets_its_gradient():
     torch.testing.assert_close(found, [hidden.grad, head.weight.grad, head.bias.grad], rtol=1e-4, atol=1e-5)
 
 
-def test_only_one_chunk_of_logits_is_kept_at_a_time():
+def test_very_unlikely_tokens_leave_entropy_and_gradient_finite():
+    """Logits (0, -1000): the second token's probability is 0 in float32, and p log p is 0."""
+    hidden, weight = torch.ones(1, 1, requires_grad=True), torch.tensor([[0.0], [-1000.0]], requires_grad=True)
+    scores = chunked_logprobs(hidden, weight, torch.tensor([0]), with_entropy=True)
+    assert scores.entropy.item() == 0.0
+    for gradient in torch.autograd.grad(scores.entropy.sum(), [hidden, weight]):
+        assert gradient.eq(0).all()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_only_one_chunk_of_logits_is_kept_at_a_time(own):
     """What autograd keeps for the backward pass does not hold a tensor with a vocabulary dimension."""
     hidden, weight, targets = inputs(32, vocab=64)
+    head = weight if own else lambda states: states @ weight.T
     kept = []
 
     def pack(tensor):
@@ -123,7 +140,7 @@ def test_only_one_chunk_of_logits_is_kept_at_a_time():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        chunked_logprobs(hidden, weight, targets, chunk_size=8, with_entropy=True)
+        chunked_logprobs(hidden, head, targets, chunk_size=8, with_entropy=True)
     assert all(shape[-1:] != (64,) for shape in kept if len(shape) > 1), kept
 
 

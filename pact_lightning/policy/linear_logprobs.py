@@ -1,7 +1,7 @@
 """Log-probabilities straight from a linear head's weight: a gradient written out by hand, no logits kept.
 
-Per chunk of tokens the logits stand in one buffer that is overwritten in place and used again for the next chunk.
-Autograd would keep, or make anew, several tensors of that size.
+Per chunk of tokens the logits stand in one buffer (two where entropies are wanted) that is overwritten in place and
+used again for the next chunk. Autograd would keep, or make anew, several tensors of that size.
 """
 
 from typing import Any
@@ -12,13 +12,20 @@ from torch.autograd.function import once_differentiable
 
 
 def linear_logprobs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, temperature: float, chunk_size: int
-) -> Tensor:
-    """``log softmax((hidden W' + b) / temperature)`` at the targets [D].
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    temperature: float,
+    chunk_size: int,
+    with_entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """``log softmax((hidden W' + b) / temperature)`` at the targets, and the entropies of those distributions [D].
 
-    Where the head is trained, its logits are made anew in the backward pass. Where it is frozen, as under an adapter,
-    the forward pass leaves behind the derivative of every log-probability by its hidden state, ``[N, D]`` in all, and
-    nothing is made anew: two products with the weight instead of three.
+    Logits are made anew in the backward pass. Only where the head is frozen, as under an adapter, and no entropies are
+    wanted, the forward pass leaves behind the derivative of every log-probability by its hidden state, ``[N, D]`` in
+    all, and nothing is made anew: two products with the weight instead of three.
 
     Args:
         hidden: ``[N, D]``, of the weight's dtype.
@@ -27,12 +34,14 @@ def linear_logprobs(
         targets: Token ids ``[N]``.
         temperature: The sampling temperature.
         chunk_size: Tokens whose logits exist at the same time.
+        with_entropy: Whether entropies are wanted.
 
     Returns:
-        ``[N]``, float32. It can be differentiated once.
+        Log-probabilities ``[N]``, and entropies ``[N]`` in nats or ``None``; both float32, and to be differentiated
+        once.
     """
-    logp: Tensor = _LinearLogProbs.apply(hidden, weight, bias, targets, temperature, chunk_size)  # type: ignore[no-untyped-call]
-    return logp
+    logp, entropy = _LinearLogProbs.apply(hidden, weight, bias, targets, temperature, chunk_size, with_entropy)  # type: ignore[no-untyped-call]
+    return logp, entropy
 
 
 class _LinearLogProbs(torch.autograd.Function):
@@ -45,20 +54,26 @@ class _LinearLogProbs(torch.autograd.Function):
         targets: Tensor,
         temperature: float,
         chunk_size: int,
-    ) -> Tensor:
+        with_entropy: bool,
+    ) -> tuple[Tensor, Tensor | None]:
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        slopes = torch.empty_like(hidden) if needs_hidden and not (needs_weight or needs_bias) else None
+        frozen = needs_hidden and not (needs_weight or needs_bias)
+        slopes = torch.empty_like(hidden) if frozen and not with_entropy else None
         logits = _Logits(hidden, weight, bias, temperature, chunk_size)
         logp = hidden.new_empty(targets.shape, dtype=torch.float32)
         normalizer = torch.empty_like(logp)
+        entropy = torch.empty_like(logp) if with_entropy else None
         for rows in logits.chunks():
             scores = logits.of(rows)
             chosen = scores.gather(-1, targets[rows, None])[:, 0]
             largest = scores.amax(-1)
-            exponentials = scores.sub_(largest[:, None]).exp_()
+            shifted = scores.sub_(largest[:, None])
+            exponentials = shifted.exp_() if entropy is None else torch.exp(shifted, out=logits.spare(rows))
             sums = exponentials.sum(-1)
             normalizer[rows] = largest + sums.log()
             logp[rows] = chosen - normalizer[rows]
+            if entropy is not None:  # H = log sum(e) - E[s], of the shifted scores s
+                entropy[rows] = sums.log() - shifted.mul_(exponentials).sum(-1) / sums
             if slopes is not None:
                 probabilities = exponentials.div_(sums[:, None])
                 slope = _by_logits(probabilities, targets[rows], torch.ones_like(sums), temperature)
@@ -67,16 +82,16 @@ class _LinearLogProbs(torch.autograd.Function):
         if slopes is not None:
             ctx.save_for_backward(slopes)
         else:
-            ctx.save_for_backward(hidden, weight, bias, targets, normalizer)
-        return logp
+            ctx.save_for_backward(hidden, weight, bias, targets, normalizer, entropy)
+        return logp, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor, upstream_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
         if len(ctx.saved_tensors) == 1:
             (slopes,) = ctx.saved_tensors
-            return (slopes * upstream[:, None]).to(slopes.dtype), None, None, None, None, None
-        hidden, weight, bias, targets, normalizer = ctx.saved_tensors
+            return (slopes * upstream[:, None]).to(slopes.dtype), *[None] * 6
+        hidden, weight, bias, targets, normalizer, entropy = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         by_hidden = torch.empty_like(hidden) if needs_hidden else None
         # Sums over all tokens: in float32, however coarse the head's own type is.
@@ -84,8 +99,17 @@ class _LinearLogProbs(torch.autograd.Function):
         by_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
         logits = _Logits(hidden, weight, bias, ctx.temperature, ctx.chunk_size)
         for rows in logits.chunks():
-            probabilities = logits.of(rows).sub_(normalizer[rows, None]).exp_()
-            slope = _by_logits(probabilities, targets[rows], upstream[rows], ctx.temperature)
+            log_probabilities = logits.of(rows).sub_(normalizer[rows, None])
+            if entropy is None or upstream_entropy is None:
+                slope = _by_logits(log_probabilities.exp_(), targets[rows], upstream[rows], ctx.temperature)
+            else:
+                slope = _with_entropy_by_logits(
+                    log_probabilities,
+                    torch.exp(log_probabilities, out=logits.spare(rows)),
+                    targets[rows],
+                    (upstream[rows] / ctx.temperature, upstream_entropy[rows] / ctx.temperature),
+                    entropy[rows],
+                )
             if by_bias is not None:
                 by_bias += slope.sum(0)
             low = slope.to(weight.dtype)
@@ -99,14 +123,12 @@ class _LinearLogProbs(torch.autograd.Function):
             by_hidden,
             None if by_weight is None else by_weight.to(weight.dtype),
             None if by_bias is None or bias is None else by_bias.to(bias.dtype),
-            None,
-            None,
-            None,
+            *[None] * 4,
         )
 
 
 class _Logits:
-    """Scaled logits of one chunk at a time, in one float32 buffer (and one of the head's dtype where it is coarser)."""
+    """Scaled logits of one chunk at a time, in one float32 buffer (and one of the head's dtype where it is another)."""
 
     def __init__(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, chunk_size: int
@@ -115,11 +137,18 @@ class _Logits:
         shape = (min(chunk_size, len(hidden)), len(weight))
         self._product = hidden.new_empty(shape)
         self._scores = self._product if hidden.dtype == torch.float32 else hidden.new_empty(shape, dtype=torch.float32)
+        self._spare: Tensor | None = None
 
     def chunks(self) -> list[slice]:
         return [
             slice(start, min(start + self.size, len(self.hidden))) for start in range(0, len(self.hidden), self.size)
         ]
+
+    def spare(self, rows: slice) -> Tensor:
+        """A second float32 buffer ``[n, V]``."""
+        if self._spare is None:
+            self._spare = torch.empty_like(self._scores)
+        return self._spare[: rows.stop - rows.start]
 
     def of(self, rows: slice) -> Tensor:
         """``[n, V]``; valid until the next call, and free to be overwritten."""
@@ -137,3 +166,12 @@ def _by_logits(probabilities: Tensor, targets: Tensor, upstream: Tensor, tempera
     """``upstream * (onehot - softmax) / temperature``, written over the softmax ``[n, V]``."""
     factor = upstream / temperature
     return probabilities.mul_(-factor[:, None]).scatter_add_(-1, targets[:, None], factor[:, None])
+
+
+def _with_entropy_by_logits(
+    log_probabilities: Tensor, probabilities: Tensor, targets: Tensor, factors: tuple[Tensor, Tensor], entropy: Tensor
+) -> Tensor:
+    """``u (onehot - p) - v p (log p + H)`` with the factors ``u`` and ``v``, written over ``log p`` ``[n, V]``."""
+    factor, factor_entropy = factors
+    inner = log_probabilities.add_(entropy[:, None]).mul_(factor_entropy[:, None]).add_(factor[:, None])
+    return inner.mul_(probabilities).neg_().scatter_add_(-1, targets[:, None], factor[:, None])

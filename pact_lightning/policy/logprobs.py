@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -47,7 +45,7 @@ def chunked_logprobs(
 ) -> LogProbs:
     """``log softmax(head(hidden) / temperature)`` at the targets, never with all logits in memory.
 
-    At most ``chunk_size x V`` logits exist at a time. A plain linear head without entropies goes through
+    At most ``chunk_size x V`` logits exist at a time. A plain linear head goes through
     :func:`.linear_logprobs.linear_logprobs`, whose gradient is written out; any other head is run chunk by chunk, and
     each chunk anew in the backward pass. Everything after the head's own product is float32 [D].
 
@@ -69,17 +67,26 @@ def chunked_logprobs(
     if hidden.shape[0] != targets.shape[0]:
         raise ValueError(f"{hidden.shape[0]} hidden states were given for {targets.shape[0]} targets")
     plain = _plain_linear(head)
-    if plain is not None and not with_entropy:
+    if plain is not None:
         weight, bias = plain
         states = hidden.to(weight.dtype)
-        logp = linear_logprobs(states, weight, bias, targets, temperature=temperature, chunk_size=chunk_size)
-        return LogProbs(logp, None)
-    run_head = partial(_apply_weight, head) if isinstance(head, Tensor) else head
+        return LogProbs(
+            *linear_logprobs(
+                states,
+                weight,
+                bias,
+                targets,
+                temperature=temperature,
+                chunk_size=chunk_size,
+                with_entropy=with_entropy,
+            )
+        )
+    assert not isinstance(head, Tensor)  # a weight alone is plain
     logps: list[Tensor] = []
     entropies: list[Tensor] = []
     for rows, ids in zip(torch.split(hidden, chunk_size), torch.split(targets, chunk_size), strict=True):
         logp, entropy = checkpoint(
-            _score, rows, run_head, ids, temperature, with_entropy, use_reentrant=False, preserve_rng_state=False
+            _score, rows, head, ids, temperature, with_entropy, use_reentrant=False, preserve_rng_state=False
         )
         logps.append(logp)
         if entropy is not None:
@@ -97,10 +104,6 @@ def _plain_linear(head: "Tensor | Head") -> tuple[Tensor, Tensor | None] | None:
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return None
     return module.weight, module.bias
-
-
-def _apply_weight(weight: Tensor, hidden: Tensor) -> Tensor:
-    return linear(hidden.to(weight.dtype), weight)
 
 
 def _score(
