@@ -1,7 +1,7 @@
 """The vLLM samplers against vLLM itself: its CPU build, in an environment of its own.
 
 Name that environment's python in PACT_VLLM_PYTHON; docs/vllm.md says how it is made. What the colocated engine needs
-beyond vLLM, this package's own dependencies, must be installed there too.
+beyond vLLM, this package's own dependencies and pytest, must be installed there too.
 """
 
 import json
