@@ -17,14 +17,13 @@ argument               what it decides                                          
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from pact_lightning.annealing import Supervision
 from pact_lightning.callbacks.collapse_monitor import CollapseMonitor
@@ -32,11 +31,9 @@ from pact_lightning.context import ContextBuilder, PrivilegedContext, TraceConte
 from pact_lightning.evaluation import EvaluationMetrics
 from pact_lightning.group import Group
 from pact_lightning.metrics.rollout_metric import RolloutMetric
-from pact_lightning.objectives.component_sft import Normalizer, component_sft_loss, sft_weights
-from pact_lightning.objectives.entropy import entropy_bonus
-from pact_lightning.objectives.kl import k3_kl
-from pact_lightning.objectives.pact import Coefficients, pact_prompt_loss
-from pact_lightning.objectives.surrogate import clipped_surrogate
+from pact_lightning.objectives.component_sft import Normalizer, sft_weights
+from pact_lightning.objectives.pact import Coefficients
+from pact_lightning.objectives.surrogate import ClipConfig
 from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.phase_performance import PhasePerformance, performance_line
 from pact_lightning.policy.attention_choice import AttentionPath
@@ -46,6 +43,7 @@ from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
 from pact_lightning.policy.reference import reference_policy
 from pact_lightning.policy.sharding import score_pack
 from pact_lightning.policy_module import PolicyModule
+from pact_lightning.prompt_loss import PromptLoss, ScoredRollout
 from pact_lightning.rollout.engine import RolloutStats
 from pact_lightning.rollout.samplers.backend import SamplerBackend
 from pact_lightning.rollout_figures import rollout_figures
@@ -55,21 +53,6 @@ from pact_lightning.scoring import Layout, PromptPlan, RatioContext, head_masks,
 from pact_lightning.seeds import derive_seed, python_random
 from pact_lightning.step_metrics import step_counts, step_metrics
 from pact_lightning.step_sync import gather_gradient, idle_forwards, sum_over_processes
-
-
-@dataclass(frozen=True)
-class ClipConfig:
-    """Bounds of the surrogate.
-
-    Attributes:
-        low: The ratio is clipped at ``1 - low`` [C].
-        high: The ratio is clipped at ``1 + high`` [C].
-        dual: Bound on the ratio where the advantage is negative [C]; ``null`` for none.
-    """
-
-    low: float = 0.2
-    high: float = 0.2
-    dual: float | None = 3.0
 
 
 class PACTModule(PolicyModule):
@@ -113,7 +96,7 @@ class PACTModule(PolicyModule):
         policy: PolicyConfig = PolicyConfig(),  # noqa: B008  # frozen
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008  # frozen
         coefficients: Coefficients = Coefficients(),  # noqa: B008  # frozen
-        clip: ClipConfig = ClipConfig(),  # frozen
+        clip: ClipConfig = ClipConfig(),  # noqa: B008  # frozen
         anchor_probability: float = 0.4,
         trace_template: TraceTemplate = "turns",
         trace_context: TraceContext = "full",
@@ -327,81 +310,27 @@ class PACTModule(PolicyModule):
     def _pack_loss(self, pack: Pack, plans: Sequence[PromptPlan], layout: Layout, sums: dict[str, float]) -> Tensor:
         """The share of the batch's loss that this pack holds.
 
-        Every term is a sum over rollouts, or the trace's own, so that it does not matter how they were packed.
+        It does not matter how they were packed: see :class:`~pact_lightning.prompt_loss.PromptLoss`.
         """
         scores = self._score(pack, plans, layout, with_entropy=self.coefficients.entropy > 0)
         has_rollouts = any(layout.scored(read).sample is not None for read in pack.reads)
         needs_reference = self.coefficients.kl > 0 and has_rollouts
         references = self._score(pack, plans, layout, reference=True) if needs_reference else [None] * len(scores)
-        rollouts: dict[int, list[tuple[int, LogProbs, LogProbs | None]]] = defaultdict(list)
+        rollouts: dict[int, list[ScoredRollout]] = defaultdict(list)
         traces: dict[int, Tensor] = {}
         for read, score, reference in zip(pack.reads, scores, references, strict=True):
             scored = layout.scored(read)
             if scored.sample is None:
                 traces[scored.plan] = score.logp[layout.offset(read) :]
             else:
-                rollouts[scored.plan].append((scored.sample, score, reference))
+                rollouts[scored.plan].append(ScoredRollout(scored.sample, score, reference))
+        loss_of = PromptLoss(self.coefficients, self.clip, self.sft_normalizer, self._correction, sums)
         total = torch.zeros((), device=self.device)
         for number in sorted({*rollouts, *traces}):
-            loss = self._prompt_loss(plans[number], rollouts.get(number, []), traces.get(number), sums)
+            loss = loss_of(plans[number], rollouts.get(number, []), traces.get(number))
             total = total + loss / len(plans)
         sums["loss"] += float(total.detach())
         return total
-
-    def _prompt_loss(
-        self,
-        plan: PromptPlan,
-        rollouts: list[tuple[int, LogProbs, LogProbs | None]],
-        trace_logp: Tensor | None,
-        sums: dict[str, float],
-    ) -> Tensor:
-        """Eq. 12-14 for the part of a prompt that is in this pack."""
-        terms: dict[str, Tensor | None] = {"rl": None, "kl": None, "entropy": None, "sft": None}
-        if rollouts:
-            terms |= self._rollout_terms(plan, rollouts, sums)
-        if trace_logp is not None and plan.sft_weights is not None:
-            weights = plan.sft_weights.to(trace_logp.device)
-            terms["sft"], metrics = component_sft_loss(trace_logp, weights, normalizer=self.sft_normalizer)
-            sums["sft_prompts"] += 1
-            sums["sft_skipped"] += float(metrics["skipped"])
-        elif plan.context is not None:
-            terms["sft"] = torch.zeros((), device=self.device)  # it is in another pack of this batch
-        loss, metrics = pact_prompt_loss(anchored=plan.context is None, coefficients=self.coefficients, **terms)
-        for name in ("rl", "kl", "entropy", "sft"):
-            if name in metrics:
-                sums[f"{name}_loss"] += float(metrics[name])
-        return loss
-
-    def _rollout_terms(
-        self, plan: PromptPlan, rollouts: list[tuple[int, LogProbs, LogProbs | None]], sums: dict[str, float]
-    ) -> dict[str, Tensor | None]:
-        group = plan.group
-        samples = [sample for sample, _, _ in rollouts]
-        logp = _padded([score.logp for _, score, _ in rollouts])
-        mask = _padded([group.policy_mask(sample) for sample in samples]).to(logp.device)
-        advantages = _padded([group.token_advantages(sample) for sample in samples]).to(logp.device)
-        if group.old_logps is None:
-            old = logp.detach()
-        else:
-            old = _padded([group.old_logps[sample] for sample in samples]).to(logp.device)
-        share = len(samples) / plan.samples  # of the group's rollouts in this pack
-        weights = self._correction.weights(plan, samples, old, mask)
-        if weights is not None:
-            advantages = advantages * weights  # in which the surrogate is homogeneous
-        rl, metrics = clipped_surrogate(
-            logp, old, advantages, mask, clip_low=self.clip.low, clip_high=self.clip.high, dual_clip=self.clip.dual
-        )
-        terms: dict[str, Tensor | None] = {"rl": rl * share, "kl": None, "entropy": None}
-        for name, value in metrics.items():
-            sums[f"surrogate/{name}"] += float(value) * share
-        sums["rl_prompts"] += share
-        if self.coefficients.kl > 0:
-            reference = _padded([score.logp for _, _, score in rollouts if score is not None])
-            terms["kl"] = k3_kl(logp, reference, mask)[0] * share
-        if self.coefficients.entropy > 0:
-            entropy = _padded([score.entropy for _, score, _ in rollouts if score.entropy is not None])
-            terms["entropy"] = entropy_bonus(entropy, mask)[0] * share
-        return terms
 
     def _log_step(self, prompts: int, found: Mapping[str, float]) -> None:
         """Logs the figures of an optimiser step, and those of its phase's rollouts."""
@@ -411,8 +340,3 @@ class PACTModule(PolicyModule):
         # Once per phase and so by the epoch: a Trainer that logs every n steps would lose most of them.
         self.log_dict(self._phase_metrics, on_step=False, on_epoch=True, batch_size=1)
         self._phase_metrics = {}
-
-
-def _padded(rows: Sequence[Tensor]) -> Tensor:
-    """Rows of different length as ``[K, T]``, zeros to the right."""
-    return pad_sequence(list(rows), batch_first=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -20,7 +19,8 @@ from pact_lightning.callbacks.exact_resume import ExactResume
 from pact_lightning.callbacks.interruption import Interruption
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.evaluation import EvaluationMetrics, Scores, comparison_table, scores_table
+from pact_lightning.evaluation import EvaluationMetrics, Scores, comparison_table
+from pact_lightning.evaluation_report import report_scores, write_rollouts
 from pact_lightning.finite_steps import FiniteSteps, NonFiniteGradientError, which_are_not_finite
 from pact_lightning.host_memory import keep_freed_memory
 from pact_lightning.metrics.rollout_metric import RolloutMetric
@@ -34,14 +34,13 @@ from pact_lightning.policy.reference import make_reference
 from pact_lightning.policy.sharding import WholePolicy, common_value, shard_policy
 from pact_lightning.policy.state_dict import load_trainable_state, sharded_state, trainable_state, without_prefix
 from pact_lightning.rollout.engine import RolloutRequest, RolloutStats
-from pact_lightning.rollout.record import trajectory_record
 from pact_lightning.rollout.samplers.backend import LentPolicy, SamplerBackend
 from pact_lightning.rollout.samplers.base import Sampler, SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
+from pact_lightning.rollout_progress import rollout_progress
 from pact_lightning.seeds import derive_seed
 from pact_lightning.step_sync import expect_common_figures
 from pact_lightning.trainer_checks import check_trainer
-from pact_lightning.whole_files import write_json, write_json_lines
 
 if TYPE_CHECKING:
     from pact_lightning.task_datamodule import Evaluated, TaskDataModule
@@ -265,31 +264,11 @@ class PolicyModule(pl.LightningModule):
         eos = self.tokenizer.eos_token_id
         return sorted({self.renderer.end_of_turn, *([eos] if isinstance(eos, int) else [])})
 
-    @contextmanager
     def progress(
         self, what: str, requests: Sequence[RolloutRequest]
-    ) -> Iterator[Callable[[RolloutStats], None] | None]:
+    ) -> AbstractContextManager[Callable[[RolloutStats], None] | None]:
         """A line of live progress for a run of rollouts, in the Trainer's own progress display."""
-        bar = self.trainer.progress_bar_callback
-        display = bar.progress if isinstance(bar, RichProgressBar) and bar.is_enabled else None
-        if display is None:
-            yield None
-            return
-        line = display.add_task(f"rollouts: {what}", total=sum(request.samples for request in requests))
-
-        def show(stats: RolloutStats) -> None:
-            speed = stats.tokens / max(stats.seconds, 1e-9)
-            tools = stats.tool_seconds / max(stats.seconds, 1e-9)
-            display.update(
-                line,
-                completed=stats.rollouts,
-                description=f"rollouts: {what}, {speed:,.0f} tokens/s, {tools:.0%} in tools",
-            )
-
-        try:
-            yield show
-        finally:
-            display.remove_task(line)
+        return rollout_progress(self.trainer, what, requests)
 
     def validation_step(self, batch: "list[Evaluated]", batch_idx: int) -> None:
         """Scores rollouts."""
@@ -334,23 +313,9 @@ class PolicyModule(pl.LightningModule):
         return data
 
     def _report(self, stage: str, scores: Scores) -> None:
-        """Shows an evaluation's scores and leaves them in ``results-{stage}.json``, with how many tasks they are of."""
         folder = self.trainer.log_dir or self.trainer.default_root_dir  # all processes have to ask together
-        if not self.trainer.is_global_zero:
-            return
-        data = self._data
-        results = {
-            "stage": stage,
-            "tasks": len(data.tasks[stage]),
-            "left_out": data.left_out[stage],
-            "rollouts": str(data.evaluation),
-            "scores": scores,
-        }
-        title = f"{stage}: {results['tasks']} tasks, {data.evaluation}"
-        if results["left_out"]:
-            title += f" ({results['left_out']} left out: prompt over {data.max_prompt_tokens} tokens)"
-        Console().print(scores_table(title, scores, self.evaluation.shares))
-        write_json(Path(folder) / f"results-{stage}.json", results)
+        if self.trainer.is_global_zero:
+            report_scores(Path(folder), stage, scores, self.evaluation.shares, self._data)
 
     def _evaluate(self, batch: "list[Evaluated]", name: str) -> None:
         for evaluated in batch:
@@ -365,14 +330,8 @@ class PolicyModule(pl.LightningModule):
         return 0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1
 
     def _write(self, batch: "list[Evaluated]", name: str) -> list[dict[str, Any]]:
-        records = [
-            trajectory_record(evaluated.task.prompt, evaluated.trajectory, kind=evaluated.task.kind)
-            for evaluated in batch
-        ]
         rank = f"-rank{self.global_rank}" if self.trainer.world_size > 1 else ""
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "trajectories"
-        write_json_lines(folder / f"{name}{rank}.jsonl", records)
-        return records
+        return write_rollouts(Path(self.trainer.log_dir or self.trainer.default_root_dir), f"{name}{rank}", batch)
 
     def _finish_evaluation(self, prefix: str) -> Scores:
         scores = self.evaluation.compute()

@@ -8,7 +8,7 @@ from pact_lightning.credit.rewards import extract_answer
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.metrics.answer import answers_match
+from pact_lightning.metrics.answer_match import answers_match
 from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest
 from pact_lightning.rollout.samplers.base import SamplingConfig

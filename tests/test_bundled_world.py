@@ -12,7 +12,7 @@ from pact_lightning.environments.bundled.tasks import BundledTasks, make_task
 from pact_lightning.environments.bundled.tools import TOOL_SCHEMAS, BundledWorld
 from pact_lightning.environments.bundled.world import CENSUS_YEARS, PROFESSIONS, generate_world
 from pact_lightning.environments.protocol import Environment
-from pact_lightning.metrics.solve import count_solved, solve_scores
+from pact_lightning.metrics.solve_scores import count_solved, solve_scores
 from pact_lightning.tasks.checks import check_task
 from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.traces.leak import leak_reasons, trace_problems

@@ -155,7 +155,7 @@ def test_fit_can_go_on_from_its_last_checkpoint(fitted):
 
 
 def test_last_says_what_it_does_and_goes_on_in_the_folder_of_the_interrupted_run(tmp_path, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="lightning.pytorch")
     changes = {"trainer.logger": recipe(tmp_path)["trainer"]["logger"]}
     for logger in changes["trainer.logger"]:
         logger["init_args"]["version"] = None

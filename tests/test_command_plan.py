@@ -13,7 +13,8 @@ from pact_lightning.plan.lengths import Lengths, StepShape, fullest, step_packs
 from pact_lightning.plan.phase_work import Decoding, Passes
 from pact_lightning.plan.recipe import read_recipe
 from pact_lightning.plan.run_plan import make_plan, planned_packs
-from pact_lightning.policy.loading import BUNDLED, load_policy, policy_skeleton
+from pact_lightning.policy.bundled import BUNDLED
+from pact_lightning.policy.loading import load_policy, policy_skeleton
 
 GIVEN = ["--tflops", "1", "--bandwidth", "10"]
 LENGTHS = Lengths(prompt=100, trace=60, trajectory=40, sampled_share=0.5)

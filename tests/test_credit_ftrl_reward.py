@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pact_lightning.credit.ftrl_reward import STRAY_TAGS, ftrl_rewards
 from pact_lightning.dialogue.tool_call import ParsedCall
-from pact_lightning.metrics.solve import count_solved
+from pact_lightning.metrics.solve_scores import count_solved
 from pact_lightning.reward import make_reward
 from pact_lightning.rollout.trajectory import RolloutTurn, StopReason, Trajectory
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView

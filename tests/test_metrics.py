@@ -7,9 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pact_lightning.credit.sub_answers import answer_in_response
 from pact_lightning.dialogue.tool_call import ParsedCall, ToolCall
-from pact_lightning.metrics.answer import AnswerCorrectness, answers_match, normalise_answer
-from pact_lightning.metrics.solve import SolveRate, answer_in_response, count_solved, solve_scores
+from pact_lightning.metrics.answer import AnswerCorrectness
+from pact_lightning.metrics.answer_match import answers_match, normalise_answer
+from pact_lightning.metrics.solve import SolveRate
+from pact_lightning.metrics.solve_scores import count_solved, solve_scores
 from pact_lightning.metrics.tool_use import ToolUse
 from pact_lightning.rollout.trajectory import RolloutTurn, StopReason, Trajectory
 from pact_lightning.tasks.schema import Reference, SubAnswer

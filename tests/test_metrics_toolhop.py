@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pact_lightning.credit.sub_answers import answer_in_response
 from pact_lightning.dialogue.tool_call import ParsedCall
 from pact_lightning.evaluation import RolloutMetric
-from pact_lightning.metrics.solve import answer_in_response
 from pact_lightning.metrics.toolhop import ToolHopCorrectness, official_match
 from pact_lightning.rollout.trajectory import RolloutTurn, StopReason, Trajectory
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView

@@ -33,6 +33,24 @@ def test_the_help_needs_none_of_the_large_libraries():
         assert f"    {command}" in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tasks", "--help"], "{import,validate,stats}"),
+        (["tasks", "import", "--help"], "--reference_calls"),
+        (["traces", "--help"], "{build,verify,segment,show,generate}"),
+        (["traces", "build", "--help"], "--trust_teacher"),
+        (["check-env", "--help"], "--init_args"),
+        (["plan", "--help"], "--sampled-share"),
+    ],
+    ids=str,
+)
+def test_the_other_commands_answer_without_the_large_libraries(arguments, said):
+    text, modules = loaded(arguments, "torch", "lightning", "transformers", "torchmetrics", "scipy", "openai", "mcp")
+    assert said in text
+    assert modules == set()
+
+
 def test_the_config_is_printed_without_what_only_a_policy_needs():
     arguments = ["fit", "-c", "recipes/quickstart.yaml", "--print_config"]
     text, modules = loaded(arguments, "lightning", "peft", "bitsandbytes", "datasets", "mcp", "openai")

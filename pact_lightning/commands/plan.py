@@ -3,22 +3,8 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from rich.console import Console
-from torch import nn
-
-from pact_lightning.commands.plan_tables import fit_lines, lengths_line, memory_table, work_table
 from pact_lightning.error_sentence import error_sentence
-from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
-from pact_lightning.plan.fitting import largest_fit, parse_memory
-from pact_lightning.plan.lengths import Lengths
-from pact_lightning.plan.recipe import Recipe, read_recipe
-from pact_lightning.plan.run_plan import RunPlan, make_plan
-from pact_lightning.policy.loading import policy_skeleton
 
 _EPILOG = "All other arguments are those of `pact-lightning fit`: -c recipe.yaml -c overlay.yaml --model.init_args...."
 
@@ -26,8 +12,13 @@ _EPILOG = "All other arguments are those of `pact-lightning fit`: -c recipe.yaml
 def main(arguments: Sequence[str]) -> None:
     """Runs the command; wrong input ends in one sentence and exit status 2."""
     own, of_fit = _parser().parse_known_args(list(arguments))
+    # Planning needs torch, transformers and Lightning, which take seconds to import; the help does not.
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from pact_lightning.commands.plan_report import print_plan
+
     try:
-        _plan(own, of_fit)
+        print_plan(own, of_fit)
     except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
         print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
         sys.exit(2)
@@ -50,67 +41,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trajectory", type=int, help="tokens of a rollout, instead of max_trajectory_tokens")
     parser.add_argument("--sampled-share", type=float, help="share of a rollout that the policy samples (default 1)")
     return parser
-
-
-def _plan(own: argparse.Namespace, of_fit: Sequence[str]) -> None:
-    for name in ("tflops", "bandwidth"):
-        value = getattr(own, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name} must be above 0, not {value:g}")
-    card = None if own.memory is None else parse_memory(own.memory)
-    if not of_fit:
-        raise ValueError("there is no recipe to plan; name one by -c recipe.yaml")
-    recipe = read_recipe(of_fit, own.device)
-    given = {name: getattr(own, name) for name in ("prompt", "trace", "trajectory", "sampled_share")}
-    given = {name: value for name, value in given.items() if value is not None}
-    lengths = _lengths(recipe, given)
-    console = Console()
-    with console.status("planning"):
-        skeleton = policy_skeleton(recipe.policy)
-        plan = make_plan(recipe, skeleton, lengths)
-        speed = _speed(own, recipe, skeleton)
-        seconds = _seconds(plan, speed, skeleton)
-        fit = None if card is None else largest_fit(recipe, skeleton, lengths, plan.memory, card)
-    console.print(lengths_line(plan, at_limits=not given), soft_wrap=True)
-    console.print(memory_table(plan))
-    console.print(work_table(plan, seconds, speed))
-    if recipe.phases is not None:
-        hours = recipe.phases * sum(seconds.values()) / 3600
-        console.print(f"{recipe.phases} phases: {hours:,.2f} h at least.", soft_wrap=True)
-    if fit is not None and card is not None:
-        for line in fit_lines(plan, fit, card):
-            console.print(line, soft_wrap=True, highlight=False)
-
-
-def _lengths(recipe: Recipe, given: dict[str, Any]) -> Lengths:
-    """The recipe's limits, or what is given instead."""
-    changes = {"prompt": "max_prompt_tokens", "trajectory": "max_trajectory_tokens"}
-    shorter = replace(recipe, **{changes[name]: given[name] for name in changes if name in given})
-    return replace(shorter.longest(), **given)
-
-
-def _speed(own: argparse.Namespace, recipe: Recipe, skeleton: nn.Module) -> Speed:
-    """What was given; what was not is measured."""
-    if own.tflops is not None and own.bandwidth is not None:
-        return Speed(own.tflops * 10**12, own.bandwidth * 10**9, "given")
-    device = torch.device("cuda" if recipe.device_type == "cuda" and torch.cuda.is_available() else "cpu")
-    source: Any = skeleton
-    measured = probe_speed(device, source.get_input_embeddings().weight.dtype)
-    flops = measured.flops if own.tflops is None else own.tflops * 10**12
-    bandwidth = measured.bandwidth if own.bandwidth is None else own.bandwidth * 10**9
-    part = "" if own.tflops is None and own.bandwidth is None else "in part given, in part "
-    return Speed(flops, bandwidth, part + measured.source)
-
-
-def _seconds(plan: RunPlan, speed: Speed, skeleton: nn.Module) -> dict[str, float]:
-    source: Any = skeleton
-    config = source.config.get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
-    return phase_seconds(
-        plan.passes,
-        plan.decoding,
-        speed,
-        weight_bytes=plan.memory.standing.weights + plan.memory.standing.adapter,
-        cache_bytes_per_token=per_token * source.get_input_embeddings().weight.element_size(),
-    )

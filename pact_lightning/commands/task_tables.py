@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from pact_lightning.policy.loading import BUNDLED
+from pact_lightning.policy.bundled import BUNDLED
 from pact_lightning.tasks.importing import ImportReport
 
 

@@ -10,9 +10,7 @@ from rich.console import Console
 
 from pact_lightning.commands.run import run
 from pact_lightning.commands.task_tables import count_table, import_table, length_table
-from pact_lightning.dialogue.rendering import ChatRenderer
-from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.policy.loading import BUNDLED, PolicyConfig, load_tokenizer
+from pact_lightning.policy.bundled import BUNDLED
 from pact_lightning.tasks.checks import TaskFileError
 from pact_lightning.tasks.consistency import environment_mistake, replay_mistakes, trace_mistakes
 from pact_lightning.tasks.ftrl import FTRLTasks
@@ -24,7 +22,6 @@ from pact_lightning.tasks.other_formats import check_own_format
 from pact_lightning.tasks.scan import Scanned
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
-from pact_lightning.tasks.statistics import task_statistics
 from pact_lightning.tasks.toolhop import ToolHopTasks
 from pact_lightning.whole_files import write_json
 
@@ -141,6 +138,12 @@ def stats(
     tasks = source.load()
     if not tasks:
         raise ValueError("there are no tasks to count")
+    # A tokenizer needs torch and transformers, which take seconds to import; nothing else here does.
+    from pact_lightning.dialogue.rendering import ChatRenderer
+    from pact_lightning.dialogue.text_codec import TextCodec
+    from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
+    from pact_lightning.tasks.statistics import task_statistics
+
     renderer = ChatRenderer(TextCodec(load_tokenizer(PolicyConfig(model=tokenizer))))
     figures = {"tokenizer": tokenizer, **task_statistics(tasks, renderer, max_prompt_tokens)}
     Console().print(length_table(figures))

@@ -6,14 +6,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment, minimize
-from scipy.special import logsumexp
 
 from pact_lightning.dialogue.tool_call import ToolCall
 
 MatchMethod = Literal["hungarian", "greedy", "ot"]
 """``hungarian`` is optimal [P]; ``greedy`` takes the best free pair first [C]; ``ot`` shares credit by Sinkhorn [C]."""
 
+# SciPy is imported where it is used: commands that only read rewards of answers do without.
 _Grid = npt.NDArray[np.float64]
 _OT_REGULARISATION = 0.1
 _OT_TOLERANCE = 1e-9
@@ -115,6 +114,8 @@ def check_penalty(unmatched_penalty: float) -> None:
 
 
 def _hungarian_scores(grid: _Grid) -> _Grid:
+    from scipy.optimize import linear_sum_assignment
+
     rows, columns = linear_sum_assignment(grid, maximize=True)
     scores = np.zeros(len(grid))
     scores[rows] = grid[rows, columns]
@@ -149,6 +150,8 @@ def _transport_scores(grid: _Grid) -> _Grid:
     Found by Newton's method on the convex dual: the iteration itself needs thousands of rounds near a perfect match.
     Rows hold ``1/P`` exactly, columns ``1/G`` to tolerance.
     """
+    from scipy.optimize import minimize
+
     calls, wanted = grid.shape
     if wanted == 1:
         return np.asarray(grid[:, 0] / calls)
@@ -167,6 +170,8 @@ def _transport_scores(grid: _Grid) -> _Grid:
 
 def _transport_plan(grid: _Grid, free: _Grid) -> tuple[_Grid, _Grid, _Grid]:
     """Plan ``[P, G]``, its log row sums before normalisation ``[P]``, and the column potentials ``[G]``."""
+    from scipy.special import logsumexp
+
     potential = np.append(free, 0.0)
     weights = grid / _OT_REGULARISATION + potential
     log_rows = logsumexp(weights, axis=1)

@@ -1,11 +1,28 @@
 """The clipped policy surrogate ``L_RL`` (METHOD section 2, eq. 4-5 and 7-8)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from pact_lightning.objectives.aggregate import check_group, group_mean
 
 _MAX_LOG_RATIO = 20.0
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Bounds of the surrogate.
+
+    Attributes:
+        low: The ratio is clipped at ``1 - low`` [C].
+        high: The ratio is clipped at ``1 + high`` [C].
+        dual: Bound on the ratio where the advantage is negative [C]; ``null`` for none.
+    """
+
+    low: float = 0.2
+    high: float = 0.2
+    dual: float | None = 3.0
 
 
 def clipped_surrogate(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 
 from pact_lightning.policy.attention import ATTENTION_NAME
+from pact_lightning.policy.bundled import BUNDLED, BUNDLED_FOLDER
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 Adapter = Literal["lora", "qlora", "full"]
 Precision = Literal["float32", "bfloat16", "auto"]
 
-BUNDLED = "bundled"
-"""The ``model`` that stands for the small policy that ships with this package."""
-
-_BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "environments" / "bundled" / "policy"
 _HUB_ID = re.compile(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?")
 
 
@@ -133,7 +130,7 @@ def policy_source(config: PolicyConfig) -> str:
         FileNotFoundError: The folder or its file is missing.
     """
     if config.model == BUNDLED:
-        folder = _BUNDLED_FOLDER
+        folder = BUNDLED_FOLDER
     else:
         folder = Path(config.model).expanduser()
         if not folder.exists() and _HUB_ID.fullmatch(config.model):

@@ -6,8 +6,8 @@ from pact_lightning.credit.rewards import extract_answer
 from pact_lightning.credit.sub_answers import answer_in_response
 from pact_lightning.environments.protocol import close_environment
 from pact_lightning.environments.sandbox import SandboxError
-from pact_lightning.metrics.answer import answers_match
-from pact_lightning.metrics.solve import open_answers
+from pact_lightning.metrics.answer_match import answers_match
+from pact_lightning.metrics.solve_scores import open_answers
 from pact_lightning.shortened import shortened
 from pact_lightning.tasks.checks import TaskFieldError
 from pact_lightning.tasks.schema import Task

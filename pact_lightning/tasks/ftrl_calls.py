@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pact_lightning.metrics.solve import open_answers
+from pact_lightning.metrics.solve_scores import open_answers
 from pact_lightning.tasks.checks import TaskFileError
 from pact_lightning.tasks.ftrl import FTRLTasks
 from pact_lightning.tasks.schema import Task

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pact_lightning.metrics.solve import open_answers
+from pact_lightning.metrics.solve_scores import open_answers
 from pact_lightning.tasks.jsonl import write_jsonl
 from pact_lightning.tasks.scan import ScannableSource, Scanned
 from pact_lightning.tasks.schema import Task

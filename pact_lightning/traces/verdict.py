@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pact_lightning.credit.rewards import extract_answer
-from pact_lightning.metrics.solve import open_answers, solve_scores
+from pact_lightning.metrics.solve_scores import open_answers, solve_scores
 from pact_lightning.shortened import shortened
 from pact_lightning.tasks.schema import Reference, Task
 from pact_lightning.traces.leak import TracePlace, TraceProblem, trace_faults, trace_leaks

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from pact_lightning.credit.rewards import extract_answer
-from pact_lightning.metrics.answer import answers_match
-from pact_lightning.metrics.solve import open_answers
+from pact_lightning.metrics.answer_match import answers_match
+from pact_lightning.metrics.solve_scores import open_answers
 from pact_lightning.tasks.schema import Reference, Task
 from pact_lightning.traces.schema import ExpertTrace
 
@@ -32,8 +32,8 @@ def verified_by(
     """By what a finished attempt or trace verifies; ``None`` where it does not.
 
     The paper keeps what ends in the right final answer **or** in a last tool response that verifies [P]. Answers are
-    compared by :func:`~pact_lightning.metrics.answer.answers_match`; a response is the answer if the whole text, or one
-    of the values in its JSON, matches [D]: a reference of ``5`` is not found in a response of ``1500``. A task with
+    compared by :func:`~pact_lightning.metrics.answer_match.answers_match`; a response is the answer if the whole
+    text, or one of the values in its JSON, matches [D]: a reference of ``5`` is not found in ``1500``. A task with
     expected answers is solved, too, by calls that find all of them in a response of their own tool (FTRL's test) [D].
     With neither, the environment's own reward is at least :data:`SOLVED_REWARD` [D].
 
