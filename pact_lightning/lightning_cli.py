@@ -131,19 +131,24 @@ def checkpoint_folders(trainer: pl.Trainer) -> list[str]:
     return folders
 
 
-def run_lightning(args: list[str] | None) -> None:
-    """Runs one of Lightning's commands; a mistake in recipe or data ends in one sentence and exit status 2.
-
-    Args:
-        args: Arguments instead of those of the process.
-    """
-    # Lightning's own use of torch.utils._pytree; nothing a user could do about it.
+def silence_libraries() -> None:
+    """Leaves out what libraries tell their own authors, for this process; nothing a user could do about it."""
+    # Lightning's own use of torch.utils._pytree.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # Lightning looks at every attribute of a model once, transformers' deprecated ones included.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     # Its word to a fit without validation tasks, which is what their absence asks for.
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+
+
+def run_lightning(args: list[str] | None) -> None:
+    """Runs one of Lightning's commands; a mistake in recipe or data ends in one sentence and exit status 2.
+
+    Args:
+        args: Arguments instead of those of the process.
+    """
+    silence_libraries()
     arguments: Any = args
     try:
         PactCLI(

@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import nn
 
 from pact_lightning.commands.plan_tables import fit_lines, lengths_line, memory_table, work_table
+from pact_lightning.lightning_cli import silence_libraries
 from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
 from pact_lightning.plan.fitting import largest_fit, parse_memory
 from pact_lightning.plan.lengths import Lengths
@@ -35,6 +36,7 @@ def print_plan(own: argparse.Namespace, of_fit: Sequence[str]) -> None:
     card = None if own.memory is None else parse_memory(own.memory)
     if not of_fit:
         raise ValueError("there is no recipe to plan; name one by -c recipe.yaml")
+    silence_libraries()
     recipe = read_recipe(of_fit, own.device)
     given = {name: getattr(own, name) for name in ("prompt", "trace", "trajectory", "sampled_share")}
     given = {name: value for name, value in given.items() if value is not None}
@@ -51,7 +53,7 @@ def print_plan(own: argparse.Namespace, of_fit: Sequence[str]) -> None:
     console.print(work_table(plan, seconds, speed))
     if recipe.phases is not None:
         hours = recipe.phases * sum(seconds.values()) / 3600
-        console.print(f"{recipe.phases} phases: {hours:,.2f} h at least.", soft_wrap=True)
+        console.print(f"{recipe.phases} phases: {hours:,.2f} h at least, with rollouts of these lengths.", soft_wrap=True)
     if fit is not None and card is not None:
         for line in fit_lines(plan, fit, card):
             console.print(line, soft_wrap=True, highlight=False)
