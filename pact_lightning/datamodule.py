@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
 from functools import cache
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
@@ -88,6 +90,7 @@ class RolloutDataModule(TaskDataModule):
         self.sampling = SamplingConfig(temperature)
         self.overlap = overlap
         self._ahead: RolloutsAhead | None = None
+        self.made_ahead: dict[int, SampledBy] = {}  # by phase: the one that trains, and the next
         self.credit = credit
 
     def setup(self, stage: str) -> None:
@@ -113,6 +116,14 @@ class RolloutDataModule(TaskDataModule):
                     "data.limits.max_trajectory_tokens"
                 )
         super().setup(stage)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which weights sampled the rollouts that were made ahead."""
+        return {"made_ahead": [asdict(by) for by in self.made_ahead.values()]} if self.made_ahead else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes what a checkpoint kept."""
+        self.made_ahead = {by["phase"]: SampledBy(**by) for by in state_dict.get("made_ahead", [])}
 
     def train_dataloader(self) -> Phase:
         """Phases: every iteration rolls out anew with the current policy."""
@@ -162,12 +173,11 @@ class RolloutDataModule(TaskDataModule):
         clock = self.pact_module.performance.clock
         return self.rollout(self.phase_requests(phase), self.sampling, phase_title(phase), policy=policy, clock=clock)
 
-    def take_phase(self, phase: int, kept: SampledBy | None) -> tuple[RolledOut, SampledBy | None]:
+    def take_phase(self, phase: int) -> tuple[RolledOut, SampledBy | None]:
         """The rollouts of a phase that begins: those that were made ahead, else those of the current policy.
 
         Args:
             phase: Number of the phase.
-            kept: Which weights, gone by now, sampled the phase ahead in a run that was interrupted.
 
         Returns:
             The rollouts, and which weights sampled them, where they were made ahead.
@@ -182,7 +192,9 @@ class RolloutDataModule(TaskDataModule):
                 rolled_out = running.result()
             self._ahead = None
             return rolled_out, running.sampled_by
+        kept = self.made_ahead.pop(phase, None)  # in a run that was interrupted
         if kept is not None and self.overlap and self._has_all(phase, kept):
+            self.made_ahead[phase] = kept
             return self.roll_out_phase(phase, kept.policy), kept
         return self.roll_out_phase(phase), None
 
@@ -196,7 +208,7 @@ class RolloutDataModule(TaskDataModule):
             )
         return known == wanted
 
-    def start_ahead(self, phase: int, policy: str) -> SampledBy | None:
+    def start_ahead(self, phase: int, policy: str) -> None:
         """Starts the rollouts of the next phase beside the update of the present one, where that is asked for.
 
         The sampler gets the policy's weights before this returns.
@@ -204,9 +216,6 @@ class RolloutDataModule(TaskDataModule):
         Args:
             phase: Number of the phase that begins; its own rollouts have ended.
             policy: Name of the current policy.
-
-        Returns:
-            Which weights sample them; ``None`` where nothing is started.
 
         Raises:
             EnvironmentUnavailableError: The sampler is of no use; the state is saved before.
@@ -221,7 +230,7 @@ class RolloutDataModule(TaskDataModule):
             max_phases=trainer.max_epochs,
             max_steps=trainer.max_steps,
         ):
-            return None
+            return
         requests, title = self.phase_requests(phase + 1), phase_title(phase + 1)
         with self.saved_where_unavailable(), ExitStack() as stack:
             sampler = stack.enter_context(self.pact_module.sampler_beside(self.sampling))
@@ -234,7 +243,8 @@ class RolloutDataModule(TaskDataModule):
                 )
 
         self._ahead = RolloutsAhead(sampled_by, work)
-        return sampled_by
+        self.made_ahead = {number: by for number, by in self.made_ahead.items() if number == phase}
+        self.made_ahead[phase + 1] = sampled_by
 
     def rollout(
         self,

@@ -1,13 +1,11 @@
 """A phase as Lightning's epoch sees it: rollouts, then its groups in batches of one optimiser step."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from pact_lightning.group import Group
-from pact_lightning.phase_ahead import SampledBy
 
 if TYPE_CHECKING:
     from pact_lightning.datamodule import RolloutDataModule
@@ -19,8 +17,8 @@ class Phase:
     """One phase: rollouts with the current policy, then its groups in batches of one optimiser step.
 
     Its state is what a phase that was interrupted after some of its steps needs: the name of the policy that began it,
-    under which its rollouts and their log-probabilities under ``pi_old`` are on disk. Where rollouts are made ahead, it
-    also names the weights that sampled this phase's, and those that sample the next one's.
+    under which its rollouts and their log-probabilities under ``pi_old`` are on disk. Which weights sampled rollouts
+    that were made ahead, the data module keeps: Lightning restores the state of a loader within an epoch only.
 
     Args:
         data: Makes the rollouts.
@@ -29,22 +27,17 @@ class Phase:
     def __init__(self, data: "RolloutDataModule") -> None:
         self.data = data
         self.policy = ""
-        self.sampled_by: SampledBy | None = None
-        self.next_sampled_by: SampledBy | None = None
 
     def __len__(self) -> int:
         return self.data.prompts_per_phase // self.data.prompts_per_step
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, str]:
         """What a checkpoint keeps."""
-        ahead = {"sampled_by": self.sampled_by, "next_sampled_by": self.next_sampled_by}
-        return {"policy": self.policy} | {name: asdict(by) for name, by in ahead.items() if by is not None}
+        return {"policy": self.policy}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
         """Takes up a phase where a checkpoint left it."""
         self.policy = state["policy"]
-        self.sampled_by = SampledBy(**state["sampled_by"]) if "sampled_by" in state else None
-        self.next_sampled_by = SampledBy(**state["next_sampled_by"]) if "next_sampled_by" in state else None
 
     def __iter__(self) -> Iterator[list[Group]]:
         assert self.data.trainer is not None
@@ -63,21 +56,18 @@ class Phase:
         data, module = self.data, self.data.pact_module
         data.store.drop(before=phase)
         self.policy = module.policy_name
-        # The next phase's weights are started before this phase's are forgotten: a checkpoint may be saved in between.
-        earlier = (by for by in (self.next_sampled_by, self.sampled_by) if by is not None and by.phase == phase)
-        (results, stats), sampled_by = data.take_phase(phase, next(earlier, None))
-        self.next_sampled_by = data.start_ahead(phase, self.policy)
-        self.sampled_by = sampled_by
+        (results, stats), ahead = data.take_phase(phase)
+        data.start_ahead(phase, self.policy)
         groups = data.score_phase(phase, results)
-        data.report_phase(phase, groups, stats, sampled_by)
+        data.report_phase(phase, groups, stats, ahead)
         module.prepare_phase(groups, optimizer_steps=len(self))
         logps = {name: logp for group in groups for name, logp in _logps(group)}
         data.store.save_logps(phase_title(phase), self.policy, logps)
         return groups
 
     def _resume(self, phase: int) -> list[Group]:
-        sampled_by = self.policy if self.sampled_by is None else self.sampled_by.policy
-        results, _ = self.data.roll_out_phase(phase, sampled_by)
+        ahead = self.data.made_ahead.get(phase)
+        results, _ = self.data.roll_out_phase(phase, self.policy if ahead is None else ahead.policy)
         groups = self.data.score_phase(phase, results)
         logps = self.data.store.read_logps(phase_title(phase), self.policy)
         for group in groups:

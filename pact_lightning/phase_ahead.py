@@ -1,9 +1,10 @@
 """Rollouts one phase ahead of the update: when they are made, which weights sampled them, how stale those are [D].
 
 While phase n trains, the rollouts of phase n + 1 are made by the weights that began phase n. They are off by one phase
-of updates, no more: the next ones start only when these have been taken. The surrogate stays right, up to the cap, in
-its decoupled form: the ratio is taken to the weights that begin the update (``pi_old``), and each token is weighted by
-what these give it over what its sampler gave it (METHOD 5.19).
+of updates, no more: the next ones start only when these have been taken. The surrogate is in its decoupled form: its
+ratio is taken to the weights that begin the update (``pi_old``), and each token is weighted by what these give it over
+what its sampler gave it (METHOD 5.19, 5.20). That corrects a token for the weights that drew it, up to the cap, and not
+for the turns before it, as all weights per token do.
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections import defaultdict
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import pytest
@@ -18,6 +19,7 @@ from vllm_protocol_server import ProtocolServer
 from pact_lightning.callbacks.interruption import NAME
 from pact_lightning.datamodule import RolloutDataModule
 from pact_lightning.environments.bundled.tasks import BundledTasks
+from pact_lightning.environments.bundled.tools import BundledWorld
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.metric_rows import read_rows
 from pact_lightning.module import PACTModule
@@ -27,6 +29,7 @@ from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import Block, pack_blocks
 from pact_lightning.policy.state_dict import load_trainable_state, trainable_state
 from pact_lightning.rollout.engine import RolloutLimits
+from pact_lightning.tasks.prompt import EnvironmentSpec
 
 STEPS, ROLLOUTS = 2, 4
 """Of a phase."""
@@ -210,14 +213,14 @@ def test_nothing_is_sampled_for_a_phase_that_does_not_come(undisturbed):
     assert all(server.turns[version] >= ROLLOUTS for version in range(3))
 
 
-def test_without_overlap_every_phase_samples_by_its_own_weights_and_keeps_no_more_than_their_name(tmp_path):
+def test_without_overlap_every_phase_samples_by_its_own_weights(tmp_path):
     watch = Watch()
     with Server() as server:
         trainer = fit(tmp_path, server, watch, phases=2, overlap=False)
     for phase in range(2):
         assert max(differences(watch.groups[phase], watch.weights[phase])) < 1e-4
     assert staleness(tmp_path) == [0, 0]
-    assert trainer.train_dataloader.state_dict().keys() == {"policy"}
+    assert trainer.datamodule.state_dict() == {}
 
 
 def test_a_validation_waits_for_the_rollouts_that_are_made_ahead(tmp_path):
@@ -306,7 +309,7 @@ def test_a_run_that_ends_early_drops_what_it_has_begun(tmp_path):
 def test_a_server_that_fails_beside_the_update_stops_the_run_at_the_phases_end_with_all_saved(tmp_path):
     with Server() as server:
         server.refuses = 1
-        with pytest.raises(EnvironmentUnavailableError, match="refuses the request .400.: .*out of order") as caught:
+        with pytest.raises(EnvironmentUnavailableError, match=r"refuses the request \(400\): .*out of order") as caught:
             fit(tmp_path, server)
     assert server.loaded == {}
     saved = tmp_path / "run" / "version_0" / "stopped.ckpt"
@@ -318,12 +321,49 @@ def test_a_server_that_fails_beside_the_update_stops_the_run_at_the_phases_end_w
     assert staleness(tmp_path) == [0, 0, STEPS]
 
 
+class ClosesDown(BundledWorld):
+    """A world that no rollout can enter any more once it is closed."""
+
+    closed = threading.Event()
+
+    def reset(self, task, seed):
+        if self.closed.is_set():
+            raise EnvironmentUnavailableError("the world has ended")
+        super().reset(task, seed)
+
+
+class TasksOfIt:
+    def load(self):
+        return [self._moved(task) for task in BundledTasks("train", 5).load()]
+
+    def _moved(self, task):
+        spec = EnvironmentSpec(f"{__name__}.ClosesDown", task.prompt.environment.init_args)
+        return replace(task, prompt=replace(task.prompt, environment=spec))
+
+
+def test_an_environment_that_goes_away_beside_the_update_stops_the_run_with_all_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(ClosesDown, "closed", threading.Event())
+    with Server() as server:
+        server.gates[1, 0] = ClosesDown.closed  # in the second phase's first turn
+
+        class Close(pl.Callback):
+            def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+                ClosesDown.closed.set()
+
+        with pytest.raises(
+            EnvironmentUnavailableError, match=r"the world has ended. Everything up to the last finished"
+        ):
+            fit(tmp_path, server, Close(), train=TasksOfIt())
+    assert torch.load(tmp_path / "run" / "version_0" / "stopped.ckpt", weights_only=True)["global_step"] == STEPS
+    assert working() == []
+
+
 def test_a_server_that_takes_no_weights_stops_the_run_and_the_phases_rollouts_are_kept(tmp_path):
-    """It fails when the third phase's rollouts are to be started; the second's are complete and reused."""
+    """It fails when the third phase's rollouts are to be started (the check at the start asks, too)."""
 
     def full(path, body, number):
         told = {"error": {"message": "no room"}}
-        return (400, told) if path == "/v1/load_lora_adapter" and number == 2 else None
+        return (400, told) if path == "/v1/load_lora_adapter" and number == 3 else None
 
     with Server() as server:
         server.disturb = full
@@ -350,4 +390,4 @@ def test_the_rollouts_of_a_phase_are_written_once(undisturbed):
         lines = (folder / "run" / "version_0" / "trajectories" / f"phase-{phase:04d}.jsonl").read_text().splitlines()
         assert len(lines) == ROLLOUTS
         tasks = [group.task.id for group in watch.groups[phase] for _ in group.trajectories]
-        assert [json.loads(line)["id"] for line in lines] == tasks
+        assert [json.loads(line)["task_id"] for line in lines] == tasks

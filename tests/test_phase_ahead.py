@@ -51,6 +51,6 @@ def test_stale_rollouts_without_their_correction_are_refused(refusal):  # noqa: 
 
 
 def test_several_processes_are_refused():
-    with pytest.raises(ValueError, match="data.overlap works with one process, and 2 train together"):
+    with pytest.raises(ValueError, match=r"data.overlap works with one process, and 2 train together"):
         check_overlap(VLLMServer("http://127.0.0.1:9/v1"), 2.0, 2)
     check_overlap(VLLMServer("http://127.0.0.1:9/v1"), 2.0, 1)
