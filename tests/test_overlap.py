@@ -21,6 +21,7 @@ from pact_lightning.datamodule import RolloutDataModule
 from pact_lightning.environments.bundled.tasks import BundledTasks
 from pact_lightning.environments.bundled.tools import BundledWorld
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
+from pact_lightning.group import CreditConfig
 from pact_lightning.metric_rows import read_rows
 from pact_lightning.module import PACTModule
 from pact_lightning.optimizer import OptimizerConfig
@@ -86,13 +87,17 @@ class Watch(pl.Callback):
         self.groups[phase] += batch
 
 
+def by_number(trajectory, task):
+    """A reward that tells rollouts apart even where they are the same."""
+    return [float(trajectory.sample)] * len(trajectory.turns)
+
+
 def fit(folder, server, *callbacks, phases=3, overlap=True, resume=None, validation=False, train=None):
     """One start of a run: two steps a phase, one rollout at a time."""
     module = PACTModule(
         policy=LORA,
         optimizer=OptimizerConfig(learning_rate=1e-2),
         anchor_probability=0.5,
-        zero_variance="keep",
         sampler=server.backend(retries=0),
     )
     data = RolloutDataModule(
@@ -102,6 +107,7 @@ def fit(folder, server, *callbacks, phases=3, overlap=True, resume=None, validat
         prompts_per_step=1,
         rollouts_per_prompt=2,
         overlap=overlap,
+        credit=CreditConfig(reward=f"{__name__}.by_number"),
         max_prompt_tokens=600,
         limits=RolloutLimits(max_turns=2, max_new_tokens_per_turn=12, max_trajectory_tokens=200, rows=1, admit_every=1),
     )
@@ -125,9 +131,12 @@ def working():
     return [thread.name for thread in threading.enumerate() if thread.name == "rollouts ahead"]
 
 
+def rows_of(folder):
+    return read_rows(folder / "run" / "version_0" / "metrics.csv")
+
+
 def staleness(folder):
-    rows = read_rows(folder / "run" / "version_0" / "metrics.csv")
-    return [float(row["rollout/staleness"]) for row in rows if row.get("rollout/staleness")]
+    return [float(row["rollout/staleness"]) for row in rows_of(folder) if row.get("rollout/staleness")]
 
 
 def differences(groups, weights):
@@ -195,9 +204,14 @@ def test_the_old_log_probabilities_are_those_of_the_weights_that_begin_the_updat
                 assert largest == pytest.approx(stale[sample], abs=1e-4)
 
 
-def test_the_staleness_is_logged_for_every_phase(undisturbed):
+def test_the_staleness_is_logged_for_every_phase_and_shows_in_the_mismatch(undisturbed):
     folder, _, _ = undisturbed
     assert staleness(folder) == [0, STEPS, STEPS]
+    logged = [row["mismatch/abs_difference"] for row in rows_of(folder) if row.get("mismatch/abs_difference")]
+    first, *later = [float(value) for value in logged]
+    assert len(later) == 3 * STEPS - 1
+    assert first < 1e-5
+    assert min(later[STEPS - 1 :]) > 1e-3
 
 
 def test_the_server_samples_the_next_phase_between_the_first_and_the_last_step_of_this_one(undisturbed):
