@@ -1,16 +1,24 @@
 """RolloutDataModule: prompt-only tool interactions, made anew each epoch by the policy as it is then."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
 from functools import cache
+from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from pact_lightning.group import CreditConfig, Group, make_group
 from pact_lightning.module import PACTModule
-from pact_lightning.rollout.engine import RolloutLimits, RolloutRequest
+from pact_lightning.phase import Phase, phase_title
+from pact_lightning.phase_ahead import SampledBy, another_phase_follows, check_overlap
+from pact_lightning.phase_clock import PhaseClock
+from pact_lightning.rollout.engine import RolloutLimits, RolloutRequest, RolloutStats
 from pact_lightning.rollout.record import trajectory_record
 from pact_lightning.rollout.samplers.base import SamplingConfig
+from pact_lightning.rollout.trajectory import Trajectory
+from pact_lightning.rollout_run import rollouts_of
+from pact_lightning.rollouts_ahead import Pause, RolledOut, RolloutsAhead
 from pact_lightning.seeds import derive_seed, numpy_random
 from pact_lightning.step_sync import check_shares, sum_over_processes
 from pact_lightning.task_datamodule import EvaluationConfig, TaskDataModule
@@ -31,6 +39,8 @@ class RolloutDataModule(TaskDataModule):
         prompts_per_step: Prompts of one optimiser step [P]: 32.
         rollouts_per_prompt: K [P]: 8.
         temperature: Sampling temperature of training [P]: 1.0.
+        overlap: Make the rollouts of the next phase while the present one trains [D], by a sampler with weights of its
+            own, such as :class:`~pact_lightning.rollout.samplers.vllm_server.VLLMServer`; they are one phase stale.
         evaluation: How the tasks of validation, test and prediction are rolled out.
         limits: Where rollouts end.
         credit: How rollouts earn their advantages.
@@ -50,6 +60,7 @@ class RolloutDataModule(TaskDataModule):
         prompts_per_step: int = 32,
         rollouts_per_prompt: int = 8,
         temperature: float = 1.0,
+        overlap: bool = False,
         evaluation: EvaluationConfig = EvaluationConfig(),  # noqa: B008  # frozen
         limits: RolloutLimits = RolloutLimits(),  # noqa: B008  # frozen
         credit: CreditConfig = CreditConfig(),  # noqa: B008  # frozen
@@ -77,21 +88,25 @@ class RolloutDataModule(TaskDataModule):
         self.prompts_per_step = prompts_per_step
         self.rollouts_per_prompt = rollouts_per_prompt
         self.sampling = SamplingConfig(temperature)
+        self.overlap = overlap
+        self._ahead: RolloutsAhead | None = None
+        self.made_ahead: dict[int, SampledBy] = {}  # by phase: the one that trains, and the next
         self.credit = credit
 
     def setup(self, stage: str) -> None:
         """Loads the tasks and checks that everything fits.
 
         Raises:
-            ValueError: There are no training tasks, they cannot be shared evenly by the processes that train, or a
-                rollout could not be trained on in one forward.
+            ValueError: There are no training tasks, they cannot be shared evenly by the processes that train, a
+                rollout could not be trained on in one forward, or rollouts cannot be made beside the update.
         """
         if stage == "fit":
             if self.sources["train"] is None:
                 raise ValueError("there are no training tasks; set data.train in the recipe")
-            check_shares(
-                "data.prompts_per_step", self.prompts_per_step, 1 if self.trainer is None else self.trainer.world_size
-            )
+            processes = 1 if self.trainer is None else self.trainer.world_size
+            check_shares("data.prompts_per_step", self.prompts_per_step, processes)
+            if self.overlap:
+                check_overlap(self.module.sampler_backend, self.pact_module.importance_cap, processes)
             needed = self.max_prompt_tokens + self.limits.max_trajectory_tokens
             if needed > self.module.max_tokens_per_forward:
                 raise ValueError(
@@ -102,7 +117,15 @@ class RolloutDataModule(TaskDataModule):
                 )
         super().setup(stage)
 
-    def train_dataloader(self) -> "Phase":
+    def state_dict(self) -> dict[str, Any]:
+        """Which weights sampled the rollouts that were made ahead."""
+        return {"made_ahead": [asdict(by) for by in self.made_ahead.values()]} if self.made_ahead else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes what a checkpoint kept."""
+        self.made_ahead = {by["phase"]: SampledBy(**by) for by in state_dict.get("made_ahead", [])}
+
+    def train_dataloader(self) -> Phase:
         """Phases: every iteration rolls out anew with the current policy."""
         return Phase(self)
 
@@ -133,33 +156,159 @@ class RolloutDataModule(TaskDataModule):
             chosen.append((position, tasks[_order(self.seed, visit, len(tasks))[place]]))
         return chosen
 
-    def make_phase(self, phase: int, policy: str | None = None) -> list[Group]:
-        """Rolls out one phase and scores it; the expert traces join after the last rollout is done.
+    def phase_requests(self, phase: int) -> list[RolloutRequest]:
+        """What this process rolls out in a phase: prompts alone."""
+        return [
+            RolloutRequest(task.prompt, self.rollouts_per_prompt, derive_seed(self.seed, phase, position))
+            for position, task in self.share(self.phase_tasks(phase))
+        ]
+
+    def roll_out_phase(self, phase: int, policy: str | None = None) -> RolledOut:
+        """Rolls out one phase with the current policy.
 
         Args:
             phase: Number of the phase.
-            policy: Name of the policy that began the phase, where the phase goes on after some of its steps: its
-                rollouts are on disk then, and have been logged.
+            policy: Name of the policy that sampled the phase, where that is gone: its rollouts must be on disk.
         """
-        chosen = self.share(self.phase_tasks(phase))
-        requests = [
-            RolloutRequest(task.prompt, self.rollouts_per_prompt, derive_seed(self.seed, phase, position))
-            for position, task in chosen
-        ]
         clock = self.pact_module.performance.clock
-        results, stats = self.rollout(requests, self.sampling, phase_title(phase), policy=policy, clock=clock)
-        with clock.measure("credit"):
-            groups = [
+        return self.rollout(self.phase_requests(phase), self.sampling, phase_title(phase), policy=policy, clock=clock)
+
+    def take_phase(self, phase: int) -> tuple[RolledOut, SampledBy | None]:
+        """The rollouts of a phase that begins: those that were made ahead, else those of the current policy.
+
+        Args:
+            phase: Number of the phase.
+
+        Returns:
+            The rollouts, and which weights sampled them, where they were made ahead.
+
+        Raises:
+            EnvironmentUnavailableError: No rollout can go on; the state is saved before.
+        """
+        running = self._ahead
+        if running is not None and running.sampled_by.phase == phase:
+            with self.saved_where_unavailable():
+                self._wait_for_ahead()
+                rolled_out = running.result()
+            self._ahead = None
+            return rolled_out, running.sampled_by
+        kept = self.made_ahead.pop(phase, None)  # in a run that was interrupted
+        if kept is not None and self.overlap and self._has_all(phase, kept):
+            self.made_ahead[phase] = kept
+            return self.roll_out_phase(phase, kept.policy), kept
+        return self.roll_out_phase(phase), None
+
+    def _has_all(self, phase: int, kept: SampledBy) -> bool:
+        requests, title = self.phase_requests(phase), phase_title(phase)
+        wanted, known = rollouts_of(requests), self.kept_rollouts(requests, self.sampling, title, kept.policy)
+        if known < wanted:
+            rank_zero_info(
+                f"{title}: {known} of {wanted} rollouts were made ahead before the interruption; the weights that "
+                "sampled them are gone, so that all are made anew"
+            )
+        return known == wanted
+
+    def start_ahead(self, phase: int, policy: str) -> None:
+        """Starts the rollouts of the next phase beside the update of the present one, where that is asked for.
+
+        The sampler gets the policy's weights before this returns.
+
+        Args:
+            phase: Number of the phase that begins; its own rollouts have ended.
+            policy: Name of the current policy.
+
+        Raises:
+            EnvironmentUnavailableError: The sampler is of no use; the state is saved before.
+        """
+        trainer = self.trainer
+        assert trainer is not None
+        sampled_by = SampledBy(phase + 1, policy, trainer.global_step)
+        if not self.overlap or not another_phase_follows(
+            phase,
+            step=sampled_by.step,
+            phase_steps=self.prompts_per_phase // self.prompts_per_step,
+            max_phases=trainer.max_epochs,
+            max_steps=trainer.max_steps,
+        ):
+            return
+        requests, title = self.phase_requests(phase + 1), phase_title(phase + 1)
+        with self.saved_where_unavailable(), ExitStack() as stack:
+            sampler = stack.enter_context(self.pact_module.sampler_beside(self.sampling))
+            lent = stack.pop_all()
+
+        def work(pause: Pause) -> RolledOut:
+            with lent:
+                return self.roll_out_and_keep(
+                    requests, self.sampling, title, policy, sampler=lambda: nullcontext(sampler), pause=pause
+                )
+
+        self._ahead = RolloutsAhead(sampled_by, work)
+        self.made_ahead = {number: by for number, by in self.made_ahead.items() if number == phase}
+        self.made_ahead[phase + 1] = sampled_by
+
+    def rollout(
+        self,
+        requests: Sequence[RolloutRequest],
+        sampling: SamplingConfig,
+        what: str,
+        *,
+        policy: str | None = None,
+        clock: PhaseClock | None = None,
+    ) -> RolledOut:
+        """As every data module does, once the rollouts that are made ahead have ended.
+
+        A validation would share the sampler with them: each would slow the other one down, and the server would have
+        to hold two adapters [D].
+        """
+        self._wait_for_ahead()
+        return super().rollout(requests, sampling, what, policy=policy, clock=clock)
+
+    def _wait_for_ahead(self) -> None:
+        if self._ahead is not None:
+            module = self.pact_module
+            with module.performance.clock.measure("wait"):
+                self._ahead.wait(module.interruption.between_sampler_steps)
+
+    def _drop_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.drop()
+            self._ahead = None
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Ends the rollouts that are made ahead: the run stops."""
+        del exception
+        self._drop_ahead()
+
+    def teardown(self, stage: str) -> None:
+        """Ends the rollouts that are made ahead, where a run ends before its last phase."""
+        self._drop_ahead()
+        super().teardown(stage)
+
+    def score_phase(self, phase: int, results: Sequence[Sequence[Trajectory]]) -> list[Group]:
+        """Scores the rollouts of a phase; the expert traces join here, after the last rollout is done."""
+        with self.pact_module.performance.clock.measure("credit"):
+            return [
                 make_group(
                     task, rollouts, self.credit, temperature=self.sampling.temperature, phase=phase, position=position
                 )
-                for (position, task), rollouts in zip(chosen, results, strict=True)
+                for (position, task), rollouts in zip(self.share(self.phase_tasks(phase)), results, strict=True)
             ]
-        if policy is None:
-            self._check_environments(groups)
-            self._write(phase, groups)
-            self.pact_module.log_phase(groups, stats)
-        return groups
+
+    def report_phase(self, phase: int, groups: Sequence[Group], stats: RolloutStats, ahead: SampledBy | None) -> None:
+        """Writes the trajectories of a phase and logs its figures.
+
+        Args:
+            phase: Number of the phase.
+            groups: Its groups.
+            stats: What its rollouts took.
+            ahead: The weights that sampled, where the rollouts were made ahead.
+
+        Raises:
+            RuntimeError: No environment could be started.
+        """
+        self._check_environments(groups)
+        self._write(phase, groups)
+        self.pact_module.log_phase(groups, stats, ahead)
 
     def _check_environments(self, groups: Sequence[Group]) -> None:
         """Tells of environments that could not be started.
@@ -201,80 +350,6 @@ class RolloutDataModule(TaskDataModule):
         write_json_lines(
             self.run_folder() / "trajectories" / f"{phase_title(phase)}{self.rank_suffix()}.jsonl", records
         )
-
-
-class Phase:
-    """One phase: rollouts with the current policy, then its groups in batches of one optimiser step.
-
-    Its state is what a phase that was interrupted after some of its steps needs: the name of the policy that began it,
-    under which its rollouts and their log-probabilities under ``pi_old`` are on disk.
-    """
-
-    def __init__(self, data: RolloutDataModule) -> None:
-        self.data = data
-        self.policy = ""
-
-    def __len__(self) -> int:
-        return self.data.prompts_per_phase // self.data.prompts_per_step
-
-    def state_dict(self) -> dict[str, str]:
-        """What a checkpoint keeps."""
-        return {"policy": self.policy}
-
-    def load_state_dict(self, state: Mapping[str, str]) -> None:
-        """Takes up a phase where a checkpoint left it."""
-        self.policy = state["policy"]
-
-    def __iter__(self) -> Iterator[list[Group]]:
-        assert self.data.trainer is not None
-        module = self.data.pact_module
-        module.interruption.between_steps()
-        phase = self.data.trainer.current_epoch
-        done = self.data.trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        groups = self._resume(phase) if done else self._begin(phase)
-        size = len(groups) // len(self)
-        for start in range(done * size, len(groups), size):
-            if start > done * size:
-                module.interruption.between_steps()
-            yield groups[start : start + size]
-
-    def _begin(self, phase: int) -> list[Group]:
-        self.data.store.drop(before=phase)
-        module = self.data.pact_module
-        self.policy = module.policy_name
-        groups = self.data.make_phase(phase)
-        module.prepare_phase(groups, optimizer_steps=len(self))
-        logps = {name: logp for group in groups for name, logp in _logps(group)}
-        self.data.store.save_logps(phase_title(phase), self.policy, logps)
-        return groups
-
-    def _resume(self, phase: int) -> list[Group]:
-        groups = self.data.make_phase(phase, self.policy)
-        logps = self.data.store.read_logps(phase_title(phase), self.policy)
-        for group in groups:
-            names = _logp_names(group)
-            group.old_logps = [logps[name] for name in names if name in logps] or None
-            group.prompt_logps = [logps[_PROMPT + name] for name in names if _PROMPT + name in logps] or None
-        self.data.pact_module.prepare_phase(groups, optimizer_steps=len(self))
-        return groups
-
-
-_PROMPT = "prompt."
-
-
-def phase_title(phase: int) -> str:
-    """Names the files of a phase."""
-    return f"phase-{phase:04d}"
-
-
-def _logp_names(group: Group) -> list[str]:
-    return [f"{group.position}.{sample}" for sample in range(len(group.trajectories))]
-
-
-def _logps(group: Group) -> Iterator[tuple[str, Tensor]]:
-    names = _logp_names(group)
-    yield from zip(names, group.old_logps or [], strict=False)
-    yield from zip((_PROMPT + name for name in names), group.prompt_logps or [], strict=False)
 
 
 @cache

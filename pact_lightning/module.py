@@ -35,6 +35,7 @@ from pact_lightning.objectives.component_sft import Normalizer, sft_weights
 from pact_lightning.objectives.pact import Coefficients
 from pact_lightning.objectives.surrogate import ClipConfig
 from pact_lightning.optimizer import OptimizerConfig
+from pact_lightning.phase_ahead import SampledBy
 from pact_lightning.phase_performance import PhasePerformance, performance_line
 from pact_lightning.policy.attention_choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig
@@ -191,20 +192,28 @@ class PACTModule(PolicyModule):
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1)
         rank_zero_info(performance_line(self.trainer.current_epoch, metrics))
 
-    def log_phase(self, groups: Sequence[Group], stats: RolloutStats) -> None:
-        """Takes the figures of a phase's rollouts; they are logged when the phase ends."""
+    def log_phase(self, groups: Sequence[Group], stats: RolloutStats, ahead: SampledBy | None = None) -> None:
+        """Takes the figures of a phase's rollouts; they are logged when the phase ends.
+
+        Args:
+            groups: The groups of the phase.
+            stats: What their rollouts took.
+            ahead: The weights that sampled, where the rollouts were made ahead of the phase.
+        """
         metrics = EvaluationMetrics().to(self.device)  # where torchmetrics can gather from all processes
         for group in groups:
             for trajectory in (*group.trajectories, *group.failed):
                 metrics.update(group.task, trajectory)
         figures = metrics.compute() | rollout_figures(groups, stats, self.renderer, self.trainer)
+        figures["staleness"] = 0.0 if ahead is None else float(ahead.staleness(self.trainer.global_step))
         self._phase_metrics = {f"rollout/{name}": value for name, value in figures.items()}
         if figures["zero_variance"] == 1.0:
             rank_zero_warn(
                 "all groups of a phase are of zero variance: all rollouts of a prompt earned the same, so that nothing "
                 "is learned from them; look at the rewards in the trajectories, or at the tasks' difficulty"
             )
-        self.performance.rollouts(groups, stats)
+        if ahead is None:  # else their seconds are no part of this phase: they passed beside another update
+            self.performance.rollouts(groups, stats)
         rank_zero_info(rollout_line(groups[0].phase, self._phase_metrics))
 
     def training_step(self, batch: list[Group], batch_idx: int) -> dict[str, Any]:

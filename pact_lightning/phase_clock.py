@@ -7,10 +7,22 @@ from typing import Literal
 
 import torch
 
-Part = Literal["prefill", "decode", "tools", "credit", "old", "reference", "forward", "backward", "step"]
+Part = Literal["wait", "prefill", "decode", "tools", "credit", "old", "reference", "forward", "backward", "step"]
 
-PARTS: tuple[Part, ...] = ("prefill", "decode", "tools", "credit", "old", "reference", "forward", "backward", "step")
-"""In the order in which a phase meets them: rollouts, credit, ``pi_old``, then the packs and the optimiser."""
+PARTS: tuple[Part, ...] = (
+    "wait",
+    "prefill",
+    "decode",
+    "tools",
+    "credit",
+    "old",
+    "reference",
+    "forward",
+    "backward",
+    "step",
+)
+"""In the order in which a phase meets them: rollouts (waited for where they were made ahead, else made), credit,
+``pi_old``, then the packs and the optimiser."""
 
 
 class PhaseClock:

@@ -1,8 +1,8 @@
 """What every training method here shares: policy, tokenizer, optimiser, adapter-only checkpoints, manual steps."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +33,9 @@ from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.reference import make_reference
 from pact_lightning.policy.sharding import WholePolicy, common_value, shard_policy
 from pact_lightning.policy.state_dict import load_trainable_state, sharded_state, trainable_state, without_prefix
-from pact_lightning.rollout.engine import RolloutRequest, RolloutStats
-from pact_lightning.rollout.samplers.backend import LentPolicy, SamplerBackend
+from pact_lightning.rollout.samplers.backend import LentPolicy, SamplerBackend, keeps_weights
 from pact_lightning.rollout.samplers.base import Sampler, SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
-from pact_lightning.rollout_progress import rollout_progress
 from pact_lightning.seeds import derive_seed
 from pact_lightning.step_sync import expect_common_figures
 from pact_lightning.trainer_checks import check_trainer
@@ -235,18 +233,38 @@ class PolicyModule(pl.LightningModule):
     @contextmanager
     def sampler(self, sampling: SamplingConfig, prefill_tokens: int) -> Iterator[Sampler]:
         """Lends the policy as a sampler, in evaluation mode, or the backend with the policy's present weights."""
+        with self._in_evaluation(), self.whole_policy() as model:
+            if self.sampler_backend is None:
+                yield TransformersSampler(model, self._stop_ids(), sampling, prefill_tokens)
+                return
+            with self.sampler_backend.lend(self._lent(model), sampling) as sampler:
+                yield sampler
+
+    @contextmanager
+    def sampler_beside(self, sampling: SamplingConfig) -> Iterator[Sampler]:
+        """Lends the backend with the policy's present weights, for use while the policy is trained.
+
+        To be entered where the policy is at rest; it may be left in another thread. Only for a backend that
+        :func:`~pact_lightning.rollout.samplers.backend.keeps_weights`.
+        """
+        assert keeps_weights(self.sampler_backend)
+        assert self.sampler_backend is not None
+        with ExitStack() as stack:
+            with self._in_evaluation():
+                sampler = stack.enter_context(self.sampler_backend.lend(self._lent(self.model), sampling))
+            yield sampler
+
+    @contextmanager
+    def _in_evaluation(self) -> Iterator[None]:
         was_training = self.model.training
         self.model.eval()
         try:
-            with self.whole_policy() as model:
-                if self.sampler_backend is None:
-                    yield TransformersSampler(model, self._stop_ids(), sampling, prefill_tokens)
-                    return
-                lent = LentPolicy(model, self.policy_config, tuple(self._stop_ids()))
-                with self.sampler_backend.lend(lent, sampling) as sampler:
-                    yield sampler
+            yield
         finally:
             self.model.train(was_training)
+
+    def _lent(self, model: nn.Module) -> LentPolicy:
+        return LentPolicy(model, self.policy_config, tuple(self._stop_ids()))
 
     @contextmanager
     def whole_policy(self) -> Iterator[nn.Module]:
@@ -263,12 +281,6 @@ class PolicyModule(pl.LightningModule):
     def _stop_ids(self) -> list[int]:
         eos = self.tokenizer.eos_token_id
         return sorted({self.renderer.end_of_turn, *([eos] if isinstance(eos, int) else [])})
-
-    def progress(
-        self, what: str, requests: Sequence[RolloutRequest]
-    ) -> AbstractContextManager[Callable[[RolloutStats], None] | None]:
-        """A line of live progress for a run of rollouts, in the Trainer's own progress display."""
-        return rollout_progress(self.trainer, what, requests)
 
     def validation_step(self, batch: "list[Evaluated]", batch_idx: int) -> None:
         """Scores rollouts."""

@@ -1,4 +1,4 @@
-"""Live progress of a run of rollouts."""
+"""A line of live progress for a run of rollouts, in the Trainer's own progress display."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,28 +7,29 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
 
 from pact_lightning.rollout.engine import RolloutRequest, RolloutStats
+from pact_lightning.rollout_run import rollouts_of
 
 
 @contextmanager
 def rollout_progress(
     trainer: pl.Trainer, what: str, requests: Sequence[RolloutRequest]
 ) -> Iterator[Callable[[RolloutStats], None] | None]:
-    """A line in the Trainer's own progress display: rollouts done and wanted, speed, share of time in tools.
+    """Shows the line until it is left.
 
     Args:
         trainer: The Trainer.
-        what: What the rollouts are for.
-        requests: What is to be rolled out.
+        what: What is rolled out.
+        requests: All of it.
 
     Yields:
-        What shows the present figures; ``None`` where the Trainer shows no such display.
+        Takes what the run has made so far; ``None`` where nothing is displayed.
     """
     bar = trainer.progress_bar_callback
     display = bar.progress if isinstance(bar, RichProgressBar) and bar.is_enabled else None
     if display is None:
         yield None
         return
-    line = display.add_task(f"rollouts: {what}", total=sum(request.samples for request in requests))
+    line = display.add_task(f"rollouts: {what}", total=rollouts_of(requests))
 
     def show(stats: RolloutStats) -> None:
         speed = stats.tokens / max(stats.seconds, 1e-9)

@@ -18,6 +18,11 @@ _ROWS_OF_A_PART = 4
 """How often a part fills the batch: at its end the batch runs empty, which costs time."""
 
 
+def rollouts_of(requests: Sequence[RolloutRequest]) -> int:
+    """Rollouts that are asked for."""
+    return sum(request.samples for request in requests)
+
+
 def parts_of(requests: Sequence[RolloutRequest], rows: int) -> Iterator[range]:
     """Cuts requests into parts, in order, that depend on the requests alone.
 
@@ -83,7 +88,7 @@ def run_rollouts(
             for sample in range(requests[number].samples)
             if (trajectory := reused.get((number, sample))) is not None
         }
-        if len(known) == sum(request.samples for request in asked):
+        if len(known) == rollouts_of(asked):
             results += [[known[n, sample] for sample in range(request.samples)] for n, request in enumerate(asked)]
             for trajectory in known.values():
                 stats.add(trajectory)

@@ -1,8 +1,8 @@
 """What every data module with tasks shares: loading and checking them, and the rollouts of evaluation."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,13 @@ from pact_lightning.environments.protocol import EnvironmentUnavailableError, cl
 from pact_lightning.phase_clock import PhaseClock
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest, RolloutStats
+from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
 from pact_lightning.rollout.samplers.base import Sampler, SamplingConfig
 from pact_lightning.rollout.samplers.timed import TimedSampler
 from pact_lightning.rollout.trajectory import Trajectory
-from pact_lightning.rollout_run import parts_of, reusable, run_rollouts
-from pact_lightning.rollout_store import RolloutStore
+from pact_lightning.rollout_progress import rollout_progress
+from pact_lightning.rollout_run import parts_of, reusable, rollouts_of, run_rollouts
+from pact_lightning.rollout_store import RolloutStore, StoredRollouts
 from pact_lightning.seeds import derive_seed
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 from pact_lightning.tasks.schema import Task
@@ -209,12 +211,9 @@ class TaskDataModule(pl.LightningDataModule):
             FileNotFoundError: They are not.
             EnvironmentUnavailableError: No rollout can go on; the state is saved before.
         """
-        try:
-            # Around all of them: the processes may begin different numbers of samplers.
-            with self.module.whole_policy():
-                return self._rollout(requests, sampling, what, policy, clock)
-        except EnvironmentUnavailableError as error:
-            raise EnvironmentUnavailableError(f"{error}. {self._saved()}") from error
+        with self.saved_where_unavailable(), self.module.whole_policy():
+            # The policy around all of them: the processes may begin different numbers of samplers.
+            return self._rollout(requests, sampling, what, policy, clock)
 
     def _rollout(
         self,
@@ -226,38 +225,82 @@ class TaskDataModule(pl.LightningDataModule):
     ) -> tuple[list[list[Trajectory]], RolloutStats]:
         assert self.trainer is not None
         module = self.module
-        engine = RolloutEngine(module.renderer, self.limits)
         sampler = partial(self._lent_sampler, sampling, clock)
         if self.trainer.state.fn != "fit":
-            with sampler() as lent, module.progress(what, requests) as progress:
+            engine = RolloutEngine(module.renderer, self.limits)
+            with sampler() as lent, rollout_progress(self.trainer, what, requests) as progress:
                 return engine.run(requests, lent, progress)
-        depends = f"{policy or module.policy_name} {sampling} {self.limits}"
-        with self.store.open(what, depends, requests, self._prompt_ids) as stored:
-            wanted = sum(request.samples for request in requests)
-            if policy is not None and len(stored.known) < wanted:
+        if policy is not None:
+            wanted, known = rollouts_of(requests), self.kept_rollouts(requests, sampling, what, policy)
+            if known < wanted:
                 raise FileNotFoundError(
-                    f"the checkpoint stands in the middle of {what}, but only {len(stored.known)} of its {wanted} "
+                    f"the checkpoint stands in the middle of {what}, but only {known} of its {wanted} "
                     f"rollouts are in {self.store.folder}; name an earlier checkpoint, one of the end of a phase"
                 )
+        by = policy or module.policy_name
+        pause = module.interruption.between_sampler_steps
+        return self.roll_out_and_keep(requests, sampling, what, by, sampler=sampler, pause=pause)
+
+    def roll_out_and_keep(
+        self,
+        requests: Sequence[RolloutRequest],
+        sampling: SamplingConfig,
+        what: str,
+        policy: str,
+        *,
+        sampler: Callable[[], AbstractContextManager[Sampler]],
+        pause: Callable[[], None],
+    ) -> tuple[list[list[Trajectory]], RolloutStats]:
+        """Makes the rollouts that the store does not know, and keeps each in it as it ends; from any thread.
+
+        Args:
+            requests: What to roll out.
+            sampling: How tokens are drawn.
+            what: Name of the phase or validation, for the progress display and the store.
+            policy: Name of the policy that samples.
+            sampler: Lends it.
+            pause: Called between two steps of the sampler; it may raise in order to end the run.
+        """
+        assert self.trainer is not None
+        module = self.module
+        with self._opened(requests, sampling, what, policy) as stored:
             exact = module.device.type == "cpu" and module.sampler_backend is None
             parts = list(parts_of(requests, self.limits.rows)) if exact else [range(len(requests))]
             reused = reusable(stored.known, parts, requests, exact=exact)
             if stored.known:
                 rank_zero_info(
-                    f"{what}: the run that was interrupted finished {len(stored.known)} of {wanted} rollouts; "
-                    f"{len(reused)} are reused"
+                    f"{what}: the run that was interrupted finished {len(stored.known)} of {rollouts_of(requests)} "
+                    f"rollouts; {len(reused)} are reused"
                 )
-            with module.progress(what, requests) as progress:
+            engine = RolloutEngine(module.renderer, self.limits)
+            with rollout_progress(self.trainer, what, requests) as progress:
                 return run_rollouts(
-                    engine,
-                    requests,
-                    sampler,
-                    progress,
-                    parts=parts,
-                    stored=stored,
-                    reused=reused,
-                    pause=module.interruption.between_sampler_steps,
+                    engine, requests, sampler, progress, parts=parts, stored=stored, reused=reused, pause=pause
                 )
+
+    def kept_rollouts(
+        self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str, policy: str
+    ) -> int:
+        """How many of these rollouts by this policy are on disk; those of another policy are removed."""
+        with self._opened(requests, sampling, what, policy) as stored:
+            return len(stored.known)
+
+    def _opened(
+        self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str, policy: str
+    ) -> AbstractContextManager[StoredRollouts]:
+        return self.store.open(what, f"{policy} {sampling} {self.limits}", requests, self._prompt_ids)
+
+    @contextmanager
+    def saved_where_unavailable(self) -> Iterator[None]:
+        """Around rollouts: where none can go on, the state is saved, and the error says how the run does.
+
+        Raises:
+            EnvironmentUnavailableError: No rollout can go on.
+        """
+        try:
+            yield
+        except (EnvironmentUnavailableError, SamplerUnavailableError) as error:
+            raise EnvironmentUnavailableError(f"{error}. {self._saved()}") from error
 
     @contextmanager
     def _lent_sampler(self, sampling: SamplingConfig, clock: PhaseClock | None) -> Iterator[Sampler]:

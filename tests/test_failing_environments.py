@@ -57,8 +57,8 @@ class Recording(PACTModule):
         super().__init__(**arguments)
         self.rollout_metrics = {}
 
-    def log_phase(self, groups, stats):
-        super().log_phase(groups, stats)
+    def log_phase(self, groups, stats, ahead=None):
+        super().log_phase(groups, stats, ahead)
         self.rollout_metrics = dict(self._phase_metrics)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
+import pytest
 from vllm_protocol_server import ProtocolServer
 
 import pact_lightning
@@ -81,7 +82,7 @@ class RecordedModule(PACTModule):
             self.trained_on.append(render_trace(self.renderer, group.task.trace, with_final=True).ids.tolist())
 
 
-def fit(module, folder):
+def fit(module, folder, *, overlap=False):
     """Two whole phases and a validation, through the Trainer: the second phase follows training on the traces."""
     limits = RolloutLimits(max_new_tokens_per_turn=24, max_trajectory_tokens=300)
     data = RolloutDataModule(
@@ -90,6 +91,7 @@ def fit(module, folder):
         prompts_per_phase=2,
         prompts_per_step=1,
         rollouts_per_prompt=2,
+        overlap=overlap,
         limits=limits,
         max_prompt_tokens=2000,
     )
@@ -129,12 +131,13 @@ def test_no_canary_of_a_trace_reaches_the_sampler(tmp_path):
     assert_canaries_were_there_to_be_found(module)
 
 
-def test_no_canary_of_a_trace_reaches_a_vllm_server(tmp_path):
+@pytest.mark.parametrize("overlap", [False, True])
+def test_no_canary_of_a_trace_reaches_a_vllm_server(tmp_path, overlap):
     """Of everything that is sent: the prompts as text, and the requests as they are."""
     policy = PolicyConfig(model="bundled", adapter="lora", dtype="float32", lora_r=4)
     with ProtocolServer() as server:
         module = RecordedModule(policy=policy, anchor_probability=0.0, sampler=server.backend())
-        fit(module, tmp_path)
+        fit(module, tmp_path, overlap=overlap)
         prompts = server.prompts()
         assert len(prompts) >= 12
         assert_no_canary("\n".join(map(module.renderer.codec.decode, prompts)))

@@ -53,7 +53,9 @@ def print_plan(own: argparse.Namespace, of_fit: Sequence[str]) -> None:
     console.print(work_table(plan, seconds, speed))
     if recipe.phases is not None:
         hours = recipe.phases * sum(seconds.values()) / 3600
-        console.print(f"{recipe.phases} phases: {hours:,.2f} h at least, with rollouts of these lengths.", soft_wrap=True)
+        console.print(
+            f"{recipe.phases} phases: {hours:,.2f} h at least, with rollouts of these lengths.", soft_wrap=True
+        )
     if fit is not None and card is not None:
         for line in fit_lines(plan, fit, card):
             console.print(line, soft_wrap=True, highlight=False)

@@ -26,9 +26,18 @@ class LentPolicy:
     stop_ids: tuple[int, ...]
 
 
+class SamplerUnavailableError(OSError):
+    """The engine that samples is gone or of no use, so that no rollout can go on."""
+
+
 @runtime_checkable
 class SamplerBackend(Protocol):
-    """An engine that samples in the policy's stead; recipes name one by ``class_path`` and ``init_args``."""
+    """An engine that samples in the policy's stead; recipes name one by ``class_path`` and ``init_args``.
+
+    One whose samplers hold weights of their own from the moment they are lent, so that the policy can be trained while
+    they sample, says so by an attribute ``keeps_weights = True``. Such a sampler is asked for in the main thread, and
+    used and given back in another one.
+    """
 
     def check(self, config: PolicyConfig) -> None:
         """Tells, before the policy is loaded, what would keep the backend from sampling it.
@@ -51,3 +60,8 @@ class SamplerBackend(Protocol):
             sampling: How tokens are drawn.
         """
         ...
+
+
+def keeps_weights(backend: SamplerBackend | None) -> bool:
+    """Whether the policy can be trained while a sampler of this backend samples; ``None`` is the policy itself."""
+    return bool(getattr(backend, "keeps_weights", False))

@@ -39,6 +39,8 @@ class VLLMServer:
         ValueError: A value makes no sense.
     """
 
+    keeps_weights = True
+
     def __init__(
         self,
         base_url: str,
