@@ -134,8 +134,8 @@ def long_is_good(trajectory, task):
     return [float(len(turn.text)) for turn in trajectory.turns]
 
 
-def fitted(sampler, folder, **settings):
-    """A phase of real rollouts and its one optimiser step, through the Trainer."""
+def fitted(sampler, folder, *, phases=1, overlap=False, **settings):
+    """Phases of real rollouts and one optimiser step each, through the Trainer."""
     module = RecordingModule(policy=LORA, anchor_probability=0.5, sampler=sampler, **settings)
     limits = RolloutLimits(max_new_tokens_per_turn=24, max_trajectory_tokens=300)
     data = RolloutDataModule(
@@ -143,11 +143,12 @@ def fitted(sampler, folder, **settings):
         prompts_per_phase=4,
         prompts_per_step=4,
         rollouts_per_prompt=3,
+        overlap=overlap,
         limits=limits,
         max_prompt_tokens=2000,
         credit=CreditConfig(reward=f"{__name__}.long_is_good"),
     )
-    quiet_trainer(max_epochs=1, default_root_dir=folder).fit(module, data)
+    quiet_trainer(max_epochs=phases, default_root_dir=folder).fit(module, data)
     return module
 
 

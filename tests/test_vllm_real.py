@@ -19,6 +19,7 @@ from test_sampler_correction import fitted
 from test_vllm_server import LORA, STOP, adapted, lent
 from vllm_real_play import PROMPT, difference, play_long
 
+from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.loading import policy_source
 from pact_lightning.rollout.samplers.adapter_version import saved_adapter
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput
@@ -203,6 +204,18 @@ def test_a_phase_through_the_trainer_has_a_mismatch_of_rounding(backend, tmp_pat
     assert logged["mismatch/abs_difference"] < CLOSE
     assert logged["mismatch/weight_mean"] == pytest.approx(1.0, abs=CLOSE)
     assert logged["mismatch/capped"] == 0.0
+
+
+def test_rollouts_ahead_of_the_update_are_of_the_weights_before_it(backend, tmp_path):
+    """Three phases, the second and third on rollouts that the server made beside the update before."""
+    module = fitted(backend, tmp_path, phases=3, overlap=True, optimizer=OptimizerConfig(learning_rate=1e-2))
+    stale = [logged["rollout/staleness"] for logged in module.logged if "rollout/staleness" in logged]
+    assert stale == [0, 1, 1]
+    off = [logged["mismatch/abs_difference"] for logged in module.logged if "mismatch/ratio_max" in logged]
+    assert off[0] < CLOSE
+    assert min(off[1:]) > 10 * CLOSE
+    with VLLMClient(backend._server) as client:
+        assert not [name for name in client.models() if name.startswith("pact-")]
 
 
 def test_the_colocated_engine_samples_with_each_adapter_in_turn():
