@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,21 @@ class PactCLI(LightningCLI):
 
     latest: "PactCLI | None" = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, verbs: Collection[str] = tuple(VERBS), **kwargs: Any) -> None:
+        """Parses the command line and does what it says.
+
+        Args:
+            *args: As for LightningCLI.
+            verbs: The commands to be set up; each of their parsers takes a while.
+            **kwargs: As for LightningCLI.
+        """
         PactCLI.latest = self
+        self._verbs = verbs
         super().__init__(*args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning asks its instance too
+        """The commands that are set up, and arguments of their methods that are no options."""
+        return {verb: skipped for verb, skipped in LightningCLI.subcommands().items() if verb in self._verbs}
 
     def instantiate_classes(self) -> None:
         """Makes trainer, module and data; all loggers of a run write to the same version."""
@@ -150,6 +163,9 @@ def run_lightning(args: list[str] | None) -> None:
     """
     silence_libraries()
     arguments: Any = args
+    given = sys.argv[1:] if args is None else args
+    # Where an option stands before the command, all are set up: the parser has to find it.
+    verbs = [given[0]] if given and given[0] in VERBS else list(VERBS)
     try:
         PactCLI(
             PolicyModule,
@@ -157,9 +173,10 @@ def run_lightning(args: list[str] | None) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={name: {"exit_on_error": False} for name in VERBS}
+            parser_kwargs={verb: {"exit_on_error": False} for verb in verbs}
             | {"exit_on_error": False, "description": DESCRIPTION},
             args=arguments,
+            verbs=verbs,
         )
     except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
         if PactCLI.latest is not None and PactCLI.latest.at_work:

@@ -1,8 +1,13 @@
 """Fixtures and marks shared by all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# The models here are so small that a second thread mostly waits for the first one, and takes its core from the
+# processes that tests start. They inherit it; torch reads it when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -144,7 +144,7 @@ def rollouts(strategy, policy, folder, phases=1, resume=False):
         prompts_per_phase=4,
         prompts_per_step=2,
         rollouts_per_prompt=2,
-        limits=RolloutLimits(max_turns=2, max_new_tokens_per_turn=60, max_trajectory_tokens=240),
+        limits=RolloutLimits(max_turns=2, max_new_tokens_per_turn=40, max_trajectory_tokens=240),
         max_prompt_tokens=250,
     )
     checkpoints = ModelCheckpoint(dirpath=folder / "checkpoints", save_last=True)

@@ -18,17 +18,21 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import peft  # noqa: F401  # imported by the run when it loads its policy
 import torch
 import yaml
 from cli_recipe import bundled, recipe
 
+import pact_lightning.datamodule
+import pact_lightning.lightning_cli  # noqa: F401  # imported by the command when it is called
 from pact_lightning.cli import main
 from pact_lightning.metric_rows import comparable, read_rows
 
 PHASES = 8
+ROLLOUTS = 3
 
 
-def soak_recipe(folder, phases=PHASES):
+def soak_recipe(folder, phases=PHASES, rollouts=ROLLOUTS):
     """A run with everything in it that could fail to repeat: dropout, a schedule, validations between, two loggers."""
     config = recipe(folder)
     for logger in config["trainer"]["logger"]:
@@ -38,7 +42,7 @@ def soak_recipe(folder, phases=PHASES):
     model["optimizer"] |= {"schedule": "cosine", "schedule_steps": 2 * phases}
     model["anchor_probability"] = 0.4
     data |= {"train": bundled("train", 16), "validation": bundled("validation", 2)}
-    data |= {"prompts_per_phase": 4, "prompts_per_step": 2, "rollouts_per_prompt": 3}
+    data |= {"prompts_per_phase": 4, "prompts_per_step": 2, "rollouts_per_prompt": rollouts}
     # Few rows at a time, so that a phase has two parts and a kill finds one of them finished.
     data["limits"] = {"max_turns": 3, "max_new_tokens_per_turn": 40, "max_trajectory_tokens": 300, "rows": 2}
     config["trainer"] |= {"max_epochs": phases, "check_val_every_n_epoch": 2}
@@ -138,7 +142,7 @@ def phases_done(folder):
     return max((int(name.partition("=")[2].partition("-")[0]) + 1 for name in names), default=0)
 
 
-def soak(folder, kills, seed, phases=PHASES):
+def soak(folder, kills, seed, phases=PHASES, rollouts=ROLLOUTS):
     """Runs undisturbed, then killed so many times.
 
     Returns:
@@ -147,7 +151,7 @@ def soak(folder, kills, seed, phases=PHASES):
     draw = random.Random(seed)
     whole = folder / "undisturbed"
     began = time.monotonic()
-    if wait(start(whole, soak_recipe(whole, phases))) != 0:
+    if wait(start(whole, soak_recipe(whole, phases, rollouts))) != 0:
         return [f"the undisturbed run failed; see {whole / 'log.txt'}"]
     took = time.monotonic() - began
     expected = End.of(whole)
@@ -156,7 +160,8 @@ def soak(folder, kills, seed, phases=PHASES):
     while done < kills and not problems:
         number += 1
         killed = folder / f"killed-{number}"
-        while (status := _attempt(killed, phases, took, done, kills, draw)) is None:
+        config = soak_recipe(killed, phases, rollouts)
+        while (status := _attempt(killed, config, took, done, kills, draw)) is None:
             done += 1
             print(f"kill {done}: {phases_done(killed)} of {phases} phases done", flush=True)
         if status != 0:
@@ -167,11 +172,12 @@ def soak(folder, kills, seed, phases=PHASES):
     return problems
 
 
-def _attempt(folder, phases, took, done, kills, draw):
+def _attempt(folder, config, took, done, kills, draw):
     """Starts or resumes the run and kills it, sooner where it is ahead of the kills; ``None`` where it was killed."""
-    child = start(folder, soak_recipe(folder, phases))
+    child = start(folder, config)
     if done >= kills:
         return wait(child)
+    phases = config["trainer"]["max_epochs"]
     phase = took / (phases + 2)  # the start takes about two
     ahead = phases_done(folder) / phases > done / kills
     status = wait(child, draw.uniform(0, 3 * phase if ahead else 6 * phase))
@@ -189,11 +195,12 @@ def run():
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     parser.add_argument("--phases", type=int, default=PHASES)
+    parser.add_argument("--rollouts", type=int, default=ROLLOUTS, help="of each prompt")
     parser.add_argument("--folder", type=Path, help="where the runs go; else a folder that is removed")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        problems = soak(folder, arguments.kills, arguments.seed, arguments.phases)
+        problems = soak(folder, arguments.kills, arguments.seed, arguments.phases, arguments.rollouts)
     print("\n".join(f"differs: {problem}" for problem in problems) or "the same to the last bit")
     sys.exit(bool(problems))
 

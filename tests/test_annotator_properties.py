@@ -90,7 +90,7 @@ _json = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data(), reasoning=_reasoning, calls=_calls)
 def test_any_server_whatsoever_yields_safe_chunks(data, reasoning, calls, tmp_path_factory):
     """Bodies that are no JSON, no completion, no annotation, or a fitting one, over real HTTP."""

@@ -37,7 +37,7 @@ class Run:
         )
         self.module = PACTModule(policy=policy, optimizer=OptimizerConfig(3e-4, schedule="cosine", schedule_steps=12))
         tasks = BundledTasks("train", 3, start=3)
-        limits = RolloutLimits(max_turns=4, max_new_tokens_per_turn=120, max_trajectory_tokens=500, rows=4)
+        limits = RolloutLimits(max_turns=3, max_new_tokens_per_turn=48, max_trajectory_tokens=300, rows=4)
         data = RolloutDataModule(
             train=tasks,
             validation=BundledTasks("validation", 1),

@@ -190,6 +190,18 @@ def test_print_config_prints_a_config_that_can_be_given_back(tmp_path, capsys):
     assert printed["data"]["init_args"]["prompts_per_phase"] == 2
 
 
+def test_one_command_is_set_up_and_all_where_an_option_stands_before_it(tmp_path, capsys):
+    """The parsers of the others take time; but the first word may be any option with any value."""
+    printed = {}
+    for arguments in (["validate"], ["--print_config", "validate"]):
+        with pytest.raises(SystemExit):
+            main([*arguments, "-c", saved(tmp_path), "--print_config"])
+        printed[arguments[0]] = capsys.readouterr().out
+        assert len(PactCLI.latest.subcommands()) == (1 if arguments[0] == "validate" else 4)
+    assert yaml.safe_load(printed["validate"])["data"]["init_args"]["prompts_per_phase"] == 2
+    assert printed["validate"] in printed["--print_config"]
+
+
 def test_a_later_config_overlays_an_earlier_one(tmp_path, capsys):
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("model:\n  init_args:\n    anchor_probability: 0.25\ntrainer:\n  max_epochs: 7\n")

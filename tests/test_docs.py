@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,13 +46,11 @@ def _anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if _BLOCK.search(page.read_text(encoding="utf-8"))], ids=lambda page: page.name
-)
-def test_programs_run(page, tmp_path):
-    """Blocks of a page run one after the other in one empty folder, as a reader would run them."""
-    for module in _NEEDS.findall(page.read_text(encoding="utf-8")):
-        pytest.importorskip(module)
+PAGES_WITH_PROGRAMS = [page for page in PAGES if _BLOCK.search(page.read_text(encoding="utf-8"))]
+
+
+def _run_blocks(page, folder):
+    """Runs a page's blocks one after the other in one empty folder, as a reader would; gives what failed, as text."""
     scripts = str(Path(sys.executable).parent)
     environment = os.environ | {
         "PATH": scripts + os.pathsep + os.environ["PATH"],
@@ -60,18 +59,38 @@ def test_programs_run(page, tmp_path):
     }
     for block in _BLOCK.finditer(page.read_text(encoding="utf-8")):
         if block["name"]:
-            (tmp_path / block["name"]).write_text(block["text"], encoding="utf-8")
+            (folder / block["name"]).write_text(block["text"], encoding="utf-8")
             continue
         run = subprocess.run(
             _COMMANDS[block["language"]],
             input=block["text"],
-            cwd=tmp_path,
+            cwd=folder,
             env=environment,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert run.returncode == 0, f"{block['text']}\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
+        if run.returncode:
+            return f"{block['text']}\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def runs(request, tmp_path_factory):
+    """Runs of the pages that are asked for, two at a time: each is a row of processes that use one core."""
+    asked = [
+        item.callspec.params["page"] for item in request.session.items if item.name.startswith("test_programs_run")
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        yield {page: pool.submit(_run_blocks, page, tmp_path_factory.mktemp(page.stem)) for page in asked}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_PROGRAMS, ids=lambda page: page.name)
+def test_programs_run(page, runs):
+    for module in _NEEDS.findall(page.read_text(encoding="utf-8")):
+        pytest.importorskip(module)
+    assert runs[page].result() == ""
 
 
 def test_marks_are_known():

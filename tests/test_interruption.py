@@ -121,7 +121,17 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+LIKE_ANOTHER = {
+    "after the first step of the last phase",
+    "in the second part of the last rollouts",
+    "in a validation",
+}
+"""Moments that differ from another one by the phase alone."""
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_ANOTHER)) for name in MOMENTS]
+)
 def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(undisturbed, tmp_path, monkeypatch, moment):
     make, interruption = MOMENTS[moment]
     with pytest.raises(SystemExit) as stopped:

@@ -74,7 +74,6 @@ def ids_by_epoch(seed, epochs=2, count=10, batch_size=3):
     class Watching(SFTModule):
         def training_step(self, batch, batch_idx):
             seen.append((self.trainer.current_epoch, [task.id for task in batch]))
-            return super().training_step(batch, batch_idx)
 
     data = TraceDataModule(train=BundledTasks("train", count), batch_size=batch_size, seed=seed)
     quiet_trainer(max_epochs=epochs).fit(Watching(policy=FULL, optimizer=STILL), data)
