@@ -34,6 +34,25 @@ class WholeFileIO(TorchCheckpointIO):
         partial.replace(target)
         _sync_folder(target.parent)
 
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Loads a checkpoint; a file of this machine only if it is whole.
+
+        Raises:
+            ValueError: It is not.
+            FileNotFoundError: It is not there.
+        """
+        if not is_remote(path) and Path(path).is_file():
+            try:
+                _check_whole(Path(path))
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; name an earlier one, or ckpt_path=last_checkpoint(trainer) of "
+                    "pact_lightning.last_checkpoint, which takes the newest one that is whole"
+                ) from error
+        return super().load_checkpoint(path, map_location, weights_only)
+
 
 def is_remote(path: Any) -> bool:
     """Whether a path is an address and no file of this machine."""
@@ -46,13 +65,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is cut off, changed, or no checkpoint.
     """
+    _check_whole(path)
     try:
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-        if damaged is not None:
-            raise ValueError(f"the checkpoint {path} is damaged at {damaged}")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise ValueError(f"the checkpoint {path} is cut off or no checkpoint: {error}") from error
     if not isinstance(content, dict) or "loops" not in content:
         raise ValueError(f"the file {path} is no checkpoint of a run")
@@ -71,6 +87,16 @@ def newest_whole(paths: Iterable[Path]) -> tuple[Path, dict[str, Any]] | None:
         except ValueError as error:
             rank_zero_warn(f"{error}; the one before it is used")
     return None
+
+
+def _check_whole(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
+        raise ValueError(f"the checkpoint {path} is cut off or no checkpoint: {error}") from error
+    if damaged is not None:
+        raise ValueError(f"the checkpoint {path} is damaged at {damaged}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pact_lightning.group import CreditConfig, Group, make_group
 from pact_lightning.module import PACTModule
-from pact_lightning.rollout.engine import RolloutLimits, RolloutRequest
+from pact_lightning.rollout.engine import RolloutLimits, RolloutRequest, RolloutStats
 from pact_lightning.rollout.record import trajectory_record
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.seeds import derive_seed, numpy_random
@@ -78,6 +78,7 @@ class RolloutDataModule(TaskDataModule):
         self.rollouts_per_prompt = rollouts_per_prompt
         self.sampling = SamplingConfig(temperature)
         self.credit = credit
+        self._told_unanswered = False
 
     def setup(self, stage: str) -> None:
         """Loads the tasks and checks that everything fits.
@@ -156,32 +157,37 @@ class RolloutDataModule(TaskDataModule):
                 for (position, task), rollouts in zip(chosen, results, strict=True)
             ]
         if policy is None:
-            self._check_environments(groups)
+            self._tell_of_failures(groups, stats)
             self._write(phase, groups)
             self.pact_module.log_phase(groups, stats)
         return groups
 
-    def _check_environments(self, groups: Sequence[Group]) -> None:
-        """Tells of environments that could not be started.
-
-        Raises:
-            RuntimeError: None of the phase could: there is nothing to train on, and likely a mistake behind it.
-        """
+    def _tell_of_failures(self, groups: Sequence[Group], stats: RolloutStats) -> None:
+        """Warns of environments that could not be started, and once of calls that nobody answered."""
         assert self.trainer is not None
         failed = [trajectory for group in groups for trajectory in group.failed]
-        kept = sum(len(group.trajectories) for group in groups)
-        found = sum_over_processes(self.trainer, {"failed": len(failed), "kept": kept})
-        if not found["failed"]:
-            return
-        first = "none of them in this process; look at the trajectories of the others"
-        if failed:
-            first = f"the first one, of task {failed[0].task_id}: {' '.join(failed[0].turns[-1].responses)}"
-        if not found["kept"]:
-            raise RuntimeError(f"no environment of this phase could be started; {first}")
-        rank_zero_warn(
-            f"{found['failed']:.0f} of {found['failed'] + found['kept']:.0f} rollouts of this phase have no "
-            f"environment and are left out; {first}"
+        kept = [trajectory for group in groups for trajectory in group.trajectories]
+        counts = {"failed": len(failed), "kept": len(kept)}
+        found = sum_over_processes(
+            self.trainer, counts | {"calls": stats.tool_calls, "unanswered": stats.unanswered_calls}
         )
+        if found["failed"]:
+            first = "none of them in this process; look at the trajectories of the others"
+            if failed:
+                first = f"the first one, of task {failed[0].task_id}: {' '.join(failed[0].turns[-1].responses)}"
+            rank_zero_warn(
+                f"{found['failed']:.0f} of {found['failed'] + found['kept']:.0f} rollouts of this phase have no "
+                f"environment and are left out; {first}"
+            )
+        if found["unanswered"] and not self._told_unanswered:
+            self._told_unanswered = True
+            tasks = [trajectory.task_id for trajectory in kept if trajectory.unanswered_calls]
+            where = f"such as in task {tasks[0]}" if tasks else "all in other processes"
+            rank_zero_warn(
+                f"nobody answered {found['unanswered']:.0f} of the {found['calls']:.0f} tool calls of phase "
+                f"{groups[0].phase}, {where}; look at the "
+                "trajectories. Later ones are counted in rollout/unanswered_calls and not told again"
+            )
 
     def _write(self, phase: int, groups: Sequence[Group]) -> None:
         records = [

@@ -14,16 +14,19 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from pact_lightning.callbacks.interruption import save_path
 from pact_lightning.checkpoint_files import is_remote
+from pact_lightning.environment_watch import EnvironmentWatch, UselessEnvironmentsError
 from pact_lightning.environments.protocol import EnvironmentUnavailableError, close_environment
 from pact_lightning.phase_clock import PhaseClock
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest, RolloutStats
+from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
 from pact_lightning.rollout.samplers.base import Sampler, SamplingConfig
 from pact_lightning.rollout.samplers.timed import TimedSampler
 from pact_lightning.rollout.trajectory import Trajectory
 from pact_lightning.rollout_run import parts_of, reusable, run_rollouts
 from pact_lightning.rollout_store import RolloutStore
 from pact_lightning.seeds import derive_seed
+from pact_lightning.step_sync import sum_over_processes
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
@@ -207,22 +210,33 @@ class TaskDataModule(pl.LightningDataModule):
 
         Raises:
             FileNotFoundError: They are not.
-            EnvironmentUnavailableError: No rollout can go on; the state is saved before.
+            EnvironmentUnavailableError: No rollout can go on, or none is of use; the state is saved before.
+            SamplerUnavailableError: What samples is gone; the state is saved before.
         """
+        assert self.trainer is not None
+        watch = EnvironmentWatch(what, len({request.prompt.id for request in requests}))
         try:
             # Around all of them: the processes may begin different numbers of samplers.
             with self.module.whole_policy():
-                return self._rollout(requests, sampling, what, policy, clock)
+                found = self._rollout(requests, sampling, what, policy=policy, clock=clock, watch=watch)
+            watch.check_all(sum_over_processes(self.trainer, watch.counts()))
         except EnvironmentUnavailableError as error:
+            if isinstance(error, UselessEnvironmentsError):
+                self.store.forget(what)  # else a resumed run would take them from there
             raise EnvironmentUnavailableError(f"{error}. {self._saved()}") from error
+        except SamplerUnavailableError as error:
+            raise SamplerUnavailableError(f"{error}. {self._saved()}") from error
+        return found
 
     def _rollout(
         self,
         requests: Sequence[RolloutRequest],
         sampling: SamplingConfig,
         what: str,
+        *,
         policy: str | None,
         clock: PhaseClock | None,
+        watch: EnvironmentWatch,
     ) -> tuple[list[list[Trajectory]], RolloutStats]:
         assert self.trainer is not None
         module = self.module
@@ -230,7 +244,7 @@ class TaskDataModule(pl.LightningDataModule):
         sampler = partial(self._lent_sampler, sampling, clock)
         if self.trainer.state.fn != "fit":
             with sampler() as lent, module.progress(what, requests) as progress:
-                return engine.run(requests, lent, progress)
+                return engine.run(requests, lent, progress, finished=lambda _, trajectory: watch.ended(trajectory))
         depends = f"{policy or module.policy_name} {sampling} {self.limits}"
         with self.store.open(what, depends, requests, self._prompt_ids) as stored:
             wanted = sum(request.samples for request in requests)
@@ -247,6 +261,8 @@ class TaskDataModule(pl.LightningDataModule):
                     f"{what}: the run that was interrupted finished {len(stored.known)} of {wanted} rollouts; "
                     f"{len(reused)} are reused"
                 )
+            for trajectory in reused.values():
+                watch.add(trajectory)
             with module.progress(what, requests) as progress:
                 return run_rollouts(
                     engine,
@@ -256,6 +272,7 @@ class TaskDataModule(pl.LightningDataModule):
                     parts=parts,
                     stored=stored,
                     reused=reused,
+                    ended=watch.ended,
                     pause=module.interruption.between_sampler_steps,
                 )
 

@@ -111,7 +111,7 @@ class MCPConnection:
         try:
             return self._wait(self._call(name, arguments), open_s + self.limits.timeout_s + _SLACK_S)
         except MCPServerError as error:
-            return ToolResult(f"{error}.", error=True)
+            return ToolResult(f"{error}.", error=True, unanswered=True)
 
     def renew(self) -> None:
         """Allows ``max_restarts`` restarts once more: a new rollout begins."""

@@ -26,6 +26,13 @@ class LentPolicy:
     stop_ids: tuple[int, ...]
 
 
+class SamplerUnavailableError(OSError):
+    """What samples is gone, a server that does not come back: the run stops, with everything saved.
+
+    Raised by a backend or by a sampler that it has lent.
+    """
+
+
 @runtime_checkable
 class SamplerBackend(Protocol):
     """An engine that samples in the policy's stead; recipes name one by ``class_path`` and ``init_args``."""

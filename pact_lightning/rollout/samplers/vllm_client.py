@@ -8,9 +8,10 @@ from typing import Any
 
 from pact_lightning.endpoint_address import api_key
 from pact_lightning.rollout.samplers.adapter_version import AdapterVersion
+from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
 
 
-class VLLMServerError(OSError):
+class VLLMServerError(SamplerUnavailableError):
     """The server is of no use: it cannot be reached, refuses a request, or answers what cannot be read."""
 
 
