@@ -39,6 +39,8 @@ class WholeFileIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Loads a checkpoint; a file of this machine only if it is whole.
 
+        By default nothing but weights and plain values is read [D]; Lightning would unpickle anything.
+
         Raises:
             ValueError: It is not.
             FileNotFoundError: It is not there.
@@ -51,7 +53,7 @@ class WholeFileIO(TorchCheckpointIO):
                     f"{error}; name an earlier one, or ckpt_path=last_checkpoint(trainer) of "
                     "pact_lightning.last_checkpoint, which takes the newest one that is whole"
                 ) from error
-        return super().load_checkpoint(path, map_location, weights_only)
+        return super().load_checkpoint(path, map_location, weights_only is not False)
 
 
 def is_remote(path: Any) -> bool:

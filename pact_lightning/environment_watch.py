@@ -35,7 +35,7 @@ class _Tally:
         self.failed.add(trajectory.task_id)
         if not self.first:
             responses = [response for turn in trajectory.turns for response in turn.responses]
-            self.first = f"the first one, of task {trajectory.task_id}: {' '.join(responses[:1])}"
+            self.first = f"the first one, of task {trajectory.task_id}: {' '.join(responses[:1]).rstrip('.')}"
 
     def error(self, what: str, tasks: float) -> UselessEnvironmentsError:
         first = self.first or "none of them in this process; look at what the others say"

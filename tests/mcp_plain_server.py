@@ -1,10 +1,12 @@
 """A server of few lines and no SDK: the first protocol version, and whatever a server may do wrong on a pipe.
 
-Arguments: what to do wrong (``garbage``, ``twice``, ``deaf``, ``pages``, ``nothing``) or ``well``.
+Arguments: what to do wrong (``garbage``, ``twice``, ``deaf``, ``pages``, ``nothing``) or ``well``; and a file: while it
+is there, the server ends in every call (its text is ``die``) or leaves it without an answer (any other text).
 """
 
 import json
 import sys
+from pathlib import Path
 
 FORM = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 
@@ -22,7 +24,7 @@ def answer(request, mode):
             return {"tools": tools, "nextCursor": str(page + 1)} if page < 3 else {"tools": tools}
         return {"tools": [] if mode == "nothing" else tools * 2 if mode == "twice" else tools}
     if method == "tools/call":
-        text = request["params"]["arguments"]["text"]
+        text = request["params"]["arguments"].get("text", "nothing said")
         if text == "refuse":
             return {"content": [], "isError": True}
         if text == "bad":
@@ -31,12 +33,16 @@ def answer(request, mode):
     return None
 
 
-def main(mode):
+def main(mode, disturbed=None):
     if mode == "garbage":
         print("Starting up...\n{'not': 'json'}\n\n[1, 2]\n\x00\x01", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if "id" not in request or mode == "deaf":
+            continue
+        if request["method"] == "tools/call" and disturbed and Path(disturbed).exists():
+            if Path(disturbed).read_text() == "die":
+                sys.exit(3)
             continue
         result = answer(request, mode)
         failed = {"error": {"code": -32601, "message": "no such method"}}
@@ -47,4 +53,4 @@ def main(mode):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -12,9 +12,7 @@ from pact_lightning.rollout.trajectory import RolloutTurn, StopReason, Trajector
 def rollout(task, calls=0, unanswered=0, started=True):
     turns = [RolloutTurn(text="", responses=(f"response in {task}",))]
     reason = StopReason.ANSWERED if started else StopReason.ENVIRONMENT_FAILED
-    return Trajectory(
-        str(task), 0, (), turns=turns, stop_reason=reason, tool_calls=calls, unanswered_calls=unanswered
-    )
+    return Trajectory(str(task), 0, (), turns=turns, stop_reason=reason, tool_calls=calls, unanswered_calls=unanswered)
 
 
 BAD = {"calls": 3, "unanswered": 3}

@@ -34,6 +34,7 @@ def test_what_lightning_takes_for_the_last_one_is_refused_where_it_is_torn(tmp_p
 
 
 def test_without_a_checkpoint_the_run_starts_anew(tmp_path, caplog):
-    caplog.set_level("INFO")
-    assert last_checkpoint(trainer(tmp_path)) is None
+    fresh = trainer(tmp_path)
+    caplog.set_level("INFO", logger="lightning.pytorch")
+    assert last_checkpoint(fresh) is None
     assert f"started anew: there is no checkpoint in {tmp_path / 'checkpoints'}" in caplog.text

@@ -1,8 +1,10 @@
 """A server that goes away: tried again after pauses, and in the end the run stops with everything saved."""
 
+import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,24 +40,45 @@ class ServedTasks:
         return [replace(t, prompt=replace(t.prompt, environment=spec)) for t in BundledTasks("train", 4).load()]
 
 
+class DisturbedTasks:
+    """Bundled tasks whose tools are a program's, which fails in every call while a file is there."""
+
+    def __init__(self, disturbed):
+        self.disturbed = disturbed
+
+    def load(self):
+        program = Path(__file__).parent / "mcp_plain_server.py"
+        arguments = {"command": sys.executable, "args": [str(program), "well", str(self.disturbed)]}
+        arguments |= {"timeout_s": 1.0, "backoff_s": 0.01}
+        spec = EnvironmentSpec("pact_lightning.environments.mcp.MCPEnvironment", arguments)
+        return [replace(t, prompt=replace(t.prompt, environment=spec)) for t in BundledTasks("train", 4).load()]
+
+
+class DisturbsItsServer(pl.Callback):
+    def __init__(self, file, how):
+        self.file, self.how = file, how
+
+    def on_train_epoch_end(self, trainer, module):
+        self.file.write_text(self.how)
+
+
 class LosesItsServer(pl.Callback):
     def __init__(self, process):
         self.process = process
 
     def on_train_epoch_end(self, trainer, module):
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
+        self.process.wait()
 
 
-def fit(folder, port, *, process=None, checkpoint=None):
+def fit(folder, tasks, *callbacks, checkpoint=None, **limits):
     module = PACTModule(policy=FULL, anchor_probability=0.0)
     data = RolloutDataModule(
-        train=ServedTasks(port),
+        train=tasks,
         prompts_per_phase=2,
         prompts_per_step=1,
         rollouts_per_prompt=2,
-        limits=RolloutLimits(max_new_tokens_per_turn=16, max_trajectory_tokens=64),
+        limits=RolloutLimits(**({"max_new_tokens_per_turn": 16, "max_trajectory_tokens": 64} | limits)),
         max_prompt_tokens=400,
     )
     trainer = pl.Trainer(
@@ -65,7 +88,7 @@ def fit(folder, port, *, process=None, checkpoint=None):
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[LosesItsServer(process)],
+        callbacks=list(callbacks),
         default_root_dir=folder,
     )
     trainer.fit(module, data, ckpt_path=checkpoint)
@@ -75,19 +98,40 @@ def fit(folder, port, *, process=None, checkpoint=None):
 def test_a_run_stops_where_its_server_stays_away_and_goes_on_as_if_nothing_had_been(tmp_path):
     port = free_port()
     with http_server(port):
-        undisturbed, _ = fit(tmp_path / "undisturbed", port)
+        undisturbed, _ = fit(tmp_path / "undisturbed", ServedTasks(port))
     with http_server(port) as process, pytest.raises(EnvironmentUnavailableError) as caught:
-        fit(tmp_path / "stopped", port, process=process)
+        fit(tmp_path / "stopped", ServedTasks(port), LosesItsServer(process))
     saved = tmp_path / "stopped" / "stopped.ckpt"
     assert "the MCP server could not be reached 2 times in a row, and the run stops: " in str(caught.value)
     assert f"go on with --ckpt_path {saved} once it is back" in str(caught.value)
     assert "\n" not in str(caught.value)
     with http_server(port):
-        resumed, trainer = fit(tmp_path / "resumed", port, checkpoint=saved)
+        resumed, trainer = fit(tmp_path / "resumed", ServedTasks(port), checkpoint=saved)
     assert trainer.global_step == 4
     assert undisturbed.keys() == resumed.keys()
     fresh = dict(load_policy(FULL).named_parameters())
     assert not all(torch.equal(weight, fresh[name]) for name, weight in undisturbed.items())
+    assert all(torch.equal(weight, resumed[name]) for name, weight in undisturbed.items())
+
+
+CALLING = {"max_turns": 2, "max_new_tokens_per_turn": 96, "max_trajectory_tokens": 400}
+"""Limits within which the policy calls its tools."""
+
+
+@pytest.mark.parametrize(("how", "told"), [("die", "ended during the call"), ("keep silent", "did not answer within")])
+def test_a_server_that_starts_well_and_fails_in_every_call_stops_the_run(tmp_path, how, told):
+    disturbed = tmp_path / "disturbed"
+    undisturbed, _ = fit(tmp_path / "undisturbed", DisturbedTasks(disturbed), **CALLING)
+    folder = tmp_path / "stopped"
+    with pytest.raises(
+        EnvironmentUnavailableError, match=rf"nobody answered any tool call of phase-0001 .*{told}"
+    ) as error:
+        fit(folder, DisturbedTasks(disturbed), DisturbsItsServer(disturbed, how), **CALLING)
+    saved = folder / "stopped.ckpt"
+    assert f"go on with --ckpt_path {saved} once it is back" in str(error.value)
+    disturbed.unlink()
+    resumed, trainer = fit(folder, DisturbedTasks(disturbed), checkpoint=saved, **CALLING)
+    assert trainer.global_step == 4
     assert all(torch.equal(weight, resumed[name]) for name, weight in undisturbed.items())
 
 
