@@ -15,8 +15,8 @@ class ToolResult:
         text: The observation, exactly as the policy will read it.
         error: The call failed (the text says how); a failed call is an observation, never an exception.
         solved: Whether this call solved an open part of the task, where the environment knows.
-        unanswered: Nobody answered: the server behind the tool has ended, cannot be reached, or keeps silent. Such a
-            call says nothing of the policy; where all calls are so, the run stops.
+        unanswered: Nobody answered: the server behind the tool has ended, cannot be reached, keeps silent, or answers
+            against its protocol. Such a call says nothing of the policy; where all calls are so, the run stops.
     """
 
     text: str
