@@ -39,7 +39,7 @@ class WholeFileIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Loads a checkpoint; a file of this machine only if it is whole.
 
-        By default nothing but weights and plain values is read [D]; Lightning would unpickle anything.
+        By default only weights and plain values are read [D]; Lightning would unpickle what is behind a URL.
 
         Raises:
             ValueError: It is not.
