@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -80,15 +80,32 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def newest_whole(paths: Iterable[Path]) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that is whole, and its content; each newer one that is not is told in a line.
 
+    One of these that is called ``last`` is put aside under another name: beside it Lightning would call the next one
+    ``last-v1`` [D].
+
     Args:
         paths: Checkpoint files.
     """
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    for path in sorted(paths, key=_modified, reverse=True):
         try:
             return path, read_checkpoint(path)
+        except FileNotFoundError:  # another process has put it aside at this moment
+            continue
         except ValueError as error:
-            rank_zero_warn(f"{error}; the one before it is used")
+            told = f"{error}; the one before it is used"
+            if path.name.startswith("last") and rank_zero_only.rank == 0:
+                aside = path.with_name(f"{path.name}.damaged")
+                path.replace(aside)
+                told += f", and this one is now {aside.name}"
+            rank_zero_warn(told)
     return None
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _check_whole(path: Path) -> None:

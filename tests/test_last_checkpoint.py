@@ -9,11 +9,12 @@ from pact_lightning.last_checkpoint import last_checkpoint
 
 
 def stopped(folder):
-    """A run that was told to stop in its second phase; its newest checkpoint is not whole."""
+    """A run that was told to stop in its second phase; its newest checkpoints are not whole."""
     with pytest.raises(SystemExit):
         fit(folder, pact, AfterStep(1, 0))
-    newest = folder / "checkpoints" / "last-interrupted.ckpt"
-    newest.write_bytes(cut(newest.read_bytes()))
+    for newest in ("last-interrupted.ckpt", "last.ckpt"):
+        path = folder / "checkpoints" / newest
+        path.write_bytes(cut(path.read_bytes()))
 
 
 def test_a_torn_checkpoint_is_told_and_the_run_goes_on_from_the_one_before_it(tmp_path):
@@ -22,14 +23,20 @@ def test_a_torn_checkpoint_is_told_and_the_run_goes_on_from_the_one_before_it(tm
     stopped(folder)
     with pytest.warns(UserWarning, match=r"last-interrupted\.ckpt is cut off .*; the one before it is used"):
         found = last_checkpoint(trainer(folder))
-    assert found in {str(folder / "checkpoints" / "last.ckpt"), str(folder / "checkpoints" / "epoch=0-step=2.ckpt")}
+    assert found == str(folder / "checkpoints" / "epoch=0-step=2.ckpt")
     fit(folder, pact, ckpt_path=found)
     assert End.of(tmp_path / "undisturbed").differences(End.of(folder)) == []
+    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert {name for name in names if name.startswith("last")} == {
+        "last.ckpt",
+        "last.ckpt.damaged",
+        "last-interrupted.ckpt.damaged",
+    }
 
 
 def test_what_lightning_takes_for_the_last_one_is_refused_where_it_is_torn(tmp_path):
     stopped(tmp_path)
-    with pytest.raises(ValueError, match=r"last-interrupted\.ckpt is cut off .*ckpt_path=last_checkpoint\(trainer\)"):
+    with pytest.raises(ValueError, match=r"last.*\.ckpt is cut off .*ckpt_path=last_checkpoint\(trainer\)"):
         fit(tmp_path, pact, ckpt_path="last")
 
 
