@@ -1,11 +1,14 @@
 """A server that goes away: tried again after pauses, and in the end the run stops with everything saved."""
 
+import json
 import sys
 import threading
 import time
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import mcp_plain_server
 import pytest
 import torch
 from hand_made import FULL
@@ -158,6 +161,48 @@ def test_a_rollout_that_begins_while_the_server_is_away_waits_for_it():
     done.set()
     server.join()
     later.close()
+
+
+class FailingOverHTTP(BaseHTTPRequestHandler):
+    """An MCP server over HTTP that begins well and answers every call by an error of HTTP."""
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if request["method"] == "tools/call":
+            self.send_error(502)
+            return
+        body = b""
+        if "id" in request:
+            answered = {"jsonrpc": "2.0", "id": request["id"], "result": mcp_plain_server.answer(request, "well")}
+            body = json.dumps(answered).encode()
+        self.send_response(200 if body else 202)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.send_error(405)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_what_a_server_refuses_is_answered_and_an_error_of_http_is_not():
+    with ThreadingHTTPServer(("127.0.0.1", 0), FailingOverHTTP) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        environment = MCPEnvironment(url=f"http://127.0.0.1:{server.server_port}/mcp")
+        environment.reset(None, 0)
+        result = environment.call("echo", {"text": "x"})
+        environment.close()
+        server.shutdown()
+    assert (result.error, result.unanswered) == (True, True), result
+    program = [mcp_plain_server.__file__, "well"]
+    environment = MCPEnvironment(command=sys.executable, args=program)
+    environment.reset(None, 0)
+    answered = [environment.call("echo", {"text": text}) for text in ("refuse", "x", "bad")]
+    environment.close()
+    assert [(result.error, result.unanswered) for result in answered] == [(True, False), (False, False), (True, True)]
 
 
 def test_failures_that_overlap_in_time_count_as_one_and_pauses_grow():

@@ -55,7 +55,7 @@ def run(times):
             expected = _fitted(server)
             requests = len(server.prompts())
         rows = [
-            repeated(SECTION, name, times, lambda number, answer=answer: _passes(answer, expected, number))
+            repeated(SECTION, name, times, lambda number, answer=answer: _passes(answer, expected, requests, number))
             for name, answer in FOR_A_WHILE
         ]
         rows += [
@@ -74,7 +74,7 @@ def _same(weights, expected):
     expect(all(torch.equal(weights[name], expected[name]) for name in expected), "the weights differ")
 
 
-def _passes(answer, expected, number):
+def _passes(answer, expected, requests, number):
     # Counted here and not by the server: a request that is asked again is a new one.
     asked = itertools.count(number + 1)
 
@@ -83,7 +83,8 @@ def _passes(answer, expected, number):
 
     with ProtocolServer(disturb=disturb) as server:
         _same(_fitted(server, retries=8, timeout_s=_TIMEOUT_S if answer is _silent else 60.0), expected)
-    return "asked again; both phases as without it, weights bit for bit"
+        again = len(server.prompts()) - requests
+    return f"{again} of {requests} requests asked again; weights bit for bit those without it"
 
 
 def _stops(answer, expected, requests, number):

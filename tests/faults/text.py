@@ -12,7 +12,7 @@ from hand_made import FULL
 from many_tokenizers import FAMILIES, renderer_of, specials
 from test_control_tokens import BENIGN, FIELDS, controls, renderings, task_of
 from test_control_tokens import (
-    test_observations_of_a_rollout_hold_no_control_token_but_its_frame as check_observations,
+    test_observations_of_a_rollout_hold_no_control_token_but_their_frame as check_observations,
 )
 from test_trace_canaries import MARK, CanaryTasks, Recorded
 
@@ -89,7 +89,9 @@ def _fit(template):
         max_prompt_tokens=2000,
     )
     heard, root = _Lines(), logging.getLogger()
+    level = root.level
     root.addHandler(heard)
+    root.setLevel(logging.DEBUG)
     try:
         with tempfile.TemporaryDirectory() as folder:
             pl.Trainer(
@@ -106,6 +108,7 @@ def _fit(template):
             written = "\n".join(path.read_text() for path in files)
     finally:
         root.removeHandler(heard)
+        root.setLevel(level)
     given = "\n".join(module.renderer.codec.decode(ids) for ids, _ in module.given)
     expect(module.scored > 0, "no canary was trained on")
     for place, text in (("the sampler's input", given), ("a log line", "\n".join(heard.lines)), ("a file", written)):
