@@ -24,7 +24,7 @@ def answer(request, mode):
             return {"tools": tools, "nextCursor": str(page + 1)} if page < 3 else {"tools": tools}
         return {"tools": [] if mode == "nothing" else tools * 2 if mode == "twice" else tools}
     if method == "tools/call":
-        text = request["params"]["arguments"].get("text", "nothing said")
+        text = request["params"]["arguments"]["text"]
         if text == "refuse":
             return {"content": [], "isError": True}
         if text == "bad":
@@ -40,10 +40,12 @@ def main(mode, disturbed=None):
         request = json.loads(line)
         if "id" not in request or mode == "deaf":
             continue
-        if request["method"] == "tools/call" and disturbed and Path(disturbed).exists():
-            if Path(disturbed).read_text() == "die":
-                sys.exit(3)
-            continue
+        if request["method"] == "tools/call" and disturbed:
+            if Path(disturbed).exists():
+                if Path(disturbed).read_text() == "die":
+                    sys.exit(3)
+                continue
+            request["params"]["arguments"].setdefault("text", "nothing said")  # policies call whatever they like
         result = answer(request, mode)
         failed = {"error": {"code": -32601, "message": "no such method"}}
         if mode == "garbage":
