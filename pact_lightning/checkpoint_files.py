@@ -93,12 +93,17 @@ def newest_whole(paths: Iterable[Path]) -> tuple[Path, dict[str, Any]] | None:
             continue
         except ValueError as error:
             told = f"{error}; the one before it is used"
-            if path.name.startswith("last") and rank_zero_only.rank == 0:
+            if path.name.startswith("last"):
                 aside = path.with_name(f"{path.name}.damaged")
-                path.replace(aside)
+                _put_aside(path, aside)
                 told += f", and this one is now {aside.name}"
             rank_zero_warn(told)
     return None
+
+
+@rank_zero_only
+def _put_aside(path: Path, aside: Path) -> None:
+    path.replace(aside)
 
 
 def _modified(path: Path) -> int:
