@@ -52,11 +52,12 @@ def trainer(folder, *callbacks, **checkpoints):
 
 
 def fit(folder, make, *callbacks, ckpt_path=None, **checkpoints):
-    """One start of a run in a folder."""
+    """One start of a run in a folder; ``ckpt_path`` may be a function of the Trainer."""
     if make is pact:
         callbacks = (AnnealingCallback(), *callbacks)
     module, data = make()
-    trainer(folder, *callbacks, **checkpoints).fit(module, data, ckpt_path=ckpt_path)
+    started = trainer(folder, *callbacks, **checkpoints)
+    started.fit(module, data, ckpt_path=ckpt_path(started) if callable(ckpt_path) else ckpt_path)
 
 
 class AfterStep(pl.Callback):

@@ -11,6 +11,7 @@ from soak import End, wait
 
 from pact_lightning import rollout_run
 from pact_lightning.checkpoint_files import read_checkpoint
+from pact_lightning.last_checkpoint import last_checkpoint
 
 JOB = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
 JOB |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "SLURM_NTASKS_PER_NODE": "1"}
@@ -37,7 +38,7 @@ def undisturbed(tmp_path_factory):
     return End.of(folder)
 
 
-def in_child(folder, *arguments):
+def in_child(folder, *arguments, ckpt_path=None):
     """A fit in a process of its own; gives its exit status."""
     folder.mkdir(exist_ok=True)
     child = os.fork()
@@ -52,7 +53,7 @@ def in_child(folder, *arguments):
         os.dup2(log.fileno(), 2)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            fit(folder, pact, *[make(patch) for make in arguments])
+            fit(folder, pact, *[make(patch) for make in arguments], ckpt_path=ckpt_path)
         os._exit(0)
     except SystemExit as stop:
         os._exit(stop.code)
@@ -89,6 +90,8 @@ def test_a_requeued_run_goes_on_as_if_nothing_had_been(undisturbed, tmp_path, mo
     read_checkpoint(saved)
     assert not list(folder.rglob("*.partial"))
     # Lightning itself takes SLURM's checkpoint where no other is named.
-    assert in_child(folder) == 0, (folder / "log.txt").read_text()[-2000:]
+    assert in_child(folder, ckpt_path=None if moment == "within a phase" else last_checkpoint) == 0, (
+        folder / "log.txt"
+    ).read_text()[-2000:]
     assert undisturbed.differences(End.of(folder)) == []
     assert asked.read_text() == "requeue 4711\n"
