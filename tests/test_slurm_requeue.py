@@ -90,8 +90,7 @@ def test_a_requeued_run_goes_on_as_if_nothing_had_been(undisturbed, tmp_path, mo
     read_checkpoint(saved)
     assert not list(folder.rglob("*.partial"))
     # Lightning itself takes SLURM's checkpoint where no other is named.
-    assert in_child(folder, ckpt_path=None if moment == "within a phase" else last_checkpoint) == 0, (
-        folder / "log.txt"
-    ).read_text()[-2000:]
+    named = None if moment == "within a phase" else last_checkpoint
+    assert in_child(folder, ckpt_path=named) == 0, (folder / "log.txt").read_text()[-2000:]
     assert undisturbed.differences(End.of(folder)) == []
     assert asked.read_text() == "requeue 4711\n"

@@ -123,8 +123,8 @@ FAULTS = (
 
 
 def run(times):
-    """Each fault in a run of its own, so at most three times; all in a process without threads, which may fork."""
-    command = [sys.executable, "-m", "faults.resume", str(min(times, 3))]
+    """Each fault in a run of its own, so at most twice; all in a process without threads, which may fork."""
+    command = [sys.executable, "-m", "faults.resume", str(min(times, 2))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return [FaultResult(SECTION, "all", 1, 0, " ".join(done.stderr.split())[-200:])]
