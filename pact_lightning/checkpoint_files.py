@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -34,6 +34,27 @@ class WholeFileIO(TorchCheckpointIO):
         partial.replace(target)
         _sync_folder(target.parent)
 
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Loads a checkpoint; a file of this machine only if it is whole.
+
+        By default only weights and plain values are read [D]; Lightning would unpickle what is behind a URL.
+
+        Raises:
+            ValueError: It is not.
+            FileNotFoundError: It is not there.
+        """
+        if not is_remote(path) and Path(path).is_file():
+            try:
+                _check_whole(Path(path))
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; name an earlier one, or ckpt_path=last_checkpoint(trainer) of "
+                    "pact_lightning.last_checkpoint, which takes the newest one that is whole"
+                ) from error
+        return super().load_checkpoint(path, map_location, weights_only is not False)
+
 
 def is_remote(path: Any) -> bool:
     """Whether a path is an address and no file of this machine."""
@@ -46,13 +67,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is cut off, changed, or no checkpoint.
     """
+    _check_whole(path)
     try:
-        with zipfile.ZipFile(path) as file:
-            damaged = file.testzip()
-        if damaged is not None:
-            raise ValueError(f"the checkpoint {path} is damaged at {damaged}")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise ValueError(f"the checkpoint {path} is cut off or no checkpoint: {error}") from error
     if not isinstance(content, dict) or "loops" not in content:
         raise ValueError(f"the file {path} is no checkpoint of a run")
@@ -62,15 +80,47 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def newest_whole(paths: Iterable[Path]) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that is whole, and its content; each newer one that is not is told in a line.
 
+    One of these that is called ``last`` is put aside under another name: beside it Lightning would call the next one
+    ``last-v1`` [D].
+
     Args:
         paths: Checkpoint files.
     """
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+    for path in sorted(paths, key=_modified, reverse=True):
         try:
             return path, read_checkpoint(path)
+        except FileNotFoundError:  # another process has put it aside at this moment
+            continue
         except ValueError as error:
-            rank_zero_warn(f"{error}; the one before it is used")
+            told = f"{error}; the one before it is used"
+            if path.name.startswith("last"):
+                aside = path.with_name(f"{path.name}.damaged")
+                _put_aside(path, aside)
+                told += f", and this one is now {aside.name}"
+            rank_zero_warn(told)
     return None
+
+
+@rank_zero_only
+def _put_aside(path: Path, aside: Path) -> None:
+    path.replace(aside)
+
+
+def _modified(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _check_whole(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
+        raise ValueError(f"the checkpoint {path} is cut off or no checkpoint: {error}") from error
+    if damaged is not None:
+        raise ValueError(f"the checkpoint {path} is damaged at {damaged}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from pact_lightning.environment_watch import watch_over
+from pact_lightning.evaluation_rollouts import EvaluationConfig
 from pact_lightning.group import CreditConfig, Group, make_group
 from pact_lightning.module import PACTModule
 from pact_lightning.phase import Phase, phase_title
@@ -21,7 +23,7 @@ from pact_lightning.rollout_run import rollouts_of
 from pact_lightning.rollouts_ahead import Pause, RolledOut, RolloutsAhead
 from pact_lightning.seeds import derive_seed, numpy_random
 from pact_lightning.step_sync import check_shares, sum_over_processes
-from pact_lightning.task_datamodule import EvaluationConfig, TaskDataModule
+from pact_lightning.task_datamodule import TaskDataModule
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
 from pact_lightning.whole_files import write_json_lines
@@ -92,6 +94,7 @@ class RolloutDataModule(TaskDataModule):
         self._ahead: RolloutsAhead | None = None
         self.made_ahead: dict[int, SampledBy] = {}  # by phase: the one that trains, and the next
         self.credit = credit
+        self._told_unanswered = False
 
     def setup(self, stage: str) -> None:
         """Loads the tasks and checks that everything fits.
@@ -183,11 +186,12 @@ class RolloutDataModule(TaskDataModule):
             The rollouts, and which weights sampled them, where they were made ahead.
 
         Raises:
-            EnvironmentUnavailableError: No rollout can go on; the state is saved before.
+            EnvironmentUnavailableError: No rollout can go on, or none is of use; the state is saved before.
+            SamplerUnavailableError: What samples is gone; the state is saved before.
         """
         running = self._ahead
         if running is not None and running.sampled_by.phase == phase:
-            with self.saved_where_unavailable():
+            with self.saved_where_unavailable(phase_title(phase)):
                 self._wait_for_ahead()
                 rolled_out = running.result()
             self._ahead = None
@@ -218,7 +222,7 @@ class RolloutDataModule(TaskDataModule):
             policy: Name of the current policy.
 
         Raises:
-            EnvironmentUnavailableError: The sampler is of no use; the state is saved before.
+            SamplerUnavailableError: The sampler takes no weights; the state is saved before.
         """
         trainer = self.trainer
         assert trainer is not None
@@ -232,15 +236,24 @@ class RolloutDataModule(TaskDataModule):
         ):
             return
         requests, title = self.phase_requests(phase + 1), phase_title(phase + 1)
-        with self.saved_where_unavailable(), ExitStack() as stack:
+        with self.saved_where_unavailable(title), ExitStack() as stack:
             sampler = stack.enter_context(self.pact_module.sampler_beside(self.sampling))
             lent = stack.pop_all()
 
         def work(pause: Pause) -> RolledOut:
+            watch = watch_over(requests, title)
             with lent:
-                return self.roll_out_and_keep(
-                    requests, self.sampling, title, policy, sampler=lambda: nullcontext(sampler), pause=pause
+                found = self.roll_out_and_keep(
+                    requests,
+                    self.sampling,
+                    title,
+                    policy,
+                    sampler=lambda: nullcontext(sampler),
+                    pause=pause,
+                    watch=watch,
                 )
+            watch.check_all(watch.counts())
+            return found
 
         self._ahead = RolloutsAhead(sampled_by, work)
         self.made_ahead = {number: by for number, by in self.made_ahead.items() if number == phase}
@@ -302,35 +315,37 @@ class RolloutDataModule(TaskDataModule):
             groups: Its groups.
             stats: What its rollouts took.
             ahead: The weights that sampled, where the rollouts were made ahead.
-
-        Raises:
-            RuntimeError: No environment could be started.
         """
-        self._check_environments(groups)
+        self._tell_of_failures(groups, stats)
         self._write(phase, groups)
         self.pact_module.log_phase(groups, stats, ahead)
 
-    def _check_environments(self, groups: Sequence[Group]) -> None:
-        """Tells of environments that could not be started.
-
-        Raises:
-            RuntimeError: None of the phase could: there is nothing to train on, and likely a mistake behind it.
-        """
+    def _tell_of_failures(self, groups: Sequence[Group], stats: RolloutStats) -> None:
+        """Warns of environments that could not be started, and once of calls that nobody answered."""
         assert self.trainer is not None
         failed = [trajectory for group in groups for trajectory in group.failed]
-        kept = sum(len(group.trajectories) for group in groups)
-        found = sum_over_processes(self.trainer, {"failed": len(failed), "kept": kept})
-        if not found["failed"]:
-            return
-        first = "none of them in this process; look at the trajectories of the others"
-        if failed:
-            first = f"the first one, of task {failed[0].task_id}: {' '.join(failed[0].turns[-1].responses)}"
-        if not found["kept"]:
-            raise RuntimeError(f"no environment of this phase could be started; {first}")
-        rank_zero_warn(
-            f"{found['failed']:.0f} of {found['failed'] + found['kept']:.0f} rollouts of this phase have no "
-            f"environment and are left out; {first}"
+        kept = [trajectory for group in groups for trajectory in group.trajectories]
+        counts = {"failed": len(failed), "kept": len(kept)}
+        found = sum_over_processes(
+            self.trainer, counts | {"calls": stats.tool_calls, "unanswered": stats.unanswered_calls}
         )
+        if found["failed"]:
+            first = "none of them in this process; look at the trajectories of the others"
+            if failed:
+                first = f"the first one, of task {failed[0].task_id}: {' '.join(failed[0].turns[-1].responses)}"
+            rank_zero_warn(
+                f"{found['failed']:.0f} of {found['failed'] + found['kept']:.0f} rollouts of this phase have no "
+                f"environment and are left out; {first}"
+            )
+        if found["unanswered"] and not self._told_unanswered:
+            self._told_unanswered = True
+            tasks = [trajectory.task_id for trajectory in kept if trajectory.unanswered_calls]
+            where = f"such as in task {tasks[0]}" if tasks else "all in other processes"
+            rank_zero_warn(
+                f"nobody answered {found['unanswered']:.0f} of the {found['calls']:.0f} tool calls of phase "
+                f"{groups[0].phase}, {where}; look at the "
+                "trajectories. Later ones are counted in rollout/unanswered_calls and not told again"
+            )
 
     def _write(self, phase: int, groups: Sequence[Group]) -> None:
         records = [

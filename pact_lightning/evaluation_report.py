@@ -11,7 +11,8 @@ from pact_lightning.rollout.record import trajectory_record
 from pact_lightning.whole_files import write_json, write_json_lines
 
 if TYPE_CHECKING:
-    from pact_lightning.task_datamodule import Evaluated, TaskDataModule
+    from pact_lightning.evaluation_rollouts import Evaluated
+    from pact_lightning.task_datamodule import TaskDataModule
 
 
 def report_scores(folder: Path, stage: str, scores: Scores, shares: Collection[str], data: "TaskDataModule") -> None:

@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
 
-from pact_lightning.callbacks.exact_resume import saved_versions
-from pact_lightning.checkpoint_files import is_remote, newest_whole, read_checkpoint
+from pact_lightning.checkpoint_files import is_remote, read_checkpoint
 from pact_lightning.cli import DESCRIPTION, VERBS
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.error_sentence import error_sentence
+from pact_lightning.last_checkpoint import last_checkpoint
 from pact_lightning.policy_module import PolicyModule
+from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
 from pact_lightning.trainer_checks import check_plugins, check_trainer
 
 _CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
@@ -52,7 +49,7 @@ class PactCLI(LightningCLI):
         """Makes trainer, module and data; all loggers of a run write to the same version."""
         super().instantiate_classes()
         if self.subcommand == "fit" and self.config_init.fit.get("ckpt_path") == "last":
-            self._find_last_checkpoint()
+            self.config_init.fit["ckpt_path"] = last_checkpoint(self.trainer)
         for logger in self.trainer.loggers[1:]:
             # Each would count the folders itself, and disagree once the first has made its own.
             if hasattr(logger, "_version"):
@@ -73,27 +70,6 @@ class PactCLI(LightningCLI):
         """Refuses Trainer settings that a fit cannot honour, with our sentence rather than Lightning's."""
         check_trainer(self.trainer)
         self._check_checkpoint()
-
-    def _find_last_checkpoint(self) -> None:
-        """Puts the newest whole checkpoint in the place of ``last``; its run's folder is gone on with."""
-        folders = checkpoint_folders(self.trainer)
-        if any(map(is_remote, folders)):
-            return  # Lightning looks there
-        found = newest_whole(path for folder in folders for path in Path(folder).glob("*.ckpt"))
-        if found is None:
-            places = ", ".join(folders) or "any fixed dirpath of a ModelCheckpoint"
-            rank_zero_info(f"started anew: there is no checkpoint in {places}")
-            self.config_init.fit["ckpt_path"] = None
-            return
-        path, checkpoint = found
-        self.config_init.fit["ckpt_path"] = str(path)
-        for logger, version in zip(self.trainer.loggers, saved_versions(checkpoint), strict=False):
-            if not isinstance(logger, CSVLogger | TensorBoardLogger):
-                continue
-            if logger._version is None:
-                logger._version = version
-            if isinstance(logger, TensorBoardLogger):  # what it wrote after the checkpoint is undone
-                logger._kwargs.setdefault("purge_step", int(checkpoint["global_step"]))
 
     def _check_checkpoint(self) -> None:
         """Looks for a checkpoint that is named by its path, before anything is loaded.
@@ -132,18 +108,6 @@ class PactCLI(LightningCLI):
         self._check_checkpoint()
 
 
-def checkpoint_folders(trainer: pl.Trainer) -> list[str]:
-    """Where checkpoints of earlier starts of this run may be, SLURM's included."""
-    named = [callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    folders = [str(folder) for folder in named if folder]
-    first = trainer.loggers[0] if trainer.loggers else None
-    if None in named and isinstance(first, CSVLogger | TensorBoardLogger) and first._version is not None:
-        folders.append(str(Path(first.log_dir) / "checkpoints"))  # where Lightning puts them by itself
-    if SLURMEnvironment.detect():
-        folders.append(trainer.default_root_dir)
-    return folders
-
-
 def silence_libraries() -> None:
     """Leaves out what libraries tell their own authors, for this process; nothing a user could do about it."""
     # Lightning's own use of torch.utils._pytree.
@@ -178,14 +142,19 @@ def run_lightning(args: list[str] | None) -> None:
             args=arguments,
             verbs=verbs,
         )
+    except (EnvironmentUnavailableError, SamplerUnavailableError) as error:
+        # A server, and no mistake here, so no traceback; before the policy is loaded it may be one of the recipe.
+        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
+        sys.exit(2 if isinstance(error, SamplerUnavailableError) and not _at_work() else 1)
     except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
-        if PactCLI.latest is not None and PactCLI.latest.at_work:
+        if _at_work():
             raise
         print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
         sys.exit(2)
-    except EnvironmentUnavailableError as error:
-        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # no mistake here, so no traceback
-        sys.exit(1)
+
+
+def _at_work() -> bool:
+    return PactCLI.latest is not None and PactCLI.latest.at_work
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -41,7 +41,8 @@ from pact_lightning.step_sync import expect_common_figures
 from pact_lightning.trainer_checks import check_trainer
 
 if TYPE_CHECKING:
-    from pact_lightning.task_datamodule import Evaluated, TaskDataModule
+    from pact_lightning.evaluation_rollouts import Evaluated
+    from pact_lightning.task_datamodule import TaskDataModule
 
 _PREFIX = "policy."
 """Of the names of a sharded policy's weights in checkpoints."""

@@ -36,6 +36,7 @@ def rollout_figures(
         "seconds": stats.seconds,
         "tool_seconds": stats.tool_seconds,
         "tool_timeouts": stats.tool_timeouts,
+        "unanswered_calls": stats.unanswered_calls,
         "environment_failures": stats.environment_failures,
     } | sampling_counts(groups, renderer)
     processes = over_processes(trainer, own)
@@ -48,5 +49,6 @@ def rollout_figures(
         "seconds": seconds,
         "tool_share": found["tool_seconds"] / max(found["seconds"], 1e-9),
         "tool_timeouts": float(found["tool_timeouts"]),
+        "unanswered_calls": float(found["unanswered_calls"]),
         "environment_failures": float(found["environment_failures"]),
     }

@@ -61,6 +61,7 @@ def run_rollouts(
     parts: Sequence[range],
     stored: StoredRollouts,
     reused: Mapping[RolloutKey, Trajectory],
+    ended: Callable[[Trajectory], None],
     pause: Callable[[], None],
 ) -> tuple[list[list[Trajectory]], RolloutStats]:
     """Runs the rollouts that are not reused, part by part, each with a sampler of its own.
@@ -73,6 +74,7 @@ def run_rollouts(
         parts: Numbers of the requests of each part.
         stored: Takes every rollout that ends.
         reused: Rollouts that need not be run.
+        ended: Called with every rollout that ends, once it is stored; it may raise in order to end the run.
         pause: Called between two steps of the sampler; it may raise in order to end the run.
 
     Returns:
@@ -96,6 +98,7 @@ def run_rollouts(
 
         def keep(key: RolloutKey, trajectory: Trajectory, asked: list[RolloutRequest] = asked) -> None:
             stored.append(asked[key[0]], trajectory)
+            ended(trajectory)
 
         with sampler() as policy:
             made, stats = engine.run(asked, policy, progress, known=known, finished=keep, pause=pause, stats=stats)

@@ -24,7 +24,7 @@ from pact_lightning.tasks.checks import TaskFileError
 from pact_lightning.tasks.json_lines import read_json_lines
 from pact_lightning.tasks.prompt import PromptView
 
-_FORMAT = 1
+_FORMAT = 2
 _LOGPS = ".old_logps.safetensors"
 PromptIds = Callable[[PromptView], Sequence[int]]
 
@@ -100,6 +100,10 @@ class RolloutStore:
             kind, _, number = path.name.partition(".")[0].removesuffix(self.suffix).rpartition("-")
             if number.isdecimal() and (int(number) < before or (kind == "validation" and int(number) == before)):
                 path.unlink(missing_ok=True)
+
+    def forget(self, what: str) -> None:
+        """Removes this process's rollouts of a phase or validation, so that they are made again."""
+        self._path(what).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Removes everything of this process, and the folder once it is empty."""

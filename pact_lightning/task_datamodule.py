@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +13,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from pact_lightning.callbacks.interruption import save_path
 from pact_lightning.checkpoint_files import is_remote
+from pact_lightning.environment_watch import EnvironmentWatch, UselessEnvironmentsError, watch_over
 from pact_lightning.environments.protocol import EnvironmentUnavailableError, close_environment
+from pact_lightning.evaluation_rollouts import EvaluationConfig, EvaluationRollouts
 from pact_lightning.phase_clock import PhaseClock
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest, RolloutStats
@@ -25,58 +26,12 @@ from pact_lightning.rollout.trajectory import Trajectory
 from pact_lightning.rollout_progress import rollout_progress
 from pact_lightning.rollout_run import parts_of, reusable, rollouts_of, run_rollouts
 from pact_lightning.rollout_store import RolloutStore, StoredRollouts
-from pact_lightning.seeds import derive_seed
+from pact_lightning.step_sync import sum_over_processes
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """A task and the rollout that the policy made of it."""
-
-    task: Task
-    trajectory: Trajectory
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """How the tasks of validation, test and prediction are rolled out: from the prompt alone, as always.
-
-    Attributes:
-        temperature: Sampling temperature; 0 is greedy.
-        samples: Rollouts of each task; scores are means over all of them.
-    """
-
-    temperature: float = 0.0
-    samples: int = 1
-
-    def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-            ValueError: A value makes no sense.
-        """
-        if self.temperature < 0 or self.samples < 1:
-            raise ValueError("data.evaluation needs a temperature of at least 0 and at least 1 sample")
-        if self.samples > 1 and not self.temperature:
-            raise ValueError(
-                f"data.evaluation asks for {self.samples} samples of greedy rollouts, which would all be the same; "
-                "set its temperature too"
-            )
-
-    def __str__(self) -> str:
-        """For the titles of tables."""
-        if not self.temperature:
-            return "greedy, prompt only"
-        return f"temperature {self.temperature:g}, {self.samples} each, prompt only"
-
-    @property
-    def sampling(self) -> SamplingConfig:
-        """How tokens are drawn."""
-        return SamplingConfig(self.temperature) if self.temperature else SamplingConfig(greedy=True)
 
 
 _NEEDED = {
@@ -209,19 +164,27 @@ class TaskDataModule(pl.LightningDataModule):
 
         Raises:
             FileNotFoundError: They are not.
-            EnvironmentUnavailableError: No rollout can go on; the state is saved before.
+            EnvironmentUnavailableError: No rollout can go on, or none is of use; the state is saved before.
+            SamplerUnavailableError: What samples is gone; the state is saved before.
         """
-        with self.saved_where_unavailable(), self.module.whole_policy():
+        assert self.trainer is not None
+        watch = watch_over(requests, what)
+        with self.saved_where_unavailable(what):
             # The policy around all of them: the processes may begin different numbers of samplers.
-            return self._rollout(requests, sampling, what, policy, clock)
+            with self.module.whole_policy():
+                found = self._rollout(requests, sampling, what, policy=policy, clock=clock, watch=watch)
+            watch.check_all(sum_over_processes(self.trainer, watch.counts()))
+        return found
 
     def _rollout(
         self,
         requests: Sequence[RolloutRequest],
         sampling: SamplingConfig,
         what: str,
+        *,
         policy: str | None,
         clock: PhaseClock | None,
+        watch: EnvironmentWatch,
     ) -> tuple[list[list[Trajectory]], RolloutStats]:
         assert self.trainer is not None
         module = self.module
@@ -229,7 +192,7 @@ class TaskDataModule(pl.LightningDataModule):
         if self.trainer.state.fn != "fit":
             engine = RolloutEngine(module.renderer, self.limits)
             with sampler() as lent, rollout_progress(self.trainer, what, requests) as progress:
-                return engine.run(requests, lent, progress)
+                return engine.run(requests, lent, progress, finished=lambda _, trajectory: watch.ended(trajectory))
         if policy is not None:
             wanted, known = rollouts_of(requests), self.kept_rollouts(requests, sampling, what, policy)
             if known < wanted:
@@ -239,7 +202,7 @@ class TaskDataModule(pl.LightningDataModule):
                 )
         by = policy or module.policy_name
         pause = module.interruption.between_sampler_steps
-        return self.roll_out_and_keep(requests, sampling, what, by, sampler=sampler, pause=pause)
+        return self.roll_out_and_keep(requests, sampling, what, by, sampler=sampler, pause=pause, watch=watch)
 
     def roll_out_and_keep(
         self,
@@ -250,6 +213,7 @@ class TaskDataModule(pl.LightningDataModule):
         *,
         sampler: Callable[[], AbstractContextManager[Sampler]],
         pause: Callable[[], None],
+        watch: EnvironmentWatch,
     ) -> tuple[list[list[Trajectory]], RolloutStats]:
         """Makes the rollouts that the store does not know, and keeps each in it as it ends; from any thread.
 
@@ -260,6 +224,7 @@ class TaskDataModule(pl.LightningDataModule):
             policy: Name of the policy that samples.
             sampler: Lends it.
             pause: Called between two steps of the sampler; it may raise in order to end the run.
+            watch: Follows the rollouts as they end.
         """
         assert self.trainer is not None
         module = self.module
@@ -272,10 +237,20 @@ class TaskDataModule(pl.LightningDataModule):
                     f"{what}: the run that was interrupted finished {len(stored.known)} of {rollouts_of(requests)} "
                     f"rollouts; {len(reused)} are reused"
                 )
+            for trajectory in reused.values():
+                watch.add(trajectory)
             engine = RolloutEngine(module.renderer, self.limits)
             with rollout_progress(self.trainer, what, requests) as progress:
                 return run_rollouts(
-                    engine, requests, sampler, progress, parts=parts, stored=stored, reused=reused, pause=pause
+                    engine,
+                    requests,
+                    sampler,
+                    progress,
+                    parts=parts,
+                    stored=stored,
+                    reused=reused,
+                    ended=watch.ended,
+                    pause=pause,
                 )
 
     def kept_rollouts(
@@ -291,16 +266,24 @@ class TaskDataModule(pl.LightningDataModule):
         return self.store.open(what, f"{policy} {sampling} {self.limits}", requests, self._prompt_ids)
 
     @contextmanager
-    def saved_where_unavailable(self) -> Iterator[None]:
+    def saved_where_unavailable(self, what: str) -> Iterator[None]:
         """Around rollouts: where none can go on, the state is saved, and the error says how the run does.
 
+        Args:
+            what: Name of the phase or validation.
+
         Raises:
-            EnvironmentUnavailableError: No rollout can go on.
+            EnvironmentUnavailableError: No rollout can go on, or none is of use.
+            SamplerUnavailableError: What samples is gone.
         """
         try:
             yield
-        except (EnvironmentUnavailableError, SamplerUnavailableError) as error:
+        except EnvironmentUnavailableError as error:
+            if isinstance(error, UselessEnvironmentsError):
+                self.store.forget(what)  # else a resumed run would take them from there
             raise EnvironmentUnavailableError(f"{error}. {self._saved()}") from error
+        except SamplerUnavailableError as error:
+            raise SamplerUnavailableError(f"{error}. {self._saved()}") from error
 
     @contextmanager
     def _lent_sampler(self, sampling: SamplingConfig, clock: PhaseClock | None) -> Iterator[Sampler]:
@@ -357,15 +340,15 @@ class TaskDataModule(pl.LightningDataModule):
         del device, dataloader_idx
         return batch
 
-    def val_dataloader(self) -> "EvaluationRollouts | list[None]":
+    def val_dataloader(self) -> EvaluationRollouts | list[None]:
         """Rollouts of the validation tasks."""
         return EvaluationRollouts(self, "validation") if self.sources["validation"] else []
 
-    def test_dataloader(self) -> "EvaluationRollouts":
+    def test_dataloader(self) -> EvaluationRollouts:
         """Rollouts of the test tasks."""
         return EvaluationRollouts(self, "test")
 
-    def predict_dataloader(self) -> "EvaluationRollouts":
+    def predict_dataloader(self) -> EvaluationRollouts:
         """Rollouts of the prediction tasks."""
         return EvaluationRollouts(self, "predict")
 
@@ -381,27 +364,3 @@ def _try(spec: EnvironmentSpec, *, needs_reward: bool) -> None:
         close_environment(environment)
     except Exception as error:  # noqa: BLE001  # the user's code; rollouts go on after it as well, and count it
         rank_zero_warn(f"close() of the environment {spec.class_path} failed: {type(error).__name__}: {error}")
-
-
-class EvaluationRollouts:
-    """All rollouts of a set of tasks, as one batch: nothing waits for the slowest of a smaller one."""
-
-    def __init__(self, data: TaskDataModule, name: str) -> None:
-        self.data = data
-        self.name = name
-
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self) -> Iterator[list[Evaluated]]:
-        tasks = self.data.share(self.data.tasks[self.name])
-        how = self.data.evaluation
-        requests = [RolloutRequest(task.prompt, how.samples, derive_seed(self.data.seed, self.name)) for task in tasks]
-        results, _ = self.data.rollout(requests, how.sampling, self._title())
-        yield [Evaluated(task, rollout) for task, rollouts in zip(tasks, results, strict=True) for rollout in rollouts]
-
-    def _title(self) -> str:
-        """Within a fit, says after how many phases."""
-        assert self.data.trainer is not None
-        in_fit = self.data.trainer.state.fn == "fit"
-        return f"{self.name}-{self.data.module.finished_phases:04d}" if in_fit else self.name

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from pact_lightning.evaluation_rollouts import EvaluationConfig
 from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.seeds import numpy_random
 from pact_lightning.step_sync import check_shares
-from pact_lightning.task_datamodule import EvaluationConfig, TaskDataModule
+from pact_lightning.task_datamodule import TaskDataModule
 from pact_lightning.tasks.schema import Task
 from pact_lightning.tasks.source import TaskSource
 

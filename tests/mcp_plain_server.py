@@ -1,10 +1,12 @@
 """A server of few lines and no SDK: the first protocol version, and whatever a server may do wrong on a pipe.
 
-Arguments: what to do wrong (``garbage``, ``twice``, ``deaf``, ``pages``, ``nothing``) or ``well``.
+Arguments: what to do wrong (``garbage``, ``twice``, ``deaf``, ``pages``, ``nothing``) or ``well``; and a file: while it
+is there, the server ends in every call (its text is ``die``) or leaves it without an answer (any other text).
 """
 
 import json
 import sys
+from pathlib import Path
 
 FORM = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 
@@ -31,13 +33,19 @@ def answer(request, mode):
     return None
 
 
-def main(mode):
+def main(mode, disturbed=None):
     if mode == "garbage":
         print("Starting up...\n{'not': 'json'}\n\n[1, 2]\n\x00\x01", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if "id" not in request or mode == "deaf":
             continue
+        if request["method"] == "tools/call" and disturbed:
+            if Path(disturbed).exists():
+                if Path(disturbed).read_text() == "die":
+                    sys.exit(3)
+                continue
+            request["params"]["arguments"].setdefault("text", "nothing said")  # policies call whatever they like
         result = answer(request, mode)
         failed = {"error": {"code": -32601, "message": "no such method"}}
         if mode == "garbage":
@@ -47,4 +55,4 @@ def main(mode):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -10,6 +10,7 @@ import torch
 from hand_made import FULL, LORA, STILL, Loader, RecordingModule, bundled_renderer, hand_made_group, quiet_trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
+from small_run import AfterStep
 from torch.distributed.tensor import DTensor
 
 from pact_lightning.datamodule import RolloutDataModule
@@ -134,7 +135,7 @@ def hand_made_steps(strategy, policy, max_tokens, folder):
     }
 
 
-def rollouts(strategy, policy, folder, phases=1, resume=False):
+def rollouts(strategy, policy, folder, *callbacks, phases=1, resume=False):
     """A run with rollouts, a validation of one task and a test of three."""
     module = RecordingModule(policy=policy, optimizer=OptimizerConfig(1e-4), max_tokens_per_forward=500)
     data = RolloutDataModule(
@@ -147,8 +148,8 @@ def rollouts(strategy, policy, folder, phases=1, resume=False):
         limits=RolloutLimits(max_turns=2, max_new_tokens_per_turn=40, max_trajectory_tokens=240),
         max_prompt_tokens=250,
     )
-    checkpoints = ModelCheckpoint(dirpath=folder / "checkpoints", save_last=True)
-    trainer = trainer_of(strategy, folder, max_epochs=phases, enable_checkpointing=True, callbacks=[checkpoints])
+    callbacks = [ModelCheckpoint(dirpath=folder / "checkpoints", save_last=True), *callbacks]
+    trainer = trainer_of(strategy, folder, max_epochs=phases, enable_checkpointing=True, callbacks=callbacks)
     trainer.fit(module, data, ckpt_path="last" if resume else None)
     weights = {name: _whole(weight).clone() for name, weight in module.model.named_parameters() if weight.requires_grad}
     with module.whole_policy() as whole:
@@ -164,6 +165,25 @@ def supervised(strategy, folder):
     trainer = trainer_of(strategy, folder, max_epochs=1)
     trainer.fit(module, data)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+class StopsIn(AfterStep):
+    """Tells some of the processes to stop, in a step of the second phase."""
+
+    def __init__(self, ranks):
+        super().__init__(1, 0)
+        self.ranks = ranks
+
+    def on_train_batch_end(self, trainer, *arguments):
+        if trainer.global_rank in self.ranks:
+            super().on_train_batch_end(trainer, *arguments)
+
+
+def interrupted(folder, ranks):
+    """Two phases: undisturbed for ``-``, resumed for ``resume``, else told to stop in the processes that are named."""
+    callbacks = [] if ranks in ("-", "resume") else [StopsIn({int(rank) for rank in ranks.split(",")})]
+    found = rollouts("ddp", LORA, folder, *callbacks, phases=2, resume=ranks == "resume")
+    torch.save(found, folder / f"rank{torch.distributed.get_rank()}.pt")
 
 
 def main(folder):
@@ -182,4 +202,4 @@ def main(folder):
 
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1])) if len(sys.argv) == 2 else interrupted(Path(sys.argv[1]), sys.argv[2])

@@ -1,5 +1,6 @@
 """Environments that cannot be started: their rollouts are counted and left out, and the run goes on."""
 
+import re
 from dataclasses import replace
 
 import lightning.pytorch as pl
@@ -10,6 +11,7 @@ from plain_pact import RENDERER, Plain
 from pact_lightning.datamodule import RolloutDataModule
 from pact_lightning.environments.bundled.tasks import BundledTasks
 from pact_lightning.environments.bundled.tools import BundledWorld
+from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.group import CreditConfig
 from pact_lightning.module import PACTModule
 from pact_lightning.rollout.engine import RolloutLimits
@@ -39,16 +41,30 @@ class OftenClosed(BundledWorld):
         super().reset(task, seed)
 
 
+class OftenSilent(BundledWorld):
+    """A world behind a server that answers for some tasks only."""
+
+    def __init__(self, split, index, open_to):
+        super().__init__(split, index)
+        self._open = index in open_to
+
+    def call(self, name, arguments):
+        if not self._open:
+            raise ConnectionResetError("the line is dead")
+        return super().call(name, arguments)
+
+
 class SomeTasks:
-    def __init__(self, *open_to):
+    def __init__(self, *open_to, world="OftenClosed"):
         self.open_to = open_to
+        self.world = world
 
     def load(self):
         return [self._moved(task) for task in BundledTasks("train", 4).load()]
 
     def _moved(self, task):
         arguments = dict(task.prompt.environment.init_args) | {"open_to": self.open_to}
-        spec = EnvironmentSpec(f"{__name__}.OftenClosed", arguments)
+        spec = EnvironmentSpec(f"{__name__}.{self.world}", arguments)
         return replace(task, prompt=replace(task.prompt, environment=spec))
 
 
@@ -62,19 +78,19 @@ class Recording(PACTModule):
         self.rollout_metrics = dict(self._phase_metrics)
 
 
-def fit(tmp_path, *open_to):
+def fit(tmp_path, *open_to, world="OftenClosed", phases=1, **limits):
     module = Recording(policy=LORA, anchor_probability=0.5)
     data = RolloutDataModule(
-        train=SomeTasks(*open_to),
+        train=SomeTasks(*open_to, world=world),
         prompts_per_phase=4,
         prompts_per_step=1,
         rollouts_per_prompt=2,
-        limits=RolloutLimits(max_new_tokens_per_turn=16, max_trajectory_tokens=64),
+        limits=RolloutLimits(**({"max_new_tokens_per_turn": 16, "max_trajectory_tokens": 64} | limits)),
         max_prompt_tokens=400,
     )
     trainer = pl.Trainer(
         accelerator="cpu",
-        max_epochs=1,
+        max_epochs=phases,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -109,8 +125,30 @@ def test_an_environment_that_cannot_be_closed_is_told_before_the_policy_is_loade
 
 
 def test_a_phase_without_any_environment_stops_the_run_and_says_why(tmp_path):
-    with pytest.raises(RuntimeError, match=r"no environment of this phase could be started.*closed today"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"no environment could be started of phase-0000 \(4 tasks\).*closed today",
+    ):
         fit(tmp_path)
+
+
+CALLING = {"max_turns": 2, "max_new_tokens_per_turn": 96, "max_trajectory_tokens": 400}
+
+
+def test_calls_that_nobody_answers_are_counted_in_every_phase_and_told_once(tmp_path, recwarn):
+    module, trainer = fit(tmp_path, 0, 2, world="OftenSilent", phases=2, **CALLING)
+    assert trainer.global_step == 8
+    told = [str(warning.message) for warning in recwarn if "nobody answered" in str(warning.message)]
+    assert len(told) == 1
+    assert re.search(r"nobody answered \d+ of the \d+ tool calls of phase 0, such as in task train-[13]; look", told[0])
+    phases = [(tmp_path / "trajectories" / f"phase-000{phase}.jsonl").read_text() for phase in range(2)]
+    assert module.rollout_metrics["rollout/unanswered_calls"] == phases[1].count("the line is dead") > 0
+    assert "the line is dead" in phases[0]
+
+
+def test_where_nobody_answers_the_run_stops_and_says_why(tmp_path):
+    with pytest.raises(EnvironmentUnavailableError, match=r"nobody answered any tool call of phase-0000.*line is dead"):
+        fit(tmp_path, world="OftenSilent", **CALLING)
 
 
 @pytest.mark.parametrize("zero_variance", ["drop", "keep"])

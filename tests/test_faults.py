@@ -2,6 +2,7 @@
 
 import importlib
 import threading
+from pathlib import Path
 
 import fuzz
 import pytest
@@ -10,6 +11,7 @@ from faults import tools
 from faults.__main__ import GROUPS
 from faults.deadline import HangError, within
 from faults.page import write_into_page
+from faults.repeated import expect, repeated
 from faults.result import FaultResult
 from faults.snippets import SECRET, SNIPPETS, Snippet
 
@@ -38,9 +40,23 @@ def test_what_does_not_hold_is_told(tmp_path, snippet, told):
     assert told in result.happened
 
 
-def test_every_group_can_be_run():
+def test_every_group_can_be_run_and_has_its_place_on_the_page():
+    page = (Path(__file__).parent.parent / "docs" / "reliability.md").read_text()
     for name in GROUPS:
-        assert callable(importlib.import_module(f"faults.{name}").run)
+        group = importlib.import_module(f"faults.{name}")
+        assert callable(group.run)
+        assert all(page.count(f"<!-- faults {group.SECTION}: {mark} -->") == 1 for mark in ("begin", "end"))
+
+
+def test_an_injection_that_does_not_hold_is_counted_and_told():
+    def inject(number):
+        expect(number != 1, "the second one leaks")
+        if number == 2:
+            raise HangError("no end")
+        return "fine"
+
+    assert repeated("A", "x", 5, inject) == FaultResult("A", "x", 5, 3, "the second one leaks; HANG: no end")
+    assert repeated("A", "x", 1, inject) == FaultResult("A", "x", 1, 1, "fine")
 
 
 def test_a_hang_is_told():

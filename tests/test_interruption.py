@@ -1,65 +1,13 @@
 """A run that is told to stop, at every kind of moment, and goes on: bit for bit the undisturbed one."""
 
-import os
 import signal
 
-import lightning.pytorch as pl
 import pytest
-from hand_made import quiet_trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from small_run import AfterStep, InRollouts, fit, pact, sft
 from soak import End
 
 from pact_lightning import rollout_run
-from pact_lightning.annealing import AnnealingCallback
 from pact_lightning.callbacks.interruption import NAME
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.module import PACTModule
-from pact_lightning.policy.loading import PolicyConfig
-from pact_lightning.policy_module import OptimizerConfig
-from pact_lightning.rollout.engine import RolloutLimits
-from pact_lightning.rollout_store import StoredRollouts
-from pact_lightning.sft_module import SFTModule
-from pact_lightning.trace_datamodule import TraceDataModule
-
-PHASES = 2
-POLICY = PolicyConfig(model="bundled", adapter="lora", lora_r=4, lora_alpha=8, lora_dropout=0.1, dtype="float32")
-OPTIMIZER = OptimizerConfig(3e-4, schedule="cosine", schedule_steps=12)
-LIMITS = RolloutLimits(max_turns=3, max_new_tokens_per_turn=40, max_trajectory_tokens=300, rows=4)
-
-
-def pact():
-    tasks = {"train": BundledTasks("train", 3, start=3), "validation": BundledTasks("validation", 2)}
-    data = RolloutDataModule(
-        **tasks, prompts_per_phase=4, prompts_per_step=2, rollouts_per_prompt=2, limits=LIMITS, temperature=1.4
-    )
-    return PACTModule(policy=POLICY, optimizer=OPTIMIZER), data
-
-
-def sft():
-    tasks = {"train": BundledTasks("train", 5), "validation": BundledTasks("validation", 2)}
-    return SFTModule(policy=POLICY, optimizer=OPTIMIZER), TraceDataModule(**tasks, batch_size=2, limits=LIMITS)
-
-
-def fit(folder, make, *callbacks, resume=False, **checkpoints):
-    """One start of a run in a folder."""
-    checkpoints = {"save_last": True, "save_on_train_epoch_end": True} | checkpoints
-    module, data = make()
-    trainer = quiet_trainer(
-        max_epochs=PHASES,
-        logger=[logger(folder, "run", "version_0") for logger in (CSVLogger, TensorBoardLogger)],
-        enable_checkpointing=True,
-        callbacks=[
-            AnnealingCallback(),
-            ModelCheckpoint(folder / "checkpoints", **checkpoints),
-            *callbacks,
-        ]
-        if make is pact
-        else [ModelCheckpoint(folder / "checkpoints", **checkpoints), *callbacks],
-        num_sanity_val_steps=-1,
-    )
-    trainer.fit(module, data, ckpt_path="last" if resume else None)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,32 +29,6 @@ def undisturbed(tmp_path_factory):
         ends[make] = End.of(folder)
     assert any(float(row.get("train/rl_loss", 0)) for row in ends[pact].metrics), "there is something to tell apart"
     return ends
-
-
-class AfterStep(pl.Callback):
-    """Sends a signal to the run while it is in a step."""
-
-    def __init__(self, phase, step, number=signal.SIGTERM):
-        self.at, self.number = (phase, step), number
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if (trainer.current_epoch, batch_idx) == self.at:
-            os.kill(os.getpid(), self.number)
-
-
-class InRollouts(pl.Callback):
-    """Sends a signal when so many rollouts of a phase or of a validation have ended."""
-
-    def __init__(self, monkeypatch, what, count):
-        append, seen = StoredRollouts.append, []
-
-        def counting(stored, request, trajectory):
-            append(stored, request, trajectory)
-            seen.append(stored._log.path.name)
-            if seen.count(f"{what}.jsonl") == count and seen[-1] == f"{what}.jsonl":
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        monkeypatch.setattr(StoredRollouts, "append", counting)
 
 
 MOMENTS = {
@@ -140,6 +62,18 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(undisturbed, tmp_p
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "signals are given back"
     assert (tmp_path / "checkpoints" / NAME).exists()
     monkeypatch.undo()
-    fit(tmp_path, make, resume=True)
+    fit(tmp_path, make, ckpt_path="last")
     assert undisturbed[make].differences(End.of(tmp_path)) == []
     assert not (tmp_path / "checkpoints" / NAME).exists()
+
+
+@pytest.mark.parametrize("step", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_run_goes_on_from_the_checkpoint_that_lightning_saves_in_any_step(undisturbed, tmp_path, step):
+    every = {"every_n_train_steps": 1, "save_top_k": -1, "save_last": False}
+    with pytest.raises(SystemExit):
+        fit(tmp_path, pact, AfterStep(*step), **every)
+    (tmp_path / "checkpoints" / NAME).unlink()
+    phase, number = step
+    (saved,) = (tmp_path / "checkpoints").glob(f"*step={2 * phase + number + 1}.ckpt")
+    fit(tmp_path, pact, ckpt_path=str(saved))
+    assert undisturbed[pact].differences(End.of(tmp_path)) == []

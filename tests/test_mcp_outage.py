@@ -1,9 +1,14 @@
 """A server that goes away: tried again after pauses, and in the end the run stops with everything saved."""
 
+import json
+import sys
 import threading
 import time
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import mcp_plain_server
 import pytest
 import torch
 from hand_made import FULL
@@ -38,24 +43,45 @@ class ServedTasks:
         return [replace(t, prompt=replace(t.prompt, environment=spec)) for t in BundledTasks("train", 4).load()]
 
 
+class DisturbedTasks:
+    """Bundled tasks whose tools are a program's, which fails in every call while a file is there."""
+
+    def __init__(self, disturbed):
+        self.disturbed = disturbed
+
+    def load(self):
+        program = Path(__file__).parent / "mcp_plain_server.py"
+        arguments = {"command": sys.executable, "args": [str(program), "well", str(self.disturbed)]}
+        arguments |= {"timeout_s": 1.0, "backoff_s": 0.01}
+        spec = EnvironmentSpec("pact_lightning.environments.mcp.MCPEnvironment", arguments)
+        return [replace(t, prompt=replace(t.prompt, environment=spec)) for t in BundledTasks("train", 4).load()]
+
+
+class DisturbsItsServer(pl.Callback):
+    def __init__(self, file, how):
+        self.file, self.how = file, how
+
+    def on_train_epoch_end(self, trainer, module):
+        self.file.write_text(self.how)
+
+
 class LosesItsServer(pl.Callback):
     def __init__(self, process):
         self.process = process
 
     def on_train_epoch_end(self, trainer, module):
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
+        self.process.wait()
 
 
-def fit(folder, port, *, process=None, checkpoint=None):
+def fit(folder, tasks, *callbacks, checkpoint=None, **limits):
     module = PACTModule(policy=FULL, anchor_probability=0.0)
     data = RolloutDataModule(
-        train=ServedTasks(port),
+        train=tasks,
         prompts_per_phase=2,
         prompts_per_step=1,
         rollouts_per_prompt=2,
-        limits=RolloutLimits(max_new_tokens_per_turn=16, max_trajectory_tokens=64),
+        limits=RolloutLimits(**({"max_new_tokens_per_turn": 16, "max_trajectory_tokens": 64} | limits)),
         max_prompt_tokens=400,
     )
     trainer = pl.Trainer(
@@ -65,7 +91,7 @@ def fit(folder, port, *, process=None, checkpoint=None):
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[LosesItsServer(process)],
+        callbacks=list(callbacks),
         default_root_dir=folder,
     )
     trainer.fit(module, data, ckpt_path=checkpoint)
@@ -75,19 +101,40 @@ def fit(folder, port, *, process=None, checkpoint=None):
 def test_a_run_stops_where_its_server_stays_away_and_goes_on_as_if_nothing_had_been(tmp_path):
     port = free_port()
     with http_server(port):
-        undisturbed, _ = fit(tmp_path / "undisturbed", port)
+        undisturbed, _ = fit(tmp_path / "undisturbed", ServedTasks(port))
     with http_server(port) as process, pytest.raises(EnvironmentUnavailableError) as caught:
-        fit(tmp_path / "stopped", port, process=process)
+        fit(tmp_path / "stopped", ServedTasks(port), LosesItsServer(process))
     saved = tmp_path / "stopped" / "stopped.ckpt"
     assert "the MCP server could not be reached 2 times in a row, and the run stops: " in str(caught.value)
     assert f"go on with --ckpt_path {saved} once it is back" in str(caught.value)
     assert "\n" not in str(caught.value)
     with http_server(port):
-        resumed, trainer = fit(tmp_path / "resumed", port, checkpoint=saved)
+        resumed, trainer = fit(tmp_path / "resumed", ServedTasks(port), checkpoint=saved)
     assert trainer.global_step == 4
     assert undisturbed.keys() == resumed.keys()
     fresh = dict(load_policy(FULL).named_parameters())
     assert not all(torch.equal(weight, fresh[name]) for name, weight in undisturbed.items())
+    assert all(torch.equal(weight, resumed[name]) for name, weight in undisturbed.items())
+
+
+CALLING = {"max_turns": 2, "max_new_tokens_per_turn": 96, "max_trajectory_tokens": 400}
+"""Limits within which the policy calls its tools."""
+
+
+@pytest.mark.parametrize(("how", "told"), [("die", "ended during the call"), ("keep silent", "did not answer within")])
+def test_a_server_that_starts_well_and_fails_in_every_call_stops_the_run(tmp_path, how, told):
+    disturbed = tmp_path / "disturbed"
+    undisturbed, _ = fit(tmp_path / "undisturbed", DisturbedTasks(disturbed), **CALLING)
+    folder = tmp_path / "stopped"
+    with pytest.raises(
+        EnvironmentUnavailableError, match=rf"nobody answered any tool call of phase-0001 .*{told}"
+    ) as error:
+        fit(folder, DisturbedTasks(disturbed), DisturbsItsServer(disturbed, how), **CALLING)
+    saved = folder / "stopped.ckpt"
+    assert f"go on with --ckpt_path {saved} once it is back" in str(error.value)
+    disturbed.unlink()
+    resumed, trainer = fit(folder, DisturbedTasks(disturbed), checkpoint=saved, **CALLING)
+    assert trainer.global_step == 4
     assert all(torch.equal(weight, resumed[name]) for name, weight in undisturbed.items())
 
 
@@ -114,6 +161,48 @@ def test_a_rollout_that_begins_while_the_server_is_away_waits_for_it():
     done.set()
     server.join()
     later.close()
+
+
+class FailingOverHTTP(BaseHTTPRequestHandler):
+    """An MCP server over HTTP that begins well and answers every call by an error of HTTP."""
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if request["method"] == "tools/call":
+            self.send_error(502)
+            return
+        body = b""
+        if "id" in request:
+            answered = {"jsonrpc": "2.0", "id": request["id"], "result": mcp_plain_server.answer(request, "well")}
+            body = json.dumps(answered).encode()
+        self.send_response(200 if body else 202)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.send_error(405)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_what_a_server_refuses_is_answered_and_an_error_of_http_is_not():
+    with ThreadingHTTPServer(("127.0.0.1", 0), FailingOverHTTP) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        environment = MCPEnvironment(url=f"http://127.0.0.1:{server.server_port}/mcp")
+        environment.reset(None, 0)
+        result = environment.call("echo", {"text": "x"})
+        environment.close()
+        server.shutdown()
+    assert (result.error, result.unanswered) == (True, True), result
+    program = [mcp_plain_server.__file__, "well"]
+    environment = MCPEnvironment(command=sys.executable, args=program)
+    environment.reset(None, 0)
+    answered = [environment.call("echo", {"text": text}) for text in ("refuse", "x", "bad")]
+    environment.close()
+    assert [(result.error, result.unanswered) for result in answered] == [(True, False), (False, False), (True, True)]
 
 
 def test_failures_that_overlap_in_time_count_as_one_and_pauses_grow():

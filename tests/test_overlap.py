@@ -30,6 +30,7 @@ from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import Block, pack_blocks
 from pact_lightning.policy.state_dict import load_trainable_state, trainable_state
 from pact_lightning.rollout.engine import RolloutLimits
+from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
 from pact_lightning.tasks.prompt import EnvironmentSpec
 
 STEPS, ROLLOUTS = 2, 4
@@ -323,7 +324,7 @@ def test_a_run_that_ends_early_drops_what_it_has_begun(tmp_path):
 def test_a_server_that_fails_beside_the_update_stops_the_run_at_the_phases_end_with_all_saved(tmp_path):
     with Server() as server:
         server.refuses = 1
-        with pytest.raises(EnvironmentUnavailableError, match=r"refuses the request \(400\): .*out of order") as caught:
+        with pytest.raises(SamplerUnavailableError, match=r"refuses the request \(400\): .*out of order") as caught:
             fit(tmp_path, server)
     assert server.loaded == {}
     saved = tmp_path / "run" / "version_0" / "stopped.ckpt"
@@ -381,7 +382,7 @@ def test_a_server_that_takes_no_weights_stops_the_run_and_the_phases_rollouts_ar
 
     with Server() as server:
         server.disturb = full
-        with pytest.raises(EnvironmentUnavailableError, match="no room"):
+        with pytest.raises(SamplerUnavailableError, match="no room"):
             fit(tmp_path, server)
     with Server() as server:
         fit(tmp_path, server, resume=tmp_path / "run" / "version_0" / "stopped.ckpt")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from hand_made import FULL, LORA, quiet_trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from several_processes import hand_made_steps, rollouts, supervised
 
+from pact_lightning.callbacks.interruption import NAME
+from pact_lightning.checkpoint_files import read_checkpoint
 from pact_lightning.policy.sharding import shard_policy
 from pact_lightning.step_sync import check_shares
 from pact_lightning.trainer_checks import check_trainer
@@ -28,16 +31,15 @@ def takes_time(name):
     return name in named or name.startswith(("time/", "perf/"))
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """What each of two processes found, and their folder."""
-    folder = tmp_path_factory.mktemp("two")
+def run_two(folder, *arguments):
+    """Runs the script in two processes; gives their exit statuses and the ends of what they said."""
+    folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     running = [
         subprocess.Popen(
-            [sys.executable, several_processes.__file__, str(folder)],
+            [sys.executable, several_processes.__file__, str(folder), *arguments],
             env=os.environ
             | {
                 "PYTHONPATH": os.pathsep.join(sys.path),
@@ -54,8 +56,15 @@ def two(tmp_path_factory):
         for rank in range(2)
     ]
     codes = [process.wait(several_processes.DEADLINE_S + 60) for process in running]
-    told = [(folder / f"out{rank}.txt").read_text()[-3000:] for rank in range(2)]
-    assert codes == [0, 0], "\n".join(told)
+    return codes, "\n".join((folder / f"out{rank}.txt").read_text()[-3000:] for rank in range(2))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What each of two processes found, and their folder."""
+    folder = tmp_path_factory.mktemp("two")
+    codes, told = run_two(folder)
+    assert codes == [0, 0], told
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)], folder
 
 
@@ -177,6 +186,33 @@ def test_a_checkpoint_of_a_sharded_run_is_read_by_one_process_too(two, tmp_path)
     module.configure_model()
     module.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
     torch.testing.assert_close(dict(module.state_dict()), found["weights"], rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    codes, told = run_two(folder, "-")
+    assert codes == [0, 0], told
+    return folder
+
+
+@pytest.mark.parametrize("ranks", ["0,1", "1"])
+def test_processes_that_are_stopped_in_a_phase_go_on_as_if_nothing_had_been(undisturbed_pair, tmp_path, ranks):
+    codes, told = run_two(tmp_path, ranks)
+    assert codes == [128 + signal.SIGTERM] * 2, told
+    saved = read_checkpoint(tmp_path / "checkpoints" / NAME)
+    assert saved["global_step"] == 3, "two steps of the first phase, one of the second"
+    codes, told = run_two(tmp_path, "resume")
+    assert codes == [0, 0], told
+    for rank in range(2):
+        resumed, whole = (
+            torch.load(folder / f"rank{rank}.pt", weights_only=False) for folder in (tmp_path, undisturbed_pair)
+        )
+        torch.testing.assert_close(resumed["weights"], whole["weights"], rtol=0, atol=0)
+        assert resumed["history"] == whole["history"]
+        name = f"phase-0001-rank{rank}.jsonl"
+        files = [folder / "trajectories" / name for folder in (tmp_path, undisturbed_pair)]
+        assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_what_cannot_be_shared_is_told():

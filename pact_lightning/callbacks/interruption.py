@@ -69,7 +69,10 @@ class Interruption(pl.Callback):
         Raises:
             SystemExit: The run is saved and stopped.
         """
-        if self._signal is not None and self._trainer is not None and self._trainer.world_size == 1:
+        if self._signal is None or self._trainer is None or self._trainer.world_size > 1:
+            return
+        # The scores of the check before the first phase are in no checkpoint before it has ended.
+        if not (self._trainer.sanity_checking and self._requeues(self._signal)):
             self._act(self._trainer)
 
     def between_steps(self) -> None:
@@ -93,10 +96,13 @@ class Interruption(pl.Callback):
         if launcher is not None and number != signal.SIGINT:  # the terminal sends that to all by itself
             launcher.kill(number)
 
+    def _requeues(self, number: int) -> bool:
+        return self._requeue is not None and number not in (signal.SIGTERM, signal.SIGINT)
+
     def _act(self, trainer: pl.Trainer) -> None:
         number, self._signal = self._signal or signal.SIGTERM, None
-        if self._requeue is not None and number not in (signal.SIGTERM, signal.SIGINT):
-            self._requeue(number, None)
+        if self._requeue is not None and self._requeues(number):
+            self._requeue(number, None)  # SLURM ends the run
             return
         name = signal.Signals(number).name
         if trainer.sanity_checking:

@@ -11,8 +11,9 @@ from pact_lightning.environments.function_schema import (
     arguments_validator,
     function_schema,
 )
-from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.environments.protocol import EnvironmentUnavailableError, ToolResult
 from pact_lightning.environments.tool_output import ToolOutputError, failure_text, output_text
+from pact_lightning.environments.unanswered import is_unreachable
 from pact_lightning.tasks.prompt import ToolSchema
 
 
@@ -54,6 +55,9 @@ class CallableTools:
         Returns:
             The observation; ``error`` is set for an unknown tool, wrong arguments, an exception, or a result without
             a text.
+
+        Raises:
+            EnvironmentUnavailableError: The function itself says that the run has to stop.
         """
         if name not in self._functions:
             known = ", ".join(self._functions)
@@ -65,8 +69,10 @@ class CallableTools:
             return ToolResult(output_text(self.finish(self._functions[name](**arguments))))
         except ToolOutputError as error:
             return ToolResult(f"The tool {name} failed: {error}.", error=True)
+        except EnvironmentUnavailableError:
+            raise
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code: whatever it raises is its observation
-            return ToolResult(failure_text(error), error=True)
+            return ToolResult(failure_text(error), error=True, unanswered=is_unreachable(error))
 
     def finish(self, value: Any) -> Any:
         """Waits for an awaitable on this set's loop; gives any other value back."""

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _CONNECTION_CLOSED, _REQUEST_TIMEOUT = -32000, -32001
+_INTERNAL_ERROR, _PARSE_ERROR = -32603, -32700
 _PROBE_S = 5.0
 _SLACK_S = 1.0
 _EXIT_S = 5.0
@@ -111,7 +112,7 @@ class MCPConnection:
         try:
             return self._wait(self._call(name, arguments), open_s + self.limits.timeout_s + _SLACK_S)
         except MCPServerError as error:
-            return ToolResult(f"{error}.", error=True)
+            return ToolResult(f"{error}.", error=True, unanswered=True)
 
     def renew(self) -> None:
         """Allows ``max_restarts`` restarts once more: a new rollout begins."""
@@ -264,7 +265,9 @@ class MCPConnection:
             if self._client is client:
                 self._drop()
             raise MCPServerError("The tool server ended during the call, and what it kept is lost") from error
-        return ToolResult(f"The tool failed: {failure_reason(error)}", error=True)
+        # The SDK gives HTTP's errors the code of an internal error; without a code the answer broke the protocol.
+        nobody = code in (None, _INTERNAL_ERROR, _PARSE_ERROR)
+        return ToolResult(f"The tool failed: {failure_reason(error)}", error=True, unanswered=nobody)
 
     async def _probe(self, client: "Client") -> None:
         """Drops a client whose last call ran into the limit, unless the server still lists its tools."""

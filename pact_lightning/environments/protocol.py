@@ -15,17 +15,21 @@ class ToolResult:
         text: The observation, exactly as the policy will read it.
         error: The call failed (the text says how); a failed call is an observation, never an exception.
         solved: Whether this call solved an open part of the task, where the environment knows.
+        unanswered: Nobody answered: the server behind the tool has ended, cannot be reached, keeps silent, or answers
+            against its protocol. Such a call says nothing of the policy; where all calls are so, the run stops.
     """
 
     text: str
     error: bool = False
     solved: bool | None = None
+    unanswered: bool = False
 
 
 class EnvironmentUnavailableError(RuntimeError):
     """What every rollout needs is gone, a server that does not come back: the run stops, with everything saved.
 
-    Raised by ``reset`` or ``call``. Every other exception costs one rollout or one call, and the run goes on.
+    Raised by ``reset`` or ``call``, in a function or a method that is a tool as well. Every other exception costs one
+    rollout or one call, and the run goes on.
     """
 
 

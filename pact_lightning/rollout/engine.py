@@ -80,6 +80,7 @@ class RolloutStats:
         tokens: Sampled tokens.
         tool_calls: Executed calls.
         tool_timeouts: Calls that ran into ``tool_timeout_s``.
+        unanswered_calls: Calls that nobody answered, those over their limit among them.
         environment_failures: Environments whose ``reward`` or ``close`` failed or took too long, after their rollout.
         tool_seconds: Time spent waiting for tools.
         seconds: Time in all.
@@ -89,6 +90,7 @@ class RolloutStats:
     tokens: int = 0
     tool_calls: int = 0
     tool_timeouts: int = 0
+    unanswered_calls: int = 0
     environment_failures: int = 0
     tool_seconds: float = 0.0
     seconds: float = 0.0
@@ -99,6 +101,7 @@ class RolloutStats:
         self.tokens += len(trajectory.sampled_logps)
         self.tool_calls += trajectory.tool_calls
         self.tool_timeouts += trajectory.tool_timeouts
+        self.unanswered_calls += trajectory.unanswered_calls
         self.environment_failures += trajectory.environment_failures
 
 
@@ -339,8 +342,12 @@ class _Run:
         if isinstance(error, ToolTimeoutError):
             self.stats.tool_timeouts += 1
             row.trajectory.tool_timeouts += 1
-            return ToolResult(str(error), error=True)
-        return entry.result() if error is None else failure(error)
+            result = ToolResult(str(error), error=True, unanswered=True)
+        else:
+            result = entry.result() if error is None else failure(error)
+        self.stats.unanswered_calls += result.unanswered
+        row.trajectory.unanswered_calls += result.unanswered
+        return result
 
     def _end(self, index: int, reason: StopReason) -> None:
         row = self.rows.pop(index)

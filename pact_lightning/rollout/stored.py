@@ -21,6 +21,7 @@ def stored_trajectory(trajectory: Trajectory) -> dict[str, Any]:
         "environment_reward": trajectory.environment_reward,
         "tool_calls": trajectory.tool_calls,
         "tool_timeouts": trajectory.tool_timeouts,
+        "unanswered_calls": trajectory.unanswered_calls,
         "environment_failures": trajectory.environment_failures,
     }
 
@@ -47,6 +48,7 @@ def read_trajectory(record: Mapping[str, Any], prompt_ids: tuple[int, ...]) -> T
         environment_reward=record["environment_reward"],
         tool_calls=record["tool_calls"],
         tool_timeouts=record["tool_timeouts"],
+        unanswered_calls=record["unanswered_calls"],
         environment_failures=record["environment_failures"],
     )
 

@@ -16,6 +16,7 @@ from pact_lightning.environments.protocol import (
     ToolResult,
     close_environment,
 )
+from pact_lightning.environments.unanswered import is_unreachable
 from pact_lightning.rollout.tool_threads import ToolFunction, ToolThreads
 from pact_lightning.tasks.prompt import PromptView
 
@@ -65,7 +66,8 @@ def failure(error: BaseException) -> ToolResult:
         EnvironmentUnavailableError: That is what it raised; the run has to stop.
     """
     stop_where_unavailable(error)
-    return ToolResult(f"The tool failed: {type(error).__name__}: {error}", error=True)
+    text = f"The tool failed: {type(error).__name__}: {error}"
+    return ToolResult(text, error=True, unanswered=is_unreachable(error))
 
 
 def cut_response(text: str, limit: int) -> str:

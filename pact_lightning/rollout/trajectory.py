@@ -74,6 +74,7 @@ class Trajectory:
         environment_reward: What the environment's own ``reward()`` gave, where it has one.
         tool_calls: Executed calls.
         tool_timeouts: Calls that ran into their limit of time.
+        unanswered_calls: Calls that nobody answered, those over their limit among them.
         environment_failures: Failures of ``reward`` or ``close`` after the rollout.
     """
 
@@ -87,6 +88,7 @@ class Trajectory:
     environment_reward: float | None = None
     tool_calls: int = 0
     tool_timeouts: int = 0
+    unanswered_calls: int = 0
     environment_failures: int = 0
 
     @property

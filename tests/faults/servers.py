@@ -1,16 +1,26 @@
-"""MCP servers that are slow, wrong or dying, in real rollouts: their calls are error responses, and rollouts go on."""
+"""MCP servers that are slow, wrong or dying, in real rollouts: their calls are error responses, and rollouts go on.
+
+Where every call of a phase fails, the run stops with its state saved.
+"""
 
 import json
+import logging
 import sys
+import tempfile
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from byte_tokenizer import byte_renderer
 from rollout_player import ROOMY, Player, call
+from test_mcp_outage import CALLING, DisturbedTasks, DisturbsItsServer, fit
 
 from faults.deadline import HangError, within
+from faults.repeated import expect, repeated
 from faults.result import FaultResult
+from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.rollout.engine import RolloutEngine, RolloutRequest
 from pact_lightning.rollout.trajectory import StopReason
 from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
@@ -34,9 +44,34 @@ FAULTS = (
 
 
 def run(times):
-    """Every fault; each time a server of its own is started, so at most ten times."""
+    """Every fault; each time a server of its own is started, so at most ten times, and in whole fits at most twice."""
     renderer = byte_renderer([("a", "b")])
-    return [_row(renderer, fault, min(times, 10)) for fault in FAULTS]
+    rows = [_row(renderer, fault, min(times, 10)) for fault in FAULTS]
+    for name, how in (("dies", "die"), ("is silent", "keep silent")):
+        what = f"a server that starts and {name} in every call of a phase"
+        rows.append(repeated(SECTION, what, min(times, 2), lambda _, how=how: _stops(how)))
+    return rows
+
+
+def _stops(how):
+    """A fit whose server fails from its second phase on, and which goes on once that is over."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folder, disturbed = Path(name), Path(name) / "disturbed"
+        tasks = DisturbedTasks(disturbed)
+        expected, _ = within(900, lambda: fit(folder / "whole", tasks, **CALLING))
+        try:
+            within(900, lambda: fit(folder / "stopped", tasks, DisturbsItsServer(disturbed, how), **CALLING))
+        except EnvironmentUnavailableError as error:
+            expect("nobody answered any tool call of phase-0001" in str(error), f"the error says only: {error}")
+        else:
+            expect(False, "the run did not stop")
+        disturbed.unlink()
+        saved = folder / "stopped" / "stopped.ckpt"
+        resumed, _ = within(900, lambda: fit(folder / "stopped", tasks, checkpoint=saved, **CALLING))
+    expect(all(torch.equal(resumed[name], expected[name]) for name in expected), "the weights differ")
+    return "stopped after the phase, state saved; the resumed run ends with the same weights, bit for bit"
 
 
 def _row(renderer, fault, times):

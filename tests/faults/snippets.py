@@ -59,7 +59,7 @@ SNIPPETS = (
     ),
     Snippet("files of 1 GB", "with open('f', 'wb') as f:\n    for _ in range(1024): f.write(bytes(1 << 20))"),
     Snippet("deep recursion", "return f(path)"),
-    Snippet("recursion without limit", "import sys\nsys.setrecursionlimit(10**9)\nreturn f(path)"),
+    Snippet("recursion without limit", "import sys\nsys.setrecursionlimit(10**9)\nreturn f(path)", timeout_s=5.0),
     Snippet("a result nested 10^5 deep", "a = []\nfor _ in range(10**5): a = [a]\nreturn a"),
     Snippet("segmentation fault", "import ctypes\nctypes.string_at(0)"),
     Snippet("abort", "import os\nos.abort()"),

@@ -27,7 +27,10 @@ class LentPolicy:
 
 
 class SamplerUnavailableError(OSError):
-    """The engine that samples is gone or of no use, so that no rollout can go on."""
+    """What samples is gone, a server that does not come back: the run stops, with everything saved.
+
+    Raised by a backend or by a sampler that it has lent.
+    """
 
 
 @runtime_checkable
