@@ -80,13 +80,14 @@ bench-page: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks --page docs/benchmarks.md
 
 faults: $(VENV)/.installed-dev
-	PYTHONPATH=tests $(BIN)/python -m faults --times $(TIMES) --groups "$(GROUPS)" --page docs/reliability.md
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m faults --times $(TIMES) --groups "$(GROUPS)" --page docs/reliability.md
 
 fuzz: $(VENV)/.installed-dev
 	PYTHONPATH=tests $(BIN)/python -m fuzz --inputs $(INPUTS)
 
 soak: $(VENV)/.installed-dev
-	$(BIN)/python tests/soak.py --kills $(KILLS)
+	@# Two threads for so small a policy wait for each other, minutes where other work shares the cores.
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py --kills $(KILLS)
 
 bundled-policy: $(VENV)/.installed
 	$(BIN)/python -m pact_lightning.environments.bundled.build_policy runs/bundled_policy/blank
