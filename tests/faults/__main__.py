@@ -40,7 +40,8 @@ def main():
         console.print(table)
         results += found
     if given.page:
-        how = f"`make faults GROUPS={','.join(groups)} TIMES={given.times}`, {date.today().isoformat()}"
+        some = "" if groups == list(GROUPS) else f" GROUPS={','.join(groups)}"
+        how = f"`make faults{some} TIMES={given.times}`, {date.today().isoformat()}"
         write_into_page(given.page, results, how)
     bad = [result for result in results if not result.ok]
     times = sum(result.times for result in results)
