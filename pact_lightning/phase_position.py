@@ -20,7 +20,8 @@ _VALIDATION = "epoch_loop.val_loop.batch_progress"
 
 def steps_done(loops: Loops) -> int | None:
     """Batches that the phase in work has done; ``None`` where no phase is in work."""
-    epochs = loops[_EPOCHS]["current"]
+    # Not "current": a run that was resumed within a phase leaves one phase out of that counter, to its end.
+    epochs = loops[_EPOCHS]["total"]
     if epochs["ready"] == epochs["processed"]:
         return None
     return int(loops[_BATCHES]["current"]["processed"])
@@ -33,7 +34,7 @@ def in_batch_end(loops: Loops) -> bool:
 
 
 def settle(loops: Loops, *, phase_steps: int, validates: bool) -> None:
-    """Puts the counters of a fit loop in order; leaves them alone where no phase is in work.
+    """Puts the counters of a fit loop in order; where no phase is in work they are, but for one.
 
     Args:
         loops: The fit loop's state, changed in place.
@@ -42,6 +43,8 @@ def settle(loops: Loops, *, phase_steps: int, validates: bool) -> None:
     """
     steps = steps_done(loops)
     if steps is None:
+        # The phase that was left out; Lightning would take it for unfinished.
+        loops[_EPOCHS]["current"]["ready"] = loops[_EPOCHS]["current"]["processed"]
         return
     last = steps == phase_steps
     if in_batch_end(loops) and not (last and validates):  # what follows a validation is counted on the way there

@@ -1,5 +1,6 @@
 """How far the sampler of a step's rollouts is off, and the weights that correct for it (METHOD 5.19)."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,6 +12,8 @@ from pact_lightning.objectives.importance import sampling_mismatch, truncated_im
 from pact_lightning.rollout.samplers.backend import SamplerBackend
 from pact_lightning.scoring import PromptPlan
 from pact_lightning.step_sync import over_processes
+
+_MEANS = ("abs_difference", "kl", "weight_mean", "capped")
 
 ImportanceCap = float | Literal["auto"] | None
 
@@ -38,7 +41,7 @@ class SamplerCorrection:
     def __init__(self, cap: float | None) -> None:
         self._cap = cap
         self._tokens = 0
-        self._sums: dict[str, float] = {}
+        self._sums = dict.fromkeys(("abs_difference", "kl") if cap is None else _MEANS, 0.0)
         self._ratio_max = 0.0
 
     def weights(self, plan: PromptPlan, samples: Sequence[int], old: Tensor, mask: Tensor) -> Tensor | None:
@@ -75,23 +78,25 @@ class SamplerCorrection:
         self._tokens += tokens
         self._ratio_max = max(self._ratio_max, float(metrics.pop("ratio_max")))
         for name, value in metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value) * tokens
+            self._sums[name] += float(value) * tokens
         return weights
 
     def metrics(self, trainer: pl.Trainer) -> dict[str, float]:
-        """Means over the tokens that were measured, and the largest ratio of all; empty where none was.
+        """Means over the tokens that were measured, and the largest ratio of all; NaN where none was.
+
+        The names are the same in every step, since Lightning repeats the value of a name that a step leaves out.
 
         Args:
             trainer: The Trainer; all its processes have to call this together.
         """
         own = self._sums | {"tokens": float(self._tokens), "ratio_max": self._ratio_max}
         measured = [process for process in over_processes(trainer, own) if process["tokens"]]
-        if not measured:
-            return {}
         tokens = sum(process["tokens"] for process in measured)
-        names = [name for name in measured[0] if name not in ("tokens", "ratio_max")]
-        means = {f"mismatch/{name}": sum(process[name] for process in measured) / tokens for name in names}
-        return means | {"mismatch/ratio_max": max(process["ratio_max"] for process in measured)}
+        means = {
+            name: sum(process[name] for process in measured) / tokens if measured else math.nan for name in self._sums
+        }
+        largest = max((process["ratio_max"] for process in measured), default=math.nan)
+        return {f"mismatch/{name}": value for name, value in (means | {"ratio_max": largest}).items()}
 
 
 def _rows(rows: list[Tensor], mask: Tensor) -> Tensor:

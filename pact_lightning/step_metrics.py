@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from pact_lightning.group import AnchorReason, Group
+from pact_lightning.objectives.surrogate import FIGURES
 from pact_lightning.scoring import PromptPlan
 
 _ANCHOR_REASONS: tuple[AnchorReason, ...] = get_args(AnchorReason)
@@ -28,6 +29,9 @@ def step_counts(batch: Sequence[Group], plans: Sequence[PromptPlan]) -> dict[str
 def step_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     """Means: losses over the prompts that have the term, shares over all prompts of the step.
 
+    The names are the same in every step, since Lightning repeats the value of a name that a step leaves out. What no
+    prompt of the step has is 0.
+
     Args:
         sums: What the packs added up, and :func:`step_counts`, over all processes; names that nothing added to are 0
             (a ``defaultdict``).
@@ -45,9 +49,4 @@ def step_metrics(sums: Mapping[str, float]) -> dict[str, float]:
         "train/sft_skipped": sums["sft_skipped"],
     }
     metrics |= {f"anchor/{name}": sums[name] / prompts for name in (*_ANCHOR_REASONS, "trace_shortened")}
-    metrics |= {
-        f"train/{name.removeprefix('surrogate/')}": value / with_rl
-        for name, value in sums.items()
-        if name.startswith("surrogate/")
-    }
-    return metrics
+    return metrics | {f"train/{name}": sums[f"surrogate/{name}"] / with_rl for name in FIGURES}

@@ -1,5 +1,7 @@
 """Kills a fit with SIGKILL at random moments, resumes it each time, and compares its end with an undisturbed one.
 
+Between the kills it is also told to stop by SIGTERM, about half as often: such a run goes on within a phase.
+
     python tests/soak.py --kills 100
 
 Ends with status 0 only if weights, optimiser, metrics and trajectories are the same to the last bit. The packages are
@@ -30,6 +32,8 @@ from pact_lightning.metric_rows import comparable, read_rows
 
 PHASES = 8
 ROLLOUTS = 3
+
+_STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # the second before the run listens to signals
 
 
 def soak_recipe(folder, phases=PHASES, rollouts=ROLLOUTS):
@@ -161,9 +165,10 @@ def soak(folder, kills, seed, phases=PHASES, rollouts=ROLLOUTS):
         number += 1
         killed = folder / f"killed-{number}"
         config = soak_recipe(killed, phases, rollouts)
-        while (status := _attempt(killed, config, took, done, kills, draw)) is None:
-            done += 1
-            print(f"kill {done}: {phases_done(killed)} of {phases} phases done", flush=True)
+        while (status := _attempt(killed, config, took, done, kills, draw)) in (-signal.SIGKILL, *_STOPPED):
+            done += status == -signal.SIGKILL
+            what = "kill" if status == -signal.SIGKILL else "stop"
+            print(f"{what} {done}: {phases_done(killed)} of {phases} phases done", flush=True)
         if status != 0:
             problems.append(f"the run ended with status {status}; see {killed / 'log.txt'}")
         else:
@@ -173,7 +178,7 @@ def soak(folder, kills, seed, phases=PHASES, rollouts=ROLLOUTS):
 
 
 def _attempt(folder, config, took, done, kills, draw):
-    """Starts or resumes the run and kills it, sooner where it is ahead of the kills; ``None`` where it was killed."""
+    """Starts or resumes the run and interrupts it, sooner where it is ahead of the kills; its exit status."""
     child = start(folder, config)
     if done >= kills:
         return wait(child)
@@ -183,10 +188,8 @@ def _attempt(folder, config, took, done, kills, draw):
     status = wait(child, draw.uniform(0, 3 * phase if ahead else 6 * phase))
     if status is not None:
         return status
-    os.kill(child, signal.SIGKILL)
-    # It may have ended in the meantime, which is as good.
-    status = wait(child)
-    return None if status == -signal.SIGKILL else status
+    os.kill(child, draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+    return wait(child)  # 0 where it has ended in the meantime, which is as good
 
 
 def run():

@@ -55,7 +55,9 @@ def fit(tasks, rollouts, module=None, **limits):
 
 
 def logged(module):
-    return {name: value for entry in module.logged for name, value in entry.items()}
+    """Without the sampler's mismatch, which is NaN in steps that do not measure it."""
+    found = {name: value for entry in module.logged for name, value in entry.items()}
+    return {name: value for name, value in found.items() if not name.startswith("mismatch/")}
 
 
 def assert_finite(module, steps=2):

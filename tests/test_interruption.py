@@ -77,3 +77,24 @@ def test_a_run_goes_on_from_the_checkpoint_that_lightning_saves_in_any_step(undi
     (saved,) = (tmp_path / "checkpoints").glob(f"*step={2 * phase + number + 1}.ckpt")
     fit(tmp_path, pact, ckpt_path=str(saved))
     assert undisturbed[pact].differences(End.of(tmp_path)) == []
+
+
+AGAIN = {
+    "after a step of the next phase": lambda m: AfterStep(1, 0),
+    "in the rollouts of the next phase": lambda m: InRollouts(m, "phase-0001", 2),
+}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("moment", AGAIN)
+def test_a_run_that_was_resumed_within_a_phase_is_interrupted_again(undisturbed, tmp_path, monkeypatch, moment, killed):
+    """Lightning's counters of the present run are not those of one that began at the phase's start."""
+    with pytest.raises(SystemExit):
+        fit(tmp_path, pact, AfterStep(0, 0))
+    with pytest.raises(SystemExit):
+        fit(tmp_path, pact, AGAIN[moment](monkeypatch), ckpt_path="last")
+    monkeypatch.undo()
+    if killed:  # nothing of the moment itself is left, and the checkpoint of the finished phase is the newest
+        (tmp_path / "checkpoints" / NAME).unlink()
+    fit(tmp_path, pact, ckpt_path="last")
+    assert undisturbed[pact].differences(End.of(tmp_path)) == []

@@ -9,6 +9,9 @@ from pact_lightning.objectives.aggregate import check_group, group_mean
 
 _MAX_LOG_RATIO = 20.0
 
+FIGURES = ("clip_low", "clip_high", "clip_dual", "ratio_mean", "ratio_max", "approx_kl")
+"""Names of the metrics of :func:`clipped_surrogate`."""
+
 
 @dataclass(frozen=True)
 class ClipConfig:
