@@ -40,6 +40,10 @@ def main(args: list[str] | None = None) -> None:
     if given[0] in COMMANDS:
         importlib.import_module(COMMANDS[given[0]].module).main(given[1:])
         return
+    if given[0] not in VERBS and not given[0].startswith("-"):
+        known = ", ".join([*VERBS, *COMMANDS])
+        print(f"error: there is no command {given[0]!r}; the commands are {known}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
     # Imports make hundreds of thousands of objects that live to the end: looking through them again and again costs
     # a fifth of the start.
     gc.disable()

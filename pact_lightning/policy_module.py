@@ -80,6 +80,11 @@ class PolicyModule(pl.LightningModule):
         sampler: SamplerBackend | None = None,
     ) -> None:
         super().__init__()
+        if head_chunk < 1 or max_tokens_per_forward < 1:
+            raise ValueError(
+                f"model.head_chunk ({head_chunk}) and model.max_tokens_per_forward ({max_tokens_per_forward}) count "
+                "tokens; set both to at least 1"
+            )
         self.automatic_optimization = False
         self.strict_loading = False
         self.policy_config = policy

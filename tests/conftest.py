@@ -8,6 +8,8 @@ import pytest
 # The models here are so small that a second thread mostly waits for the first one, and takes its core from the
 # processes that tests start. They inherit it; torch reads it when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test asks the hub; without a network each question would be repeated for half a minute.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -104,6 +104,10 @@ def test_an_environment_that_cannot_be_made_is_named(tmp_path, refusal):
         ({"trainer.gradient_clip_val": 1.0}, "set model.optimizer.gradient_clip"),
         ({"trainer.precision": "bf16-mixed"}, "trainer.precision cannot be honoured under manual optimisation"),
         ({"trainer.accumulate_grad_batches": 4}, "set data.prompts_per_step"),
+        ({"data.init_args.limits": {"rows": 0}}, "data.limits.rows must be above 0, not 0"),
+        ({"data.init_args.limits": {"admit_every": 0}}, "data.limits.admit_every must be above 0, not 0"),
+        ({"model.init_args.head_chunk": 0}, "model.head_chunk (0) and model.max_tokens_per_forward"),
+        ({"model.init_args.policy.model": "nobody/nothing"}, "policy.model 'nobody/nothing' is no folder here, and"),
         (
             {"trainer.callbacks": [{"class_path": "lightning.pytorch.callbacks.BatchSizeFinder"}]},
             "BatchSizeFinder has no meaning for rollouts; set model.max_tokens_per_forward instead",
@@ -172,6 +176,15 @@ def test_a_mistake_ends_in_one_sentence_before_the_policy_is_loaded(refusal, cha
 
 def test_an_unknown_option_is_named(refusal):
     assert "--trainer.max_epoochs" in refusal({}, "--trainer.max_epoochs=3")
+
+
+def test_a_mistyped_command_is_told_all_there_are(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["chekc"])
+    assert stopped.value.code == 2
+    assert (
+        "there is no command 'chekc'; the commands are fit, validate, test, predict, tasks" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])

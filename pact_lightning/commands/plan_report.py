@@ -48,14 +48,13 @@ def print_plan(own: argparse.Namespace, of_fit: Sequence[str]) -> None:
         speed = _speed(own, recipe, skeleton)
         seconds = _seconds(plan, speed, skeleton)
         fit = None if card is None else largest_fit(recipe, skeleton, lengths, plan.memory, card)
-    console.print(lengths_line(plan, at_limits=not given), soft_wrap=True)
+    console.print(lengths_line(plan, given), soft_wrap=True)
     console.print(memory_table(plan))
     console.print(work_table(plan, seconds, speed))
     if recipe.phases is not None:
         hours = recipe.phases * sum(seconds.values()) / 3600
-        console.print(
-            f"{recipe.phases} phases: {hours:,.2f} h at least, with rollouts of these lengths.", soft_wrap=True
-        )
+        phases = f"{recipe.phases} phase{'s' if recipe.phases != 1 else ''}"
+        console.print(f"{phases}: {hours:,.2f} h at least, with rollouts of these lengths.", soft_wrap=True)
     if fit is not None and card is not None:
         for line in fit_lines(plan, fit, card):
             console.print(line, soft_wrap=True, highlight=False)

@@ -1,6 +1,6 @@
 """What ``pact-lightning plan`` shows, as tables."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from rich.table import Table
 
@@ -9,6 +9,7 @@ from pact_lightning.plan.fitting import USABLE, Fit
 from pact_lightning.plan.run_plan import RunPlan
 
 _GIB = 2**30
+_UNITS = {"GiB": _GIB, "MiB": 2**20}
 _TERA = 10**12
 
 
@@ -16,7 +17,12 @@ def memory_table(plan: RunPlan) -> Table:
     """What is in memory, part by part, at the fullest moment of rollouts and of an update."""
     memory = plan.memory
     standing, rollout = memory.standing, memory.rollout
-    table = Table(title=f"Memory of one {plan.recipe.device_type} process, GiB")
+    unit = "GiB" if memory.peak >= _GIB else "MiB"
+
+    def size(value: float) -> str:
+        return f"{value / _UNITS[unit]:,.2f}" if value else "-"
+
+    table = Table(title=f"Memory of one {plan.recipe.device_type} process, {unit}")
     table.add_column("")
     table.add_column("rollouts", justify="right")
     table.add_column("update", justify="right")
@@ -35,15 +41,15 @@ def memory_table(plan: RunPlan) -> Table:
     }
     for name, (in_rollouts, in_update) in rows.items():
         if in_rollouts or in_update:
-            table.add_row(name, _gib(in_rollouts), _gib(in_update))
+            table.add_row(name, size(in_rollouts), size(in_update))
     table.add_section()
     notes = []
     if memory.offloaded:
-        notes.append(f"{_gib(memory.kept)} GiB more in the host's memory, saved for the backward pass.")
+        notes.append(f"{size(memory.kept)} {unit} more in the host's memory, saved for the backward pass.")
     if plan.recipe.sampler:
         notes.append(f"Rollouts come from {plan.recipe.sampler}, whose own memory is not planned.")
     table.caption = " ".join(notes)
-    table.add_row("peak", _gib(memory.in_rollouts), _gib(memory.in_update), style="bold")
+    table.add_row("peak", size(memory.in_rollouts), size(memory.in_update), style="bold")
     return table
 
 
@@ -65,16 +71,24 @@ def work_table(plan: RunPlan, seconds: Mapping[str, float], speed: Speed) -> Tab
     table.add_row("phase", "", "", f"{flops / _TERA:,.2f}", f"{sum(seconds.values()):,.1f}", style="bold")
     table.caption = (
         f"An estimate for {speed.flops / _TERA:,.3g} TFLOP/s and {speed.bandwidth / 10**9:,.3g} GB/s ({speed.source}), "
-        "without tools, validation and waiting; real runs reach a part of that."
+        "without tools, validation and waiting, for rollouts of these lengths; real runs reach a part of that speed."
     )
     table.caption_justify = "left"
     return table
 
 
-def lengths_line(plan: RunPlan, *, at_limits: bool) -> str:
-    """What the tables are about."""
+def lengths_line(plan: RunPlan, given: Collection[str]) -> str:
+    """What the tables are about.
+
+    Args:
+        plan: The plan.
+        given: Which lengths were given; the others are the recipe's limits.
+    """
     lengths = plan.lengths
-    source = "the recipe's limits; say how long yours are by --prompt, --trace, --trajectory" if at_limits else "given"
+    source = "the recipe's limits, and yours are shorter: say how long by --prompt, --trace, --trajectory"
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        source = f"{names} as given, the rest at the recipe's limits"
     return (
         f"Per prompt {lengths.prompt:,} tokens, trace {lengths.trace:,}, rollout {lengths.trajectory:,} of which the "
         f"policy samples {lengths.sampled:,} ({source})."

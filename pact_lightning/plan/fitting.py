@@ -17,7 +17,7 @@ USABLE = 0.9
 _STEP = 256
 _MOST_ROWS = 4096
 _GUESSES = 6
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Fit:
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of ``24GB``, ``80GiB`` or a plain number. A card sold as 24 GB has 24 GiB; say GiB where you mean it.
+    """Bytes of ``24GB`` or ``80GiB``. A card sold as 24 GB has 24 GiB; say GiB where you mean it.
 
     Raises:
         ValueError: It is no such size.

@@ -2,6 +2,8 @@
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -62,7 +64,8 @@ def load_tokenizer(config: PolicyConfig) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(policy_source(config), **_gguf(config))
+    with _named(config):
+        tokenizer = AutoTokenizer.from_pretrained(policy_source(config), **_gguf(config))
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
@@ -103,7 +106,8 @@ def policy_skeleton(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model_config = AutoConfig.from_pretrained(policy_source(config), **_gguf(config))
+    with _named(config):
+        model_config = AutoConfig.from_pretrained(policy_source(config), **_gguf(config))
     wanted = _dtype(config.dtype)
     dtype = (model_config.dtype or torch.float32) if wanted == "auto" else wanted
     with torch.device("meta"):
@@ -143,6 +147,20 @@ def policy_source(config: PolicyConfig) -> str:
     if not (folder / wanted).is_file():
         raise FileNotFoundError(f"the model folder {folder} has no {wanted}; give policy.model a complete folder")
     return str(folder)
+
+
+@contextmanager
+def _named(config: PolicyConfig) -> Iterator[None]:
+    """Puts the recipe's field before what the hub's client says."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"policy.model {config.model!r} is no folder here, and the hub did not give it: {str(error).rstrip('.')}. "
+            "Name a folder, or correct the id"
+        ) from error
 
 
 def _gguf(config: PolicyConfig) -> dict[str, str]:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 from pact_lightning.dialogue.components import Component
@@ -60,6 +60,17 @@ class RolloutLimits:
     rows: int = 64
     tool_threads: int = 8
     admit_every: int = 6
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: One is not above 0: no rollout could end, or none begin.
+        """
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if not value > 0:
+                raise ValueError(f"data.limits.{limit.name} must be above 0, not {value}")
 
 
 @dataclass(frozen=True, slots=True)
