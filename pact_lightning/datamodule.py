@@ -18,6 +18,7 @@ from pact_lightning.phase_clock import PhaseClock
 from pact_lightning.rollout.engine import RolloutLimits, RolloutRequest, RolloutStats
 from pact_lightning.rollout.record import trajectory_record
 from pact_lightning.rollout.samplers.base import SamplingConfig
+from pact_lightning.rollout.tool_calls import raised_responses
 from pact_lightning.rollout.trajectory import Trajectory
 from pact_lightning.rollout_run import rollouts_of
 from pact_lightning.rollouts_ahead import Pause, RolledOut, RolloutsAhead
@@ -95,6 +96,7 @@ class RolloutDataModule(TaskDataModule):
         self.made_ahead: dict[int, SampledBy] = {}  # by phase: the one that trains, and the next
         self.credit = credit
         self._told_unanswered = False
+        self._told_raised = False
 
     def setup(self, stage: str) -> None:
         """Loads the tasks and checks that everything fits.
@@ -191,7 +193,7 @@ class RolloutDataModule(TaskDataModule):
         """
         running = self._ahead
         if running is not None and running.sampled_by.phase == phase:
-            with self.saved_where_unavailable(phase_title(phase)):
+            with self.saved_where_stopped(phase_title(phase)):
                 self._wait_for_ahead()
                 rolled_out = running.result()
             self._ahead = None
@@ -236,7 +238,7 @@ class RolloutDataModule(TaskDataModule):
         ):
             return
         requests, title = self.phase_requests(phase + 1), phase_title(phase + 1)
-        with self.saved_where_unavailable(title), ExitStack() as stack:
+        with self.saved_where_stopped(title), ExitStack() as stack:
             sampler = stack.enter_context(self.pact_module.sampler_beside(self.sampling))
             lent = stack.pop_all()
 
@@ -321,14 +323,22 @@ class RolloutDataModule(TaskDataModule):
         self.pact_module.log_phase(groups, stats, ahead)
 
     def _tell_of_failures(self, groups: Sequence[Group], stats: RolloutStats) -> None:
-        """Warns of environments that could not be started, and once of calls that nobody answered."""
+        """Warns of environments that could not be started, and once each of calls unanswered and of exceptions."""
         assert self.trainer is not None
         failed = [trajectory for group in groups for trajectory in group.failed]
         kept = [trajectory for group in groups for trajectory in group.trajectories]
-        counts = {"failed": len(failed), "kept": len(kept)}
+        raised = [(trajectory.task_id, text) for trajectory in kept for text in raised_responses(trajectory)]
+        counts = {"failed": len(failed), "kept": len(kept), "raised": len(raised)}
         found = sum_over_processes(
             self.trainer, counts | {"calls": stats.tool_calls, "unanswered": stats.unanswered_calls}
         )
+        if found["raised"] and found["raised"] == found["calls"] and not self._told_raised:
+            self._told_raised = True
+            first = f"the first one, of task {raised[0][0]}: {raised[0][1]}" if raised else "all in other processes"
+            rank_zero_warn(
+                f"an exception ended every one of the {found['calls']:.0f} tool calls of phase {groups[0].phase}, so "
+                f"that its rollouts teach nothing about the tools; {first}. It is not told again"
+            )
         if found["failed"]:
             first = "none of them in this process; look at the trajectories of the others"
             if failed:

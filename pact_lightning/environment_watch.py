@@ -40,7 +40,7 @@ class _Tally:
 
     def error(self, what: str, tasks: float) -> UselessEnvironmentsError:
         first = self.first or "none of them in this process; look at what the others say"
-        return UselessEnvironmentsError(f"{self.words} of {what} ({tasks:.0f} tasks), and the run stops; {first}")
+        return UselessEnvironmentsError(f"{self.words} {what} ({tasks:.0f} tasks), and the run stops; {first}")
 
 
 class EnvironmentWatch:
@@ -58,8 +58,8 @@ class EnvironmentWatch:
         self.what = what
         self.tasks = tasks
         self._tallies = {
-            "starts": _Tally("no environment could be started"),
-            "calls": _Tally("nobody answered any tool call"),
+            "starts": _Tally("no environment could be started in"),
+            "calls": _Tally("nobody answered any tool call of"),
         }
 
     def add(self, trajectory: Trajectory) -> None:

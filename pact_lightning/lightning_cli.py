@@ -18,6 +18,7 @@ from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.error_sentence import error_sentence
 from pact_lightning.last_checkpoint import last_checkpoint
 from pact_lightning.policy_module import PolicyModule
+from pact_lightning.reward import RewardError
 from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
 from pact_lightning.trainer_checks import check_plugins, check_trainer
 
@@ -142,8 +143,9 @@ def run_lightning(args: list[str] | None) -> None:
             args=arguments,
             verbs=verbs,
         )
-    except (EnvironmentUnavailableError, SamplerUnavailableError) as error:
-        # A server, and no mistake here, so no traceback; before the policy is loaded it may be one of the recipe.
+    except (EnvironmentUnavailableError, SamplerUnavailableError, RewardError) as error:
+        # A server or a reward of the user's own, and no mistake here, so no traceback; before the policy is loaded it
+        # may be one of the recipe.
         print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
         sys.exit(2 if isinstance(error, SamplerUnavailableError) and not _at_work() else 1)
     except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:

@@ -58,7 +58,8 @@ class Phase:
         self.policy = module.policy_name
         (results, stats), ahead = data.take_phase(phase)
         data.start_ahead(phase, self.policy)
-        groups = data.score_phase(phase, results)
+        with data.saved_where_stopped(phase_title(phase)):
+            groups = data.score_phase(phase, results)
         data.report_phase(phase, groups, stats, ahead)
         module.prepare_phase(groups, optimizer_steps=len(self))
         logps = {name: logp for group in groups for name, logp in _logps(group)}

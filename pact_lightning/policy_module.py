@@ -227,13 +227,11 @@ class PolicyModule(pl.LightningModule):
             if steps.skipped == 1:
                 rank_zero_warn(f"an optimiser step is skipped after step {self.global_step}: {why}")
             return
-        path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "stopped.ckpt"
-        self.trainer.save_checkpoint(path)
+        saved = self.interruption.save_stopped(self.trainer)
         raise NonFiniteGradientError(
             f"{steps.in_a_row} optimiser steps in a row were skipped, the last in phase {self.current_epoch}: {why}. "
-            f"The weights of step {self.global_step} are intact and saved as {path}. Lower model.optimizer."
-            "learning_rate or look at the rewards in the trajectories of this phase, and resume from an earlier "
-            "checkpoint with --ckpt_path"
+            f"The weights of step {self.global_step} are intact and {saved}, or with an earlier checkpoint, once you "
+            "have lowered model.optimizer.learning_rate or looked at the rewards in the trajectories of this phase"
         )
 
     @contextmanager

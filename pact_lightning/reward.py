@@ -1,9 +1,11 @@
 """Rewards by name or by import path: what every turn of a rollout is worth."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import zip_longest
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Protocol
 
 from pact_lightning.credit.ftrl_reward import ftrl_rewards
@@ -13,7 +15,12 @@ from pact_lightning.credit.toolrl_reward import toolrl_rewards
 from pact_lightning.import_path import import_path
 from pact_lightning.metrics.bfcl_reward import bfcl_reward
 from pact_lightning.rollout.trajectory import RolloutTurn, StopReason, Trajectory
+from pact_lightning.shortened import shortened
 from pact_lightning.tasks.schema import Task
+
+
+class RewardError(ValueError):
+    """A reward function of the user's own fails, or gives what cannot be trained on; the run stops."""
 
 
 class RewardFunction(Protocol):
@@ -41,7 +48,8 @@ def make_reward(
         arguments: Further keyword arguments of a function, or the constructor arguments of a class.
 
     Returns:
-        The reward. It raises ``ValueError`` where what was found gives anything but a finite number per turn.
+        The reward. It raises :class:`RewardError` where what was found fails, or gives anything but a finite number
+        per turn.
 
     Raises:
         ValueError: There is no such name, or what the path names cannot be called.
@@ -60,14 +68,22 @@ def make_reward(
 
     def checked(trajectory: Trajectory, task: Task) -> list[float]:
         try:
-            values = [float(value) for value in reward(trajectory, task)]
+            given = reward(trajectory, task)
+            given = list(given) if isinstance(given, Iterator) else given
         except Exception as error:  # the user's code: whatever it raises is told with its place
-            problem = f"{type(error).__name__}: {error}"
-            raise ValueError(f"data.credit.reward {name!r} failed on a rollout of task {task.id}: {problem}") from error
+            place = extract_tb(error.__traceback__)[-1]
+            problem = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+            raise RewardError(
+                f"data.credit.reward {name!r} failed on a rollout of task {task.id}: {problem}"
+            ) from error
+        try:
+            values = [float(value) for value in given]
+        except (TypeError, ValueError):
+            values = []
         if len(values) != len(trajectory.turns) or not all(map(math.isfinite, values)):
-            raise ValueError(
-                f"data.credit.reward {name!r} gave {values} for a rollout of {len(trajectory.turns)} turns of task "
-                f"{task.id}; it must give one finite number per turn"
+            raise RewardError(
+                f"data.credit.reward {name!r} gave {shortened(given)} for a rollout of {len(trajectory.turns)} turns "
+                f"of task {task.id}; it must give a list of one finite number per turn"
             )
         return values
 

@@ -18,6 +18,7 @@ from pact_lightning.environments.protocol import EnvironmentUnavailableError, cl
 from pact_lightning.evaluation_rollouts import EvaluationConfig, EvaluationRollouts
 from pact_lightning.phase_clock import PhaseClock
 from pact_lightning.policy_module import PolicyModule
+from pact_lightning.reward import RewardError
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest, RolloutStats
 from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
 from pact_lightning.rollout.samplers.base import Sampler, SamplingConfig
@@ -123,11 +124,8 @@ class TaskDataModule(pl.LightningDataModule):
         for spec in {task.prompt.environment.class_path: task.prompt.environment for task in tasks}.values():
             # A class that cannot be made is told now, not after the policy has been loaded.
             _try(spec, needs_reward=name == "train" and self.needs_reward)
-        kept = [
-            task
-            for task in tasks
-            if len(renderer.prompt(task.prompt.messages, task.prompt.tools)) <= self.max_prompt_tokens
-        ]
+        lengths = [len(renderer.prompt(task.prompt.messages, task.prompt.tools)) for task in tasks]
+        kept = [task for task, length in zip(tasks, lengths, strict=True) if length <= self.max_prompt_tokens]
         dropped = self.left_out[name] = len(tasks) - len(kept)
         if dropped:
             rank_zero_info(
@@ -136,8 +134,8 @@ class TaskDataModule(pl.LightningDataModule):
             )
         if not kept:
             raise ValueError(
-                f"no {name} task is left: none of {len(tasks)} has a prompt within {self.max_prompt_tokens} tokens; "
-                "raise data.max_prompt_tokens or look at the tasks"
+                f"no {name} task is left: none of {len(tasks)} has a prompt within {self.max_prompt_tokens} tokens, "
+                f"and the shortest has {min(lengths)}; raise data.max_prompt_tokens or look at the tasks"
             )
         return kept
 
@@ -169,7 +167,7 @@ class TaskDataModule(pl.LightningDataModule):
         """
         assert self.trainer is not None
         watch = watch_over(requests, what)
-        with self.saved_where_unavailable(what):
+        with self.saved_where_stopped(what):
             # The policy around all of them: the processes may begin different numbers of samplers.
             with self.module.whole_policy():
                 found = self._rollout(requests, sampling, what, policy=policy, clock=clock, watch=watch)
@@ -233,9 +231,12 @@ class TaskDataModule(pl.LightningDataModule):
             parts = list(parts_of(requests, self.limits.rows)) if exact else [range(len(requests))]
             reused = reusable(stored.known, parts, requests, exact=exact)
             if stored.known:
+                whole = (
+                    " (on a CPU whole parts of the phase alone, so that the run repeats the undisturbed one exactly)"
+                )
                 rank_zero_info(
                     f"{what}: the run that was interrupted finished {len(stored.known)} of {rollouts_of(requests)} "
-                    f"rollouts; {len(reused)} are reused"
+                    f"rollouts; {len(reused)} are reused{whole if len(reused) < len(stored.known) else ''}"
                 )
             for trajectory in reused.values():
                 watch.add(trajectory)
@@ -266,8 +267,8 @@ class TaskDataModule(pl.LightningDataModule):
         return self.store.open(what, f"{policy} {sampling} {self.limits}", requests, self._prompt_ids)
 
     @contextmanager
-    def saved_where_unavailable(self, what: str) -> Iterator[None]:
-        """Around rollouts: where none can go on, the state is saved, and the error says how the run does.
+    def saved_where_stopped(self, what: str) -> Iterator[None]:
+        """Around rollouts and their rewards: where none can go on, the state is saved, and the error says how it does.
 
         Args:
             what: Name of the phase or validation.
@@ -275,15 +276,18 @@ class TaskDataModule(pl.LightningDataModule):
         Raises:
             EnvironmentUnavailableError: No rollout can go on, or none is of use.
             SamplerUnavailableError: What samples is gone.
+            RewardError: The reward fails; the rollouts are kept for a mended one.
         """
         try:
             yield
         except EnvironmentUnavailableError as error:
             if isinstance(error, UselessEnvironmentsError):
                 self.store.forget(what)  # else a resumed run would take them from there
-            raise EnvironmentUnavailableError(f"{error}. {self._saved()}") from error
+            raise EnvironmentUnavailableError(f"{error}. {self._saved('it is back')}") from error
         except SamplerUnavailableError as error:
-            raise SamplerUnavailableError(f"{error}. {self._saved()}") from error
+            raise SamplerUnavailableError(f"{error}. {self._saved('it is back')}") from error
+        except RewardError as error:
+            raise RewardError(f"{error}. {self._saved('it is mended')}") from error
 
     @contextmanager
     def _lent_sampler(self, sampling: SamplingConfig, clock: PhaseClock | None) -> Iterator[Sampler]:
@@ -293,16 +297,17 @@ class TaskDataModule(pl.LightningDataModule):
     def _prompt_ids(self, prompt: PromptView) -> list[int]:
         return self.module.renderer.prompt(prompt.messages, prompt.tools)
 
-    def _saved(self) -> str:
-        """Saves the state of a fit that has to stop, and says how it goes on."""
+    def _saved(self, once: str) -> str:
+        """Saves the state of a fit that has to stop, and says how it goes on once something has happened."""
         assert self.trainer is not None
-        if self.trainer.state.fn != "fit":
-            return "Nothing had to be saved; run the command again once it is back"
+        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
+            return f"Nothing had to be saved; run the command again once {once}"
         if self.trainer.world_size > 1:  # saving would wait for the other processes
-            return "All finished phases are in the last checkpoint; go on with --ckpt_path last once it is back"
-        path = self.run_folder() / "stopped.ckpt"
-        self.trainer.save_checkpoint(path)
-        return f"Everything up to the last finished phase is saved; go on with --ckpt_path {path} once it is back"
+            return f"All finished phases are in the last checkpoint; go on with --ckpt_path last once {once}"
+        what = (
+            "Everything up to the last finished phase" if self.trainer.global_step else "The start of the first phase"
+        )
+        return f"{what} is {self.module.interruption.save_stopped(self.trainer)} once {once}"
 
     @property
     def store(self) -> RolloutStore:

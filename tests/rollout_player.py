@@ -113,7 +113,7 @@ class Bench:
         return ToolResult("a\ud800b")
 
 
-class Broken:
+class Broken(Bench):
     def __init__(self):
         raise OSError("no such file")
 

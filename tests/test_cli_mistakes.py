@@ -135,7 +135,7 @@ def test_an_environment_that_cannot_be_made_is_named(tmp_path, refusal):
             "use model.policy.adapter 'qlora' instead",
         ),
         ({"data.init_args.train": None}, "there are no training tasks; set data.train"),
-        ({"data.init_args.max_prompt_tokens": 10}, "no train task is left"),
+        ({"data.init_args.max_prompt_tokens": 10}, "none of 4 has a prompt within 10 tokens, and the shortest has 147"),
         ({"data.init_args.prompts_per_step": 3}, "must be a multiple of data.prompts_per_step"),
         ({"model.init_args.max_tokens_per_forward": 700}, "raise that or lower data.max_prompt_tokens"),
         ({"model.init_args.anchor_probability": 2.0}, "anchor_probability is a probability, not 2.0"),

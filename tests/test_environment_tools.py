@@ -31,8 +31,18 @@ class Asked:
             raise RuntimeError("out of order")
         return [get_json_schema(zebra)] * self.number if self.number else "zebra"
 
+    def reset(self, task, seed):
+        self.log.append("reset")
+
+    def call(self, name, arguments):
+        self.log.append("called")
+
     def close(self):
         self.log.append("closed")
+
+
+class Unfinished:
+    tools = ()
 
 
 def record(name="t", class_path=FUNCTIONS, calls=(), **init_args):
@@ -136,7 +146,7 @@ def test_the_command_says_what_is_wrong_and_how_to_mend_it(capsys, tmp_path):
     assert "mend call or tool" in out
     assert "0 errors, 1 warnings" in out
     assert check(capsys, FUNCTIONS, "--task", str(path), "--allow_warnings", "true")[0] == 0
-    status, out, _ = check(capsys, f"{__name__}.Asked")
+    status, out, _ = check(capsys, f"{__name__}.Unfinished")
     assert status == 1
     assert "the environment does not have it" in out
 

@@ -54,6 +54,21 @@ class OftenSilent(BundledWorld):
         return super().call(name, arguments)
 
 
+class Raises(BundledWorld):
+    """A world whose tools raise, or answer what is no result, but for some tasks."""
+
+    def __init__(self, split, index, open_to):
+        super().__init__(split, index)
+        self._open, self._worded = index in open_to, -1 in open_to
+
+    def call(self, name, arguments):
+        if self._open:
+            return super().call(name, arguments)
+        if self._worded:
+            return "a bare text"
+        raise RuntimeError("a slip of the pen")
+
+
 class SomeTasks:
     def __init__(self, *open_to, world="OftenClosed"):
         self.open_to = open_to
@@ -127,7 +142,7 @@ def test_an_environment_that_cannot_be_closed_is_told_before_the_policy_is_loade
 def test_a_phase_without_any_environment_stops_the_run_and_says_why(tmp_path):
     with pytest.raises(
         RuntimeError,
-        match=r"no environment could be started of phase-0000 \(4 tasks\).*closed today",
+        match=r"no environment could be started in phase-0000 \(4 tasks\).*closed today",
     ):
         fit(tmp_path)
 
@@ -144,6 +159,24 @@ def test_calls_that_nobody_answers_are_counted_in_every_phase_and_told_once(tmp_
     phases = [(tmp_path / "trajectories" / f"phase-000{phase}.jsonl").read_text() for phase in range(2)]
     assert module.rollout_metrics["rollout/unanswered_calls"] == phases[1].count("the line is dead") > 0
     assert "the line is dead" in phases[0]
+
+
+@pytest.mark.parametrize(
+    ("open_to", "told"), [((), "RuntimeError: a slip of the pen"), ((-1,), "TypeError: .* not 'a bare text'")]
+)
+def test_calls_that_all_raise_are_told_once_with_the_first_and_the_run_goes_on(tmp_path, recwarn, open_to, told):
+    _, trainer = fit(tmp_path, *open_to, world="Raises", phases=2, **CALLING)
+    assert trainer.global_step == 8
+    (warning,) = [str(found.message) for found in recwarn if "exception" in str(found.message)]
+    assert re.search(
+        rf"every one of the \d+ tool calls of phase 0, .* of task train-\d: The tool failed: {told}", warning
+    )
+
+
+def test_where_one_call_succeeds_no_exception_is_told(tmp_path, recwarn):
+    fit(tmp_path, 0, 2, world="Raises", **CALLING)
+    assert not [found for found in recwarn if "exception" in str(found.message)]
+    assert "a slip of the pen" in (tmp_path / "trajectories" / "phase-0000.jsonl").read_text()
 
 
 def test_where_nobody_answers_the_run_stops_and_says_why(tmp_path):

@@ -46,7 +46,7 @@ def test_too_many_in_a_row_end_the_run_with_its_state_saved(tmp_path):
     module, _, run = fit(tmp_path, FULL, [good(), bad(), bad(), good()])
     with pytest.raises(NonFiniteGradientError, match=r"2 optimiser steps in a row were skipped.* step 1 are intact"):
         run()
-    checkpoint = torch.load(tmp_path / "stopped.ckpt", weights_only=True)
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last-stopped.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 1
     for name, weight in module.state_dict().items():
         assert bool(checkpoint["state_dict"][name].isfinite().all())

@@ -104,7 +104,7 @@ def test_a_run_stops_where_its_server_stays_away_and_goes_on_as_if_nothing_had_b
         undisturbed, _ = fit(tmp_path / "undisturbed", ServedTasks(port))
     with http_server(port) as process, pytest.raises(EnvironmentUnavailableError) as caught:
         fit(tmp_path / "stopped", ServedTasks(port), LosesItsServer(process))
-    saved = tmp_path / "stopped" / "stopped.ckpt"
+    saved = tmp_path / "stopped" / "checkpoints" / "last-stopped.ckpt"
     assert "the MCP server could not be reached 2 times in a row, and the run stops: " in str(caught.value)
     assert f"go on with --ckpt_path {saved} once it is back" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -130,7 +130,7 @@ def test_a_server_that_starts_well_and_fails_in_every_call_stops_the_run(tmp_pat
         EnvironmentUnavailableError, match=rf"nobody answered any tool call of phase-0001 .*{told}"
     ) as error:
         fit(folder, DisturbedTasks(disturbed), DisturbsItsServer(disturbed, how), **CALLING)
-    saved = folder / "stopped.ckpt"
+    saved = folder / "checkpoints" / "last-stopped.ckpt"
     assert f"go on with --ckpt_path {saved} once it is back" in str(error.value)
     disturbed.unlink()
     resumed, trainer = fit(folder, DisturbedTasks(disturbed), checkpoint=saved, **CALLING)

@@ -1,10 +1,11 @@
-"""Recipes, task files, checkpoints and model folders are data: what they hold is never run."""
+"""Recipes, task files, checkpoints and model folders are data: nothing of them is run but what a class path names."""
 
 import functools
 import http.server
 import json
 import os
 import pickle
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,12 @@ class Made:
         type(self).count += 1
 
     def __call__(self, *arguments):
+        type(self).count += 1
+
+    def reset(self, task, seed):
+        type(self).count += 1
+
+    def call(self, name, arguments):
         type(self).count += 1
 
 
@@ -109,6 +116,63 @@ def test_a_class_path_in_data_is_data(tmp_path):
     record["environment"] = {"class_path": f"{__name__}.Made", "init_args": {"inner": made}}
     task_from_json(record).prompt.environment.build()
     assert Made.count == 1, "the environment itself, and nothing inside its arguments"
+
+
+TRL = "pact_lightning.environments.trl_style.TRLEnvironment"
+
+
+def attacks(mark):
+    """Environments of a task file that would make a folder if what they name were called."""
+    shell = {"command": f"mkdir '{mark}'"}
+    return [
+        {"class_path": "os.system", "init_args": shell},
+        {"class_path": "os.mkdir", "init_args": {"path": str(mark)}},
+        {"class_path": "subprocess.Popen", "init_args": {"args": ["mkdir", str(mark)]}},
+        {"class_path": TRL, "init_args": {"class_path": "os.system", "init_args": shell}},
+        {"class_path": TRL, "init_args": {"class_path": "os.makedirs", "init_args": {"name": str(mark)}}},
+        {
+            "class_path": TRL,
+            "init_args": {"class_path": "subprocess.Popen", "init_args": {"args": ["mkdir", str(mark)]}},
+        },
+    ]
+
+
+@pytest.mark.parametrize("attack", range(6))
+@pytest.mark.parametrize("own_tools", [True, False])
+@pytest.mark.parametrize("command", ["validate", "stats"])
+def test_what_is_no_environment_is_not_called(tmp_path, capsys, mark, attack, own_tools, command):
+    record = json.loads(json.dumps(task_to_json(make_task("train", 1))))
+    record["environment"] = attacks(mark)[attack]
+    if not own_tools:
+        del record["tools"]
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(record))
+    try:
+        main(["tasks", command, str(tmp_path / "tasks.jsonl")])
+        status = 0
+    except SystemExit as stopped:
+        status = stopped.code
+    told = capsys.readouterr()
+    if command == "validate" or not own_tools:
+        assert status != 0
+        assert re.search("is not a class|has no method|neither a class", told.out + told.err)
+
+
+def test_the_environments_of_a_file_are_listed_without_a_call_whatever_its_escapes(tmp_path, capsys, mark):
+    plain = task_to_json(make_task("train", 1))
+    hidden = json.dumps({"environment": attacks(mark)[0]}).replace("class_path", r"\u0063lass_path")
+    sly = json.dumps({"environment": {"class_path": "[bold]\x1b[2K"}})
+    server = {"class_path": "x.MCP", "init_args": {"command": "sh", "args": ["-c", "mkdir"], "env": {"A": "1"}}}
+    lines = [json.dumps(plain), json.dumps(plain), hidden, sly, json.dumps({"environment": server}), "{", "3"]
+    (tmp_path / "tasks.jsonl").write_text("\n".join(lines))
+    main(["tasks", "stats", str(tmp_path / "tasks.jsonl"), "--environments", "true"])
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=1) for line in out] == [
+        ["2", "pact_lightning.environments.bundled.tools.BundledWorld"],
+        ["1", f"os.system command={json.dumps(attacks(mark)[0]['init_args']['command'])}"],
+        ["1", r"[bold]\u001b[2K"],
+        ["1", 'x.MCP command="sh" args=["-c", "mkdir"]'],
+        ["2", "lines name no environment; `tasks validate` tells why"],
+    ]
 
 
 @pytest.fixture(scope="module")

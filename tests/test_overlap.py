@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from soak import End
 from vllm_protocol_server import ProtocolServer
 
-from pact_lightning.callbacks.interruption import NAME
+from pact_lightning.callbacks.interruption import NAME, STOPPED
 from pact_lightning.datamodule import RolloutDataModule
 from pact_lightning.environments.bundled.tasks import BundledTasks
 from pact_lightning.environments.bundled.tools import BundledWorld
@@ -327,8 +327,9 @@ def test_a_server_that_fails_beside_the_update_stops_the_run_at_the_phases_end_w
         with pytest.raises(SamplerUnavailableError, match=r"refuses the request \(400\): .*out of order") as caught:
             fit(tmp_path, server)
     assert server.loaded == {}
-    saved = tmp_path / "run" / "version_0" / "stopped.ckpt"
-    assert f"Everything up to the last finished phase is saved; go on with --ckpt_path {saved}" in str(caught.value)
+    saved = tmp_path / "checkpoints" / STOPPED
+    told = f"Everything up to the last finished phase is saved as {saved}; go on with --ckpt_path last once it is back"
+    assert told in str(caught.value)
     assert torch.load(saved, weights_only=True)["global_step"] == STEPS
     with Server() as server:
         trainer = fit(tmp_path, server, resume=saved)
@@ -369,7 +370,7 @@ def test_an_environment_that_goes_away_beside_the_update_stops_the_run_with_all_
             EnvironmentUnavailableError, match=r"the world has ended. Everything up to the last finished"
         ):
             fit(tmp_path, server, Close(), train=TasksOfIt())
-    assert torch.load(tmp_path / "run" / "version_0" / "stopped.ckpt", weights_only=True)["global_step"] == STEPS
+    assert torch.load(tmp_path / "checkpoints" / STOPPED, weights_only=True)["global_step"] == STEPS
     assert working() == []
 
 
@@ -385,7 +386,7 @@ def test_a_server_that_takes_no_weights_stops_the_run_and_the_phases_rollouts_ar
         with pytest.raises(SamplerUnavailableError, match="no room"):
             fit(tmp_path, server)
     with Server() as server:
-        fit(tmp_path, server, resume=tmp_path / "run" / "version_0" / "stopped.ckpt")
+        fit(tmp_path, server, resume=tmp_path / "checkpoints" / STOPPED)
     assert len(server.ever_loaded) == 1, "the third phase's"
     assert staleness(tmp_path) == [0, STEPS, STEPS]
 

@@ -8,7 +8,7 @@ from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.group import CreditConfig, make_group
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.reward import REWARDS, make_reward
+from pact_lightning.reward import REWARDS, RewardError, make_reward
 from pact_lightning.tasks.schema import Reference, Task
 
 CALLS = ({"name": "log", "arguments": {"what": "x"}}, {"name": "log", "arguments": {"what": "y"}})
@@ -115,17 +115,41 @@ def broken(trajectory, task):
     return task.nonsense
 
 
-@pytest.mark.parametrize(("name", "says"), [("a_number", "TypeError"), ("broken", "has no attribute 'nonsense'")])
-def test_a_reward_that_fails_is_told_with_its_place(renderer, name, says):
+def lazily_broken(trajectory, task):
+    yield task.nonsense
+
+
+@pytest.mark.parametrize("name", ["broken", "lazily_broken"])
+def test_a_reward_that_fails_is_told_with_its_place(renderer, name):
     task, rollout, _ = rollout_of(renderer, log("x"), "done")
-    with pytest.raises(ValueError, match=f"reward .*{name}.* failed on a rollout of task bench-0: .*{says}"):
+    says = r".*has no attribute 'nonsense' \(test_reward.py, line \d+\)"
+    with pytest.raises(RewardError, match=f"reward .*{name}.* failed on a rollout of task bench-0: {says}"):
         make_reward(f"{__name__}.{name}")(rollout, task)
 
 
-@pytest.mark.parametrize("name", ["too_few", "endless"])
-def test_a_reward_must_give_one_finite_number_per_turn(renderer, name):
+def nothing_at_all(trajectory, task):
+    return None
+
+
+def words(trajectory, task):
+    return ["good", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("too_few", r"\[\]"),
+        ("endless", r"\[nan, nan\]"),
+        ("a_number", "1.0"),
+        ("nothing_at_all", "None"),
+        ("words", r"\['good', 'bad'\]"),
+    ],
+)
+def test_a_reward_must_give_one_finite_number_per_turn(renderer, name, given):
     task, rollout, _ = rollout_of(renderer, log("x"), "done")
-    with pytest.raises(ValueError, match="one finite number per turn"):
+    with pytest.raises(
+        RewardError, match=f"{name}' gave {given} for .* 2 turns .* must give a list of one finite number per turn"
+    ):
         make_reward(f"{__name__}.{name}")(rollout, task)
 
 

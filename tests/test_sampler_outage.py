@@ -52,8 +52,9 @@ def test_a_server_that_fails_from_some_moment_on_stops_the_run_which_goes_on_lat
 
     with ProtocolServer(disturb=disturb) as server, pytest.raises(SamplerUnavailableError, match=told) as caught:
         fit(tmp_path, server.backend(retries=1))
-    saved = tmp_path / "stopped.ckpt"
-    assert f"Everything up to the last finished phase is saved; go on with --ckpt_path {saved}" in str(caught.value)
+    saved = tmp_path / "checkpoints" / "last-stopped.ckpt"
+    told = f"Everything up to the last finished phase is saved as {saved}; go on with --ckpt_path {saved} once"
+    assert told in str(caught.value)
     with ProtocolServer() as server:
         resumed = fit(tmp_path, server.backend(), saved)
         assert len(server.prompts()) < requests, "what was finished is not sampled again"

@@ -237,6 +237,8 @@ def test_classes_that_cannot_be_used():
         adapter(Unready)
     with pytest.raises(ImportError, match=r"environment class 'no\.such\.Class' cannot be imported: No module"):
         TRLEnvironment("no.such.Class")
-    with pytest.raises(ImportError, match="neither a class nor a function"):
+    with pytest.raises(ImportError, match="neither a class nor a Python function"):
         TRLEnvironment("sys.path")
+    with pytest.raises(ImportError, match="neither a class nor a Python function without arguments"):
+        TRLEnvironment(f"{__name__}.adapter")
     assert tool_methods(Unready())[0].__name__ == "look"

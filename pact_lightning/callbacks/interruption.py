@@ -17,6 +17,8 @@ from pact_lightning.checkpoint_files import is_remote
 
 NAME = "last-interrupted.ckpt"
 """Begins with ``last``, so that ``--ckpt_path last`` finds it, Lightning's own search included."""
+STOPPED = "last-stopped.ckpt"
+"""What a run leaves that cannot go on: a server is away, or too many steps were skipped."""
 
 
 class Interruption(pl.Callback):
@@ -30,6 +32,14 @@ class Interruption(pl.Callback):
         self._signal: int | None = None
         self._requeue: Callable[[int, FrameType | None], Any] | None = None
         self._trainer: pl.Trainer | None = None
+        self._found_as_last = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Looks whether the recipe names a folder for checkpoints, before Lightning chooses one itself."""
+        del pl_module, stage
+        self._found_as_last = any(
+            isinstance(callback, ModelCheckpoint) and callback.dirpath for callback in trainer.checkpoint_callbacks
+        )
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes the signals, which Lightning has just taken."""
@@ -54,14 +64,24 @@ class Interruption(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Removes what an interruption of this run had saved; its end is saved otherwise."""
         del pl_module
-        path = save_path(trainer)
-        if trainer.is_global_zero and not is_remote(path):
-            Path(path).unlink(missing_ok=True)
+        for path in (save_path(trainer), save_path(trainer, STOPPED)):
+            if trainer.is_global_zero and not is_remote(path):
+                Path(path).unlink(missing_ok=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forgets the run; Lightning has given the signals back."""
         del trainer, pl_module, stage
         self._trainer = None
+
+    def save_stopped(self, trainer: pl.Trainer) -> str:
+        """Saves a fit that cannot go on, where an interrupted one is saved.
+
+        Returns:
+            Where it is, and how to go on, as the rest of a sentence.
+        """
+        path = save_path(trainer, STOPPED)
+        trainer.save_checkpoint(path)
+        return f"saved as {path}; go on with --ckpt_path {'last' if self._found_as_last else path}"
 
     def between_sampler_steps(self) -> None:
         """Stops a run of one process whose signal has come.
@@ -117,9 +137,9 @@ class Interruption(pl.Callback):
         raise SystemExit(128 + number)
 
 
-def save_path(trainer: pl.Trainer) -> str:
+def save_path(trainer: pl.Trainer, name: str = NAME) -> str:
     """Where an interrupted run is saved: beside its other checkpoints, or, without any, in its own folder."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath:
-            return os.path.join(callback.dirpath, NAME)  # noqa: PTH118  # it may be a remote address
-    return str(Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / NAME)
+            return os.path.join(callback.dirpath, name)  # noqa: PTH118  # it may be a remote address
+    return str(Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / name)

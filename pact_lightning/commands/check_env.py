@@ -1,6 +1,7 @@
 """``pact-lightning check-env``: checks an environment of one's own and says how to mend it."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from rich.text import Text
 from pact_lightning.commands.run import run
 from pact_lightning.environments.checker import ALL_FAILED, check_environment
 from pact_lightning.environments.findings import Finding, Severity, without_repeats
+from pact_lightning.import_path import make_object
 from pact_lightning.tasks.jsonl import JsonlTasks
-from pact_lightning.tasks.prompt import EnvironmentSpec
 from pact_lightning.tasks.schema import Task
 
 
@@ -47,8 +48,9 @@ def check_env(
     each: list[list[Finding]] = []
     for one in checked:
         given = one.prompt.environment.init_args if one is not None and init_args is None else init_args
-        spec = EnvironmentSpec(class_path, given or {})
-        each.append(check_environment(spec.build(), one, seed=seed, limit_s=limit_s, another=spec.build))
+        # Not as a task's environment is made: the checks say what an unfinished class lacks.
+        make = partial(make_object, class_path, "environment class", given)
+        each.append(check_environment(make(), one, seed=seed, limit_s=limit_s, another=make))
     findings = without_repeats(_joined(each))
     console = Console()
     if findings:

@@ -13,6 +13,7 @@ from pact_lightning.commands.task_tables import count_table, import_table, lengt
 from pact_lightning.policy.bundled import BUNDLED
 from pact_lightning.tasks.checks import TaskFileError
 from pact_lightning.tasks.consistency import environment_mistake, replay_mistakes, trace_mistakes
+from pact_lightning.tasks.environment_classes import environment_classes
 from pact_lightning.tasks.ftrl import FTRLTasks
 from pact_lightning.tasks.hub import HubFormat, HubTasks
 from pact_lightning.tasks.importing import import_tasks, scan_source
@@ -121,6 +122,7 @@ def stats(
     tokenizer: str = BUNDLED,
     max_prompt_tokens: int = 7000,
     json: Path | None = None,
+    environments: bool = False,
 ) -> int:
     """Says what is in a set of tasks: kinds, lengths, tools, references, traces.
 
@@ -132,7 +134,11 @@ def stats(
         tokenizer: Folder or hub id of the model whose tokenizer counts, or bundled.
         max_prompt_tokens: The limit of training: how many tasks would it leave out?
         json: A file to write the figures to.
+        environments: Only list the environment classes of a task file and the code that their arguments name, and run
+            nothing of it: look at a file from elsewhere by it before anything else.
     """
+    if environments:
+        return _list_environments(path, format, source)
     if source is None:
         source = _named(path, format, split=split)
     tasks = source.load()
@@ -215,6 +221,18 @@ def _named(
         return ToolHopTasks(path)
     check_own_format(Path(path))
     return JsonlTasks(path)
+
+
+def _list_environments(path: str | None, format: Format, source: TaskSource | None) -> int:
+    if path is None or format != "jsonl" or source is not None:
+        raise ValueError("--environments lists those of a task file of the package's own format; give its path alone")
+    check_own_format(Path(path))
+    found, unreadable = environment_classes(Path(path))
+    for named, count in found.most_common():
+        print(f"{count:7,} {named}")  # noqa: T201  # a command
+    if unreadable:
+        print(f"{unreadable:7,} lines name no environment; `tasks validate` tells why")  # noqa: T201
+    return 0
 
 
 def _scanner(file: str, format: Format, max_line_mb: int) -> Callable[[], Iterator[Scanned]]:

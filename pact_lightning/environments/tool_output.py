@@ -13,6 +13,9 @@ import numpy as np
 
 _WRITTEN_AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, pathlib.PurePath, uuid.UUID)
 
+RAISED = "The tool failed: "
+"""How the observation for an exception begins."""
+
 
 class ToolOutputError(ValueError):
     """A tool returned something that has no text."""
@@ -43,7 +46,7 @@ def output_text(value: Any) -> str:
 
 def failure_text(error: BaseException) -> str:
     """The observation for an exception: its class and its words, never a traceback."""
-    return f"The tool failed: {type(error).__name__}: {failure_reason(error)}"
+    return f"{RAISED}{type(error).__name__}: {failure_reason(error)}"
 
 
 def failure_reason(error: BaseException) -> str:

@@ -115,6 +115,13 @@ def tool_methods(environment: object) -> list[Callable[..., Any]]:
 
 def _made(class_path: str, init_args: Mapping[str, Any]) -> Any:
     factory = import_path(class_path, "environment class")
-    if not callable(factory):
-        raise ImportError(f"{class_path!r} is neither a class nor a function that makes an environment")
-    return factory(**init_args)
+    if inspect.isclass(factory):
+        if not callable(getattr(factory, "reset", None)):
+            raise ValueError(f"{class_path} has no method `reset`; TRL and this adapter begin every rollout with it")
+        return factory(**init_args)
+    # A task file can name this path: it must not reach `os.system`, or another function with an argument.
+    if not inspect.isfunction(factory) or init_args or inspect.signature(factory).parameters:
+        raise ImportError(
+            f"{class_path!r} is neither a class nor a Python function without arguments that makes an environment"
+        )
+    return factory()

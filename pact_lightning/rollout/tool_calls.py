@@ -16,8 +16,10 @@ from pact_lightning.environments.protocol import (
     ToolResult,
     close_environment,
 )
+from pact_lightning.environments.tool_output import RAISED, failure_text
 from pact_lightning.environments.unanswered import is_unreachable
 from pact_lightning.rollout.tool_threads import ToolFunction, ToolThreads
+from pact_lightning.rollout.trajectory import Trajectory
 from pact_lightning.tasks.prompt import PromptView
 
 _log = logging.getLogger(__name__)
@@ -66,8 +68,17 @@ def failure(error: BaseException) -> ToolResult:
         EnvironmentUnavailableError: That is what it raised; the run has to stop.
     """
     stop_where_unavailable(error)
-    text = f"The tool failed: {type(error).__name__}: {error}"
-    return ToolResult(text, error=True, unanswered=is_unreachable(error))
+    return ToolResult(failure_text(error), error=True, unanswered=is_unreachable(error))
+
+
+def raised_responses(trajectory: Trajectory) -> list[str]:
+    """The responses of a rollout's calls that an exception ended."""
+    return [
+        response
+        for turn in trajectory.turns
+        for response, error in zip(turn.responses, turn.errors, strict=True)
+        if error and response.startswith(RAISED)
+    ]
 
 
 def cut_response(text: str, limit: int) -> str:

@@ -25,12 +25,24 @@ class EnvironmentSpec:
     init_args: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self) -> Any:
-        """Imports the class and makes the environment.
+        """Imports the class and makes the environment; what is no environment's class is never called.
 
         Raises:
-            ImportError: The class cannot be found; the message names ``class_path``.
+            ImportError: The class cannot be found, or lacks the methods; the message names ``class_path``.
         """
-        return import_path(self.class_path, "environment class")(**self.init_args)
+        found = import_path(self.class_path, "environment class")
+        lacks = [verb for verb in ("reset", "call") if not callable(getattr(found, verb, None))]
+        if not isinstance(found, type):
+            raise ImportError(
+                f"{self.class_path!r} is not a class; environment.class_path names a class with the methods reset and "
+                "call"
+            )
+        if lacks:
+            raise ImportError(
+                f"the environment class {self.class_path!r} has no method {' and no method '.join(lacks)}; a class in "
+                "TRL's style runs in pact_lightning.environments.trl_style.TRLEnvironment"
+            )
+        return found(**self.init_args)
 
 
 @dataclass(frozen=True, slots=True)

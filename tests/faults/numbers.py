@@ -101,7 +101,7 @@ def _stopped(number):
         try:
             _fit(Path(folder), module, _groups(2 + LIMIT))
         except NonFiniteGradientError:
-            saved = torch.load(Path(folder) / "stopped.ckpt", weights_only=True)["state_dict"]
+            saved = torch.load(Path(folder) / "checkpoints" / "last-stopped.ckpt", weights_only=True)["state_dict"]
         else:
             expect(False, "the run did not stop")
     one = _fit(Path(tempfile.gettempdir()), Sick("nowhere", 0.0, ()), _groups(1)).state_dict()

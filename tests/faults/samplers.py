@@ -101,7 +101,7 @@ def _stops(answer, expected, requests, number):
                 told = str(error)
             else:
                 expect(False, "the run did not stop")
-        saved = Path(folder) / "stopped.ckpt"
+        saved = Path(folder) / "checkpoints" / "last-stopped.ckpt"
         expect(f"go on with --ckpt_path {saved}" in told, f"the error says only: {told}")
         with ProtocolServer() as server:
             _same(_fitted(server, Path(folder), saved), expected)

@@ -68,7 +68,7 @@ def _stops(how):
         else:
             expect(False, "the run did not stop")
         disturbed.unlink()
-        saved = folder / "stopped" / "stopped.ckpt"
+        saved = folder / "stopped" / "checkpoints" / "last-stopped.ckpt"
         resumed, _ = within(900, lambda: fit(folder / "stopped", tasks, checkpoint=saved, **CALLING))
     expect(all(torch.equal(resumed[name], expected[name]) for name in expected), "the weights differ")
     return "stopped after the phase, state saved; the resumed run ends with the same weights, bit for bit"
