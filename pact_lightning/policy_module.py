@@ -223,7 +223,7 @@ class PolicyModule(pl.LightningModule):
                 rank_zero_warn(f"an optimiser step is skipped after step {self.global_step}: {why}")
             return
         path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "stopped.ckpt"
-        self.trainer.save_checkpoint(path)
+        self.trainer.save_checkpoint(path, weights_only=False)
         raise NonFiniteGradientError(
             f"{steps.in_a_row} optimiser steps in a row were skipped, the last in phase {self.current_epoch}: {why}. "
             f"The weights of step {self.global_step} are intact and saved as {path}. Lower model.optimizer."

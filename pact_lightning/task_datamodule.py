@@ -301,7 +301,7 @@ class TaskDataModule(pl.LightningDataModule):
         if self.trainer.world_size > 1:  # saving would wait for the other processes
             return "All finished phases are in the last checkpoint; go on with --ckpt_path last once it is back"
         path = self.run_folder() / "stopped.ckpt"
-        self.trainer.save_checkpoint(path)
+        self.trainer.save_checkpoint(path, weights_only=False)
         return f"Everything up to the last finished phase is saved; go on with --ckpt_path {path} once it is back"
 
     @property

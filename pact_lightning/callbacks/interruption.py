@@ -109,7 +109,7 @@ class Interruption(pl.Callback):
             rank_zero_info(f"stopped by {name} before the first phase; to start again, repeat the command")
         else:
             path = save_path(trainer)
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
             rank_zero_info(
                 f"stopped by {name} in phase {trainer.current_epoch} and saved as {path}; "
                 "to go on, repeat the command with --ckpt_path last"
