@@ -1,7 +1,9 @@
 """Checkpoints on disk: written whole or not at all, and never trusted before they are read."""
 
 import os
+import resource
 import signal
+from datetime import datetime
 
 import pytest
 import torch
@@ -77,3 +79,40 @@ def test_another_file_of_torch_is_no_checkpoint(tmp_path):
     torch.save({"weights": 1}, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match="is no checkpoint of a run"):
         read_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_a_whole_checkpoint_with_an_object_in_it_is_no_damaged_one(tmp_path):
+    saved(tmp_path / "epoch=0.ckpt", age=5)
+    newest = tmp_path / "last.ckpt"
+    WholeFileIO().save_checkpoint(CONTENT | {"callbacks": {"mine": {"since": datetime(2026, 1, 1)}}}, newest)
+    told = r"last\.ckpt holds an object \(datetime\.datetime\) .*--weights_only false"
+    with pytest.raises(TypeError, match=told):
+        newest_whole(tmp_path.iterdir())
+    with pytest.raises(TypeError, match=told):
+        WholeFileIO().load_checkpoint(newest)
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "epoch=0.ckpt"}, "none is put aside"
+    path, content = newest_whole(tmp_path.iterdir(), weights_only=False)
+    assert path == newest
+    assert content["callbacks"] == {"mine": {"since": datetime(2026, 1, 1)}}
+
+
+def test_a_damaged_checkpoint_keeps_its_name_where_nothing_will_be_written_beside_it(tmp_path):
+    newest, before = saved(tmp_path / "last.ckpt"), saved(tmp_path / "epoch=1.ckpt", age=5)
+    newest.write_bytes(cut(newest.read_bytes()))
+    with pytest.warns(UserWarning, match="the one before it is used$"):
+        assert newest_whole(tmp_path.iterdir(), put_aside=False)[0] == before
+    assert newest.exists()
+
+
+def test_a_disk_without_room_leaves_the_checkpoint_before_and_nothing_else(tmp_path):
+    path = saved(tmp_path / "last.ckpt")
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))  # as a full disk: a write ends early
+    try:
+        with pytest.raises(OSError, match=rf"{path} could not be written \(.*File too large\).* stays as it was"):
+            WholeFileIO().save_checkpoint(CONTENT | {"epoch": 1}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
