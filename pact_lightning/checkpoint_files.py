@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import time
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+_SAVED_AT = "saved_at_ns"
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -35,7 +38,7 @@ class WholeFileIO(TorchCheckpointIO):
         partial = target.with_name("checkpoint.partial")  # one name: what a kill leaves is overwritten next time
         try:
             with partial.open("wb") as file:
-                torch.save(checkpoint, file)
+                torch.save(checkpoint | {_SAVED_AT: time.time_ns()}, file)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(target)
@@ -115,6 +118,9 @@ def newest_whole(
 ) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that is whole, and its content; each newer one that is not is told in a line.
 
+    A checkpoint says itself when it was saved, since a copied folder has other dates [D]. The step would not do: a run
+    that has gone on from an earlier checkpoint leaves later steps of its former way beside its own.
+
     Args:
         paths: Checkpoint files.
         weights_only: As for :func:`read_checkpoint`.
@@ -125,7 +131,7 @@ def newest_whole(
         TypeError: The newest whole one holds more than weights and plain values; nothing is wrong with it, so an
             older one would not do.
     """
-    for path in sorted(paths, key=_modified, reverse=True):
+    for path in sorted(paths, key=lambda path: _saved_at(path, weights_only), reverse=True):
         try:
             return path, read_checkpoint(path, weights_only)
         except FileNotFoundError:  # another process has put it aside at this moment
@@ -145,11 +151,20 @@ def _put_aside(path: Path, aside: Path) -> None:
     path.replace(aside)
 
 
-def _modified(path: Path) -> int:
+def _saved_at(path: Path, weights_only: bool) -> int:
+    """When a checkpoint was saved, in nanoseconds since 1970; the file's date where it cannot be asked."""
     try:
-        return path.stat().st_mtime_ns
+        date = path.stat().st_mtime_ns
+        with zipfile.ZipFile(path) as file:  # reads the small part that is unpickled below, against its checksum
+            for name in file.namelist():
+                if name.endswith("/data.pkl"):
+                    file.read(name)
+        content = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
     except FileNotFoundError:
         return 0
+    except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError):  # newest_whole says what is wrong
+        return date
+    return int(content.get(_SAVED_AT, date)) if isinstance(content, dict) else date
 
 
 def _not_plain(path: Any, error: pickle.UnpicklingError) -> TypeError:
