@@ -11,18 +11,20 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
 
 from pact_lightning.checkpoint_files import is_remote, read_checkpoint
 from pact_lightning.cli import DESCRIPTION, VERBS
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.error_sentence import error_sentence
-from pact_lightning.last_checkpoint import last_checkpoint
+from pact_lightning.last_checkpoint import check_resumable, evaluated_checkpoint, last_checkpoint
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.reward import RewardError
 from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
-from pact_lightning.trainer_checks import check_plugins, check_trainer
+from pact_lightning.trainer_checks import check_checkpoints, check_plugins, check_trainer
 
 _CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
+_WHICH_CHECKPOINT = "name a file that ModelCheckpoint wrote, or `last` for the newest one in its dirpath that is whole"
 
 
 class PactCLI(LightningCLI):
@@ -49,8 +51,13 @@ class PactCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Makes trainer, module and data; all loggers of a run write to the same version."""
         super().instantiate_classes()
-        if self.subcommand == "fit" and self.config_init.fit.get("ckpt_path") == "last":
-            self.config_init.fit["ckpt_path"] = last_checkpoint(self.trainer)
+        config = self.config_init[self.subcommand]
+        if config.get("weights_only") is None:
+            # Lightning's own default unpickles whatever a checkpoint behind a URL holds.
+            config["weights_only"] = True
+        if config.get("ckpt_path") == "last":
+            choose = last_checkpoint if self.subcommand == "fit" else evaluated_checkpoint
+            config["ckpt_path"] = choose(self.trainer, config["weights_only"])
         for logger in self.trainer.loggers[1:]:
             # Each would count the folders itself, and disagree once the first has made its own.
             if hasattr(logger, "_version"):
@@ -70,43 +77,45 @@ class PactCLI(LightningCLI):
     def before_fit(self) -> None:
         """Refuses Trainer settings that a fit cannot honour, with our sentence rather than Lightning's."""
         check_trainer(self.trainer)
-        self._check_checkpoint()
+        check_checkpoints(self.trainer)
 
-    def _check_checkpoint(self) -> None:
-        """Looks for a checkpoint that is named by its path, before anything is loaded.
+    def _parse_ckpt_path(self) -> None:
+        """Looks into a checkpoint that is named by its path, before Lightning asks it for hyperparameters.
 
         Raises:
             FileNotFoundError: It is not there.
-            ValueError: It is not whole.
+            TypeError: It holds more than weights and plain values.
+            ValueError: It is not whole, or a fit cannot go on from it.
         """
-        config = self.config_init[self.subcommand]
-        if config.get("weights_only") is None:
-            # Lightning's own default unpickles whatever a checkpoint behind a URL holds.
-            config["weights_only"] = True
+        config = self.config[self.config.subcommand]
         path = config.get("ckpt_path")
         if not isinstance(path, str) or path in _CHECKPOINT_WORDS or is_remote(path):
             return
-        if Path(path).is_file():
-            read_checkpoint(Path(path))
-        elif not Path(path).exists():
-            raise FileNotFoundError(
-                f"there is no checkpoint {path}; name a file that ModelCheckpoint wrote, or `last` for the newest one "
-                "in its dirpath"
-            )
+        if not Path(path).exists():
+            raise FileNotFoundError(f"there is no checkpoint {path}; {_WHICH_CHECKPOINT}")
+        if not Path(path).is_file():
+            return
+        plain = config.get("weights_only") is not False
+        try:
+            checkpoint = read_checkpoint(Path(path), weights_only=plain)
+        except ValueError as error:
+            raise ValueError(f"{error}; {_WHICH_CHECKPOINT}") from error
+        if self.config.subcommand == "fit":
+            check_resumable(Path(path), checkpoint)
+        if "hyper_parameters" not in checkpoint:
+            return
+        if plain:
+            super()._parse_ckpt_path()
+        else:  # Lightning cannot read them from such a file
+            rank_zero_info(f"the hyperparameters in {path} are left aside, those of the recipe hold")
 
     def before_validate(self) -> None:
         """Leaves the table of scores to the module; Lightning's own would say the same again."""
         self.config_init["validate"]["verbose"] = False
-        self._check_checkpoint()
 
     def before_test(self) -> None:
         """As for validate."""
         self.config_init["test"]["verbose"] = False
-        self._check_checkpoint()
-
-    def before_predict(self) -> None:
-        """Looks for the checkpoint first."""
-        self._check_checkpoint()
 
 
 def silence_libraries() -> None:

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pact_lightning.callbacks.exact_resume import ExactResume
 from pact_lightning.callbacks.interruption import Interruption
+from pact_lightning.checkpoint_files import use_whole_files
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.evaluation import EvaluationMetrics, Scores, comparison_table
@@ -38,7 +39,7 @@ from pact_lightning.rollout.samplers.base import Sampler, SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 from pact_lightning.seeds import derive_seed
 from pact_lightning.step_sync import expect_common_figures
-from pact_lightning.trainer_checks import check_trainer
+from pact_lightning.trainer_checks import check_checkpoints, check_trainer
 
 if TYPE_CHECKING:
     from pact_lightning.evaluation_rollouts import Evaluated
@@ -107,7 +108,8 @@ class PolicyModule(pl.LightningModule):
         self.interruption = Interruption()
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """What makes a fit safe to interrupt; Lightning asks for it before anything is set up."""
+        """What makes a fit safe to interrupt; Lightning asks for it before anything is set up, in every stage."""
+        use_whole_files(self.trainer)
         if self.trainer.state.fn != "fit":
             return []
         ExactResume.prepare(self.trainer)
@@ -115,8 +117,9 @@ class PolicyModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuses settings that cannot be honoured; runs before the policy is loaded."""
-        del stage
         check_trainer(self.trainer)
+        if stage == "fit":
+            check_checkpoints(self.trainer)
         expect_common_figures(self.trainer)
         if self.sampler_backend is not None:
             self.sampler_backend.check(self.policy_config)

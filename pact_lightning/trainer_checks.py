@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.plugins.precision import BitsandbytesPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
@@ -44,6 +44,21 @@ def check_trainer(trainer: pl.Trainer) -> None:
         if isinstance(callback, GradientAccumulationScheduler):
             raise ValueError(
                 "GradientAccumulationScheduler has no effect here; set data.prompts_per_step to the batch you want"
+            )
+
+
+def check_checkpoints(trainer: pl.Trainer) -> None:
+    """Checks what a fit will save.
+
+    Raises:
+        ValueError: A callback would save the weights alone, from which a fit cannot go on.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.save_weights_only:
+            raise ValueError(
+                "ModelCheckpoint has save_weights_only, and `--ckpt_path last` could not go on from what it writes; "
+                "leave it out (checkpoints hold the trained weights only, so an adapter's are small), and use "
+                "pact_lightning.callbacks.export_policy.ExportPolicy for a model folder"
             )
 
 

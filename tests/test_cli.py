@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -152,6 +153,19 @@ def test_fit_can_go_on_from_its_last_checkpoint(fitted):
         "phase-0001.jsonl",
         "validation-0002.jsonl",
     }
+
+
+def test_an_evaluation_of_last_takes_the_newest_whole_checkpoint(fitted, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copytree(fitted / "run" / "checkpoints", folder)
+    damaged, *others = sorted(folder.iterdir(), key=lambda path: (path.name == "last.ckpt", path.stat().st_mtime))[::-1]
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"last\.ckpt is .*; the one before it is used$"):
+        main(["validate", "-c", saved(tmp_path), "--ckpt_path", "last"])
+    assert PactCLI.latest.trainer.ckpt_path == str(others[0])
+    assert damaged.exists()
 
 
 def test_last_says_what_it_does_and_goes_on_in_the_folder_of_the_interrupted_run(tmp_path, caplog):

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cli_recipe import bundled, saved
+from test_checkpoint_files import CONTENT, cut, flipped
 
 import pact_lightning.policy_module
+from pact_lightning.checkpoint_files import WholeFileIO
 from pact_lightning.cli import main
 from pact_lightning.environments.bundled.tasks import make_task
 from pact_lightning.tasks.jsonl import write_jsonl
@@ -215,6 +218,62 @@ class Twins:
 def test_a_missing_checkpoint_is_named(tmp_path, refusal, verb):
     path = str(tmp_path / "nowhere.ckpt")
     assert f"there is no checkpoint {path}" in refusal({}, "--ckpt_path", path, verb=verb)
+
+
+DAMAGES = {
+    "cut off": (cut, "is cut off or no checkpoint"),
+    "changed": (flipped, "is damaged at"),
+}
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_told_by_its_path(tmp_path, refusal, verb, damage):
+    change, told = DAMAGES[damage]
+    path = checkpoint(tmp_path / "last.ckpt")
+    path.write_bytes(change(path.read_bytes()))
+    sentence = refusal({}, "--ckpt_path", str(path), verb=verb)
+    assert f"{path} {told}" in sentence
+    assert "`last` for the newest one in its dirpath that is whole" in sentence
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_an_evaluation_of_last_without_any_whole_checkpoint_scores_nothing_else(tmp_path, refusal, verb):
+    folder = tmp_path / "run" / "checkpoints"
+    assert f"there is no whole checkpoint in {folder}" in refusal({}, "--ckpt_path", "last", verb=verb)
+    path = checkpoint(folder / "last.ckpt")
+    path.write_bytes(flipped(path.read_bytes()))
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged at"):
+        assert f"there is no whole checkpoint in {folder}" in refusal({}, "--ckpt_path", "last", verb=verb)
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_an_object_in_a_checkpoint_is_named(tmp_path, refusal, verb, by_name):
+    path = checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt", callbacks={"mine": Path("/somewhere")})
+    sentence = refusal({}, "--ckpt_path", "last" if by_name else str(path), verb=verb)
+    assert f"{path} holds an object (pathlib" in sentence
+    assert "give --weights_only false" in sentence
+    assert path.exists()
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_fit_does_not_go_on_from_weights_alone(tmp_path, refusal, by_name):
+    path = checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    sentence = refusal({}, "--ckpt_path", "last" if by_name else str(path))
+    assert f"{path} holds the weights alone" in sentence
+
+
+def test_saving_weights_alone_is_refused(tmp_path, refusal):
+    weights = {"dirpath": str(tmp_path), "save_weights_only": True}
+    callback = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": weights}
+    assert "ModelCheckpoint has save_weights_only" in refusal({"trainer.callbacks": [callback]})
+
+
+def checkpoint(path, **parts):
+    """A file such as a fit writes, without an optimiser's state."""
+    WholeFileIO().save_checkpoint(CONTENT | parts, path)
+    return path
 
 
 def test_a_source_without_tasks_is_named(tmp_path, refusal):

@@ -54,10 +54,12 @@ LIKE_ANOTHER = {
 @pytest.mark.parametrize(
     "moment", [pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_ANOTHER)) for name in MOMENTS]
 )
-def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(undisturbed, tmp_path, monkeypatch, moment):
+def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(undisturbed, tmp_path, monkeypatch, caplog, moment):
     make, interruption = MOMENTS[moment]
+    caplog.set_level("INFO", logger="lightning.pytorch")
     with pytest.raises(SystemExit) as stopped:
         fit(tmp_path, make, interruption(monkeypatch))
+    assert "weights_only" not in caplog.text, "nobody has to know of a default of Lightning's"
     assert stopped.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "signals are given back"
     assert (tmp_path / "checkpoints" / NAME).exists()

@@ -1,11 +1,16 @@
 """A run that Python starts again goes on from the newest whole checkpoint, whatever has become of the newest one."""
 
+from datetime import datetime
+from pathlib import Path
+
+import lightning.pytorch as pl
 import pytest
-from small_run import AfterStep, fit, pact, trainer
+from small_run import PHASES, AfterStep, fit, pact, trainer
 from soak import End
 from test_checkpoint_files import cut
 
-from pact_lightning.last_checkpoint import last_checkpoint
+from pact_lightning.annealing import AnnealingCallback
+from pact_lightning.last_checkpoint import evaluated_checkpoint, last_checkpoint
 
 
 def stopped(folder):
@@ -38,6 +43,56 @@ def test_what_lightning_takes_for_the_last_one_is_refused_where_it_is_torn(tmp_p
     stopped(tmp_path)
     with pytest.raises(ValueError, match=r"last.*\.ckpt is cut off .*ckpt_path=last_checkpoint\(trainer\)"):
         fit(tmp_path, pact, ckpt_path="last")
+
+
+class Dated(pl.Callback):
+    """A callback of a user's own that keeps an object in its checkpoints."""
+
+    since = datetime(2026, 1, 1)
+
+    def state_dict(self):
+        return {"since": self.since}
+
+    def load_state_dict(self, state_dict):
+        self.found = state_dict["since"]
+
+
+def test_a_run_whose_callback_keeps_an_object_goes_on_where_it_is_trusted_and_never_starts_anew(tmp_path):
+    with pytest.raises(SystemExit):
+        fit(tmp_path, pact, Dated(), AfterStep(0, 1))
+    folder = tmp_path / "checkpoints"
+    before = {path.name for path in folder.glob("*.ckpt")}
+    with pytest.raises(TypeError, match=r"holds an object \(datetime\.datetime\)"):
+        last_checkpoint(trainer(tmp_path))
+    assert {path.name for path in folder.iterdir() if path.is_file()} == before
+    module, data = pact()
+    again, started = Dated(), trainer(tmp_path)
+    started.callbacks += [AnnealingCallback(), again]
+    found = last_checkpoint(started, weights_only=False)
+    assert Path(found).name == "last-interrupted.ckpt"
+    started.fit(module, data, ckpt_path=found, weights_only=False)
+    assert again.found == Dated.since
+    assert started.current_epoch == PHASES
+
+
+def test_an_evaluation_takes_the_newest_whole_checkpoint_and_changes_nothing(tmp_path):
+    stopped(tmp_path)
+    folder = tmp_path / "checkpoints"
+    before = {path: path.read_bytes() for path in folder.glob("*.ckpt*")}
+    evaluating = trainer(tmp_path)
+    module, data = pact()
+    with pytest.raises(ValueError, match=r"last.*\.ckpt is cut off .*evaluated_checkpoint\(trainer\)"):
+        evaluating.validate(module, data, ckpt_path="last")
+    with pytest.warns(UserWarning, match=r"last.*\.ckpt is cut off .*; the one before it is used"):
+        found = evaluated_checkpoint(evaluating)
+    assert found == str(folder / "epoch=0-step=2.ckpt")
+    evaluating.validate(module, data, ckpt_path=found)
+    assert {path: path.read_bytes() for path in folder.glob("*.ckpt*")} == before
+
+
+def test_an_evaluation_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no whole checkpoint in"):
+        evaluated_checkpoint(trainer(tmp_path))
 
 
 def test_without_a_checkpoint_the_run_starts_anew(tmp_path, caplog):

@@ -5,11 +5,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 from pact_lightning.callbacks.metrics_file import MetricsFile
-from pact_lightning.checkpoint_files import WholeFileIO
 from pact_lightning.phase_position import in_batch_end, settle, steps_done
 
 _KEY = "exact_resume"
@@ -28,9 +26,7 @@ class ExactResume(pl.Callback):
 
     @staticmethod
     def prepare(trainer: pl.Trainer) -> None:
-        """Before anything is set up: checkpoints are written whole, and ``metrics.csv`` is not deleted yet."""
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = WholeFileIO()
+        """Before anything is set up: ``metrics.csv`` is not deleted yet."""
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger) and logger._experiment is None:
                 logger._experiment = MetricsFile(logger.log_dir)

@@ -80,7 +80,7 @@ class Interruption(pl.Callback):
             Where it is, and how to go on, as the rest of a sentence.
         """
         path = save_path(trainer, STOPPED)
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         return f"saved as {path}; go on with --ckpt_path {'last' if self._found_as_last else path}"
 
     def between_sampler_steps(self) -> None:
@@ -129,7 +129,7 @@ class Interruption(pl.Callback):
             rank_zero_info(f"stopped by {name} before the first phase; to start again, repeat the command")
         else:
             path = save_path(trainer)
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
             rank_zero_info(
                 f"stopped by {name} in phase {trainer.current_epoch} and saved as {path}; "
                 "to go on, repeat the command with --ckpt_path last"
