@@ -66,6 +66,8 @@ def test_a_run_whose_callback_keeps_an_object_goes_on_where_it_is_trusted_and_ne
         last_checkpoint(trainer(tmp_path))
     assert {path.name for path in folder.iterdir() if path.is_file()} == before
     module, data = pact()
+    with pytest.raises(TypeError, match=r"holds an object \(datetime\.datetime\)"):
+        trainer(tmp_path).validate(module, data, ckpt_path=str(folder / "last-interrupted.ckpt"))
     again, started = Dated(), trainer(tmp_path)
     started.callbacks += [AnnealingCallback(), again]
     found = last_checkpoint(started, weights_only=False)
