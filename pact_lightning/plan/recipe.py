@@ -95,6 +95,9 @@ class _ParsedRecipe(PactCLI):
     def instantiate_classes(self) -> None:
         """Makes nothing: no tokenizer is read, and a recipe for a GPU can be planned without one."""
 
+    def _parse_ckpt_path(self) -> None:
+        """Looks for no checkpoint: there is no verb to go on with one."""
+
 
 def read_recipe(arguments: Sequence[str], device_type: str | None = None) -> Recipe:
     """Reads recipes and overrides as ``pact-lightning fit`` takes them.
