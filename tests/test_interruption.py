@@ -69,7 +69,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(undisturbed, tmp_p
     assert not (tmp_path / "checkpoints" / NAME).exists()
 
 
-@pytest.mark.parametrize("step", [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("step", [(0, 0), (1, 1), *(pytest.param(s, marks=pytest.mark.slow) for s in ((0, 1), (1, 0)))])
 def test_a_run_goes_on_from_the_checkpoint_that_lightning_saves_in_any_step(undisturbed, tmp_path, step):
     every = {"every_n_train_steps": 1, "save_top_k": -1, "save_last": False}
     with pytest.raises(SystemExit):
@@ -87,8 +87,15 @@ AGAIN = {
 }
 
 
-@pytest.mark.parametrize("killed", [False, True])
-@pytest.mark.parametrize("moment", AGAIN)
+@pytest.mark.parametrize(
+    ("moment", "killed"),
+    [
+        ("after a step of the next phase", False),
+        ("in the rollouts of the next phase", True),
+        pytest.param("after a step of the next phase", True, marks=pytest.mark.slow),
+        pytest.param("in the rollouts of the next phase", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_was_resumed_within_a_phase_is_interrupted_again(undisturbed, tmp_path, monkeypatch, moment, killed):
     """Lightning's counters of the present run are not those of one that began at the phase's start."""
     with pytest.raises(SystemExit):

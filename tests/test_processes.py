@@ -196,7 +196,7 @@ def undisturbed_pair(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("ranks", ["0,1", "1"])
+@pytest.mark.parametrize("ranks", [pytest.param("0,1", marks=pytest.mark.slow), "1"])
 def test_processes_that_are_stopped_in_a_phase_go_on_as_if_nothing_had_been(undisturbed_pair, tmp_path, ranks):
     codes, told = run_two(tmp_path, ranks)
     assert codes == [128 + signal.SIGTERM] * 2, told

@@ -70,8 +70,13 @@ MOMENTS = {
 }
 
 
+LIKE_ANOTHER = {("within a phase", "SIGTERM"), ("in rollouts", "SIGKILL"), ("at the end of a phase", "SIGKILL")}
+"""Cases whose moment or whose end another one has too."""
+CASES = [*((moment, "SIGKILL") for moment in MOMENTS), ("within a phase", "SIGTERM")]
+
+
 @pytest.mark.parametrize(
-    ("moment", "ends"), [*((moment, "SIGKILL") for moment in MOMENTS), ("within a phase", "SIGTERM")]
+    ("moment", "ends"), [pytest.param(*case, marks=[pytest.mark.slow] * (case in LIKE_ANOTHER)) for case in CASES]
 )
 def test_a_requeued_run_goes_on_as_if_nothing_had_been(undisturbed, tmp_path, monkeypatch, moment, ends):
     asked = tmp_path / "asked.txt"
