@@ -84,7 +84,9 @@ PATHS = [path for path in _paths(EXAMPLE) if path and path not in UNREAD]
 def shop(monkeypatch):
     """The example's environment, which is asked for its tools where the example's are left out."""
     module = ModuleType("shop")
-    module.Shop = type("Shop", (), {"__init__": lambda self, prices=None: None, "tools": EXAMPLE["tools"]})
+    methods = dict.fromkeys(("reset", "call"), lambda self, *given: None)
+    methods["__init__"] = lambda self, prices=None: None
+    module.Shop = type("Shop", (), {**methods, "tools": EXAMPLE["tools"]})
     monkeypatch.setitem(sys.modules, "shop", module)
 
 

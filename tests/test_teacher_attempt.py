@@ -124,7 +124,7 @@ def test_failures_of_tools_are_observations():
     texts = [entry.responses[0] for entry in attempt.turns[:-1]]
     assert texts == [
         "The tool failed: RuntimeError: bang",
-        "The tool failed: StopIteration: ",
+        "The tool failed: StopIteration",
         "The tool did not answer within 0.2 seconds.",
         # The call before it still runs; this one waits for it in vain.
         "The tool did not answer within 0.2 seconds.",

@@ -46,7 +46,8 @@ def output_text(value: Any) -> str:
 
 def failure_text(error: BaseException) -> str:
     """The observation for an exception: its class and its words, never a traceback."""
-    return f"{RAISED}{type(error).__name__}: {failure_reason(error)}"
+    name, reason = type(error).__name__, failure_reason(error)
+    return f"{RAISED}{name}" if reason == name else f"{RAISED}{name}: {reason}"
 
 
 def failure_reason(error: BaseException) -> str:
