@@ -84,7 +84,7 @@ def _passes(answer, expected, requests, number):
     with ProtocolServer(disturb=disturb) as server:
         _same(_fitted(server, retries=8, timeout_s=_TIMEOUT_S if answer is _silent else 60.0), expected)
         again = len(server.prompts()) - requests
-    return f"{again} of {requests} requests asked again; weights bit for bit those without it"
+    return f"{requests} requests, asked again {again} times in all; weights bit for bit those without it"
 
 
 def _stops(answer, expected, requests, number):
