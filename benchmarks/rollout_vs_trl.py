@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
 
 import pact_lightning.environments.bundled
+from benchmarks.profile import time_shares
 from benchmarks.row import Row, alternate
 from benchmarks.scripted_policy import TOOLS, scripted_policy, turn_script
 from pact_lightning.dialogue.rendering import ChatRenderer
@@ -64,6 +65,7 @@ def run(repeats: int) -> Row:
         "prompt": ours.prompt_tokens,
         "tokens_after_prompt": len(rollouts["ours"][0]),
         "model": {"architecture": "qwen3", "dtype": "float32", **SHAPE},
+        "time_shares_of_ours": time_shares(ours.roll_out),
         "seconds": {name: timing.spread for name, timing in timings.items()},
     }
     ratio = speeds["ours"] / speeds["peer"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.flops import update_flops
+from benchmarks.profile import time_shares
 from benchmarks.row import Row, alternate
 from benchmarks.update_case import HIDDEN_512, THREADS, UpdateCase, shape_settings
 
@@ -18,6 +19,7 @@ def run(repeats: int) -> Row:
         trace, ours = case.ours(trace=True)
         prompt, peer = case.ours(trace=False)
         timings = alternate({"ours": ours, "peer": peer}, repeats)
+        shares = time_shares(ours)
         flops = [update_flops(HIDDEN_512, case.packs(side), case.head_tokens(side)) for side in (trace, prompt)]
     return Row(
         "trace_vs_prompt_only",
@@ -30,6 +32,7 @@ def run(repeats: int) -> Row:
         {
             **shape_settings(case),
             "ratio_of_operations": flops[0] / flops[1],
+            "time_shares_of_ours": shares,
             "head_tokens": [case.head_tokens(trace), case.head_tokens(prompt)],
             "ours_spread": timings["ours"].spread,
             "peer_spread": timings["peer"].spread,

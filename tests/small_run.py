@@ -4,10 +4,12 @@ import os
 import signal
 
 import lightning.pytorch as pl
+import pytest
 from hand_made import quiet_trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from pact_lightning import rollout_run
 from pact_lightning.annealing import AnnealingCallback
 from pact_lightning.datamodule import RolloutDataModule
 from pact_lightning.environments.bundled.tasks import BundledTasks
@@ -20,6 +22,16 @@ from pact_lightning.sft_module import SFTModule
 from pact_lightning.trace_datamodule import TraceDataModule
 
 PHASES = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_parts():
+    """Parts of four rollouts, so that a phase of eight has two; in force in every module that imports it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollout_run, "_ROWS_OF_A_PART", 1)
+        yield
+
+
 POLICY = PolicyConfig(model="bundled", adapter="lora", lora_r=4, lora_alpha=8, lora_dropout=0.1, dtype="float32")
 OPTIMIZER = OptimizerConfig(3e-4, schedule="cosine", schedule_steps=12)
 LIMITS = RolloutLimits(max_turns=3, max_new_tokens_per_turn=40, max_trajectory_tokens=300, rows=4)

@@ -3,19 +3,10 @@
 import signal
 
 import pytest
-from small_run import AfterStep, InRollouts, fit, pact, sft
+from small_run import AfterStep, InRollouts, fit, pact, sft, small_parts  # noqa: F401  # in force by being here
 from soak import End
 
-from pact_lightning import rollout_run
 from pact_lightning.callbacks.interruption import NAME
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_parts():
-    """Parts of four rollouts, so that a phase of eight has two."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollout_run, "_ROWS_OF_A_PART", 1)
-        yield
 
 
 @pytest.fixture(scope="module")

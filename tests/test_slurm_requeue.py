@@ -6,10 +6,9 @@ import stat
 import sys
 
 import pytest
-from small_run import AfterStep, InRollouts, fit, pact
+from small_run import AfterStep, InRollouts, fit, pact, small_parts  # noqa: F401  # in force by being here
 from soak import End, wait
 
-from pact_lightning import rollout_run
 from pact_lightning.checkpoint_files import read_checkpoint
 from pact_lightning.last_checkpoint import last_checkpoint
 
@@ -22,13 +21,6 @@ with open({log!r}, "a") as log:
 os.kill(os.getppid(), signal.{ends})
 """
 """A requeue ends the job: by SIGTERM, and where that is of no use, by SIGKILL."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_parts():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollout_run, "_ROWS_OF_A_PART", 1)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,19 @@ class CanaryTasks:
         return EnvironmentSpec(f"{__name__}.FailsAtTimes", dict(task.prompt.environment.init_args))
 
 
+def canary_data():
+    """A phase of three prompts, and a validation, all of them with canaries."""
+    return RolloutDataModule(
+        train=CanaryTasks("train"),
+        validation=CanaryTasks("validation"),
+        prompts_per_phase=3,
+        prompts_per_step=3,
+        rollouts_per_prompt=2,
+        limits=RolloutLimits(max_new_tokens_per_turn=24, max_trajectory_tokens=200),
+        max_prompt_tokens=2000,
+    )
+
+
 class Recorder:
     def __init__(self, sampler, given):
         self.sampler, self.given = sampler, given
@@ -134,15 +147,6 @@ SETTINGS += [
 def test_no_canary_leaves_the_update(tmp_path, caplog, capfd, recwarn, chosen):
     """A phase, a validation before and after it; then the sampler's input, logs, warnings, output and all files."""
     module = Recorded(policy=FULL, anchor_probability=0.0, **chosen)
-    data = RolloutDataModule(
-        train=CanaryTasks("train"),
-        validation=CanaryTasks("validation"),
-        prompts_per_phase=3,
-        prompts_per_step=3,
-        rollouts_per_prompt=2,
-        limits=RolloutLimits(max_new_tokens_per_turn=24, max_trajectory_tokens=200),
-        max_prompt_tokens=2000,
-    )
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -154,7 +158,7 @@ def test_no_canary_leaves_the_update(tmp_path, caplog, capfd, recwarn, chosen):
         default_root_dir=tmp_path,
     )
     with caplog.at_level(logging.DEBUG):
-        trainer.fit(module, data)
+        trainer.fit(module, canary_data())
     decode = module.renderer.codec.decode
     given = [decode(ids) for ids, _ in module.given]
     assert module.scored > 0, "the traces were trained on, canaries and all"

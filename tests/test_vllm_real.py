@@ -115,8 +115,10 @@ def test_log_probabilities_over_several_turns_are_the_trainers(address, backend,
     with backend.lend(lent(models[0]), SamplingConfig(temperature)) as sampler:
         played = play_long(sampler)
     assert cache_hits(address) - before > 4 * len(PROMPT)
-    assert difference(models[0], played, temperature) < CLOSE
-    assert difference(models[1], played, temperature) > 0.5
+    own, other = (difference(model, played, temperature) for model in models)
+    print(f"server, temperature {temperature}: {own:.1e} from its adapter, {other:.1f} from the other one")
+    assert own < CLOSE
+    assert other > 0.5
     turns = [turn for _, turns in played for turn in turns]
     assert all(turn.finished == (turn.ids[-1] in STOP) for turn in turns)
 
@@ -180,8 +182,9 @@ def test_the_stale_cache_trap_is_real_and_ours_does_not_fall_into_it(backend, mo
             client._ask("/load_lora_adapter", body)
             stale = greedy(client, "reused")
         client.unload("reused")
-        assert difference(models[0], stale) > 0.05
-        assert difference(models[1], stale) > 0.05
+        between = [difference(model, stale) for model in models]
+        print(f"an old name and path used again: {between[0]:.1f} and {between[1]:.1f} from the two adapters")
+        assert min(between) > 0.05
         with saved_adapter(models[1]) as version:
             client.load(version)
             fresh = greedy(client, version.name)
@@ -230,6 +233,8 @@ def test_the_colocated_engine_samples_with_each_adapter_in_turn():
     )
     assert run.returncode == 0, run.stderr[-4000:]
     reports = json.loads(run.stdout.splitlines()[-1])
+    for report in reports:
+        print(f"engine: {report['own']:.1e} from its adapter, {report['other']:.1f} from the other one")
     assert [report["own"] < CLOSE for report in reports] == [True] * 4
     assert [report["other"] > 0.5 for report in reports] == [True] * 4
     assert reports[0]["ids"] == reports[3]["ids"], "the same adapter and seeds"

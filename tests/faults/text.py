@@ -14,11 +14,9 @@ from test_control_tokens import BENIGN, FIELDS, controls, renderings, task_of
 from test_control_tokens import (
     test_observations_of_a_rollout_hold_no_control_token_but_their_frame as check_observations,
 )
-from test_trace_canaries import MARK, CanaryTasks, Recorded
+from test_trace_canaries import MARK, Recorded, canary_data
 
 from faults.repeated import expect, repeated
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.rollout.engine import RolloutLimits
 
 SECTION = "Text"
 
@@ -79,15 +77,6 @@ class _Lines(logging.Handler):
 def _fit(template):
     """A phase between two validations; then all that was sampled from, logged or written."""
     module = Recorded(policy=FULL, anchor_probability=0.0, trace_template=template)
-    data = RolloutDataModule(
-        train=CanaryTasks("train"),
-        validation=CanaryTasks("validation"),
-        prompts_per_phase=3,
-        prompts_per_step=3,
-        rollouts_per_prompt=2,
-        limits=RolloutLimits(max_new_tokens_per_turn=24, max_trajectory_tokens=200),
-        max_prompt_tokens=2000,
-    )
     heard, root = _Lines(), logging.getLogger()
     level = root.level
     root.addHandler(heard)
@@ -103,7 +92,7 @@ def _fit(template):
                 enable_model_summary=False,
                 num_sanity_val_steps=-1,
                 default_root_dir=folder,
-            ).fit(module, data)
+            ).fit(module, canary_data())
             files = [path for path in Path(folder).rglob("*") if path.suffix in (".jsonl", ".csv", ".yaml")]
             written = "\n".join(path.read_text() for path in files)
     finally:
