@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from benchmarks.row import Row, alternate
+from benchmarks.row import Row, alternate, spreads
 from pact_lightning.policy.attention import ATTENTION_NAME
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput, TurnRequest
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
@@ -42,7 +42,7 @@ def run(repeats: int) -> Row:
         "prompt": PROMPT,
         "new_tokens": NEW,
         "model": {"architecture": "qwen3", "dtype": "float32", **SHAPE},
-        "seconds": {name: timing.spread for name, timing in timings.items()},
+        "spread": spreads(timings),
     }
     ratio = speeds["ours"] / speeds["peer"]
     return Row("decode_vs_generate", speeds["ours"], speeds["peer"], ratio, 1.0, "at least", repeats, settings)

@@ -7,7 +7,8 @@ One prompt a step, K = 8 rollouts, prompt 2k + trace 2k + response 4k:
 
 - ``update_trace`` and ``update_prompt``: our forward and backward with the trace (and SFT), and without; TRL's GRPO
   loss on the same rollouts without a trace, as ``trl_update``, in the same run;
-- ``rows`` (the plain alternative to shared prefixes) against ``shared_prefix``, at several lengths;
+- ``shared_prefix``, by torch's attention in two calls and by FlexAttention, against the plain alternative ``rows``, at
+  several lengths;
 - ``rollout``: sampled tokens per second of our sampler, and of ``transformers.generate``.
 """
 
@@ -31,6 +32,9 @@ from benchmarks.machine import machine
 from benchmarks.row import Timing, alternate
 from benchmarks.update_case import TWO_MILLION, Lengths, UpdateCase
 from pact_lightning.module import PACTModule
+from pact_lightning.policy.attention_choice import AttentionPath
+from pact_lightning.policy.flex_attention import FlexPlan
+from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.peak_flops import peak_flops
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput, TurnRequest
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
@@ -156,20 +160,25 @@ def _trl(case: UpdateCase, repeats: int) -> Iterator[dict[str, Any]]:
 
 
 def _shared_against_rows(case: UpdateCase, repeats: int) -> dict[str, Any]:
+    ways: dict[str, tuple[PackingMode, AttentionPath]] = {
+        "rows": ("rows", "two_calls"),
+        "two_calls": ("shared_prefix", "two_calls"),
+    }
+    if FlexPlan.available(_device()):
+        ways["flex"] = ("shared_prefix", "flex")
     found: dict[str, float] = {}
-    for packing in ("shared_prefix", "rows"):
-        module, update = case.ours(trace=True, packing=packing, policy=_QLORA)
-        found[packing] = _timed(update, repeats).timing.median
+    for name, (packing, attention) in ways.items():
+        module, update = case.ours(trace=True, packing=packing, attention=attention, policy=_QLORA)
+        found[name] = _timed(update, repeats).timing.median
         del module, update
         _free()
-    ratio = found["rows"] / found["shared_prefix"]
+    best = min(found[name] for name in found if name != "rows")
     lengths = f"{case.lengths.prompt}+{case.lengths.trace}+{case.lengths.samples}x{case.lengths.response}"
     return {
         "bench": f"shared_prefix {lengths}",
-        "seconds": found["shared_prefix"],
-        "rows": found["rows"],
-        "ratio": ratio,
-    }
+        "seconds": best,
+        "ratio": found["rows"] / best,
+    } | found
 
 
 def _rollouts(case: UpdateCase, scale: _Scale, repeats: int) -> Iterator[dict[str, Any]]:
@@ -200,6 +209,10 @@ def _rollouts(case: UpdateCase, scale: _Scale, repeats: int) -> Iterator[dict[st
         yield _row(name, measured, rows=scale.rows, new_tokens=scale.new_tokens, tokens_per_second=speed)
 
 
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _free() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -207,7 +220,18 @@ def _free() -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    names = ("bench", "seconds", "peak_gib", "tokens_per_second", "tflops", "utilisation", "ratio")
+    names = (
+        "bench",
+        "seconds",
+        "peak_gib",
+        "tokens_per_second",
+        "tflops",
+        "utilisation",
+        "ratio",
+        "rows",
+        "two_calls",
+        "flex",
+    )
     table = Table(*names, title=time.strftime("%Y-%m-%d"))
     for row in rows:
         values = (row.get(name) for name in names)

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
 
 import pact_lightning.environments.bundled
 from benchmarks.profile import time_shares
-from benchmarks.row import Row, alternate
+from benchmarks.row import Row, alternate, spreads
 from benchmarks.scripted_policy import TOOLS, scripted_policy, turn_script
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
@@ -66,7 +66,7 @@ def run(repeats: int) -> Row:
         "tokens_after_prompt": len(rollouts["ours"][0]),
         "model": {"architecture": "qwen3", "dtype": "float32", **SHAPE},
         "time_shares_of_ours": time_shares(ours.roll_out),
-        "seconds": {name: timing.spread for name, timing in timings.items()},
+        "spread": spreads(timings),
     }
     ratio = speeds["ours"] / speeds["peer"]
     return Row("rollout_vs_trl", speeds["ours"], speeds["peer"], ratio, 3.0, "at least", repeats, settings)

@@ -87,6 +87,11 @@ def alternate(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[st
     return {name: Timing(values) for name, values in seconds.items()}
 
 
+def spreads(timings: dict[str, Timing]) -> dict[str, list[float]]:
+    """Shortest and longest seconds of every contender, a setting of the row."""
+    return {name: timing.spread for name, timing in timings.items()}
+
+
 def _wait_for_device() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()

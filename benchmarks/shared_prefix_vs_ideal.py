@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.flops import update_flops
-from benchmarks.row import Row, alternate
+from benchmarks.row import Row, alternate, spreads
 from benchmarks.update_case import HIDDEN_512, THREADS, UpdateCase, shape_settings
 
 
@@ -35,7 +35,6 @@ def run(repeats: int) -> Row:
             "speedup": speedup,
             "ideal_speedup": ideal,
             "tokens": {name: sum(pack.tokens for pack in found) for name, found in packs.items()},
-            "ours_spread": timings["ours"].spread,
-            "peer_spread": timings["peer"].spread,
+            "spread": spreads(timings),
         },
     )

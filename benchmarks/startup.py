@@ -4,7 +4,7 @@ import subprocess
 import sys
 from functools import partial
 
-from benchmarks.row import Row, Timing, alternate
+from benchmarks.row import Row, alternate, spreads
 
 HELP_LIMIT, CONFIG_LIMIT = 2.0, 6.0
 _COMMANDS = {
@@ -25,13 +25,9 @@ def run(repeats: int) -> Row:
         goal=1.0,
         goal_is="at most",
         repeats=repeats,
-        settings={"unit": "s", "commands": list(_COMMANDS), "peer_is": "the limits", "spread": _spreads(timings)},
+        settings={"unit": "s", "commands": list(_COMMANDS), "peer_is": "the limits", "spread": spreads(timings)},
     )
 
 
 def _run(arguments: list[str]) -> None:
     subprocess.run([sys.executable, "-m", "pact_lightning.cli", *arguments], check=True, capture_output=True)
-
-
-def _spreads(timings: dict[str, Timing]) -> list[list[float]]:
-    return [timing.spread for timing in timings.values()]

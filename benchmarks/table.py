@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 _BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
-_HEADINGS = ("row", "ours", "peer", "unit", "ratio", "goal", "reached", "repeats")
+_HEADINGS = ("row", "ours", "peer", "unit", "ratio", "goal", "reached", "repeats", "seconds, ours; peer")
 
 
 def bench_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -31,10 +31,15 @@ def write_into_page(page: Path, rows: Sequence[dict[str, Any]]) -> None:
         raise ValueError("there are no rows to write; run `make bench` first")
     lines = [_line(_HEADINGS), _line("---" for _ in _HEADINGS), *(_line(_cells(row)) for row in rows)]
     machines = sorted({_sentence(row["settings"]["machine"]) for row in rows})
-    table = "\n".join([*lines, "", *(f"Measured on: {machine}." for machine in machines)])
+    shares = [_shares(row) for row in rows if "time_shares_of_ours" in row["settings"]]
+    table = "\n".join([*lines, "", *(f"Measured on: {machine}." for machine in machines), "", *_list(shares)])
     before, rest = text.split(_BEGIN, 1)
     after = rest.split(_END, 1)[1]
     page.write_text(f"{before}{_BEGIN}\n{table}\n{_END}{after}", encoding="utf-8")
+
+
+def _list(lines: Sequence[str]) -> list[str]:
+    return [f"- {line}" for line in lines]
 
 
 def _line(cells: Any) -> str:
@@ -53,7 +58,18 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['settings']['goal_is']} {row['goal']:g}",
         "yes" if reached else "no",
         str(row["repeats"]),
+        _spread(row["settings"].get("spread", {})),
     ]
+
+
+def _spread(seconds: dict[str, list[float]]) -> str:
+    return "; ".join(f"{shortest:.3g} to {longest:.3g}" for shortest, longest in seconds.values()) or "-"
+
+
+def _shares(row: dict[str, Any]) -> str:
+    shares = row["settings"]["time_shares_of_ours"]
+    parts = ", ".join(f"{100 * share:.0f} % {name}" for name, share in shares.items())
+    return f"Time of `{row['bench']}` in torch's operators, ours, one run under the profiler: {parts}."
 
 
 def _figure(value: float | list[float] | None) -> str:

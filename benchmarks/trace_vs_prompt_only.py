@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.flops import update_flops
 from benchmarks.profile import time_shares
-from benchmarks.row import Row, alternate
+from benchmarks.row import Row, alternate, spreads
 from benchmarks.update_case import HIDDEN_512, THREADS, UpdateCase, shape_settings
 
 
@@ -34,7 +34,6 @@ def run(repeats: int) -> Row:
             "ratio_of_operations": flops[0] / flops[1],
             "time_shares_of_ours": shares,
             "head_tokens": [case.head_tokens(trace), case.head_tokens(prompt)],
-            "ours_spread": timings["ours"].spread,
-            "peer_spread": timings["peer"].spread,
+            "spread": spreads(timings),
         },
     )

@@ -21,6 +21,7 @@ from pact_lightning.dialogue.tool_call import ToolCall
 from pact_lightning.group import Group
 from pact_lightning.module import PACTModule
 from pact_lightning.objectives.pact import Coefficients
+from pact_lightning.policy.attention_choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
 from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
 from pact_lightning.rollout.trajectory import Segment, Trajectory
@@ -103,13 +104,19 @@ class UpdateCase:
             shutil.copy(file, self.folder)
 
     def ours(
-        self, *, trace: bool, packing: PackingMode = "shared_prefix", policy: dict[str, Any] | None = None
+        self,
+        *,
+        trace: bool,
+        packing: PackingMode = "shared_prefix",
+        attention: AttentionPath = "auto",
+        policy: dict[str, Any] | None = None,
     ) -> tuple[PACTModule, Callable[[], float]]:
         """This package's forward and backward of one prompt: KL and entropy off as in TRL's defaults.
 
         Args:
             trace: Trace-conditioned RL and SFT (``z = 0``), or the prompt-only surrogate (``z = 1``).
             packing: How the prompt is packed.
+            attention: How packed rows attend.
             policy: Further fields of the policy; without them full weights are trained.
 
         Returns:
@@ -122,6 +129,7 @@ class UpdateCase:
             coefficients=Coefficients(sft=0.1, kl=0.0, entropy=0.0),
             anchor_probability=0.0 if trace else 1.0,
             packing=packing,
+            attention=attention,
             max_tokens_per_forward=max(32_768, self.lengths.prompt + self.lengths.trace + self.lengths.response),
         )
         module.configure_model()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.row import Row, alternate
+from benchmarks.row import Row, alternate, spreads
 from benchmarks.update_case import HIDDEN_512, THREADS, UpdateCase, shape_settings
 
 
@@ -40,7 +40,6 @@ def measure(bench: str, sizes: dict[str, int], repeats: int, *, goal: float) -> 
             "ours_is": "trace-conditioned surrogate and SFT, forward and backward, full weights, no optimiser step",
             "peer_is": "GRPOTrainer._compute_loss and backward on prompt + response, beta 0, checkpointing off",
             "loss_without_trace": same,
-            "ours_spread": timings["ours"].spread,
-            "peer_spread": timings["peer"].spread,
+            "spread": spreads(timings),
         },
     )

@@ -81,7 +81,7 @@ class PACTModule(PolicyModule):
         max_tokens_per_forward: Tokens of one forward.
         packing: ``shared_prefix``, or ``rows`` as the plain alternative.
         head_chunk: Tokens whose logits exist at the same time.
-        attention: How packed rows attend: ``auto``, ``blockwise`` or ``two_calls``; see docs/performance.md.
+        attention: How packed rows attend: ``auto``, ``blockwise``, ``two_calls`` or ``flex``; see docs/performance.md.
         offload_activations: Keep what the backward pass needs in the host's memory.
         metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
         sampler: What samples the rollouts in the policy's stead, such as

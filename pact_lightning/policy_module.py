@@ -26,7 +26,7 @@ from pact_lightning.finite_steps import FiniteSteps, NonFiniteGradientError, whi
 from pact_lightning.host_memory import keep_freed_memory
 from pact_lightning.metrics.rollout_metric import RolloutMetric
 from pact_lightning.optimizer import OptimizerConfig
-from pact_lightning.policy.attention_choice import AttentionChoice, AttentionPath
+from pact_lightning.policy.attention_choice import AttentionChoice, AttentionPath, check_path
 from pact_lightning.policy.fingerprint import fingerprint
 from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer
 from pact_lightning.policy.offload import offloaded_activations
@@ -118,6 +118,7 @@ class PolicyModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuses settings that cannot be honoured; runs before the policy is loaded."""
         check_trainer(self.trainer)
+        check_path(self.attention.path, self.trainer.strategy.root_device)
         if stage == "fit":
             check_checkpoints(self.trainer)
         expect_common_figures(self.trainer)

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from pact_lightning.policy.attention import BlockLayout, SharedPrefixPlan
 from pact_lightning.policy.attention_choice import AttentionChoice
 from pact_lightning.policy.blockwise_attention import BlockwisePlan
+from pact_lightning.policy.flex_attention import FlexPlan
 from pact_lightning.policy.loading import enable_gradient_checkpointing
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import PREFIX, Block, pack_blocks
@@ -26,6 +27,15 @@ SIZES = {
 }
 # (P, R_k), with and without a read prefix: ragged, equal, R = 1, P = 1, no branches, prefixes alike and unlike.
 SHAPES = [(7, (5, 3, 1), True), (1, (4,), False), (12, (), True), (6, (2, 2), False), (30, (1, 1, 1), True)]
+
+
+@pytest.fixture(params=["blockwise", "two_calls", "flex"])
+def path(request, monkeypatch):
+    """Every path; FlexAttention as torch runs it without its compiler, which has no backward pass for CPUs."""
+    if request.param == "flex":
+        monkeypatch.setattr(FlexPlan, "available", staticmethod(lambda device: True))
+        monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda query, key, value: None)
+    return request.param
 
 
 def build(family, attention, **overrides):
@@ -91,7 +101,6 @@ def assert_same(left, right, tolerance=1e-5):
             )
 
 
-@pytest.mark.parametrize("path", ["blockwise", "two_calls"])
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 @pytest.mark.parametrize("mode", ["shared_prefix", "rows"])
 def test_a_pack_equals_plain_rows_in_values_and_gradients(family, mode, path):
@@ -103,7 +112,6 @@ def test_a_pack_equals_plain_rows_in_values_and_gradients(family, mode, path):
     assert_same(by_packs(build(family, "pact"), packs, path), expected)
 
 
-@pytest.mark.parametrize("path", ["blockwise", "two_calls"])
 @pytest.mark.parametrize("kv_heads", [1, 4])
 def test_multi_query_and_plain_heads(kv_heads, path):
     blocks = random_blocks()
@@ -137,7 +145,6 @@ def test_a_block_split_by_branches_equals_the_whole_block():
     assert_same(by_packs(build("qwen3", "pact"), split), by_packs(build("qwen3", "pact"), pack_blocks(blocks, 100)))
 
 
-@pytest.mark.parametrize("path", ["blockwise", "two_calls"])
 def test_gradient_checkpointing_keeps_the_plan(path):
     packs = pack_blocks(random_blocks(), 1000)
     checkpointed = build("qwen3", "pact")
@@ -211,6 +218,6 @@ def test_attention_dropout_is_refused_with_a_plan():
 def test_empty_parts_are_refused(prefix, branches):
     with pytest.raises(ValueError, match="at least one token each"):
         BlockLayout(prefix, branches)
-    for plan in (SharedPrefixPlan, BlockwisePlan):
+    for plan in (SharedPrefixPlan, BlockwisePlan, FlexPlan):
         with pytest.raises(ValueError, match="at least one block"):
             plan([])

@@ -70,6 +70,57 @@ def test_a_recipe_for_a_gpu_is_planned_without_one(tmp_path, capsys):
     assert "limits.rows: up to 4" in told
 
 
+SERVER = {
+    "model.init_args.sampler": {
+        "class_path": "pact_lightning.rollout.samplers.vllm_server.VLLMServer",
+        "init_args": {"base_url": "http://127.0.0.1:1/v1"},
+    }
+}
+
+
+def test_with_a_sampler_of_its_own_rollouts_take_nothing_here_and_are_scored_by_the_prompt_alone(tmp_path, capsys):
+    recipe = read_recipe(["-c", saved(tmp_path, SERVER)])
+    plan = make_plan(recipe, policy_skeleton(recipe.policy), LENGTHS)
+    assert plan.memory.in_rollouts == plan.memory.standing.always + plan.memory.standing.dequantised
+    (alone,) = [one for one in plan.passes if one.name == "old, prompt only"]
+    privileged = recipe.privileged_prompts * plan.steps
+    assert alone.tokens == privileged * (100 + recipe.rollouts_per_prompt * 40)
+    main(["plan", "-c", saved(tmp_path, SERVER), "--memory", "1GB", *GIVEN])
+    told = " ".join(capsys.readouterr().out.split())
+    for sentence in (
+        "whose memory is not planned",
+        "as if the policy sampled itself",
+        "limits.rows: the sampler",
+    ):
+        assert sentence in told
+    assert "keys and values" not in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "corrected"),
+    [
+        ({"importance_cap": 2.0}, True),
+        ({"importance_cap": None, **{"sampler": SERVER["model.init_args.sampler"]}}, False),
+        ({"importance_cap": 2.0, "ratio_context": "prompt"}, False),
+        ({"importance_cap": 2.0, "ratio_context": "cross"}, False),
+        ({}, False),
+    ],
+)
+def test_the_correction_needs_a_forward_where_the_ratio_is_taken_under_the_trace(tmp_path, changes, corrected):
+    given = {f"model.init_args.{name}": value for name, value in changes.items()}
+    assert read_recipe(["-c", saved(tmp_path, given)]).with_correction == corrected
+
+
+@pytest.mark.parametrize(
+    "changes", [{"anchor_probability": 1.0}, {"ratio_context": "prompt", "coefficients": {"sft": 0.0}}]
+)
+def test_a_recipe_without_traces_is_planned_without_them(tmp_path, capsys, changes):
+    given = {f"model.init_args.{name}": value for name, value in changes.items()}
+    assert read_recipe(["-c", saved(tmp_path, given)]).longest().trace == 0
+    main(["plan", "-c", saved(tmp_path, given), *GIVEN])
+    assert ", no trace, rollout" in capsys.readouterr().out
+
+
 def test_what_waits_in_the_hosts_memory_is_not_the_cards(tmp_path):
     changes = {"trainer.accelerator": "gpu", "model.init_args.offload_activations": True}
     recipe = read_recipe(["-c", saved(tmp_path, changes)])

@@ -8,6 +8,7 @@ import torch
 from vllm_protocol_server import ProtocolServer
 
 from pact_lightning.policy.loading import PolicyConfig, load_policy
+from pact_lightning.rollout.samplers import vllm_client
 from pact_lightning.rollout.samplers.backend import LentPolicy, SamplerBackend
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnRequest
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
@@ -124,7 +125,10 @@ def failing(first, status, path="/v1/completions"):
 
 
 @pytest.mark.parametrize("status", [503, 429, None])
-def test_what_fails_for_a_while_is_asked_again(status):
+def test_what_fails_for_a_while_is_asked_again_and_told(status, monkeypatch):
+    said = []
+    monkeypatch.setattr(vllm_client, "rank_zero_warn", said.append)
+    monkeypatch.setattr(vllm_client, "rank_zero_info", said.append)
     model = adapted()
     direct = play(TransformersSampler(model, STOP, SamplingConfig()))
     with (
@@ -133,6 +137,8 @@ def test_what_fails_for_a_while_is_asked_again(status):
     ):
         assert_same(play(sampler), direct)
         assert len(server.prompts()) == 8 + 2
+    assert "failed, or did not answer; requests are repeated up to 2 times" in said[0]
+    assert "answers again" in said[-1]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pact_lightning.plan.fitting import largest_fit, parse_memory
 from pact_lightning.plan.lengths import Lengths
 from pact_lightning.plan.recipe import Recipe, read_recipe
 from pact_lightning.plan.run_plan import RunPlan, make_plan
+from pact_lightning.policy.attention_shape import AttentionShape
 from pact_lightning.policy.loading import policy_skeleton
 
 
@@ -82,9 +83,8 @@ def _speed(own: argparse.Namespace, recipe: Recipe, skeleton: nn.Module) -> Spee
 
 def _seconds(plan: RunPlan, speed: Speed, skeleton: nn.Module) -> dict[str, float]:
     source: Any = skeleton
-    config = source.config.get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
+    shape = AttentionShape.of(skeleton)
+    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim
     return phase_seconds(
         plan.passes,
         plan.decoding,

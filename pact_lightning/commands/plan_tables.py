@@ -47,7 +47,7 @@ def memory_table(plan: RunPlan) -> Table:
     if memory.offloaded:
         notes.append(f"{size(memory.kept)} {unit} more in the host's memory, saved for the backward pass.")
     if plan.recipe.sampler:
-        notes.append(f"Rollouts come from {plan.recipe.sampler}, whose own memory is not planned.")
+        notes.append(f"Rollouts come from {plan.recipe.sampler}, whose memory is not planned.")
     table.caption = " ".join(notes)
     table.add_row("peak", size(memory.in_rollouts), size(memory.in_update), style="bold")
     return table
@@ -69,10 +69,13 @@ def work_table(plan: RunPlan, seconds: Mapping[str, float], speed: Speed) -> Tab
     table.add_section()
     flops = sum(one.flops for one in plan.passes)
     table.add_row("phase", "", "", f"{flops / _TERA:,.2f}", f"{sum(seconds.values()):,.1f}", style="bold")
-    table.caption = (
+    caption = (
         f"An estimate for {speed.flops / _TERA:,.3g} TFLOP/s and {speed.bandwidth / 10**9:,.3g} GB/s ({speed.source}), "
         "without tools, validation and waiting, for rollouts of these lengths; real runs reach a part of that speed."
     )
+    if plan.recipe.sampler:
+        caption += " Prefill and decode as if the policy sampled itself on that device."
+    table.caption = caption
     table.caption_justify = "left"
     return table
 
@@ -89,8 +92,9 @@ def lengths_line(plan: RunPlan, given: Collection[str]) -> str:
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         source = f"{names} as given, the rest at the recipe's limits"
+    trace = f"trace {lengths.trace:,}" if plan.recipe.uses_traces else "no trace"
     return (
-        f"Per prompt {lengths.prompt:,} tokens, trace {lengths.trace:,}, rollout {lengths.trajectory:,} of which the "
+        f"Per prompt {lengths.prompt:,} tokens, {trace}, rollout {lengths.trajectory:,} of which the "
         f"policy samples {lengths.sampled:,} ({source})."
     )
 
@@ -111,7 +115,9 @@ def fit_lines(plan: RunPlan, fit: Fit, card: int) -> list[str]:
         )
     else:
         lines.append(f"  max_tokens_per_forward: up to {fit.max_tokens_per_forward:,}")
-    if fit.rows is None:
+    if plan.recipe.sampler:
+        lines.append("  limits.rows: the sampler's memory decides, which is not planned")
+    elif fit.rows is None:
         lines.append("  limits.rows: not even one row fits; try qlora, shorter trajectories or fewer prefill_tokens")
     else:
         lines.append(f"  limits.rows: up to {fit.rows:,}")

@@ -56,7 +56,9 @@ class PlannedAttention(AttentionChoice):
     def plan(self, decoder: nn.Module, layouts: Sequence[BlockLayout], device: torch.device) -> AttentionPlan:
         """The plan of one forward."""
         del decoder
-        return BlockwisePlan(layouts) if self.path == "blockwise" else SharedPrefixPlan(layouts, device)
+        # Both keep queries, keys, values, outputs and log-sum-exps of all tokens, and nothing else.
+        alike = self.path in ("blockwise", "flex")
+        return BlockwisePlan(layouts) if alike else SharedPrefixPlan(layouts, device)
 
 
 def run_backward(loss: Tensor) -> None:

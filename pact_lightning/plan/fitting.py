@@ -26,7 +26,7 @@ class Fit:
 
     Attributes:
         max_tokens_per_forward: The largest, or ``None`` where not even one prompt with one rollout fits.
-        rows: The largest ``data.limits.rows``, or ``None`` where not even one fits.
+        rows: The largest ``data.limits.rows``, or ``None`` where not even one fits, or a sampler of its own has them.
     """
 
     max_tokens_per_forward: int | None
@@ -69,7 +69,7 @@ def largest_fit(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, memory: R
     most = recipe.prompts_per_step * (lengths.prompt + lengths.trace + recipe.rollouts_per_prompt * lengths.trajectory)
     rollouts = min(_MOST_ROWS, recipe.prompts_per_phase * recipe.rollouts_per_prompt)
     steps = _largest(of_tokens, room, (most - least) // _STEP)
-    rows = _largest(of_rows, room, rollouts - 1)
+    rows = None if recipe.sampler else _largest(of_rows, room, rollouts - 1)
     return Fit(None if steps is None else least + steps * _STEP, None if rows is None else rows + 1)
 
 

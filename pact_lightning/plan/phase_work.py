@@ -60,7 +60,13 @@ class Decoding:
     rows: int
 
 
-def phase_passes(count: FlopCount, size: PhaseSize, lengths: Lengths, packs: Sequence[PlannedPack]) -> list[Passes]:
+def phase_passes(
+    count: FlopCount,
+    size: PhaseSize,
+    lengths: Lengths,
+    packs: Sequence[PlannedPack],
+    correction: Sequence[PlannedPack] = (),
+) -> list[Passes]:
     """The passes of a phase, in the order in which it makes them.
 
     Args:
@@ -68,6 +74,7 @@ def phase_passes(count: FlopCount, size: PhaseSize, lengths: Lengths, packs: Seq
         size: How much the phase does.
         lengths: How long things are.
         packs: Those of one optimiser step.
+        correction: Those of a whole phase that are run for ``importance_cap``.
     """
     rollouts = size.prompts * size.rollouts
     sampled = rollouts * lengths.sampled
@@ -84,6 +91,9 @@ def phase_passes(count: FlopCount, size: PhaseSize, lengths: Lengths, packs: Seq
     ]
     if size.with_old:
         passes.append(Passes("old", forwards, tokens, size.steps * count.forward(update)))
+    if correction:
+        by_prompt = sum((_work(planned) for planned in correction), Work())
+        passes.append(Passes("old, prompt only", len(correction), by_prompt.tokens, count.forward(by_prompt)))
     if size.with_reference:
         flops = size.steps * count.forward(update, with_adapter=False)
         passes.append(Passes("reference", forwards, tokens, flops))

@@ -38,6 +38,8 @@ class Recipe:
         with_kl: Whether there is a KL term.
         with_entropy: Whether there is an entropy term.
         with_old: Whether ``pi_old`` is taken.
+        with_correction: Whether rollouts scored under their trace are scored by the prompt alone as well, for
+            ``importance_cap``.
         prompts_per_phase: Of the data, shared by the processes.
         prompts_per_step: Of the data, shared by the processes.
         rollouts_per_prompt: Of the data.
@@ -65,6 +67,7 @@ class Recipe:
     with_kl: bool
     with_entropy: bool
     with_old: bool
+    with_correction: bool
     prompts_per_phase: int
     prompts_per_step: int
     rollouts_per_prompt: int
@@ -77,8 +80,18 @@ class Recipe:
     processes: int
     device_type: str
 
+    @property
+    def uses_traces(self) -> bool:
+        """Whether any forward runs an expert trace."""
+        return self.anchor_probability < 1 and (self.trace_layout != "branch" or self.with_sft)
+
+    @property
+    def privileged_prompts(self) -> int:
+        """As many prompts of an optimiser step as are to be expected to be scored under their trace."""
+        return round((1 - self.anchor_probability) * self.prompts_per_step)
+
     def longest(self) -> Lengths:
-        """Prompts and rollouts at their limits, and the longest trace that one such rollout leaves room for."""
+        """Prompts and rollouts at their limits, and the longest trace that one such rollout leaves room for, if any."""
         room = self.max_tokens_per_forward - self.max_prompt_tokens - self.max_trajectory_tokens
         if room < 0:
             raise ValueError(
@@ -86,7 +99,8 @@ class Recipe:
                 f"fit model.max_tokens_per_forward = {self.max_tokens_per_forward}; raise that, or plan with shorter "
                 "ones by --prompt and --trajectory"
             )
-        return Lengths(self.max_prompt_tokens, min(room, self.max_trajectory_tokens), self.max_trajectory_tokens)
+        trace = min(room, self.max_trajectory_tokens) if self.uses_traces else 0
+        return Lengths(self.max_prompt_tokens, trace, self.max_trajectory_tokens)
 
 
 class _ParsedRecipe(PactCLI):
@@ -135,6 +149,8 @@ def recipe_of(config: Mapping[str, Any], device_type: str | None = None) -> Reci
     model, data, trainer = config["model"]["init_args"], config["data"]["init_args"], config["trainer"]
     processes = _count(trainer["devices"]) * (trainer["num_nodes"] or 1)
     coefficients, limits = model["coefficients"], data["limits"]
+    sampler = (model["sampler"] or {}).get("class_path", "")
+    capped = bool(sampler) if model["importance_cap"] == "auto" else model["importance_cap"] is not None
     return Recipe(
         policy=PolicyConfig(**{field.name: model["policy"][field.name] for field in fields(PolicyConfig)}),
         max_tokens_per_forward=model["max_tokens_per_forward"],
@@ -142,7 +158,7 @@ def recipe_of(config: Mapping[str, Any], device_type: str | None = None) -> Reci
         head_chunk=model["head_chunk"],
         attention=model["attention"],
         offload=model["offload_activations"],
-        sampler=(model["sampler"] or {}).get("class_path", ""),
+        sampler=sampler,
         optimizer_bits=model["optimizer"]["bits"],
         anchor_probability=model["anchor_probability"],
         trace_layout=_trace_layout(model["ratio_context"], model["trace_template"]),
@@ -150,6 +166,7 @@ def recipe_of(config: Mapping[str, Any], device_type: str | None = None) -> Reci
         with_kl=coefficients["kl"] > 0,
         with_entropy=coefficients["entropy"] > 0,
         with_old=data["prompts_per_phase"] > data["prompts_per_step"] or model["ratio_context"] == "cross",
+        with_correction=capped and model["ratio_context"] == "trace",
         prompts_per_phase=max(1, data["prompts_per_phase"] // processes),
         prompts_per_step=max(1, data["prompts_per_step"] // processes),
         rollouts_per_prompt=data["rollouts_per_prompt"],

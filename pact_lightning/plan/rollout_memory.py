@@ -8,6 +8,7 @@ from torch import nn
 
 from pact_lightning.plan.attention_kernel import AttentionKernels
 from pact_lightning.plan.live_bytes import LiveBytes
+from pact_lightning.policy.attention_shape import AttentionShape
 from pact_lightning.policy.logprobs import decoder_and_head
 from pact_lightning.rollout.samplers.kv_cache import CachedPlan, KVCache
 
@@ -83,13 +84,12 @@ def _cache_bytes(skeleton: Any, shape: RolloutShape) -> tuple[int, int]:
 
 
 def _filled_cache(skeleton: Any, rows: int, capacity: int) -> KVCache:
-    config = skeleton.config.get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    shape = AttentionShape.of(skeleton)
     dtype = skeleton.get_input_embeddings().weight.dtype
-    key = torch.empty(1, config.num_key_value_heads, 1, head_dim, dtype=dtype, device="meta")
+    key = torch.empty(1, shape.kv_heads, 1, shape.head_dim, dtype=dtype, device="meta")
     cache = KVCache()
     cache.reserve(rows, capacity)
-    for layer in range(config.num_hidden_layers):
+    for layer in range(shape.layers):
         cache.layer(layer, key)
     return cache
 

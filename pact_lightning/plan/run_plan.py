@@ -101,6 +101,7 @@ def make_plan(recipe: Recipe, skeleton: nn.Module, lengths: Lengths) -> RunPlan:
     """
     packs = planned_packs(recipe, lengths)
     steps = recipe.prompts_per_phase // recipe.prompts_per_step
+    alone = _step(recipe, prompts=steps * recipe.privileged_prompts, privileged=0) if recipe.with_correction else None
     size = PhaseSize(
         steps, recipe.prompts_per_phase, recipe.rollouts_per_prompt, recipe.rows, recipe.with_old, recipe.with_kl
     )
@@ -111,16 +112,22 @@ def make_plan(recipe: Recipe, skeleton: nn.Module, lengths: Lengths) -> RunPlan:
         packs=len(packs),
         pack_tokens=full_pack_tokens(recipe, packs),
         steps=steps,
-        passes=phase_passes(FlopCount.of(skeleton), size, lengths, packs),
+        passes=phase_passes(
+            FlopCount.of(skeleton), size, lengths, packs, [] if alone is None else step_packs(alone, lengths)
+        ),
         decoding=decoding(size, lengths),
     )
 
 
 def planned_packs(recipe: Recipe, lengths: Lengths) -> list[PlannedPack]:
     """The packs of an optimiser step, with as many prompts scored under their trace as are to be expected."""
-    privileged = round((1 - recipe.anchor_probability) * recipe.prompts_per_step)
-    step = StepShape(
-        prompts=recipe.prompts_per_step,
+    step = _step(recipe, prompts=recipe.prompts_per_step, privileged=recipe.privileged_prompts)
+    return step_packs(step, lengths)
+
+
+def _step(recipe: Recipe, *, prompts: int, privileged: int) -> StepShape:
+    return StepShape(
+        prompts=prompts,
         privileged=privileged,
         rollouts=recipe.rollouts_per_prompt,
         max_tokens=recipe.max_tokens_per_forward,
@@ -128,7 +135,6 @@ def planned_packs(recipe: Recipe, lengths: Lengths) -> list[PlannedPack]:
         trace_layout=recipe.trace_layout,
         read_trace=recipe.with_sft,
     )
-    return step_packs(step, lengths)
 
 
 def run_memory(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, packs: list[PlannedPack]) -> RunMemory:
@@ -142,10 +148,16 @@ def run_memory(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, packs: lis
         ),
         update=update_bytes(skeleton, largest, scoring, device_type=recipe.device_type, gradients_exist=several),
         fill=full_pack_tokens(recipe, packs) / largest.pack.tokens,
-        rollout=rollout_bytes(skeleton, rollout_shape(recipe, lengths), device_type=recipe.device_type),
+        rollout=_rollout(recipe, skeleton, lengths),
         gradients_exist=several,
         offloaded=recipe.offload and recipe.device_type == "cuda",
     )
+
+
+def _rollout(recipe: Recipe, skeleton: nn.Module, lengths: Lengths) -> RolloutBytes:
+    if recipe.sampler:  # keeps keys and values of its own
+        return RolloutBytes(cache=0, growth=0, prefill=0, drawing=0)
+    return rollout_bytes(skeleton, rollout_shape(recipe, lengths), device_type=recipe.device_type)
 
 
 def full_pack_tokens(recipe: Recipe, packs: list[PlannedPack]) -> int:

@@ -1,26 +1,31 @@
 """Which of the shared-prefix attentions runs, why, and whether it gives what plain rows give."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from pact_lightning.policy.attention import AttentionPlan, BlockLayout, SharedPrefixPlan
+from pact_lightning.policy.attention_shape import AttentionShape
+from pact_lightning.policy.attention_trial import try_attention
 from pact_lightning.policy.blockwise_attention import BlockwisePlan
+from pact_lightning.policy.flex_attention import FlexPlan
 from pact_lightning.policy.packing import Block, pack_blocks
 
-AttentionPath = Literal["auto", "blockwise", "two_calls"]
-"""``blockwise`` for CPUs, ``two_calls`` anywhere."""
+AttentionPath = Literal["auto", "blockwise", "two_calls", "flex"]
+"""``blockwise`` for CPUs, ``flex`` for CUDA, ``two_calls`` anywhere."""
 
 _CHECKED_LAYOUT = ((7, (5, 3)), (4, (2,)))
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
 _COARSE_TOLERANCE = 0.1  # bfloat16 keeps 8 bits, and every layer rounds anew
+_TRY_FLEX_FROM = 4096
+"""Tokens of a pack from which ``auto`` tries FlexAttention; shorter ones would not repay its compilation."""
 
 
 def choose_path(device: torch.device) -> tuple[AttentionPath, str]:
-    """The path that ``auto`` stands for, and the reason."""
+    """The path that ``auto`` begins with, and the reason."""
     if device.type == "cpu" and BlockwisePlan.available():
         return "blockwise", "flash kernels for CPUs, no padding and no copies of the prefix"
     if device.type == "cpu":
@@ -28,29 +33,42 @@ def choose_path(device: torch.device) -> tuple[AttentionPath, str]:
     return "two_calls", "torch's attention for this device, on any length"
 
 
+def check_path(path: AttentionPath, device: torch.device) -> None:
+    """Checks that a path can be used on a device.
+
+    Raises:
+        ValueError: The path is unknown, or not for this device.
+    """
+    if path not in ("auto", "blockwise", "two_calls", "flex"):
+        raise ValueError(f"unknown attention {path!r}; use 'auto', 'blockwise', 'two_calls' or 'flex'")
+    if path == "blockwise" and device.type != "cpu":
+        raise ValueError(f"attention 'blockwise' is for CPUs, but the policy is on {device}; use 'auto'")
+    if path == "flex" and not FlexPlan.available(device):
+        raise ValueError(f"attention 'flex' needs a CUDA device and Triton; for a policy on {device} use 'auto'")
+
+
 def make_plan(
     layouts: Sequence[BlockLayout], device: torch.device, path: AttentionPath = "auto"
-) -> BlockwisePlan | SharedPrefixPlan:
+) -> BlockwisePlan | SharedPrefixPlan | FlexPlan:
     """The plan of one forward.
 
     Raises:
         ValueError: The path is unknown, or not for this device.
     """
+    check_path(path, device)
     if path == "auto":
         path, _ = choose_path(device)
     if path == "blockwise":
-        if device.type != "cpu":
-            raise ValueError(f"attention 'blockwise' is for CPUs, but the policy is on {device}; use 'auto'")
         return BlockwisePlan(layouts)
-    if path == "two_calls":
-        return SharedPrefixPlan(layouts, device)
-    raise ValueError(f"unknown attention {path!r}; use 'auto', 'blockwise' or 'two_calls'")
+    return FlexPlan(layouts, device) if path == "flex" else SharedPrefixPlan(layouts, device)
 
 
 class AttentionChoice:
-    """The attention path of a run: chosen, checked against plain rows and logged at first use.
+    """The attention path of a run: chosen, checked and logged at first use.
 
-    A path that does not give what plain rows give is replaced by ``two_calls``, with a warning.
+    The path that a run begins with is compared with plain rows on a few tokens. FlexAttention, which ``auto`` tries
+    on CUDA at the first long pack, is compared with that path on one layer's attention of the pack, gradients too; it
+    is taken where it is faster, or asked for. What differs, or cannot run, is left, with a warning.
 
     Args:
         path: What to use.
@@ -59,19 +77,64 @@ class AttentionChoice:
     def __init__(self, path: AttentionPath = "auto") -> None:
         self.path: AttentionPath = path
         self._settled: AttentionPath | None = None
+        self._flex: bool | None = None
 
     def plan(self, decoder: nn.Module, layouts: Sequence[BlockLayout], device: torch.device) -> AttentionPlan:
         """The plan of one forward of a decoder.
 
         Raises:
             RuntimeError: No path gives what plain rows give.
+            ValueError: The path is unknown, or not for this device.
         """
         if self._settled is None:
+            check_path(self.path, device)
             self._settled = self._settle(decoder, device)
+        tokens = sum(layout.tokens for layout in layouts)
+        if self.path == "flex" or (self.path == "auto" and tokens >= _TRY_FLEX_FROM and FlexPlan.available(device)):
+            if self._flex is None:
+                self._flex = self._try_flex(decoder, layouts, device, self._settled)
+            if self._flex:
+                return FlexPlan(layouts, device)
         return make_plan(layouts, device, self._settled)
 
+    def _try_flex(
+        self, decoder: nn.Module, layouts: Sequence[BlockLayout], device: torch.device, settled: AttentionPath
+    ) -> bool:
+        """Whether FlexAttention is taken from now on.
+
+        Nothing here runs the decoder: processes that share its weights may meet their first long pack at different
+        times.
+        """
+        source: Any = decoder
+        dtype = source.get_input_embeddings().weight.dtype
+        tokens, shape = sum(layout.tokens for layout in layouts), AttentionShape.of(decoder)
+        known = try_attention(make_plan(layouts, device, settled), tokens, shape, dtype=dtype, device=device)
+        try:
+            flex = try_attention(FlexPlan(layouts, device), tokens, shape, dtype=dtype, device=device)
+        except RuntimeError as error:  # of compilers and of CUDA
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            rank_zero_warn(f"attention of long packs: {settled}, since flex failed on this device: {reason}")
+            return False
+        difference, allowed = flex.difference(known), _TOLERANCE.get(dtype, _COARSE_TOLERANCE)
+        if not difference <= allowed:
+            rank_zero_warn(
+                f"attention of long packs: {settled}, since flex differs from it by {difference:.1e} on this device, "
+                f"allowed are {allowed:.0e}"
+            )
+            return False
+        times = f"{1000 * flex.seconds:.1f} ms a layer by flex, {1000 * known.seconds:.1f} by {settled}"
+        taken = self.path == "flex" or flex.seconds < known.seconds
+        reason = "asked for by the recipe" if self.path == "flex" else f"from {_TRY_FLEX_FROM:,} tokens on, tried once"
+        rank_zero_info(
+            f"attention of long packs: {'flex' if taken else settled} ({reason}); {times}, at {tokens:,} tokens"
+        )
+        return taken
+
     def _settle(self, decoder: nn.Module, device: torch.device) -> AttentionPath:
-        path, reason = choose_path(device) if self.path == "auto" else (self.path, "asked for by the recipe")
+        if self.path in ("auto", "flex"):
+            path, reason = choose_path(device)
+        else:
+            path, reason = self.path, "asked for by the recipe"
         for candidate in dict.fromkeys((path, "two_calls")):
             difference, allowed = _difference_from_rows(decoder, device, candidate)
             if difference <= allowed:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from pact_lightning.policy.attention import BlockLayout
+from pact_lightning.policy.attention_shape import AttentionShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,6 @@ class FlopCount:
         Quantised layers count by their shape, not by how their weights are stored.
         """
         source: Any = model
-        config = source.config.get_text_config()
         head = source.get_output_embeddings()
         base = adapter = 0
         for name, module in model.named_modules():
@@ -81,12 +81,12 @@ class FlopCount:
                     adapter += weights
                 else:
                     base += weights
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        shape = AttentionShape.of(model)
         return cls(
             base=base,
             adapter=adapter,
             head=head.in_features * head.out_features,
-            attention_width=config.num_hidden_layers * config.num_attention_heads * head_dim,
+            attention_width=shape.layers * shape.heads * shape.head_dim,
             base_trained=adapter == 0,
         )
 

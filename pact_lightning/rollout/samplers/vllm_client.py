@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
 from pact_lightning.endpoint_address import api_key
 from pact_lightning.rollout.samplers.adapter_version import AdapterVersion
 from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
+
+_RETRY_COUNT = "x-stainless-retry-count"
+"""The header in which the client counts the repetitions of a request."""
 
 
 class VLLMServerError(SamplerUnavailableError):
@@ -42,14 +47,17 @@ class VLLMClient:
 
     def __init__(self, config: ServerConfig) -> None:
         # Imported only here: the package does without it where nothing is sampled by a server.
-        from openai import OpenAI
+        from openai import DefaultHttpxClient, OpenAI
 
         self._config = config
+        self._repeating = False
+        hooks: Any = {"request": [self._notice_request], "response": [self._notice_response]}
         self._client = OpenAI(
             api_key=api_key(config.api_key_env),
             base_url=config.base_url,
             max_retries=config.retries,
             timeout=config.timeout_s,
+            http_client=DefaultHttpxClient(event_hooks=hooks),
         )
 
     def __enter__(self) -> "VLLMClient":
@@ -163,6 +171,20 @@ class VLLMClient:
             ) from error
         except APIStatusError as error:
             raise self._status_error(error.status_code, " ".join(str(error.message).split())[:500]) from error
+
+    def _notice_request(self, request: Any) -> None:
+        """Says once per outage that requests are repeated: the pauses between tries can take half a minute."""
+        if request.headers.get(_RETRY_COUNT, "0") != "0" and not self._repeating:
+            self._repeating = True
+            rank_zero_warn(
+                f"{self._name} failed, or did not answer; requests are repeated up to {self._config.retries} times, "
+                "after growing pauses"
+            )
+
+    def _notice_response(self, response: Any) -> None:
+        if response.status_code < 400 and self._repeating:
+            self._repeating = False
+            rank_zero_info(f"{self._name} answers again")
 
     def _status_error(self, status: int, said: str) -> VLLMServerError:
         if status in (401, 403):

@@ -1,0 +1,110 @@
+"""Shared-prefix attention by torch's FlexAttention: one compiled kernel that skips what a mask hides.
+
+A token sees two runs of the flat row: its block's prefix, and its own branch up to itself. So which blocks of the
+kernel are seen wholly, in part or not at all follows from lengths alone; the square of the row is never written out.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import pad
+from torch.utils._triton import has_triton
+
+from pact_lightning.policy.attention import BlockLayout, check_planned
+
+_SIDE = 128
+"""Tokens of a block of the kernel; rows are padded to whole blocks."""
+
+
+class FlexPlan:
+    """An :class:`~pact_lightning.policy.attention.AttentionPlan` for blocks on CUDA [D].
+
+    Equal, gradients included, to running every ``prefix + branch`` on its own.
+
+    Args:
+        blocks: The blocks in the order of the flat row.
+        device: Where the model runs.
+
+    Raises:
+        ValueError: There is no block.
+    """
+
+    def __init__(self, blocks: Sequence[BlockLayout], device: torch.device | str | None = None) -> None:
+        if not blocks:
+            raise ValueError("an attention plan needs at least one block")
+        self.tokens = sum(block.tokens for block in blocks)
+        self.places = -(-self.tokens // _SIDE) * _SIDE
+        """Query places that are computed, padding included."""
+        self.mask = _block_mask(*(part.to(device) for part in _runs(blocks, self.places)))
+
+    @staticmethod
+    def available(device: torch.device) -> bool:
+        """Whether the kernel can be compiled for a device, backward pass and all."""
+        return device.type == "cuda" and has_triton()
+
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
+        """Attends in one layer; see :class:`~pact_lightning.policy.attention.AttentionPlan`."""
+        del module
+        check_planned(query, self.tokens)
+        # Autocast leaves rotated queries and keys in float32 beside values in its own type.
+        q, k, v = (pad(tensor.to(value.dtype), (0, 0, 0, self.places - self.tokens)) for tensor in (query, key, value))
+        plain: Any = flex_attention  # torch types it as a function of unknown arguments
+        kernel = _compiled() if query.is_cuda else plain
+        out: Tensor = kernel(q, k, v, block_mask=self.mask, scale=scaling, enable_gqa=True)
+        return out[:, :, : self.tokens].transpose(1, 2)
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    """One kernel for all lengths."""
+    # Modes of gradients, types and numbers of heads are compiled apart; more of them than torch expects.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    kernel: Callable[..., Any] = torch.compile(flex_attention, dynamic=True)
+    return kernel
+
+
+def _runs(blocks: Sequence[BlockLayout], places: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For every place of the padded row ``[T]``: first token of its own run, and begin and end of the shared one."""
+    own, begin, end = (torch.arange(places, dtype=torch.int32) for _ in range(3))  # padding sees itself only
+    start = 0
+    for block in blocks:
+        prefix = slice(start, start + block.prefix)
+        own[prefix] = begin[prefix] = end[prefix] = start  # nothing is shared but its own run
+        offset = prefix.stop
+        for length in block.branches:
+            branch = slice(offset, offset + length)
+            own[branch], begin[branch], end[branch] = offset, start, prefix.stop
+            offset += length
+        start = offset
+    return own, begin, end
+
+
+def _block_mask(own: Tensor, begin: Tensor, end: Tensor) -> BlockMask:
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        del batch, head
+        shared = (key >= begin[query]) & (key < end[query])
+        return (key <= query) & ((key >= own[query]) | shared)
+
+    places = len(own)
+    query = torch.arange(places, dtype=torch.int32, device=own.device)
+    first = query[::_SIDE][None]  # first key of every block of keys [1, n]
+    seen = _overlap(own, query + 1, first) + _overlap(begin, end, first)  # keys seen by a query in a block [T, n]
+    seen = torch.unflatten(seen, 0, (-1, _SIDE))
+    full = seen.amin(1) == _SIDE
+    part = (seen.amax(1) > 0) & ~full
+    return BlockMask.from_kv_blocks(*_listed(part), *_listed(full), BLOCK_SIZE=_SIDE, mask_mod=visible)
+
+
+def _overlap(begin: Tensor, end: Tensor, first: Tensor) -> Tensor:
+    """Length of ``[begin, end)`` within each block of keys."""
+    return (torch.minimum(end[:, None], first + _SIDE) - torch.maximum(begin[:, None], first)).clamp(min=0)
+
+
+def _listed(wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a matrix of blocks ``[n, n]``, how many a row wants, and their columns, those first."""
+    columns = wanted.int().argsort(dim=-1, descending=True, stable=True)
+    return wanted.sum(-1, dtype=torch.int32)[None, None], columns.int()[None, None]
