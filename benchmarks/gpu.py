@@ -9,6 +9,8 @@ One prompt a step, K = 8 rollouts, prompt 2k + trace 2k + response 4k:
   loss on the same rollouts without a trace, as ``trl_update``, in the same run;
 - ``shared_prefix``, by torch's attention in two calls and by FlexAttention, against the plain alternative ``rows``, at
   several lengths;
+- ``head``: log-probabilities and their gradients by our chunks, by all logits at once, and by cut-cross-entropy where
+  it is installed; with a frozen head and with a trained one;
 - ``rollout``: sampled tokens per second of our sampler, and of ``transformers.generate``.
 """
 
@@ -25,6 +27,8 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
 from benchmarks.flops import update_flops
@@ -34,6 +38,7 @@ from benchmarks.update_case import TWO_MILLION, Lengths, UpdateCase
 from pact_lightning.module import PACTModule
 from pact_lightning.policy.attention_choice import AttentionPath
 from pact_lightning.policy.flex_attention import FlexPlan
+from pact_lightning.policy.logprobs import chunked_logprobs
 from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.peak_flops import peak_flops
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput, TurnRequest
@@ -81,7 +86,7 @@ def main() -> None:
     given = parser.parse_args()
     if not given.small and not torch.cuda.is_available():
         parser.error("there is no CUDA device; --small runs a tiny shape on the CPU")
-    console, rows = Console(), []
+    console, rows = Console(width=140), []
     with tempfile.TemporaryDirectory() as folder:
         for row in measure(_SMALL if given.small else _FULL, Path(folder), given.repeats):
             console.print(row)
@@ -103,6 +108,9 @@ def measure(scale: _Scale, folder: Path, repeats: int) -> Iterator[dict[str, Any
         yield from _trl(case, repeats)
     for lengths in scale.sweep:
         yield _shared_against_rows(UpdateCase(scale.sizes, folder, lengths, "bfloat16"), repeats)
+        _free()
+    for trained in (False, True):
+        yield _head(scale, repeats, trained=trained)
         _free()
     yield from _rollouts(case, scale, repeats)
 
@@ -166,19 +174,49 @@ def _shared_against_rows(case: UpdateCase, repeats: int) -> dict[str, Any]:
     }
     if FlexPlan.available(_device()):
         ways["flex"] = ("shared_prefix", "flex")
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for name, (packing, attention) in ways.items():
         module, update = case.ours(trace=True, packing=packing, attention=attention, policy=_QLORA)
-        found[name] = _timed(update, repeats).timing.median
+        seconds[name] = _timed(update, repeats).timing.median
         del module, update
         _free()
-    best = min(found[name] for name in found if name != "rows")
+    best = min(seconds[name] for name in seconds if name != "rows")
     lengths = f"{case.lengths.prompt}+{case.lengths.trace}+{case.lengths.samples}x{case.lengths.response}"
     return {
         "bench": f"shared_prefix {lengths}",
         "seconds": best,
-        "ratio": found["rows"] / best,
-    } | found
+        "ratio": seconds["rows"] / best,
+        "ways": seconds,
+    }
+
+
+def _head(scale: _Scale, repeats: int, *, trained: bool) -> dict[str, Any]:
+    positions, vocabulary, width = scale.lengths.response * 2, scale.sizes["vocab_size"], scale.sizes["hidden_size"]
+    hidden = torch.randn(positions, width, device=_device(), dtype=torch.bfloat16, requires_grad=True)
+    weight = (torch.randn(vocabulary, width, device=_device()) * width**-0.5).to(torch.bfloat16).requires_grad_(trained)
+    targets = torch.randint(vocabulary, (positions,), device=_device())
+    ways: dict[str, Callable[[], Tensor]] = {
+        "chunks": lambda: chunked_logprobs(hidden, weight, targets).logp,
+        "all_logits": lambda: -cross_entropy((hidden @ weight.T).float(), targets, reduction="none"),
+    }
+    with suppress(ImportError):
+        from cut_cross_entropy import linear_cross_entropy
+
+        ways["cut_cross_entropy"] = lambda: (
+            -linear_cross_entropy(hidden, weight, targets, reduction="none", filter_eps=None)
+        )
+    inputs = [hidden, weight] if trained else [hidden]
+    seconds: dict[str, float] = {}
+    for name, logp in ways.items():
+
+        def both(logp: Callable[[], Tensor] = logp) -> None:
+            torch.autograd.grad(logp().sum(), inputs)
+
+        with suppress(torch.cuda.OutOfMemoryError):
+            seconds[name] = _timed(both, repeats).timing.median
+        _free()
+    name = f"head, {'trained' if trained else 'frozen'}, {positions:,} tokens"
+    return {"bench": name, "seconds": seconds["chunks"], "ways": seconds}
 
 
 def _rollouts(case: UpdateCase, scale: _Scale, repeats: int) -> Iterator[dict[str, Any]]:
@@ -220,25 +258,18 @@ def _free() -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    names = (
-        "bench",
-        "seconds",
-        "peak_gib",
-        "tokens_per_second",
-        "tflops",
-        "utilisation",
-        "ratio",
-        "rows",
-        "two_calls",
-        "flex",
-    )
-    table = Table(*names, title=time.strftime("%Y-%m-%d"))
+    names = ("bench", "seconds", "peak_gib", "tokens_per_second", "tflops", "utilisation", "ratio")
+    table = Table(*names, "seconds of every way", title=time.strftime("%Y-%m-%d"))
     for row in rows:
-        values = (row.get(name) for name in names)
-        table.add_row(
-            *("-" if value is None else f"{value:,.3g}" if isinstance(value, float) else str(value) for value in values)
-        )
+        ways = ", ".join(f"{name} {seconds:.3g}" for name, seconds in row.get("ways", {}).items())
+        table.add_row(*(_cell(row.get(name)) for name in names), ways)
     return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.3g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class RolloutStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{what}{self.suffix}{_LOGPS}"
         partial = path.with_name(f"{path.name}.partial")
-        save_file({name: values.contiguous() for name, values in logps.items()}, partial, {"policy": policy})
+        save_file({name: values.cpu().contiguous() for name, values in logps.items()}, partial, {"policy": policy})
         partial.replace(path)
 
     def read_logps(self, what: str, policy: str) -> dict[str, Tensor]:
