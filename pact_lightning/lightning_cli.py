@@ -18,6 +18,7 @@ from pact_lightning.cli import DESCRIPTION, VERBS
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.error_sentence import error_sentence
 from pact_lightning.last_checkpoint import check_resumable, evaluated_checkpoint, last_checkpoint
+from pact_lightning.option_order import check_option_order
 from pact_lightning.policy_module import PolicyModule
 from pact_lightning.reward import RewardError
 from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
@@ -47,6 +48,12 @@ class PactCLI(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning asks its instance too
         """The commands that are set up, and arguments of their methods that are no options."""
         return {verb: skipped for verb, skipped in LightningCLI.subcommands().items() if verb in self._verbs}
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Reads the command line, once its order is checked."""
+        if args is None or isinstance(args, list):
+            check_option_order(sys.argv[1:] if args is None else args)
+        super().parse_arguments(parser, args)
 
     def instantiate_classes(self) -> None:
         """Makes trainer, module and data; all loggers of a run write to the same version."""

@@ -181,6 +181,27 @@ def test_an_unknown_option_is_named(refusal):
     assert "--trainer.max_epoochs" in refusal({}, "--trainer.max_epoochs=3")
 
 
+@pytest.mark.parametrize("recipe", [["-c", "{}"], ["--config={}"], ["--config", "{}"]])
+@pytest.mark.parametrize("option", [["--trainer.max_epochs", "3"], ["--model.init_args.anchor_probability=0.5"]])
+def test_an_option_in_front_of_a_recipe_is_refused_rather_than_overridden(tmp_path, capsys, recipe, option):
+    path = saved(tmp_path)
+    behind = [word.format(path) for word in recipe]
+    for command in (["fit"], ["plan"]):
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, "-c", path, *option, *behind])
+        assert stopped.value.code == 2
+        sentence = capsys.readouterr().err
+        assert f"error: {option[0].partition('=')[0]} stands in front of a recipe ({' '.join(behind)})" in sentence
+        assert "put options behind the recipes" in sentence
+
+
+def test_the_order_of_what_overrides_nothing_is_free(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--print_config", "-c", saved(tmp_path)])
+    assert stopped.value.code == 0
+    assert "anchor_probability: 0.0" in capsys.readouterr().out
+
+
 def test_a_mistyped_command_is_told_all_there_are(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["chekc"])
