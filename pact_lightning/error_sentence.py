@@ -4,6 +4,8 @@ import re
 
 _KEY = re.compile(r'Parser key "(.+)":')
 _CLASS_PATH = re.compile(r"Problem with given class_path '(.+)':")
+_CHOICE = re.compile(r"^Expected a typing\.Literal\[(.+?)\]")
+_TYPE = re.compile(r"^Expected a <class '(.+?)'>")
 _NO_REASON = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
 
@@ -22,5 +24,11 @@ def error_sentence(error: Exception) -> str:
         elif not line.startswith(_NO_REASON):
             given = next((rest for rest in lines[number:] if rest.startswith("Given value: ")), "")
             got = f". Got value: {given.removeprefix('Given value: ')}" if line.startswith("Expected a <") else ""
-            return f"{'.'.join(keys)}: {line}{got if 'Got value' not in line else ''}".removeprefix(": ")
+            said = _plain(f"{line}{got if 'Got value' not in line else ''}")
+            return f"{'.'.join(keys)}: {said}".removeprefix(": ")
     return " ".join(lines)
+
+
+def _plain(line: str) -> str:
+    """What is expected, in words rather than in Python's names of types."""
+    return _TYPE.sub(r"Expected a value of type \1", _CHOICE.sub(r"Expected one of \1", line))

@@ -146,17 +146,17 @@ def test_an_environment_that_cannot_be_made_is_named(tmp_path, refusal):
         ({"model.init_args.policy.model": "/nowhere/at/all"}, "there is no model folder at /nowhere/at/all"),
         (
             {"model.init_args.trace_template": "footnote"},
-            "error: model (pact_lightning.module.PACTModule).trace_template: Expected a typing.Literal['turns', "
-            "'user_block', 'system_block']. Got value: footnote",
+            "error: model (pact_lightning.module.PACTModule).trace_template: Expected one of 'turns', 'user_block', "
+            "'system_block'. Got value: footnote",
         ),
         (
             {"model.init_args.temprature": 1.0},
             "error: model (pact_lightning.module.PACTModule): Option 'temprature' is not accepted",
         ),
-        ({"trainer.max_epochs": "x"}, "error: trainer.max_epochs: Expected a <class 'int'>. Got value: x"),
+        ({"trainer.max_epochs": "x"}, "error: trainer.max_epochs: Expected a value of type int. Got value: x"),
         (
             {"data.init_args.limits.max_turns": "many"},
-            "RolloutDataModule).limits.max_turns: Expected a <class 'int'>. Got value: many",
+            "RolloutDataModule).limits.max_turns: Expected a value of type int. Got value: many",
         ),
         (
             {"data.init_args.train": bundled("holiday", 3)},
