@@ -147,13 +147,15 @@ def run_lightning(args: list[str] | None) -> None:
     given = sys.argv[1:] if args is None else args
     # Where an option stands before the command, all are set up: the parser has to find it.
     verbs = [given[0]] if given and given[0] in VERBS else list(VERBS)
+    # An evaluation may share the folder of a fit, whose own settings stay there.
+    config_file = "config.yaml" if "fit" in verbs else f"config-{verbs[0]}.yaml"
     try:
         PactCLI(
             PolicyModule,
             pl.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"overwrite": True, "config_filename": config_file},
             parser_kwargs={verb: {"exit_on_error": False} for verb in verbs}
             | {"exit_on_error": False, "description": DESCRIPTION},
             args=arguments,

@@ -110,9 +110,9 @@ class PolicyModule(pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """What makes a fit safe to interrupt; Lightning asks for it before anything is set up, in every stage."""
         use_whole_files(self.trainer)
+        ExactResume.prepare(self.trainer)
         if self.trainer.state.fn != "fit":
             return []
-        ExactResume.prepare(self.trainer)
         return [ExactResume(), self.interruption]
 
     def setup(self, stage: str) -> None:

@@ -89,6 +89,28 @@ class WordCount(RolloutMetric):
         return {"words": self.words / self.count, "asked": self.asked / self.count}
 
 
+@pytest.mark.parametrize("verb", ["validate", "predict"])
+def test_an_evaluation_in_the_folder_of_a_fit_leaves_what_the_fit_left(fitted, tmp_path, verb):
+    shutil.copytree(fitted, tmp_path, dirs_exist_ok=True)
+    kept = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    earlier = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    main(
+        [
+            verb,
+            "-c",
+            saved(tmp_path, {"data.init_args.evaluation": {"samples": 2, "temperature": 1.0}}),
+            "--ckpt_path",
+            "last",
+        ]
+    )
+    changed = {str(path) for path, content in kept.items() if (tmp_path / path).read_bytes() != content}
+    assert changed <= {"recipe.yaml", "run/metrics.csv"}
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    assert rows[: len(earlier)] == earlier
+    assert len(rows) - len(earlier) == (verb == "validate")
+    assert (tmp_path / "run" / f"config-{verb}.yaml").is_file()
+
+
 def test_validation_by_samples_and_with_a_metric_of_one_s_own(tmp_path, capsys):
     changes = {
         "data.init_args.evaluation": {"temperature": 1.0, "samples": 3},

@@ -26,10 +26,12 @@ class ExactResume(pl.Callback):
 
     @staticmethod
     def prepare(trainer: pl.Trainer) -> None:
-        """Before anything is set up: ``metrics.csv`` is not deleted yet."""
+        """Before anything is set up: ``metrics.csv`` is not deleted, by a fit not yet, by an evaluation not at all."""
         for logger in trainer.loggers:
             if isinstance(logger, CSVLogger) and logger._experiment is None:
-                logger._experiment = MetricsFile(logger.log_dir)
+                logger._experiment = file = MetricsFile(logger.log_dir)
+                if trainer.state.fn != "fit":
+                    file.begin_behind()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -1,4 +1,4 @@
-"""``metrics.csv`` that a resumed run continues: no row is lost, none is written twice, no kill leaves half a file."""
+"""``metrics.csv``, gone on with: no row is lost, none is written twice, no kill leaves half a file."""
 
 from pathlib import Path
 
@@ -50,6 +50,12 @@ class MetricsFile(ExperimentWriter):
         self.metrics_keys = sorted({name for row in kept for name, value in row.items() if value})
         write_rows(self.path, kept, self.metrics_keys)
         self.rows = len(kept)
+
+    def begin_behind(self) -> None:
+        """Keeps an earlier file as it is and goes on behind it: an evaluation undoes no run."""
+        self.begun = True
+        if self.path.is_file():
+            self.begin(keep=len(read_rows(self.path)))
 
     def saved_rows(self) -> int:
         """Writes what is not written yet, and counts all rows."""
