@@ -118,7 +118,7 @@ class PolicyModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuses settings that cannot be honoured; runs before the policy is loaded."""
         check_trainer(self.trainer)
-        check_path(self.attention.path, self.trainer.strategy.root_device)
+        check_path(self.attention.path, self.trainer.strategy.root_device.type)
         if stage == "fit":
             check_checkpoints(self.trainer)
         expect_common_figures(self.trainer)

@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from flex_here import let_flex_run_here
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from pact_lightning.policy.attention import BlockLayout, SharedPrefixPlan
@@ -31,10 +32,9 @@ SHAPES = [(7, (5, 3, 1), True), (1, (4,), False), (12, (), True), (6, (2, 2), Fa
 
 @pytest.fixture(params=["blockwise", "two_calls", "flex"])
 def path(request, monkeypatch):
-    """Every path; FlexAttention as torch runs it without its compiler, which has no backward pass for CPUs."""
+    """Every path."""
     if request.param == "flex":
-        monkeypatch.setattr(FlexPlan, "available", staticmethod(lambda device: True))
-        monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda query, key, value: None)
+        let_flex_run_here(monkeypatch)
     return request.param
 
 

@@ -60,7 +60,7 @@ def test_where_no_path_is_right_rows_are_recommended(monkeypatch):
 def test_a_path_that_does_not_exist_or_is_for_another_device_is_refused():
     with pytest.raises(ValueError, match="unknown attention 'dense'"):
         make_plan(LAYOUTS, CPU, "dense")
-    with pytest.raises(ValueError, match="'blockwise' is for CPUs"):
+    with pytest.raises(ValueError, match="'blockwise' is for cpu devices"):
         make_plan(LAYOUTS, torch.device("cuda"), "blockwise")
 
 

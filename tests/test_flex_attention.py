@@ -1,24 +1,27 @@
 """FlexAttention sees what the other plans see, and is taken only where it is right and faster."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from flex_here import let_flex_run_here
 from hand_made import LORA, STILL, quiet_trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_attention import build
+from torch.nn.attention.flex_attention import create_block_mask
 
 from pact_lightning.datamodule import RolloutDataModule
 from pact_lightning.environments.bundled.tasks import BundledTasks
 from pact_lightning.module import PACTModule
-from pact_lightning.policy import attention_choice
+from pact_lightning.policy import attention_choice, flex_attention
 from pact_lightning.policy.attention import BlockLayout, SharedPrefixPlan
 from pact_lightning.policy.attention_choice import AttentionChoice
 from pact_lightning.policy.attention_shape import AttentionShape
-from pact_lightning.policy.attention_trial import try_attention
+from pact_lightning.policy.attention_trial import AttentionTrial, try_attention
 from pact_lightning.policy.blockwise_attention import BlockwisePlan
-from pact_lightning.policy.flex_attention import FlexPlan, _compiled
+from pact_lightning.policy.flex_attention import FlexPlan
 
 CPU = torch.device("cpu")
 SIDE = 128
@@ -32,9 +35,7 @@ layouts = st.lists(st.builds(BlockLayout, lengths, st.lists(lengths, max_size=4)
 
 @pytest.fixture
 def runs_here(monkeypatch):
-    """Without its compiler, which has no backward pass for CPUs."""
-    monkeypatch.setattr(FlexPlan, "available", staticmethod(lambda device: True))
-    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda query, key, value: None)
+    let_flex_run_here(monkeypatch)
 
 
 def who_sees_whom(blocks, places):
@@ -80,41 +81,87 @@ def test_no_seen_block_is_skipped_and_none_in_part_is_taken_whole(blocks):
         assert listed == [expected[row].nonzero()[:, 0].tolist() for row in range(count)]
 
 
-@pytest.mark.usefixtures("runs_here")
-def test_long_rows_equal_the_two_calls_in_values_and_gradients():
-    tokens = sum(block.tokens for block in LONG)
-    trials = [
-        try_attention(plan(LONG), tokens, SHAPE, dtype=torch.float32, device=CPU)
-        for plan in (FlexPlan, SharedPrefixPlan)
-    ]
-    assert len(trials[0].results) == 4
-    assert trials[0].difference(trials[1]) < 1e-5
+MORE = [LONG, LONG[:1], [*LONG, BlockLayout(700, (9, 9))], [BlockLayout(256, (256,))]]
+
+
+def trials(blocks, *plans, dtype=torch.float32, device=CPU):
+    tokens = sum(block.tokens for block in blocks)
+    return [try_attention(plan(blocks, device), tokens, SHAPE, dtype=dtype, device=device) for plan in plans]
+
+
+def test_traced_it_equals_the_two_calls_in_values_and_gradients_at_any_length(monkeypatch):
+    """And is traced for few of them: once with and once without gradients, and where two sizes happen to be equal."""
+    let_flex_run_here(monkeypatch, "aot_eager")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for blocks in MORE:
+        flex, known = trials(blocks, FlexPlan, SharedPrefixPlan)
+        assert len(flex.results) == 4
+        assert flex.difference(known) < 1e-3
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
 
 
 @pytest.mark.slow
 def test_compiled_it_equals_the_two_calls_at_any_length():
+    """By torch's own compiler, which has no backward pass for CPUs."""
     with torch.no_grad():
-        for blocks in (LONG, LONG[:1], [*LONG, BlockLayout(700, (9, 9))]):
+        for blocks in MORE:
             tokens = sum(block.tokens for block in blocks)
-            plan = FlexPlan(blocks)
             query, key, value = (torch.randn(1, heads, tokens, 16) for heads in (4, 2, 2))
-            padded = [torch.nn.functional.pad(part, (0, 0, 0, plan.places - tokens)) for part in (query, key, value)]
-            out = _compiled()(*padded, block_mask=plan.mask, scale=0.25, enable_gqa=True)[:, :, :tokens].transpose(1, 2)
-            expected = SharedPrefixPlan(blocks).attend(torch.nn.Identity(), query, key, value, scaling=0.25)
+            out, expected = (
+                plan(blocks).attend(torch.nn.Identity(), query, key, value, scaling=0.25)
+                for plan in (FlexPlan, SharedPrefixPlan)
+            )
             torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_on_a_card_it_equals_the_two_calls_in_values_and_gradients(dtype):
-    card = torch.device("cuda")
-    for blocks in (LONG, [BlockLayout(2048, (1024,) * 4), BlockLayout(77, (5,))]):
-        tokens = sum(block.tokens for block in blocks)
-        flex, known = (
-            try_attention(plan(blocks, card), tokens, SHAPE, dtype=dtype, device=card)
-            for plan in (FlexPlan, SharedPrefixPlan)
-        )
-        assert flex.difference(known) < (0.02 if dtype == torch.bfloat16 else 1e-3)
+    for blocks in (*MORE, [BlockLayout(2048, (1024,) * 4), BlockLayout(77, (5,))]):
+        flex, known = trials(blocks, FlexPlan, SharedPrefixPlan, dtype=dtype, device=torch.device("cuda"))
+        assert flex.difference(known) < (0.1 if dtype == torch.bfloat16 else 1e-3)
+
+
+def hides(plan, rows, columns):
+    """The plan, but rows of the flat row do not see columns of it; lists of blocks and all."""
+    seen = plan.mask.mask_mod
+
+    def less(batch, head, query, key):
+        hidden = (query >= rows[0]) & (query < rows[1]) & (key >= columns[0]) & (key < columns[1])
+        return seen(batch, head, query, key) & ~hidden
+
+    plan.mask = create_block_mask(less, None, None, plan.places, plan.places, device="cpu")
+    return plan
+
+
+DEEP = [BlockLayout(1500, (300, 200))]
+
+
+@pytest.mark.usefixtures("runs_here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_trial_sees_what_only_deep_tokens_get_wrong(dtype):
+    """Where a key is one of many, and a result much smaller than the first tokens'."""
+    good, known = trials(DEEP, FlexPlan, SharedPrefixPlan, dtype=dtype)
+    rounding = good.difference(known)
+    assert rounding < (0.05 if dtype == torch.bfloat16 else 1e-4)
+    for rows, columns in (((1500, 1800), (128, 1024)), ((750, 1500), (256, 384)), ((1500, 2000), (1024, 1152))):
+
+        def faulty(blocks, device, rows=rows, columns=columns):
+            return hides(FlexPlan(blocks, device), rows, columns)
+
+        (bad,) = trials(DEEP, faulty, dtype=dtype)
+        assert bad.difference(known) > max(0.2, 4 * rounding)
+
+
+def test_what_is_not_finite_is_infinitely_wrong():
+    results = [torch.ones(1, 3, 2), torch.ones(1, 3, 2)]
+    for which in range(2):
+        for value in (torch.nan, torch.inf):
+            broken = [tensor.clone() for tensor in results]
+            broken[which][0, 1, 0] = value
+            assert AttentionTrial(0.0, tuple(broken)).difference(AttentionTrial(0.0, tuple(results))) == math.inf
+    assert AttentionTrial(0.0, tuple(results)).difference(AttentionTrial(0.0, tuple(results))) == 0.0
 
 
 def timed(monkeypatch, *, flex, other):
@@ -180,17 +227,25 @@ def test_where_it_differs_the_other_path_stays_with_a_warning(monkeypatch, said,
     assert "blockwise, since flex differs from it by" in said[-1]
 
 
-def test_where_it_cannot_run_the_other_path_stays_with_a_warning(monkeypatch, said):
-    monkeypatch.setattr(FlexPlan, "available", staticmethod(lambda device: True))
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no room\nfor it"), NotImplementedError("no room"), KeyError("no room")]
+)
+def test_where_it_cannot_run_the_other_path_stays_with_a_warning(monkeypatch, said, error):
+    def broken(*args, **kwargs):
+        raise error
+
+    let_flex_run_here(monkeypatch)
+    monkeypatch.setattr(flex_attention, "compiled_kernel", lambda: broken)
     choice, model = AttentionChoice("flex"), decoder()
     for _ in range(2):
         assert isinstance(choice.plan(model, LONG, CPU), BlockwisePlan)
     assert len(said) == 2, "tried once"
-    assert "blockwise, since flex failed on this device: NotImplementedError: FlexAttention does not" in said[-1]
+    assert f"blockwise, since flex failed on this device: {type(error).__name__}: " in said[-1]
+    assert said[-1].rstrip("'").endswith("no room")
 
 
 def test_on_a_cpu_it_is_refused_before_the_policy_is_loaded():
     module = PACTModule(policy=LORA, optimizer=STILL, attention="flex")
-    with pytest.raises(ValueError, match="attention 'flex' needs a CUDA device and Triton"):
+    with pytest.raises(ValueError, match="attention 'flex' is for cuda devices, but the policy is on cpu"):
         quiet_trainer().fit(module, RolloutDataModule(train=BundledTasks("train", count=2)))
     assert module.policy is None

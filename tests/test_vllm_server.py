@@ -125,10 +125,7 @@ def failing(first, status, path="/v1/completions"):
 
 
 @pytest.mark.parametrize("status", [503, 429, None])
-def test_what_fails_for_a_while_is_asked_again_and_told(status, monkeypatch):
-    said = []
-    monkeypatch.setattr(vllm_client, "rank_zero_warn", said.append)
-    monkeypatch.setattr(vllm_client, "rank_zero_info", said.append)
+def test_what_fails_for_a_while_is_asked_again_and_told(status, caplog):
     model = adapted()
     direct = play(TransformersSampler(model, STOP, SamplingConfig()))
     with (
@@ -137,6 +134,7 @@ def test_what_fails_for_a_while_is_asked_again_and_told(status, monkeypatch):
     ):
         assert_same(play(sampler), direct)
         assert len(server.prompts()) == 8 + 2
+    said = [record.getMessage() for record in caplog.records if record.name == vllm_client.__name__]
     assert "failed, or did not answer; requests are repeated up to 2 times" in said[0]
     assert "answers again" in said[-1]
 

@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from pact_lightning.policy.attention import AttentionPlan, BlockLayout, SharedPrefixPlan
-from pact_lightning.policy.attention_choice import AttentionChoice, AttentionPath, choose_path
+from pact_lightning.policy.attention_choice import AttentionChoice, AttentionPath, check_path, choose_path
 from pact_lightning.policy.blockwise_attention import BlockwisePlan
 
 _PADDED_TO = 16
@@ -48,9 +48,13 @@ class PlannedAttention(AttentionChoice):
     Args:
         path: What the recipe asks for.
         device_type: ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: The path is for another device.
     """
 
     def __init__(self, path: AttentionPath, device_type: str) -> None:
+        check_path(path, device_type)
         super().__init__(choose_path(torch.device(device_type))[0] if path == "auto" else path)
 
     def plan(self, decoder: nn.Module, layouts: Sequence[BlockLayout], device: torch.device) -> AttentionPlan:

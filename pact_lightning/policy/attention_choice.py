@@ -33,18 +33,19 @@ def choose_path(device: torch.device) -> tuple[AttentionPath, str]:
     return "two_calls", "torch's attention for this device, on any length"
 
 
-def check_path(path: AttentionPath, device: torch.device) -> None:
-    """Checks that a path can be used on a device.
+def check_path(path: AttentionPath, device_type: str) -> None:
+    """Checks that a path is one for a kind of device.
 
     Raises:
-        ValueError: The path is unknown, or not for this device.
+        ValueError: The path is unknown, or for another kind.
     """
     if path not in ("auto", "blockwise", "two_calls", "flex"):
         raise ValueError(f"unknown attention {path!r}; use 'auto', 'blockwise', 'two_calls' or 'flex'")
-    if path == "blockwise" and device.type != "cpu":
-        raise ValueError(f"attention 'blockwise' is for CPUs, but the policy is on {device}; use 'auto'")
-    if path == "flex" and not FlexPlan.available(device):
-        raise ValueError(f"attention 'flex' needs a CUDA device and Triton; for a policy on {device} use 'auto'")
+    for name, kind in (("blockwise", "cpu"), ("flex", "cuda")):
+        if path == name and device_type != kind:
+            raise ValueError(
+                f"attention {name!r} is for {kind} devices, but the policy is on {device_type}; use 'auto'"
+            )
 
 
 def make_plan(
@@ -55,7 +56,7 @@ def make_plan(
     Raises:
         ValueError: The path is unknown, or not for this device.
     """
-    check_path(path, device)
+    check_path(path, device.type)
     if path == "auto":
         path, _ = choose_path(device)
     if path == "blockwise":
@@ -77,7 +78,8 @@ class AttentionChoice:
     def __init__(self, path: AttentionPath = "auto") -> None:
         self.path: AttentionPath = path
         self._settled: AttentionPath | None = None
-        self._flex: bool | None = None
+        self.flex_taken: bool | None = None
+        """Whether FlexAttention was tried and is in use; ``None`` before it was tried."""
 
     def plan(self, decoder: nn.Module, layouts: Sequence[BlockLayout], device: torch.device) -> AttentionPlan:
         """The plan of one forward of a decoder.
@@ -87,13 +89,13 @@ class AttentionChoice:
             ValueError: The path is unknown, or not for this device.
         """
         if self._settled is None:
-            check_path(self.path, device)
+            check_path(self.path, device.type)
             self._settled = self._settle(decoder, device)
         tokens = sum(layout.tokens for layout in layouts)
         if self.path == "flex" or (self.path == "auto" and tokens >= _TRY_FLEX_FROM and FlexPlan.available(device)):
-            if self._flex is None:
-                self._flex = self._try_flex(decoder, layouts, device, self._settled)
-            if self._flex:
+            if self.flex_taken is None:
+                self.flex_taken = self._try_flex(decoder, layouts, device, self._settled)
+            if self.flex_taken:
                 return FlexPlan(layouts, device)
         return make_plan(layouts, device, self._settled)
 
@@ -108,10 +110,10 @@ class AttentionChoice:
         source: Any = decoder
         dtype = source.get_input_embeddings().weight.dtype
         tokens, shape = sum(layout.tokens for layout in layouts), AttentionShape.of(decoder)
-        known = try_attention(make_plan(layouts, device, settled), tokens, shape, dtype=dtype, device=device)
         try:
+            known = try_attention(make_plan(layouts, device, settled), tokens, shape, dtype=dtype, device=device)
             flex = try_attention(FlexPlan(layouts, device), tokens, shape, dtype=dtype, device=device)
-        except RuntimeError as error:  # of compilers and of CUDA
+        except Exception as error:  # noqa: BLE001  # compilers raise errors of every kind; none is worth a run
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             rank_zero_warn(f"attention of long packs: {settled}, since flex failed on this device: {reason}")
             return False

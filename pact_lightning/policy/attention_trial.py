@@ -1,5 +1,6 @@
 """What one layer's attention by a plan gives, and how long it takes: forward and backward, on random values."""
 
+import math
 import statistics
 import time
 from dataclasses import dataclass
@@ -19,24 +20,36 @@ class AttentionTrial:
 
     Attributes:
         seconds: Median time of a forward and a backward pass, after one more that is not counted: it may compile.
-        results: The output, and the gradients of query, key and value.
+        results: The output, and the gradients of query, key and value, on the CPU; the last dimension is a token's.
     """
 
     seconds: float
     results: tuple[Tensor, ...]
 
     def difference(self, other: "AttentionTrial") -> float:
-        """The largest difference of any result, by that result's largest value in the other trial."""
-        return max(
-            float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6))
-            for ours, theirs in zip(self.results, other.results, strict=True)
-        )
+        """The largest error of any token's vector, as a share of that vector's length in the other trial.
+
+        Of the vector, not of the largest one anywhere: a token that sees many keys has short ones, and what is wrong
+        with it would not show. Lengths below a tenth of the usual one count as that; the first token's query has no
+        gradient at all.
+
+        Returns:
+            Infinity where anything is not finite.
+        """
+        found = 0.0
+        for ours, theirs in zip(self.results, other.results, strict=True):
+            length = theirs.float().norm(dim=-1)
+            error = (ours.float() - theirs.float()).norm(dim=-1) / length.clamp(min=float(length.median()) / 10)
+            if not bool(error.isfinite().all()):
+                return math.inf
+            found = max(found, float(error.max()))
+        return found
 
 
 def try_attention(
     plan: AttentionPlan, tokens: int, shape: AttentionShape, *, dtype: torch.dtype, device: torch.device
 ) -> AttentionTrial:
-    """Attends in one layer, forward and backward, several times; the values are the same for every plan.
+    """Attends in one layer several times, forward alone and with backward; the values are the same for every plan.
 
     Args:
         plan: How to attend.
@@ -46,27 +59,30 @@ def try_attention(
         device: Where it runs.
     """
     generator = torch.Generator().manual_seed(0)
-    query, key, value, upstream = (
-        torch.randn(size, generator=generator).to(device, dtype)
-        for size in (
-            (1, shape.heads, tokens, shape.head_dim),
-            *[(1, shape.kv_heads, tokens, shape.head_dim)] * 2,
-            (1, tokens, shape.heads, shape.head_dim),
-        )
-    )
-    leaves = [tensor.requires_grad_() for tensor in (query, key, value)]
-    layer = nn.Identity()
+
+    def drawn(heads: int) -> Tensor:
+        return torch.randn(1, tokens, heads, shape.head_dim, generator=generator).to(device, dtype)
+
+    # Laid out as a model's projections are.
+    leaves = [drawn(heads).transpose(1, 2).requires_grad_() for heads in (shape.heads, shape.kv_heads, shape.kv_heads)]
+    upstream = drawn(shape.heads)
+
+    def attend() -> Tensor:
+        return plan.attend(nn.Identity(), *leaves, scaling=shape.head_dim**-0.5)
+
     seconds: list[float] = []
     results: tuple[Tensor, ...] = ()
+    with torch.no_grad():
+        attend()  # what has no backward pass is compiled apart
     with torch.enable_grad():
         for _ in range(1 + _ROUNDS):
             _wait(device)
             start = time.perf_counter()
-            out = plan.attend(layer, query, key, value, scaling=shape.head_dim**-0.5)
+            out = attend()
             grads = torch.autograd.grad(out, leaves, upstream)
             _wait(device)
             seconds.append(time.perf_counter() - start)
-            results = (out.detach(), *grads)
+            results = tuple(tensor.detach().cpu() for tensor in (out, *grads))
     return AttentionTrial(statistics.median(seconds[1:]), results)
 
 

@@ -4,6 +4,7 @@ A token sees two runs of the flat row: its block's prefix, and its own branch up
 kernel are seen wholly, in part or not at all follows from lengths alone; the square of the row is never written out.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -18,6 +19,10 @@ from pact_lightning.policy.attention import BlockLayout, check_planned
 
 _SIDE = 128
 """Tokens of a block of the kernel; rows are padded to whole blocks."""
+_QUERY_BLOCKS = 32
+"""So many rows of blocks are looked at together, to bound the memory that making a mask takes."""
+_VARIANTS = 64
+"""Of the kernel: with and without gradients, and where numbers of blocks and heads happen to be equal."""
 
 
 class FlexPlan:
@@ -50,21 +55,21 @@ class FlexPlan:
         """Attends in one layer; see :class:`~pact_lightning.policy.attention.AttentionPlan`."""
         del module
         check_planned(query, self.tokens)
-        # Autocast leaves rotated queries and keys in float32 beside values in its own type.
-        q, k, v = (pad(tensor.to(value.dtype), (0, 0, 0, self.places - self.tokens)) for tensor in (query, key, value))
-        plain: Any = flex_attention  # torch types it as a function of unknown arguments
-        kernel = _compiled() if query.is_cuda else plain
-        out: Tensor = kernel(q, k, v, block_mask=self.mask, scale=scaling, enable_gqa=True)
+        padding = (0, 0, 0, self.places - self.tokens)
+        # Always laid out alike, or the kernel would be compiled once more.
+        q, k, v = (pad(tensor, padding).contiguous() for tensor in (query, key, value))
+        out: Tensor = compiled_kernel()(q, k, v, block_mask=self.mask, scale=scaling, enable_gqa=True)
         return out[:, :, : self.tokens].transpose(1, 2)
 
 
 @cache
-def _compiled() -> Callable[..., Any]:
-    """One kernel for all lengths."""
-    # Modes of gradients, types and numbers of heads are compiled apart; more of them than torch expects.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    kernel: Callable[..., Any] = torch.compile(flex_attention, dynamic=True)
-    return kernel
+def compiled_kernel() -> Callable[..., Any]:
+    """FlexAttention for any length; what cannot be compiled is an error, and never run uncompiled."""
+    # Its own setting, since torch's general one is a thread's; older releases have only that.
+    limit = {"recompile_limit": _VARIANTS} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+    compile_: Any = torch.compile  # its types know no keywords by name
+    compiled: Callable[..., Any] = compile_(flex_attention, dynamic=True, fullgraph=True, **limit)
+    return compiled
 
 
 def _runs(blocks: Sequence[BlockLayout], places: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,14 +94,18 @@ def _block_mask(own: Tensor, begin: Tensor, end: Tensor) -> BlockMask:
         shared = (key >= begin[query]) & (key < end[query])
         return (key <= query) & ((key >= own[query]) | shared)
 
-    places = len(own)
-    query = torch.arange(places, dtype=torch.int32, device=own.device)
+    query = torch.arange(len(own), dtype=torch.int32, device=own.device)
     first = query[::_SIDE][None]  # first key of every block of keys [1, n]
-    seen = _overlap(own, query + 1, first) + _overlap(begin, end, first)  # keys seen by a query in a block [T, n]
-    seen = torch.unflatten(seen, 0, (-1, _SIDE))
-    full = seen.amin(1) == _SIDE
-    part = (seen.amax(1) > 0) & ~full
-    return BlockMask.from_kv_blocks(*_listed(part), *_listed(full), BLOCK_SIZE=_SIDE, mask_mod=visible)
+    full, part = [], []
+    for start in range(0, len(own), _SIDE * _QUERY_BLOCKS):
+        rows = slice(start, start + _SIDE * _QUERY_BLOCKS)
+        # How many keys of every block a query sees [., n].
+        seen = _overlap(own[rows], query[rows] + 1, first) + _overlap(begin[rows], end[rows], first)
+        seen = torch.unflatten(seen, 0, (-1, _SIDE))
+        full.append(seen.amin(1) == _SIDE)
+        part.append((seen.amax(1) > 0) & ~full[-1])
+    part_lists, full_lists = _listed(torch.cat(part)), _listed(torch.cat(full))
+    return BlockMask.from_kv_blocks(*part_lists, *full_lists, BLOCK_SIZE=_SIDE, mask_mod=visible)
 
 
 def _overlap(begin: Tensor, end: Tensor, first: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
 """The few requests that the sampler makes to a vLLM server, each repeated a while, then told in one sentence."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
-
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from pact_lightning.endpoint_address import api_key
 from pact_lightning.rollout.samplers.adapter_version import AdapterVersion
@@ -14,6 +13,9 @@ from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
 
 _RETRY_COUNT = "x-stainless-retry-count"
 """The header in which the client counts the repetitions of a request."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class VLLMServerError(SamplerUnavailableError):
@@ -174,17 +176,19 @@ class VLLMClient:
 
     def _notice_request(self, request: Any) -> None:
         """Says once per outage that requests are repeated: the pauses between tries can take half a minute."""
-        if request.headers.get(_RETRY_COUNT, "0") != "0" and not self._repeating:
+        if _is_repeated(request) and not self._repeating:
             self._repeating = True
-            rank_zero_warn(
-                f"{self._name} failed, or did not answer; requests are repeated up to {self._config.retries} times, "
-                "after growing pauses"
+            _log.warning(
+                "%s failed, or did not answer; requests are repeated up to %d times, after growing pauses",
+                self._name,
+                self._config.retries,
             )
 
     def _notice_response(self, response: Any) -> None:
-        if response.status_code < 400 and self._repeating:
+        # Others of the same time may never have failed.
+        if self._repeating and _is_repeated(response.request) and response.status_code < 400:
             self._repeating = False
-            rank_zero_info(f"{self._name} answers again")
+            _log.warning("%s answers again", self._name)
 
     def _status_error(self, status: int, said: str) -> VLLMServerError:
         if status in (401, 403):
@@ -203,6 +207,10 @@ class VLLMClient:
     @property
     def _name(self) -> str:
         return f"the vLLM server {self._config.base_url}"
+
+
+def _is_repeated(request: Any) -> bool:
+    return bool(request.headers.get(_RETRY_COUNT, "0") != "0")
 
 
 class _RefusedError(VLLMServerError):
