@@ -13,6 +13,8 @@ TIMES ?= 20
 GROUPS ?=
 INPUTS ?= 100000
 KILLS ?= 100
+# Processes that share the tests.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
@@ -21,7 +23,7 @@ INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 
 help:
 	@echo "make quickstart            train by PACT on the bundled world"
-	@echo "make test                  run the tests"
+	@echo "make test                  run the tests, in WORKERS=2 processes"
 	@echo "make lint                  ruff and mypy"
 	@echo "make format                put the code into ruff's format"
 	@echo "make wheel                 build the wheel into dist/"
@@ -95,7 +97,7 @@ bundled-policy: $(VENV)/.installed
 	$(BIN)/pact-lightning fit -c recipes/bundled_policy/2_unreliable.yaml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
