@@ -71,7 +71,7 @@ def try_attention(
         return plan.attend(nn.Identity(), *leaves, scaling=shape.head_dim**-0.5)
 
     seconds: list[float] = []
-    results: tuple[Tensor, ...] = ()
+    found: tuple[Tensor, ...] = ()
     with torch.no_grad():
         attend()  # what has no backward pass is compiled apart
     with torch.enable_grad():
@@ -79,11 +79,10 @@ def try_attention(
             _wait(device)
             start = time.perf_counter()
             out = attend()
-            grads = torch.autograd.grad(out, leaves, upstream)
+            found = (out.detach(), *torch.autograd.grad(out, leaves, upstream))
             _wait(device)
             seconds.append(time.perf_counter() - start)
-            results = tuple(tensor.detach().cpu() for tensor in (out, *grads))
-    return AttentionTrial(statistics.median(seconds[1:]), results)
+    return AttentionTrial(statistics.median(seconds[1:]), tuple(tensor.cpu() for tensor in found))
 
 
 def _wait(device: torch.device) -> None:
