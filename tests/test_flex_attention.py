@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 SIDE = 128
 # Prefixes and branches that begin and end within blocks of the kernel, at their borders, and span several of them.
 LONG = [BlockLayout(300, (128, 56, 1)), BlockLayout(27), BlockLayout(128, (256, 130))]
-SHAPE = AttentionShape(layers=1, heads=4, kv_heads=2, head_dim=16)
+SHAPE = AttentionShape(layers=1, heads=4, kv_heads=2, head_dim=64)
 
 lengths = st.integers(1, 280)
 layouts = st.lists(st.builds(BlockLayout, lengths, st.lists(lengths, max_size=4).map(tuple)), min_size=1, max_size=3)
@@ -120,7 +120,7 @@ def test_compiled_it_equals_the_two_calls_at_any_length():
 def test_on_a_card_it_equals_the_two_calls_in_values_and_gradients(dtype):
     for blocks in (*MORE, [BlockLayout(2048, (1024,) * 4), BlockLayout(77, (5,))]):
         flex, known = trials(blocks, FlexPlan, SharedPrefixPlan, dtype=dtype, device=torch.device("cuda"))
-        assert flex.difference(known) < (0.1 if dtype == torch.bfloat16 else 1e-3)
+        assert flex.difference(known) < (0.4 if dtype == torch.bfloat16 else 1e-3)
 
 
 def hides(plan, rows, columns):
@@ -143,15 +143,14 @@ DEEP = [BlockLayout(1500, (300, 200))]
 def test_the_trial_sees_what_only_deep_tokens_get_wrong(dtype):
     """Where a key is one of many, and a result much smaller than the first tokens'."""
     good, known = trials(DEEP, FlexPlan, SharedPrefixPlan, dtype=dtype)
-    rounding = good.difference(known)
-    assert rounding < (0.05 if dtype == torch.bfloat16 else 1e-4)
+    assert good.difference(known) < (0.2 if dtype == torch.bfloat16 else 1e-3)
     for rows, columns in (((1500, 1800), (128, 1024)), ((750, 1500), (256, 384)), ((1500, 2000), (1024, 1152))):
 
         def faulty(blocks, device, rows=rows, columns=columns):
             return hides(FlexPlan(blocks, device), rows, columns)
 
         (bad,) = trials(DEEP, faulty, dtype=dtype)
-        assert bad.difference(known) > max(0.2, 4 * rounding)
+        assert bad.difference(known) > 0.5
 
 
 def test_what_is_not_finite_is_infinitely_wrong():

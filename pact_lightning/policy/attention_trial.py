@@ -30,8 +30,7 @@ class AttentionTrial:
         """The largest error of any token's vector, as a share of that vector's length in the other trial.
 
         Of the vector, not of the largest one anywhere: a token that sees many keys has short ones, and what is wrong
-        with it would not show. Lengths below a tenth of the usual one count as that; the first token's query has no
-        gradient at all.
+        with it would not show. Lengths below the median count as that; the first token's query has no gradient at all.
 
         Returns:
             Infinity where anything is not finite.
@@ -39,7 +38,7 @@ class AttentionTrial:
         found = 0.0
         for ours, theirs in zip(self.results, other.results, strict=True):
             length = theirs.float().norm(dim=-1)
-            error = (ours.float() - theirs.float()).norm(dim=-1) / length.clamp(min=float(length.median()) / 10)
+            error = (ours.float() - theirs.float()).norm(dim=-1) / length.clamp(min=float(length.median()))
             if not bool(error.isfinite().all()):
                 return math.inf
             found = max(found, float(error.max()))
