@@ -1,6 +1,7 @@
 """``pact-lightning plan``: what it reads of a recipe, what it tells, and how it reckons."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from cli_recipe import saved
 
 from pact_lightning.cli import main
 from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
-from pact_lightning.plan.fitting import _largest, largest_fit, parse_memory
+from pact_lightning.plan.fitting import Largest, _largest, largest_fit, parse_memory
 from pact_lightning.plan.lengths import Lengths, StepShape, fullest, step_packs
 from pact_lightning.plan.phase_work import Decoding, Passes
 from pact_lightning.plan.recipe import read_recipe
@@ -16,6 +17,9 @@ from pact_lightning.plan.run_plan import make_plan, planned_packs
 from pact_lightning.policy.bundled import BUNDLED
 from pact_lightning.policy.loading import load_policy, policy_skeleton
 
+HOURS = re.compile(
+    r"([\d,.]+) h at least, with rollouts of these lengths: ([\d,.]+) h of rollouts and ([\d,.]+) h of upd"
+)
 GIVEN = ["--tflops", "1", "--bandwidth", "10"]
 LENGTHS = Lengths(prompt=100, trace=60, trajectory=40, sampled_share=0.5)
 
@@ -67,7 +71,7 @@ def test_a_recipe_for_a_gpu_is_planned_without_one(tmp_path, capsys):
     assert "fits 0.93 GiB" in told
     for word in ("saved for backward", "keys and values, 4 rows", "old", "reference", "backward", "1 TFLOP/s"):
         assert word in told
-    assert "limits.rows: up to 4" in told
+    assert "limits.rows: all 4 rollouts of a phase" in told
 
 
 SERVER = {
@@ -121,6 +125,82 @@ def test_a_recipe_without_traces_is_planned_without_them(tmp_path, capsys, chang
     assert ", no trace, rollout" in capsys.readouterr().out
 
 
+def told(capsys, *arguments):
+    main(["plan", *arguments])
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_where_one_moment_does_not_fit_the_other_ones_setting_is_no_help(tmp_path, capsys):
+    path = saved(tmp_path, {"data.init_args.limits.rows": 4})
+    recipe = read_recipe(["-c", path])
+    memory = make_plan(recipe, policy_skeleton(recipe.policy), recipe.longest()).memory
+    assert memory.in_rollouts < memory.in_update
+    between = f"{(memory.in_rollouts + memory.in_update) // 2 / 0.9 / 2**20}MiB"
+    assert "limits.rows: none helps, since an update alone needs" in told(
+        capsys, "-c", path, "--memory", between, *GIVEN
+    )
+    many = {"data.init_args.limits.rows": 256, "data.init_args.prompts_per_phase": 128}
+    path, lengths = saved(tmp_path, many), ["--prompt", "100", "--trace", "10", "--trajectory", "100"]
+    recipe = read_recipe(["-c", path])
+    memory = make_plan(recipe, policy_skeleton(recipe.policy), Lengths(100, 10, 100)).memory
+    assert memory.in_update < memory.in_rollouts
+    between = f"{(memory.in_rollouts + memory.in_update) // 2 / 0.9 / 2**20}MiB"
+    text = told(capsys, "-c", path, "--memory", between, *lengths, *GIVEN)
+    assert "max_tokens_per_forward: none helps, since the rollouts alone need" in text
+
+
+def test_settings_that_fit_are_told_with_what_they_are_of(tmp_path, capsys):
+    path = saved(tmp_path)
+    lengths = ["--prompt", "100", "--trace", "60", "--trajectory", "80"]
+    text = told(capsys, "-c", path, "--memory", "1GB", *lengths, *GIVEN)
+    assert "any that fit accepts; all of a step, about 496 tokens" in text
+    assert "all 4 rollouts of a phase" in text
+    many = {"data.init_args.limits.rows": 256, "data.init_args.prompts_per_phase": 128}
+    assert_told(
+        tmp_path, capsys, many, "in_rollouts", 1.0, "of a phase of these lengths; [0-9]+ if all were as long as"
+    )
+    few = {"model.init_args.max_tokens_per_forward": 800, "data.init_args.prompts_per_step": 2}
+    assert_told(tmp_path, capsys, few, "in_update", 0.97, "up to [0-9]+, less than the 800 that max_prompt_tokens and")
+
+
+def assert_told(tmp_path, capsys, changes, moment, share, sentence):
+    """With a card that holds a share of what a moment needs."""
+    path, lengths = saved(tmp_path, changes), ["--prompt", "100", "--trace", "60", "--trajectory", "80"]
+    recipe = read_recipe(["-c", path])
+    needed = getattr(make_plan(recipe, policy_skeleton(recipe.policy), Lengths(100, 60, 80)).memory, moment)
+    text = told(capsys, "-c", path, "--memory", f"{needed * share / 0.9 / 1000 + 1}kB", *lengths, *GIVEN)
+    assert re.search(sentence, text), text
+
+
+def test_rollouts_beside_the_update_do_not_add_up(tmp_path, capsys):
+    alone = told(capsys, "-c", saved(tmp_path, SERVER), "--tflops", "0.000001", "--bandwidth", "1000")
+    beside = told(
+        capsys,
+        "-c",
+        saved(tmp_path, SERVER | {"data.init_args.overlap": True}),
+        "--tflops",
+        "0.000001",
+        "--bandwidth",
+        "1000",
+    )
+    whole, rollouts, updates = (float(number.replace(",", "")) for number in HOURS.search(alone).groups())
+    assert whole == pytest.approx(rollouts + updates, abs=0.02)
+    assert float(HOURS.search(beside)[1].replace(",", "")) == max(rollouts, updates)
+    assert "one beside the other (data.overlap)" in beside
+
+
+def test_a_cards_seconds_are_not_this_machines(tmp_path, capsys):
+    path = saved(tmp_path, {"trainer.accelerator": "gpu"})
+    assert "give the card's speed by --tflops and --bandwidth" in told(capsys, "-c", path, "--tflops", "1")
+    assert "give the card's speed" not in told(capsys, "-c", path, *GIVEN)
+
+
+def test_lengths_over_the_recipes_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["plan", "-c", saved(tmp_path), "--prompt", "601", *GIVEN])
+    assert "--prompt 601 is over the recipe's max_prompt_tokens, 600; raise that as well" in capsys.readouterr().err
+
+
 def test_what_waits_in_the_hosts_memory_is_not_the_cards(tmp_path):
     changes = {"trainer.accelerator": "gpu", "model.init_args.offload_activations": True}
     recipe = read_recipe(["-c", saved(tmp_path, changes)])
@@ -135,10 +215,11 @@ def test_what_fits_fits_and_a_little_more_does_not(tmp_path):
     memory = make_plan(recipe, skeleton, lengths).memory
     card = int(memory.in_update / 0.9) + 10**6
     fit = largest_fit(recipe, skeleton, lengths, memory, card)
-    assert fit.max_tokens_per_forward is not None
-    assert fit.rows == 4, "all there are"
+    assert fit.tokens.value is not None
+    assert fit.rows == Largest(4, is_all=True)
+    assert fit.rows_at_limits.value <= 4
     none = largest_fit(recipe, skeleton, lengths, memory, 10**6)
-    assert (none.max_tokens_per_forward, none.rows) == (None, None)
+    assert (none.tokens, none.rows) == (Largest(None, is_all=False), Largest(None, is_all=False))
 
 
 def test_the_largest_is_found_where_bytes_grow_nearly_in_proportion():
@@ -194,7 +275,7 @@ def test_sizes(text, size):
         (["--memory", "24"], "--memory must be a size such as 24GB or 80GiB, not '24'"),
         (["--memory", "1..2GB"], "--memory must be a size"),
         (["--tflops", "0"], "--tflops must be above 0, not 0"),
-        (["--prompt", "9000"], "do not fit model.max_tokens_per_forward = 4096"),
+        (["--data.init_args.max_prompt_tokens", "9000"], "do not fit model.max_tokens_per_forward = 4096"),
         (["--trajectory", "0"], "a trajectory of at least one token"),
         (["--sampled-share", "1.5"], "the sampled share must be above 0 and at most 1, not 1.5"),
         (["--model.init_args.policy.model", "/no/where"], "there is no model folder at /no/where"),

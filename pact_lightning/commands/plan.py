@@ -27,14 +27,15 @@ def main(arguments: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pact-lightning plan",
+        usage="pact-lightning plan -c RECIPE [-c OVERLAY ...] [options of this command] [options of fit]",
         description="Tells what a run will need and how long it will take, from its recipe alone: no weights are "
         "loaded, and a recipe for a GPU can be planned without one.",
         epilog=_EPILOG,
         allow_abbrev=False,
     )
     parser.add_argument("--memory", help="a card's memory, such as 24GB or 24GiB: tells the largest settings that fit")
-    parser.add_argument("--tflops", type=float, help="TFLOP/s to reckon with, instead of measuring this machine")
-    parser.add_argument("--bandwidth", type=float, help="GB/s to reckon with, instead of measuring this machine")
+    parser.add_argument("--tflops", type=float, help="TFLOP/s of the device, instead of measuring this machine")
+    parser.add_argument("--bandwidth", type=float, help="GB/s of the device's memory, instead of measuring")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="plan for it, whatever the recipe's accelerator is")
     parser.add_argument("--prompt", type=int, help="tokens of a prompt, instead of data.max_prompt_tokens")
     parser.add_argument("--trace", type=int, help="tokens of an expert trace, instead of the longest that fits")

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from pact_lightning.commands.plan_tables import fit_lines, lengths_line, memory_table, work_table
+from pact_lightning.commands.plan_tables import fit_lines, hours_line, lengths_line, memory_table, work_table
 from pact_lightning.lightning_cli import silence_libraries
 from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
 from pact_lightning.plan.fitting import largest_fit, parse_memory
@@ -53,9 +53,14 @@ def print_plan(own: argparse.Namespace, of_fit: Sequence[str]) -> None:
     console.print(memory_table(plan))
     console.print(work_table(plan, seconds, speed))
     if recipe.phases is not None:
-        hours = recipe.phases * sum(seconds.values()) / 3600
-        phases = f"{recipe.phases} phase{'s' if recipe.phases != 1 else ''}"
-        console.print(f"{phases}: {hours:,.2f} h at least, with rollouts of these lengths.", soft_wrap=True)
+        console.print(hours_line(plan, seconds), soft_wrap=True)
+    given_speed = own.tflops is not None and own.bandwidth is not None
+    if recipe.device_type == "cuda" and not given_speed and not torch.cuda.is_available():
+        console.print(
+            "There is no CUDA device here, so these seconds are of this machine's CPU: give the card's speed by "
+            "--tflops and --bandwidth.",
+            soft_wrap=True,
+        )
     if fit is not None and card is not None:
         for line in fit_lines(plan, fit, card):
             console.print(line, soft_wrap=True, highlight=False)
@@ -64,6 +69,13 @@ def print_plan(own: argparse.Namespace, of_fit: Sequence[str]) -> None:
 def _lengths(recipe: Recipe, given: dict[str, Any]) -> Lengths:
     """The recipe's limits, or what is given instead."""
     changes = {"prompt": "max_prompt_tokens", "trajectory": "max_trajectory_tokens"}
+    for name, limit in changes.items():
+        if name in given and given[name] > getattr(recipe, limit):
+            raise ValueError(
+                f"--{name} {given[name]} is over the recipe's {limit}, {getattr(recipe, limit)}; raise that as well"
+            )
+    if not recipe.uses_traces:
+        given.pop("trace", None)
     shorter = replace(recipe, **{changes[name]: given[name] for name in changes if name in given})
     return replace(shorter.longest(), **given)
 

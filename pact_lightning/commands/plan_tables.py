@@ -57,7 +57,7 @@ def work_table(plan: RunPlan, seconds: Mapping[str, float], speed: Speed) -> Tab
     """What a phase computes, and how long that takes."""
     title = (
         f"One phase: {plan.recipe.prompts_per_phase:,} prompts x {plan.recipe.rollouts_per_prompt} rollouts, "
-        f"{plan.steps} optimiser steps of {plan.packs} packs"
+        f"{plan.steps} optimiser steps of {plan.packs} pack{'s' if plan.packs != 1 else ''}"
     )
     table = Table(title=title)
     table.add_column("pass")
@@ -99,29 +99,61 @@ def lengths_line(plan: RunPlan, given: Collection[str]) -> str:
     )
 
 
+def hours_line(plan: RunPlan, seconds: Mapping[str, float]) -> str:
+    """How long all phases take."""
+    phases = plan.recipe.phases or 0
+    rollouts = seconds["prefill"] + seconds["decode"]
+    update = sum(seconds.values()) - rollouts
+    beside = plan.recipe.overlap
+    whole = max(rollouts, update) if beside else rollouts + update
+    together = ", one beside the other (data.overlap)" if beside else ""
+    hours = [f"{phases * part / 3600:,.2f}" for part in (whole, rollouts, update)]
+    return (
+        f"{phases} phase{'s' if phases != 1 else ''}: {hours[0]} h at least, with rollouts of these lengths: "
+        f"{hours[1]} h of rollouts and {hours[2]} h of updates{together}."
+    )
+
+
 def fit_lines(plan: RunPlan, fit: Fit, card: int) -> list[str]:
     """What fits a card, and what to do where nothing does."""
-    peak = plan.memory.peak
-    verdict = "fits" if peak <= card * USABLE else "does not fit"
-    lines = [
-        f"The recipe as it is needs {_gib(peak)} GiB and {verdict} {_gib(card)} GiB, of which {USABLE:.0%} are planned "
-        "with; one setting at a time, the others as they are:"
+    memory, room = plan.memory, card * USABLE
+    verdict = "fits" if memory.peak <= room else "does not fit"
+    return [
+        f"The recipe as it is needs {_gib(memory.peak)} GiB and {verdict} {_gib(card)} GiB, of which {USABLE:.0%} are "
+        "planned with; one setting at a time, the others as they are:",
+        f"  max_tokens_per_forward: {_tokens_that_fit(plan, fit, room)}",
+        f"  limits.rows: {_rows_that_fit(plan, fit, room)}",
     ]
-    if fit.max_tokens_per_forward is None:
-        advice = "" if plan.recipe.policy.gradient_checkpointing else " model.init_args.policy.gradient_checkpointing,"
-        lines.append(
-            f"  max_tokens_per_forward: not even one rollout behind its prompt and trace fits; try{advice} another "
-            "adapter, a smaller head_chunk or shorter trajectories"
+
+
+def _tokens_that_fit(plan: RunPlan, fit: Fit, room: float) -> str:
+    recipe, largest = plan.recipe, fit.tokens
+    if plan.memory.in_rollouts > room:
+        return f"none helps, since the rollouts alone need {_gib(plan.memory.in_rollouts)} GiB"
+    if largest.value is None:
+        advice = "" if recipe.policy.gradient_checkpointing else " model.init_args.policy.gradient_checkpointing,"
+        return (
+            f"not even one rollout behind its prompt and trace fits; try{advice} another adapter, a smaller head_chunk "
+            "or shorter trajectories"
         )
-    else:
-        lines.append(f"  max_tokens_per_forward: up to {fit.max_tokens_per_forward:,}")
-    if plan.recipe.sampler:
-        lines.append("  limits.rows: the sampler's memory decides, which is not planned")
-    elif fit.rows is None:
-        lines.append("  limits.rows: not even one row fits; try qlora, shorter trajectories or fewer prefill_tokens")
-    else:
-        lines.append(f"  limits.rows: up to {fit.rows:,}")
-    return lines
+    if largest.is_all:
+        return f"any that fit accepts; all of a step, about {largest.value:,} tokens of these lengths, fits at once"
+    needed = recipe.max_prompt_tokens + recipe.max_trajectory_tokens
+    short = f", less than the {needed:,} that max_prompt_tokens and max_trajectory_tokens ask for"
+    return f"up to {largest.value:,}{short if largest.value < needed else ''}"
+
+
+def _rows_that_fit(plan: RunPlan, fit: Fit, room: float) -> str:
+    if fit.rows is None or fit.rows_at_limits is None:
+        return "the sampler's memory decides, which is not planned"
+    if plan.memory.in_update > room:
+        return f"none helps, since an update alone needs {_gib(plan.memory.in_update)} GiB"
+    if fit.rows.value is None:
+        return "not even one row fits; try qlora, shorter trajectories or fewer prefill_tokens"
+    found = f"all {fit.rows.value:,} rollouts of a phase" if fit.rows.is_all else f"up to {fit.rows.value:,}"
+    if fit.rows_at_limits == fit.rows:
+        return found
+    return f"{found} of these lengths; {fit.rows_at_limits.value or 'none'} if all were as long as the recipe allows"
 
 
 def _gib(size: float) -> str:

@@ -21,16 +21,31 @@ _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gi
 
 
 @dataclass(frozen=True, slots=True)
+class Largest:
+    """The largest value of a setting that fits.
+
+    Attributes:
+        value: It, or ``None`` where not even the least fits.
+        is_all: Whether all there is to do fits at a time, so that a larger value changes nothing.
+    """
+
+    value: int | None
+    is_all: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Fit:
     """What fits.
 
     Attributes:
-        max_tokens_per_forward: The largest, or ``None`` where not even one prompt with one rollout fits.
-        rows: The largest ``data.limits.rows``, or ``None`` where not even one fits, or a sampler of its own has them.
+        tokens: ``max_tokens_per_forward``.
+        rows: ``data.limits.rows``; ``None`` where a sampler of its own has them.
+        rows_at_limits: The same for prompts and rollouts as long as the recipe allows.
     """
 
-    max_tokens_per_forward: int | None
-    rows: int | None
+    tokens: Largest
+    rows: Largest | None
+    rows_at_limits: Largest | None
 
 
 def parse_memory(text: str) -> int:
@@ -61,16 +76,23 @@ def largest_fit(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, memory: R
         changed = replace(recipe, max_tokens_per_forward=least + number * _STEP)
         return run_memory(changed, skeleton, lengths, planned_packs(changed, lengths)).in_update
 
-    def of_rows(number: int) -> int:
-        shape = replace(rollout_shape(recipe, lengths), rows=number + 1)
-        return replace(memory, rollout=rollout_bytes(skeleton, shape, device_type=recipe.device_type)).in_rollouts
+    def rows_for(lengths: Lengths) -> Largest:
+        def of_rows(number: int) -> int:
+            shape = replace(rollout_shape(recipe, lengths), rows=number + 1)
+            return replace(memory, rollout=rollout_bytes(skeleton, shape, device_type=recipe.device_type)).in_rollouts
+
+        rows = _largest(of_rows, room, rollouts - 1)
+        return Largest(None if rows is None else rows + 1, rows == rollouts - 1)
 
     least = lengths.prompt + lengths.trace + lengths.trajectory
     most = recipe.prompts_per_step * (lengths.prompt + lengths.trace + recipe.rollouts_per_prompt * lengths.trajectory)
     rollouts = min(_MOST_ROWS, recipe.prompts_per_phase * recipe.rollouts_per_prompt)
-    steps = _largest(of_tokens, room, (most - least) // _STEP)
-    rows = None if recipe.sampler else _largest(of_rows, room, rollouts - 1)
-    return Fit(None if steps is None else least + steps * _STEP, None if rows is None else rows + 1)
+    steps = _largest(of_tokens, room, -(-(most - least) // _STEP))
+    tokens = Largest(None if steps is None else least + steps * _STEP, steps == -(-(most - least) // _STEP))
+    if recipe.sampler:
+        return Fit(tokens, None, None)
+    rows, limits = rows_for(lengths), recipe.longest()
+    return Fit(tokens, rows, rows if limits == lengths else rows_for(limits))
 
 
 def _largest(bytes_of: Callable[[int], int], room: int, most: int) -> int | None:

@@ -48,6 +48,7 @@ class Recipe:
         max_new_tokens_per_turn: ``data.limits``.
         rows: ``data.limits``.
         prefill_tokens: Of the data.
+        overlap: Whether the next phase's rollouts are made beside the update.
         phases: ``trainer.max_epochs``; ``None`` for no end.
         processes: Devices on all nodes.
         device_type: ``cpu`` or ``cuda``.
@@ -76,6 +77,7 @@ class Recipe:
     max_new_tokens_per_turn: int
     rows: int
     prefill_tokens: int
+    overlap: bool
     phases: int | None
     processes: int
     device_type: str
@@ -175,6 +177,7 @@ def recipe_of(config: Mapping[str, Any], device_type: str | None = None) -> Reci
         max_new_tokens_per_turn=limits["max_new_tokens_per_turn"],
         rows=limits["rows"],
         prefill_tokens=data["prefill_tokens"],
+        overlap=data["overlap"],
         phases=trainer["max_epochs"] if (trainer["max_epochs"] or -1) > 0 else None,
         processes=processes,
         device_type=device_type or _device_type(trainer["accelerator"]),
