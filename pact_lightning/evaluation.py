@@ -99,8 +99,8 @@ def scores_table(title: str, scores: Mapping[str, float], shares: Collection[str
         shares: Names of the values to be shown in percent.
     """
     table = Table(title=title)
-    table.add_column("")
-    table.add_column("", justify="right")
+    table.add_column("metric")
+    table.add_column("score", justify="right")
     for name, value in scores.items():
         if value or not name.startswith("stop_"):
             table.add_row(name, _shown(value, name in shares))

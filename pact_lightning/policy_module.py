@@ -336,6 +336,7 @@ class PolicyModule(pl.LightningModule):
         folder = self.trainer.log_dir or self.trainer.default_root_dir  # all processes have to ask together
         if self.trainer.is_global_zero:
             report_scores(Path(folder), stage, scores, self.evaluation.shares, self._data)
+            rank_zero_info(f"scores and trajectories of this {stage}: {folder}")
 
     def _evaluate(self, batch: "list[Evaluated]", name: str) -> None:
         for evaluated in batch:

@@ -24,7 +24,8 @@ def rollout_figures(
 
     Returns:
         Means over all rollouts or groups, and the signs of :func:`~pact_lightning.sampling_signs.sampling_signs`.
-        ``seconds`` are those of the slowest process, for which the others wait.
+        ``seconds`` are those of the slowest process, for which the others wait. ``tokens`` is the mean length of a
+        rollout behind its prompt, ``sampled_share`` how much of that the policy sampled.
     """
     rewards = [reward for group in groups for reward in group.rewards]
     own = {
@@ -33,6 +34,7 @@ def rollout_figures(
         "rewarded": len(rewards),
         "reward": sum(rewards),
         "tokens": stats.tokens,
+        "trajectory_tokens": sum(len(row.ids()) for group in groups for row in group.trajectories),
         "seconds": stats.seconds,
         "tool_seconds": stats.tool_seconds,
         "tool_timeouts": stats.tool_timeouts,
@@ -45,6 +47,8 @@ def rollout_figures(
     return sampling_signs(found) | {
         "reward": found["reward"] / max(found["rewarded"], 1),
         "zero_variance": found["zero_variance"] / found["groups"],
+        "tokens": found["trajectory_tokens"] / max(found["sampled_rollouts"], 1),
+        "sampled_share": found["sampled_tokens"] / max(found["trajectory_tokens"], 1),
         "tokens_per_second": found["tokens"] / max(seconds, 1e-9),
         "seconds": seconds,
         "tool_share": found["tool_seconds"] / max(found["seconds"], 1e-9),

@@ -155,6 +155,7 @@ def test_settings_that_fit_are_told_with_what_they_are_of(tmp_path, capsys):
     text = told(capsys, "-c", path, "--memory", "1GB", *lengths, *GIVEN)
     assert "any that fit accepts; all of a step, about 496 tokens" in text
     assert "all 4 rollouts of a phase" in text
+    assert "cpu process, MiB" in text
     many = {"data.init_args.limits.rows": 256, "data.init_args.prompts_per_phase": 128}
     assert_told(
         tmp_path, capsys, many, "in_rollouts", 1.0, "of a phase of these lengths; [0-9]+ if all were as long as"

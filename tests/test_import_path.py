@@ -8,6 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pact_lightning.import_path import import_module, import_path, make_object
+from pact_lightning.tasks.prompt import EnvironmentSpec
+
+
+class Environment:
+    def reset(self, seed):
+        pass
+
+    def call(self, name, arguments):
+        pass
+
+
+MADE = Environment()
+"""Has an environment's methods, and is none that could be made for a rollout."""
+
+
+def test_an_environment_is_a_class():
+    assert isinstance(EnvironmentSpec(f"{__name__}.Environment").build(), Environment)
+    with pytest.raises(
+        ImportError, match=r"test_import_path.MADE' is not a class; environment.class_path names a class"
+    ):
+        EnvironmentSpec(f"{__name__}.MADE").build()
 
 
 def test_what_a_path_names_is_found():

@@ -145,7 +145,7 @@ def policy_source(config: PolicyConfig) -> str:
         )
     wanted = config.gguf_file or "config.json"
     if not (folder / wanted).is_file():
-        raise FileNotFoundError(f"the model folder {folder} has no {wanted}; give policy.model a complete folder")
+        raise FileNotFoundError(f"the model folder {folder} has no {wanted}; give policy.model a folder that has one")
     return str(folder)
 
 
@@ -159,7 +159,7 @@ def _named(config: PolicyConfig) -> Iterator[None]:
     except OSError as error:
         raise OSError(
             f"policy.model {config.model!r} is no folder here, and the hub did not give it: {str(error).rstrip('.')}. "
-            "Name a folder, or correct the id"
+            "Name a folder, or correct the id (for `plan` a folder with config.json alone will do)"
         ) from error
 
 

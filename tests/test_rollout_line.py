@@ -1,0 +1,16 @@
+"""What is said of a phase's rollouts."""
+
+import pytest
+
+from pact_lightning.rollout_line import rollout_line
+
+FIGURES = {"reward": 1.5, "answered": 0.25, "turns": 2.0, "calls": 1.25, "zero_variance": 0.5, "seconds": 3.0}
+
+
+@pytest.mark.parametrize(("steps", "told"), [(0, ""), (1, ", by weights 1 step old"), (4, ", by weights 4 steps old")])
+def test_it_says_how_old_the_weights_were(steps, told):
+    figures = {f"rollout/{name}": value for name, value in (FIGURES | {"staleness": steps}).items()}
+    assert rollout_line(3, figures) == (
+        "phase 3: mean reward 1.50, 25% answered, 2.0 turns and 1.2 calls each, 50% of the prompts without variance, "
+        f"3.0 s of rollouts{told}"
+    )
