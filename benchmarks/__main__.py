@@ -60,7 +60,8 @@ def main() -> None:
             failed.append(name)
         else:
             kept[name] = row
-            console.print(bench_table([row]))
+            goal = f"{row['settings']['goal_is']} {row['goal']:g}"
+            console.print(f"{name}: {row['ratio']:.3g}, goal {goal}", highlight=False)
         _write(given.out, kept)
     console.print(bench_table([kept[name] for name in names if name in kept]))
     if failed:
