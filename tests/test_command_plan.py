@@ -9,8 +9,9 @@ from cli_recipe import saved
 
 from pact_lightning.cli import main
 from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
-from pact_lightning.plan.fitting import Largest, _largest, largest_fit, parse_memory
+from pact_lightning.plan.fitting import Largest, _largest, largest_fit
 from pact_lightning.plan.lengths import Lengths, StepShape, fullest, step_packs
+from pact_lightning.plan.memory_size import parse_memory
 from pact_lightning.plan.phase_work import Decoding, Passes
 from pact_lightning.plan.recipe import read_recipe
 from pact_lightning.plan.run_plan import make_plan, planned_packs

@@ -3,8 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pact_lightning.error_sentence import error_sentence
+from pact_lightning.plan.memory_size import parse_memory
 
 _EPILOG = "All other arguments are those of `pact-lightning fit`: -c recipe.yaml -c overlay.yaml --model.init_args...."
 
@@ -12,16 +14,35 @@ _EPILOG = "All other arguments are those of `pact-lightning fit`: -c recipe.yaml
 def main(arguments: Sequence[str]) -> None:
     """Runs the command; wrong input ends in one sentence and exit status 2."""
     own, of_fit = _parser().parse_known_args(list(arguments))
+    try:
+        card = _checked(own, of_fit)
+    except ValueError as error:
+        _end(error)
     # Planning needs torch, transformers and Lightning, which take seconds to import; the help does not.
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from pact_lightning.commands.plan_report import print_plan
 
     try:
-        print_plan(own, of_fit)
+        print_plan(own, card, of_fit)
     except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
-        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
-        sys.exit(2)
+        _end(error)
+
+
+def _checked(own: argparse.Namespace, of_fit: Sequence[str]) -> int | None:
+    """Bytes of the card, if one is named; what can be told without the recipe is told at once."""
+    for name in ("tflops", "bandwidth"):
+        value = getattr(own, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name} must be above 0, not {value:g}")
+    if not of_fit:
+        raise ValueError("there is no recipe to plan; name one by -c recipe.yaml")
+    return None if own.memory is None else parse_memory(own.memory)
+
+
+def _end(error: Exception) -> NoReturn:
+    print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
+    sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from torch import nn
 from pact_lightning.commands.plan_tables import fit_lines, hours_line, lengths_line, memory_table, work_table
 from pact_lightning.lightning_cli import silence_libraries
 from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
-from pact_lightning.plan.fitting import largest_fit, parse_memory
+from pact_lightning.plan.fitting import largest_fit
 from pact_lightning.plan.lengths import Lengths
 from pact_lightning.plan.recipe import Recipe, read_recipe
 from pact_lightning.plan.run_plan import RunPlan, make_plan
@@ -20,23 +20,17 @@ from pact_lightning.policy.attention_shape import AttentionShape
 from pact_lightning.policy.loading import policy_skeleton
 
 
-def print_plan(own: argparse.Namespace, of_fit: Sequence[str]) -> None:
+def print_plan(own: argparse.Namespace, card: int | None, of_fit: Sequence[str]) -> None:
     """Prints what a run will need and how long it will take.
 
     Args:
         own: The command's own options.
+        card: Bytes of the card that is to hold the run.
         of_fit: The other arguments, those of ``fit``.
 
     Raises:
-        ValueError: An option makes no sense, or there is no recipe.
+        ValueError: A length makes no sense, or the recipe cannot be planned.
     """
-    for name in ("tflops", "bandwidth"):
-        value = getattr(own, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name} must be above 0, not {value:g}")
-    card = None if own.memory is None else parse_memory(own.memory)
-    if not of_fit:
-        raise ValueError("there is no recipe to plan; name one by -c recipe.yaml")
     silence_libraries()
     recipe = read_recipe(of_fit, own.device)
     given = {name: getattr(own, name) for name in ("prompt", "trace", "trajectory", "sampled_share")}

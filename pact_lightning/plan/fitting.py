@@ -1,6 +1,5 @@
 """The largest settings that fit a card."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,6 @@ USABLE = 0.9
 _STEP = 256
 _MOST_ROWS = 4096
 _GUESSES = 6
-_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +44,6 @@ class Fit:
     tokens: Largest
     rows: Largest | None
     rows_at_limits: Largest | None
-
-
-def parse_memory(text: str) -> int:
-    """Bytes of ``24GB`` or ``80GiB``. A card sold as 24 GB has 24 GiB; say GiB where you mean it.
-
-    Raises:
-        ValueError: It is no such size.
-    """
-    found = re.fullmatch(r"([\d.]+)\s*([a-zA-Z]*)", text.strip())
-    if found is None or found[2].lower() not in _UNITS or not _is_number(found[1]) or float(found[1]) <= 0:
-        raise ValueError(f"--memory must be a size such as 24GB or 80GiB, not {text!r}")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
 def largest_fit(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, memory: RunMemory, card: int) -> Fit:
@@ -120,7 +106,3 @@ def _largest(bytes_of: Callable[[int], int], room: int, most: int) -> int | None
         else:
             high = guess
     return low
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) is not None
