@@ -282,6 +282,7 @@ def test_sizes(text, size):
         (["--sampled-share", "1.5"], "the sampled share must be above 0 and at most 1, not 1.5"),
         (["--model.init_args.policy.model", "/no/where"], "there is no model folder at /no/where"),
         (["--model.init_args.packing", "loosely"], "packing"),
+        (["--model.init_args.attention", "flex"], "attention 'flex' is for cuda devices, but the policy is on cpu"),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments, sentence, tmp_path, capsys):

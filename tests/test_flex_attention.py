@@ -245,6 +245,9 @@ def test_where_it_cannot_run_the_other_path_stays_with_a_warning(monkeypatch, sa
 
 def test_on_a_cpu_it_is_refused_before_the_policy_is_loaded():
     module = PACTModule(policy=LORA, optimizer=STILL, attention="flex")
+    data = RolloutDataModule(
+        train=BundledTasks("train", count=2), prompts_per_phase=1, prompts_per_step=1, rollouts_per_prompt=2
+    )
     with pytest.raises(ValueError, match="attention 'flex' is for cuda devices, but the policy is on cpu"):
-        quiet_trainer().fit(module, RolloutDataModule(train=BundledTasks("train", count=2)))
+        quiet_trainer(max_epochs=1).fit(module, data)
     assert module.policy is None
