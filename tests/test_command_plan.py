@@ -203,6 +203,11 @@ def test_lengths_over_the_recipes_are_refused(tmp_path, capsys):
     assert "--prompt 601 is over the recipe's max_prompt_tokens, 600; raise that as well" in capsys.readouterr().err
 
 
+def test_without_sft_the_rollouts_still_stand_behind_a_trace(tmp_path):
+    without = {"model.init_args.coefficients": {"sft": 0.0}}
+    assert read_recipe(["-c", saved(tmp_path, without)]).longest().trace == 200
+
+
 def test_what_waits_in_the_hosts_memory_is_not_the_cards(tmp_path):
     changes = {"trainer.accelerator": "gpu", "model.init_args.offload_activations": True}
     recipe = read_recipe(["-c", saved(tmp_path, changes)])

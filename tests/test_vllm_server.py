@@ -139,6 +139,18 @@ def test_what_fails_for_a_while_is_asked_again_and_told(status, caplog):
     assert "answers again" in said[-1]
 
 
+def test_each_outage_is_told_once_with_its_end(caplog):
+    with ProtocolServer() as server, server.backend().lend(lent(adapted()), SamplingConfig()) as sampler:
+        for _ in range(2):
+            done = len(server.prompts())
+            server.disturb = lambda path, body, number, done=done: (
+                (503, {"error": {"message": "not now"}}) if path == "/v1/completions" and number == done else None
+            )
+            play(sampler, turns=1, rows=1)
+    said = [record.getMessage() for record in caplog.records if record.name == vllm_client.__name__]
+    assert ["repeated up to" in line for line in said] == [True, False, True, False]
+
+
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [
