@@ -11,7 +11,8 @@ One prompt a step, K = 8 rollouts, prompt 2k + trace 2k + response 4k:
   several lengths;
 - ``head``: log-probabilities and their gradients by our chunks, by all logits at once, and by cut-cross-entropy where
   it is installed; with a frozen head and with a trained one;
-- ``rollout``: sampled tokens per second of our sampler, and of ``transformers.generate``.
+- ``rollout``: sampled tokens per second of our sampler, as it is and with compiled layers, and of
+  ``transformers.generate``.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
+from benchmarks.decode_vs_generate import with_compiled_layers
 from benchmarks.flops import update_flops
 from benchmarks.machine import machine
 from benchmarks.row import Timing, alternate
@@ -243,7 +245,9 @@ def _rollouts(case: UpdateCase, scale: _Scale, repeats: int) -> Iterator[dict[st
         inputs = prompts.to(module.device)
         model.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs), generation_config=config)
 
-    for name, run in (("rollout", ours), ("generate", generate)):
+    for name, run in (("rollout", ours), ("generate", generate), ("rollout, compiled layers", ours)):
+        if name.endswith("layers"):
+            with_compiled_layers(model.get_base_model())
         with torch.no_grad():
             measured = _timed(run, repeats)
         speed = tokens / measured.timing.median

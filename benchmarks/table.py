@@ -65,7 +65,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _spread(seconds: dict[str, list[float]]) -> str:
-    return "; ".join(f"{shortest:.3g} to {longest:.3g}" for shortest, longest in seconds.values()) or "-"
+    return "; ".join(f"{shortest:.3g} to {longest:.3g}" for shortest, longest in list(seconds.values())[:2]) or "-"
 
 
 def _shares(row: dict[str, Any]) -> str:
