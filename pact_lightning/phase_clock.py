@@ -1,11 +1,12 @@
 """Where the seconds of a phase go."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
+
+from pact_lightning.device_time import device_time
 
 Part = Literal["wait", "prefill", "decode", "tools", "credit", "old", "reference", "forward", "backward", "step"]
 
@@ -35,7 +36,7 @@ class PhaseClock:
         self.seconds: dict[Part, float] = {}
         self._device = torch.device("cpu")
         self._within: list[Part] = []
-        self._began = self._ended = self._since = time.perf_counter()
+        self._began = self._ended = self._since = device_time(self._device)
 
     def start(self, device: torch.device) -> None:
         """Begins a phase.
@@ -46,7 +47,7 @@ class PhaseClock:
         self.seconds = {}
         self._device = device
         self._within = []
-        self._began = self._ended = self._now()
+        self._began = self._ended = device_time(self._device)
 
     @property
     def total(self) -> float:
@@ -75,12 +76,7 @@ class PhaseClock:
 
     def _charge(self) -> None:
         """Gives the time since the last look to the part that is running."""
-        self._ended = self._now()
+        self._ended = device_time(self._device)
         if self._within:
             self.add(self._within[-1], self._ended - self._since)
         self._since = self._ended
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()

@@ -174,6 +174,12 @@ def assert_told(tmp_path, capsys, changes, moment, share, sentence):
     assert re.search(sentence, text), text
 
 
+def test_a_recipe_whose_limits_do_not_fit_a_forward_is_planned_with_shorter_lengths(tmp_path, capsys):
+    path = saved(tmp_path, {"model.init_args.max_tokens_per_forward": 700})
+    text = told(capsys, "-c", path, "--memory", "1GB", "--prompt", "100", "--trajectory", "80", *GIVEN)
+    assert "limits.rows: all 4 rollouts of a phase" in text
+
+
 def test_rollouts_beside_the_update_do_not_add_up(tmp_path, capsys):
     alone = told(capsys, "-c", saved(tmp_path, SERVER), "--tflops", "0.000001", "--bandwidth", "1000")
     beside = told(

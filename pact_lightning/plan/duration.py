@@ -1,11 +1,11 @@
 """How long a phase will take: an estimate from operations and bytes, and from how fast a device does both."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from pact_lightning.device_time import device_time
 from pact_lightning.plan.phase_work import Decoding, Passes
 
 _PROBE_SECONDS = 0.3
@@ -42,20 +42,13 @@ def probe_speed(device: torch.device, dtype: torch.dtype) -> Speed:
 def _per_second(run: Callable[[], object], device: torch.device) -> float:
     run()
     times = 0
-    _wait(device)
-    started = time.perf_counter()
+    started = device_time(device)
     while True:
         run()
         times += 1
-        _wait(device)
-        passed = time.perf_counter() - started
+        passed = device_time(device) - started
         if passed >= _PROBE_SECONDS:
             return times / passed
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def phase_seconds(

@@ -77,8 +77,11 @@ def largest_fit(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, memory: R
     tokens = Largest(None if steps is None else least + steps * _STEP, steps == -(-(most - least) // _STEP))
     if recipe.sampler:
         return Fit(tokens, None, None)
-    rows, limits = rows_for(lengths), recipe.longest()
-    return Fit(tokens, rows, rows if limits == lengths else rows_for(limits))
+    rows = rows_for(lengths)
+    if (lengths.prompt, lengths.trajectory) == (recipe.max_prompt_tokens, recipe.max_trajectory_tokens):
+        return Fit(tokens, rows, rows)
+    # Rollouts see no trace, so that these lengths need not fit one forward of training with it.
+    return Fit(tokens, rows, rows_for(Lengths(recipe.max_prompt_tokens, 0, recipe.max_trajectory_tokens)))
 
 
 def _largest(bytes_of: Callable[[int], int], room: int, most: int) -> int | None:

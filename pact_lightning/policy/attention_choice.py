@@ -1,7 +1,7 @@
 """Which of the shared-prefix attentions runs, why, and whether it gives what plain rows give."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -42,8 +42,8 @@ def check_path(path: AttentionPath, device_type: str) -> None:
     Raises:
         ValueError: The path is unknown, or for another kind.
     """
-    if path not in ("auto", "blockwise", "two_calls", "flex"):
-        raise ValueError(f"unknown attention {path!r}; use 'auto', 'blockwise', 'two_calls' or 'flex'")
+    if path not in get_args(AttentionPath):
+        raise ValueError(f"unknown attention {path!r}; use one of {', '.join(get_args(AttentionPath))}")
     for name, kind in (("blockwise", "cpu"), ("flex", "cuda")):
         if path == name and device_type != kind:
             raise ValueError(

@@ -2,12 +2,12 @@
 
 import math
 import statistics
-import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from pact_lightning.device_time import device_time
 from pact_lightning.policy.attention import AttentionPlan
 from pact_lightning.policy.attention_shape import AttentionShape
 
@@ -75,15 +75,8 @@ def try_attention(
         attend()  # what has no backward pass is compiled apart
     with torch.enable_grad():
         for _ in range(1 + _ROUNDS):
-            _wait(device)
-            start = time.perf_counter()
+            start = device_time(device)
             out = attend()
             found = (out.detach(), *torch.autograd.grad(out, leaves, upstream))
-            _wait(device)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(device_time(device) - start)
     return AttentionTrial(statistics.median(seconds[1:]), tuple(tensor.cpu() for tensor in found))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
