@@ -92,7 +92,7 @@ soak: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py --kills $(KILLS)
 
 bundled-policy: $(VENV)/.installed
-	$(BIN)/python -m pact_lightning.environments.bundled.build_policy runs/bundled_policy/blank
+	$(BIN)/python recipes/bundled_policy/build_policy.py runs/bundled_policy/blank
 	$(BIN)/pact-lightning fit -c recipes/bundled_policy/1_pretrain.yaml
 	$(BIN)/pact-lightning fit -c recipes/bundled_policy/2_unreliable.yaml
 

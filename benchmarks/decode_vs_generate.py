@@ -6,7 +6,7 @@ import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.row import Row, alternate, spreads
-from pact_lightning.policy.attention import ATTENTION_NAME
+from pact_lightning.policy.attention.plan import ATTENTION_NAME
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput, TurnRequest
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 

@@ -37,14 +37,14 @@ from benchmarks.flops import update_flops
 from benchmarks.machine import machine
 from benchmarks.row import Timing, alternate
 from benchmarks.update_case import TWO_MILLION, Lengths, UpdateCase
-from pact_lightning.module import PACTModule
-from pact_lightning.policy.attention_choice import AttentionPath
-from pact_lightning.policy.flex_attention import FlexPlan
+from pact_lightning.policy.attention.choice import AttentionPath
+from pact_lightning.policy.attention.flex import FlexPlan
+from pact_lightning.policy.flops import peak_flops
 from pact_lightning.policy.logprobs import chunked_logprobs
 from pact_lightning.policy.packing import PackingMode
-from pact_lightning.policy.peak_flops import peak_flops
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput, TurnRequest
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
+from pact_lightning.training.pact_module import PACTModule
 
 QWEN3_4B: dict[str, int] = {
     "hidden_size": 2560,

@@ -6,8 +6,8 @@ from bisect import bisect
 import torch
 
 from benchmarks.row import Row
-from pact_lightning.policy.attention import SharedPrefixPlan
-from pact_lightning.policy.attention_choice import make_plan
+from pact_lightning.policy.attention.choice import make_plan
+from pact_lightning.policy.attention.plan import SharedPrefixPlan
 from pact_lightning.policy.packing import Block, Pack, pack_blocks
 
 _PROMPTS, _SAMPLES, _LIMIT = 32, 8, 32_768

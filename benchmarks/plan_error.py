@@ -15,7 +15,7 @@ import yaml
 
 from benchmarks.row import Row
 
-_TASKS = "pact_lightning.environments.bundled.tasks.BundledTasks"
+_TASKS = "pact_lightning.BundledTasks"
 _MIB = 2**20
 _RESULT = "peaks: "
 # So that memory which is freed leaves the process, and its peak is that of what is alive. For the same reason the
@@ -88,8 +88,8 @@ def _in_own_process(case: _Case, folder: Path) -> dict[str, float]:
 
 def _measure(case: _Case, folder: Path) -> dict[str, float]:
     """Plans a case, runs it after a small one, and compares the peaks."""
-    from pact_lightning import policy_module
-    from pact_lightning.cli import main
+    from pact_lightning.cli.main import main
+    from pact_lightning.training import policy_module
 
     vars(policy_module)["keep_freed_memory"] = lambda: False
     _save_model(folder / "model", case.vocabulary)
@@ -110,8 +110,8 @@ def _measure(case: _Case, folder: Path) -> dict[str, float]:
 
 
 def _plan(recipe: Path) -> tuple[int, int]:
+    from pact_lightning.cli.plan_recipe import read_recipe
     from pact_lightning.plan.lengths import Lengths
-    from pact_lightning.plan.recipe import read_recipe
     from pact_lightning.plan.run_plan import make_plan
     from pact_lightning.policy.loading import policy_skeleton
 
@@ -124,11 +124,11 @@ def _plan(recipe: Path) -> tuple[int, int]:
 
 def _longest(policy: Any) -> tuple[int, int]:
     """Tokens of the prompt and trace of the longest task of the run."""
-    from pact_lightning.context import ContextBuilder
     from pact_lightning.dialogue.rendering import ChatRenderer
     from pact_lightning.dialogue.text_codec import TextCodec
-    from pact_lightning.environments.bundled.tasks import BundledTasks
     from pact_lightning.policy.loading import load_tokenizer
+    from pact_lightning.tasks.bundled.tasks import BundledTasks
+    from pact_lightning.update.context import ContextBuilder
 
     contexts = ContextBuilder(ChatRenderer(TextCodec(load_tokenizer(policy))), "turns", "full", 10**6)
     found = []
@@ -172,7 +172,7 @@ def _saved_recipe(case: _Case, folder: Path, model: str) -> Path:
     config = {
         "seed_everything": 0,
         "model": {
-            "class_path": "pact_lightning.module.PACTModule",
+            "class_path": "pact_lightning.PACTModule",
             "init_args": {
                 "policy": {"model": model, "dtype": "float32", **case.policy},
                 "anchor_probability": 0.0,
@@ -181,7 +181,7 @@ def _saved_recipe(case: _Case, folder: Path, model: str) -> Path:
             },
         },
         "data": {
-            "class_path": "pact_lightning.datamodule.RolloutDataModule",
+            "class_path": "pact_lightning.RolloutDataModule",
             "init_args": {
                 "train": train,
                 "prompts_per_phase": 2,

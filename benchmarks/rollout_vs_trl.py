@@ -1,23 +1,22 @@
 """Row ``rollout_vs_trl``: rollouts of eight turns with a tool, beside the tool loop of TRL's ``GRPOTrainer``."""
 
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
 
-import pact_lightning.environments.bundled
 from benchmarks.profile import time_shares
 from benchmarks.row import Row, alternate, spreads
 from benchmarks.scripted_policy import TOOLS, scripted_policy, turn_script
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.environments.function_schema import function_schema
-from pact_lightning.policy.attention import ATTENTION_NAME
+from pact_lightning.policy.attention.plan import ATTENTION_NAME
+from pact_lightning.policy.loading import BUNDLED_FOLDER
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
 
 PROMPTS, SAMPLES, TURNS, REASONING = 8, 8, 8, 20
 # Qwen3-1.7B made small. Its vocabulary of 151,936 is scaled so that the head has the same share of the weights, 18 %.
@@ -36,7 +35,7 @@ Ids = list[list[int]]
 
 def run(repeats: int) -> Row:
     """Both sides roll out the same prompts with the same weights and, as is checked, sample the same tokens."""
-    tokenizer = AutoTokenizer.from_pretrained(Path(pact_lightning.environments.bundled.__file__).parent / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(BUNDLED_FOLDER)
     script = turn_script(tokenizer, REASONING)
     messages = [
         [{"role": "user", "content": f"Find the profession of person {n}, then give the year of birth of the spouse."}]
@@ -76,7 +75,7 @@ class _Ours:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, script: list[int], messages: list[Any]) -> None:
         renderer = ChatRenderer(TextCodec(tokenizer))
         schemas = tuple(function_schema(tool) for tool in TOOLS)
-        spec = EnvironmentSpec("pact_lightning.environments.functions.FunctionEnvironment", {"functions": list(TOOLS)})
+        spec = EnvironmentSpec("pact_lightning.FunctionEnvironment", {"functions": list(TOOLS)})
         views = [PromptView(f"task {n}", tuple(prompt), schemas, spec) for n, prompt in enumerate(messages)]
         self._engine = RolloutEngine(renderer, RolloutLimits(max_turns=TURNS, rows=PROMPTS * SAMPLES))
         self._requests = [RolloutRequest(view, SAMPLES, n) for n, view in enumerate(views)]

@@ -30,4 +30,4 @@ def run(repeats: int) -> Row:
 
 
 def _run(arguments: list[str]) -> None:
-    subprocess.run([sys.executable, "-m", "pact_lightning.cli", *arguments], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "pact_lightning.cli.main", *arguments], check=True, capture_output=True)

@@ -16,20 +16,19 @@ from typing import Any, Literal
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from pact_lightning.dialogue.components import Component
-from pact_lightning.dialogue.tool_call import ToolCall
-from pact_lightning.group import Group
-from pact_lightning.module import PACTModule
+from pact_lightning.credit.group import Group
 from pact_lightning.objectives.pact import Coefficients
-from pact_lightning.policy.attention_choice import AttentionPath
+from pact_lightning.policy.attention.choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
 from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
-from pact_lightning.rollout.trajectory import Segment, Trajectory
-from pact_lightning.scoring import Layout, PromptPlan, head_masks, lay_out
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
-from pact_lightning.tasks.schema import Task
-from pact_lightning.traces.rendered import render_trace
-from pact_lightning.traces.schema import Chunk, ExpertTrace, ExpertTurn
+from pact_lightning.traces.tokens import render_trace
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.task import Task
+from pact_lightning.types.tool_call import ToolCall
+from pact_lightning.types.trace import Chunk, ExpertTrace, ExpertTurn
+from pact_lightning.types.trajectory import Component, Segment, Trajectory
+from pact_lightning.update.layout import Layout, PromptPlan, head_masks, lay_out
 
 THREADS = 2
 

@@ -49,14 +49,14 @@ def run(variant: str, seed: int, learning_rate: float, folder: Path) -> list[flo
             "--seed_everything": str(seed),
             f"{TRAINER}default_root_dir": str(folder / name),
             f"{TRAINER}enable_checkpointing": "false",
-            f"{TRAINER}callbacks": "pact_lightning.annealing.AnnealingCallback",
+            f"{TRAINER}callbacks": "pact_lightning.AnnealingCallback",
             f"{TRAINER}logger": "lightning.pytorch.loggers.CSVLogger",
             f"{TRAINER}logger.init_args.save_dir": str(folder),
             f"{TRAINER}logger.init_args.name": name,
             f"{TRAINER}logger.init_args.version": "run",
         }
         arguments = [part for pair in options.items() for part in pair]
-        command = [sys.executable, "-m", "pact_lightning.cli", "fit", "-c", str(RECIPE), *arguments]
+        command = [sys.executable, "-m", "pact_lightning.cli.main", "fit", "-c", str(RECIPE), *arguments]
         subprocess.run(command, check=True, env=os.environ | {"COLUMNS": "120"})
         done.touch()
     with metrics.open(newline="", encoding="utf-8") as file:

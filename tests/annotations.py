@@ -2,7 +2,7 @@
 
 import json
 
-from pact_lightning.traces.annotator import AnnotatorConfig, LLMAnnotator
+from pact_lightning.teacher.annotator import AnnotatorConfig, LLMAnnotator
 
 CALL = {"name": "get_time", "arguments": {"city": "Oslo"}}
 

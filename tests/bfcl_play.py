@@ -6,9 +6,9 @@ from itertools import chain
 
 from rollout_player import Player
 
-from pact_lightning.environments.bfcl_package import data_folder
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest
-from pact_lightning.tasks.bfcl_rows import CATEGORIES
+from pact_lightning.tasks.bfcl.package import data_folder
+from pact_lightning.tasks.bfcl.rows import CATEGORIES
 
 LIMITS = RolloutLimits(
     max_turns=80, max_new_tokens_per_turn=20_000, max_trajectory_tokens=10**6, max_response_characters=10**6

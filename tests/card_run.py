@@ -13,16 +13,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from simulated_card import NAME, CardStrategy, add_card
 from small_run import OPTIMIZER, AfterStep
 
-from pact_lightning.annealing import AnnealingCallback
-from pact_lightning.callbacks.interruption import NAME as STOPPED
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.module import PACTModule
+from pact_lightning.callbacks.annealing import AnnealingCallback
 from pact_lightning.objectives.pact import Coefficients
 from pact_lightning.policy.loading import PolicyConfig
+from pact_lightning.resume.interruption import NAME as STOPPED
 from pact_lightning.rollout.engine import RolloutLimits
-from pact_lightning.sft_module import SFTModule
-from pact_lightning.trace_datamodule import TraceDataModule
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.training.sft_module import SFTModule
+from pact_lightning.training.trace_datamodule import TraceDataModule
 
 LIMITS = RolloutLimits(max_turns=2, max_new_tokens_per_turn=40, max_trajectory_tokens=200, rows=8)
 TERMS = Coefficients(sft=0.1, kl=0.01, entropy=0.01)

@@ -4,7 +4,7 @@ import json
 
 import yaml
 
-BUNDLED = "pact_lightning.environments.bundled.tasks.BundledTasks"
+BUNDLED = "pact_lightning.BundledTasks"
 
 
 def bundled(split, count):
@@ -23,7 +23,7 @@ def recipe(folder):
     return {
         "seed_everything": 0,
         "model": {
-            "class_path": "pact_lightning.module.PACTModule",
+            "class_path": "pact_lightning.PACTModule",
             "init_args": {
                 "policy": {"adapter": "lora", "lora_r": 4, "dtype": "float32"},
                 "optimizer": {"learning_rate": 1.0e-3},
@@ -32,7 +32,7 @@ def recipe(folder):
             },
         },
         "data": {
-            "class_path": "pact_lightning.datamodule.RolloutDataModule",
+            "class_path": "pact_lightning.RolloutDataModule",
             "init_args": {
                 "train": bundled("train", 4),
                 "validation": bundled("validation", 2),
@@ -54,7 +54,7 @@ def recipe(folder):
             "enable_model_summary": False,
             "logger": loggers,
             "callbacks": [
-                {"class_path": "pact_lightning.annealing.AnnealingCallback"},
+                {"class_path": "pact_lightning.AnnealingCallback"},
                 {
                     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
                     "init_args": {"dirpath": str(folder / "run" / "checkpoints"), "save_last": True},

@@ -3,8 +3,8 @@
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
-from pact_lightning.policy import attention_choice
-from pact_lightning.policy import flex_attention as own
+from pact_lightning.policy.attention import choice as attention_choice
+from pact_lightning.policy.attention import flex as own
 
 
 def let_flex_run_here(monkeypatch, backend=None):

@@ -5,15 +5,14 @@ import warnings
 import lightning.pytorch as pl
 import torch
 
-from pact_lightning.dialogue.components import Component
+from pact_lightning.credit.group import CreditConfig, make_group
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.environments.bundled.tasks import make_task
-from pact_lightning.group import CreditConfig, make_group
-from pact_lightning.module import PACTModule
-from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.rollout.trajectory import Segment, StopReason, Trajectory
+from pact_lightning.tasks.bundled.tasks import make_task
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.types.trajectory import Component, Segment, StopReason, Trajectory
+from pact_lightning.update.optimizer import OptimizerConfig
 
 FULL = PolicyConfig(adapter="full", dtype="float32")
 STILL = OptimizerConfig(learning_rate=1e-30, weight_decay=0.0)

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from hand_made import bundled_renderer
 
-from pact_lightning.dialogue.components import Component
 from pact_lightning.policy.loading import load_policy
 from pact_lightning.policy.state_dict import load_trainable_state, trainable_state
-from pact_lightning.traces.rendered import render_trace
+from pact_lightning.traces.tokens import render_trace
+from pact_lightning.types.trajectory import Component
 
 RENDERER = bundled_renderer()
 

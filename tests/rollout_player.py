@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pact_lightning.environments.protocol import ToolResult
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest
 from pact_lightning.rollout.samplers.base import TurnOutput
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
 
 ROOMY = RolloutLimits(max_new_tokens_per_turn=500, max_trajectory_tokens=5000)
 

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from pact_lightning.traces.endpoint import EndpointConfig
+from pact_lightning.teacher.endpoint import EndpointConfig
 
 
 class _Server(ThreadingHTTPServer):

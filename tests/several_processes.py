@@ -13,13 +13,13 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from small_run import AfterStep
 from torch.distributed.tensor import DTensor
 
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.group import CreditConfig, make_group
-from pact_lightning.optimizer import OptimizerConfig
+from pact_lightning.credit.group import CreditConfig, make_group
 from pact_lightning.rollout.engine import RolloutLimits
-from pact_lightning.sft_module import SFTModule
-from pact_lightning.trace_datamodule import TraceDataModule
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.training.sft_module import SFTModule
+from pact_lightning.training.trace_datamodule import TraceDataModule
+from pact_lightning.update.optimizer import OptimizerConfig
 
 DEADLINE_S = 600
 """A process that waits for another one for ever ends itself, with a traceback."""

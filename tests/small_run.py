@@ -9,17 +9,17 @@ from hand_made import quiet_trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from pact_lightning import rollout_run
-from pact_lightning.annealing import AnnealingCallback
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.module import PACTModule
-from pact_lightning.optimizer import OptimizerConfig
+from pact_lightning.callbacks.annealing import AnnealingCallback
 from pact_lightning.policy.loading import PolicyConfig
+from pact_lightning.rollout import reuse as rollout_run
 from pact_lightning.rollout.engine import RolloutLimits
-from pact_lightning.rollout_store import StoredRollouts
-from pact_lightning.sft_module import SFTModule
-from pact_lightning.trace_datamodule import TraceDataModule
+from pact_lightning.rollout.store import StoredRollouts
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.training.sft_module import SFTModule
+from pact_lightning.training.trace_datamodule import TraceDataModule
+from pact_lightning.update.optimizer import OptimizerConfig
 
 PHASES = 2
 

@@ -25,10 +25,8 @@ import torch
 import yaml
 from cli_recipe import bundled, recipe
 
-import pact_lightning.datamodule
-import pact_lightning.lightning_cli  # noqa: F401  # imported by the command when it is called
-from pact_lightning.cli import main
-from pact_lightning.metric_rows import comparable, read_rows
+from pact_lightning.cli.main import main
+from pact_lightning.resume.metrics_file import comparable, read_rows
 
 PHASES = 8
 ROLLOUTS = 3

@@ -10,10 +10,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from vllm_protocol_server import ProtocolServer
 
 from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer, policy_source
-from pact_lightning.rollout.samplers.adapter_version import check_has_adapter, saved_adapter
-from pact_lightning.rollout.samplers.backend import LentPolicy
-from pact_lightning.rollout.samplers.base import SamplingConfig
+from pact_lightning.rollout.samplers.base import LentPolicy, SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
+from pact_lightning.rollout.samplers.vllm.turns import check_has_adapter, saved_adapter
 
 
 def test_no_version_shares_anything_with_another_and_none_stays(tmp_path):

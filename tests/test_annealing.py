@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from torch.utils.data import DataLoader
 
-from pact_lightning.annealing import AnnealingCallback, AnnealingSchedule, Supervision
+from pact_lightning.callbacks.annealing import AnnealingCallback
+from pact_lightning.objectives.annealing import AnnealingSchedule, Supervision
 
 
 def test_the_papers_schedule():
@@ -147,7 +148,7 @@ class TestCallback:
     def test_it_can_be_configured_from_a_file(self):
         parser = ArgumentParser()
         parser.add_subclass_arguments(pl.Callback, "callback")
-        config = {"class_path": "pact_lightning.annealing.AnnealingCallback", "init_args": {"horizon": 7}}
+        config = {"class_path": "pact_lightning.AnnealingCallback", "init_args": {"horizon": 7}}
         callback = parser.instantiate(parser.parse_object({"callback": config})).callback
         assert (callback.horizon, callback.schedule) == (7, AnnealingSchedule())
 

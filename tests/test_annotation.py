@@ -5,11 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.traces.annotation import annotation_problem, hard_reasons, is_hard, segment_trace
-from pact_lightning.traces.quality import QualityFlag, flag_names, quality_flags
-from pact_lightning.traces.schema import Chunk, ChunkType, ExpertTrace, ExpertTurn, TurnPattern
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.traces.hard_turns import (
+    QualityFlag,
+    annotation_problem,
+    flag_names,
+    hard_reasons,
+    is_hard,
+    quality_flags,
+    segment_trace,
+)
 from pact_lightning.traces.segmentation import segment_reasoning
+from pact_lightning.types.trace import Chunk, ChunkType, ExpertTrace, ExpertTurn, TurnPattern
 
 ADD = {"name": "add", "arguments": {"a": 20, "b": 22}}
 EASY = "The user wants a sum.\n\nThe add tool is the right tool."

@@ -6,15 +6,10 @@ import pytest
 from annotations import CALL, annotator_at, answer, chunk
 from scripted_server import SOON, Answer, ScriptedServer, chat
 
-from pact_lightning.traces.annotation_answer import (
-    AnnotationError,
-    annotated_chunks,
-    paragraphs,
-    read_annotation,
-)
-from pact_lightning.traces.annotator import AnnotatorConfig, LLMAnnotator
-from pact_lightning.traces.schema import ChunkType
+from pact_lightning.teacher.annotation import AnnotationError, annotated_chunks, paragraphs, read_annotation
+from pact_lightning.teacher.annotator import AnnotatorConfig, LLMAnnotator
 from pact_lightning.traces.segmentation import segment_reasoning
+from pact_lightning.types.trace import ChunkType
 
 TEXT = 'They want the time in Oslo.\n\nget_time fits. So it is get_time. Then {"city": "Oslo"}.\n\nThat is all.'
 FIRST, SECOND, THIRD = (TEXT[span.start : span.end] for span in paragraphs(TEXT))

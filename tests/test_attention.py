@@ -7,10 +7,10 @@ import torch
 from flex_here import let_flex_run_here
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from pact_lightning.policy.attention import BlockLayout, SharedPrefixPlan
-from pact_lightning.policy.attention_choice import AttentionChoice
-from pact_lightning.policy.blockwise_attention import BlockwisePlan
-from pact_lightning.policy.flex_attention import FlexPlan
+from pact_lightning.policy.attention.blockwise import BlockwisePlan
+from pact_lightning.policy.attention.choice import AttentionChoice
+from pact_lightning.policy.attention.flex import FlexPlan
+from pact_lightning.policy.attention.plan import BlockLayout, SharedPrefixPlan
 from pact_lightning.policy.loading import enable_gradient_checkpointing
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import PREFIX, Block, pack_blocks

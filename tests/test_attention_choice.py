@@ -4,10 +4,10 @@ import pytest
 import torch
 from test_attention import build, random_blocks
 
-from pact_lightning.policy import attention_choice
-from pact_lightning.policy.attention import BlockLayout, SharedPrefixPlan
-from pact_lightning.policy.attention_choice import AttentionChoice, choose_path, make_plan
-from pact_lightning.policy.blockwise_attention import BlockwisePlan
+from pact_lightning.policy.attention import choice as attention_choice
+from pact_lightning.policy.attention.blockwise import BlockwisePlan
+from pact_lightning.policy.attention.choice import AttentionChoice, choose_path, make_plan
+from pact_lightning.policy.attention.plan import BlockLayout, SharedPrefixPlan
 from pact_lightning.policy.packing import pack_blocks
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import pytest
 from test_command_tasks import MATCHTIR_ROW
 from toolhop_rows import ROW as TOOLHOP_ROW
 
-from pact_lightning.cli import main
+from pact_lightning.cli.main import main
 from pact_lightning.tasks.jsonl import JsonlTasks
 
 # Lightning's word to people who pass arguments by mistake, and its hints about loaders.
@@ -58,13 +58,13 @@ def test_matchtir_rows_train_from_end_to_end(tmp_path, monkeypatch):
     assert [len(task.trace.turns) for task in JsonlTasks("tasks.jsonl").load()] == [2, 2]
     recipe = {
         "model": {
-            "class_path": "pact_lightning.module.PACTModule",
+            "class_path": "pact_lightning.PACTModule",
             "init_args": {"anchor_probability": 0.0, "policy": {"dtype": "float32"}, "max_tokens_per_forward": 4096},
         },
         "data": {
-            "class_path": "pact_lightning.datamodule.RolloutDataModule",
+            "class_path": "pact_lightning.RolloutDataModule",
             "init_args": {
-                "train": {"class_path": "pact_lightning.tasks.jsonl.JsonlTasks", "init_args": {"path": "tasks.jsonl"}},
+                "train": {"class_path": "pact_lightning.JsonlTasks", "init_args": {"path": "tasks.jsonl"}},
                 "prompts_per_phase": 2,
                 "prompts_per_step": 2,
                 "rollouts_per_prompt": 2,

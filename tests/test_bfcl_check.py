@@ -8,13 +8,12 @@ from bfcl_play import LIMITS, Official, lines_of, roll_out
 
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.environments.bfcl_package import INSTALL
-from pact_lightning.metrics.bfcl_check import bfcl_case, check_calls, check_trajectory, is_correct
-from pact_lightning.metrics.multi_turn_accuracy import MultiTurnAccuracy
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.rollout.trajectory import StopReason
-from pact_lightning.tasks.bfcl import BFCLTasks
-from pact_lightning.tasks.bfcl_rows import CATEGORIES
+from pact_lightning.tasks.bfcl.package import INSTALL
+from pact_lightning.tasks.bfcl.rows import CATEGORIES
+from pact_lightning.tasks.bfcl.score import MultiTurnAccuracy, bfcl_case, check_calls, check_trajectory, is_correct
+from pact_lightning.tasks.bfcl.tasks import BFCLTasks
+from pact_lightning.types.trajectory import StopReason
 
 EVERY = pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 """Every fifth task, which holds all categories; all 800 take a minute."""

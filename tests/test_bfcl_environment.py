@@ -13,15 +13,13 @@ from bfcl_play import Official
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pact_lightning.environments import bfcl_package
-from pact_lightning.environments.bfcl import BFCLEnvironment
-from pact_lightning.environments.bfcl_cost import MAX_PRECISION, affordable
-from pact_lightning.environments.bfcl_package import API_CLASSES, INSTALL, api_class
-from pact_lightning.environments.bfcl_schemas import tool_schemas
 from pact_lightning.environments.protocol import Environment
-from pact_lightning.tasks.bfcl import BFCLTasks
-from pact_lightning.tasks.bfcl_calls import parameter_names
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
+from pact_lightning.tasks.bfcl import package as bfcl_package
+from pact_lightning.tasks.bfcl.environment import MAX_PRECISION, BFCLEnvironment, affordable
+from pact_lightning.tasks.bfcl.package import API_CLASSES, INSTALL, api_class, tool_schemas
+from pact_lightning.tasks.bfcl.rows import parameter_names
+from pact_lightning.tasks.bfcl.tasks import BFCLTasks
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
 
 pytest.importorskip("bfcl_eval", reason=f"needs BFCL: {INSTALL}")
 
@@ -235,8 +233,8 @@ def test_without_the_package_one_sentence_says_how_to_get_it(monkeypatch):
 
 def test_using_it_makes_no_folders(tmp_path):
     program = (
-        "from pact_lightning.tasks.bfcl import BFCLTasks\n"
-        "from pact_lightning.metrics.bfcl_check import bfcl_case, check_calls\n"
+        "from pact_lightning.tasks.bfcl.tasks import BFCLTasks\n"
+        "from pact_lightning.tasks.bfcl.score import bfcl_case, check_calls\n"
         "case = bfcl_case(BFCLTasks(limit=1).load()[0])\n"
         "assert all(check.valid for check in check_calls(case.ground_truth, case))\n"
         "import sys\n"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pact_lightning.environments.bfcl_package import INSTALL
-from pact_lightning.tasks.bfcl import side_of
+from pact_lightning.tasks.bfcl.package import INSTALL
+from pact_lightning.tasks.bfcl.tasks import side_of
 
 pytest.importorskip("bfcl_eval", reason=f"needs BFCL: {INSTALL}")
 
@@ -30,7 +30,7 @@ def run(folder, verb, recipe, overrides, *arguments):
     command = [
         sys.executable,
         "-m",
-        "pact_lightning.cli",
+        "pact_lightning.cli.main",
         verb,
         "-c",
         str(ROOT / "recipes" / recipe),

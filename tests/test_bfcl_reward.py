@@ -6,17 +6,16 @@ import pytest
 from bfcl_play import lines_of, roll_out
 from rollout_player import bench_prompt
 
+from pact_lightning.credit.group import CreditConfig, make_group
+from pact_lightning.credit.reward import make_reward
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.environments.bfcl_package import INSTALL
-from pact_lightning.group import CreditConfig, make_group
-from pact_lightning.metrics.bfcl_check import bfcl_case, check_trajectory
-from pact_lightning.metrics.bfcl_reward import bfcl_reward
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.reward import make_reward
-from pact_lightning.tasks.bfcl import BFCLTasks
-from pact_lightning.tasks.bfcl_rows import CATEGORIES
-from pact_lightning.tasks.schema import Task
+from pact_lightning.tasks.bfcl.package import INSTALL
+from pact_lightning.tasks.bfcl.rows import CATEGORIES
+from pact_lightning.tasks.bfcl.score import bfcl_case, bfcl_reward, check_trajectory
+from pact_lightning.tasks.bfcl.tasks import BFCLTasks
+from pact_lightning.types.task import Task
 
 pytest.importorskip("bfcl_eval", reason=f"needs BFCL: {INSTALL}")
 
@@ -122,7 +121,7 @@ def test_it_is_named_in_a_recipe_and_refuses_other_tasks(renderer, tasks):
     rollouts = [played(renderer, task, steps), played(renderer, task, [[] for _ in steps])]
     group = make_group(task, rollouts, CreditConfig(reward="bfcl", reward_args={"state_weight": 0.3}))
     assert group.rewards == [pytest.approx(len(steps)), 0]
-    with pytest.raises(ValueError, match=r"needs tasks of pact_lightning\.tasks\.bfcl\.BFCLTasks; task 'bench-0' is"):
+    with pytest.raises(ValueError, match=r"needs tasks of pact_lightning\.BFCLTasks; task 'bench-0' is"):
         bfcl_reward(rollouts[0], Task(bench_prompt()))
     with pytest.raises(ValueError, match="between 0 and 1"):
         bfcl_reward(rollouts[0], task, state_weight=1.5)

@@ -11,20 +11,18 @@ from bfcl_play import roll_out
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.environments.bfcl_package import INSTALL, data_folder
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.rollout.trajectory import StopReason
-from pact_lightning.tasks.bfcl import BFCLTasks, side_of
-from pact_lightning.tasks.bfcl_calls import parameter_names, parse_call
-from pact_lightning.tasks.bfcl_rows import CATEGORIES
-from pact_lightning.tasks.checks import TaskFileError
+from pact_lightning.tasks.bfcl.package import INSTALL, data_folder
+from pact_lightning.tasks.bfcl.rows import CATEGORIES, parameter_names, parse_call
+from pact_lightning.tasks.bfcl.tasks import BFCLTasks, side_of
 from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.traces.leak import trace_problems
-from pact_lightning.traces.rendered import render_trace
-from pact_lightning.traces.schema import flatten_calls
+from pact_lightning.traces.tokens import render_trace
+from pact_lightning.types.trace import flatten_calls
+from pact_lightning.types.trajectory import Component, StopReason
+from pact_lightning.utils.errors import TaskFileError
 
 pytest.importorskip("bfcl_eval", reason=f"needs BFCL: {INSTALL}")
 

@@ -4,15 +4,15 @@ from collections import defaultdict
 
 import pytest
 
+from pact_lightning.credit.answers import answers_match
 from pact_lightning.credit.rewards import extract_answer
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.metrics.answer_match import answers_match
 from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
+from pact_lightning.tasks.bundled.tasks import BundledTasks
 
 CONFIG = PolicyConfig(model="bundled", adapter="full", dtype="float32")
 LIMITS = RolloutLimits(max_new_tokens_per_turn=160, max_trajectory_tokens=1200, rows=200)

@@ -6,18 +6,17 @@ from itertools import combinations
 
 import pytest
 
-from pact_lightning.environments.bundled.names import NAME_KINDS, SPLITS, words
-from pact_lightning.environments.bundled.questions import KINDS
-from pact_lightning.environments.bundled.tasks import BundledTasks, make_task
-from pact_lightning.environments.bundled.tools import TOOL_SCHEMAS, BundledWorld
-from pact_lightning.environments.bundled.world import CENSUS_YEARS, PROFESSIONS, generate_world
+from pact_lightning.credit.answers import count_solved, solve_scores
 from pact_lightning.environments.protocol import Environment
-from pact_lightning.metrics.solve_scores import count_solved, solve_scores
+from pact_lightning.tasks.bundled.questions import KINDS
+from pact_lightning.tasks.bundled.tasks import BundledTasks, make_task
+from pact_lightning.tasks.bundled.tools import TOOL_SCHEMAS, BundledWorld
+from pact_lightning.tasks.bundled.world import CENSUS_YEARS, NAME_KINDS, PROFESSIONS, SPLITS, generate_world, words
 from pact_lightning.tasks.checks import check_task
 from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.traces.leak import leak_reasons, trace_problems
 from pact_lightning.traces.levels import literal_call_spans, prefix_ends
-from pact_lightning.traces.schema import ChunkType, TurnPattern
+from pact_lightning.types.trace import ChunkType, TurnPattern
 
 COUNT = 500
 SMALL = 60

@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 import torch
 
-from pact_lightning.checkpoint_files import WholeFileIO, newest_whole, read_checkpoint
+from pact_lightning.resume.checkpoint_files import WholeFileIO, newest_whole, read_checkpoint
 
 CONTENT = {"loops": {}, "state_dict": {"w": torch.arange(4000.0)}}
 

@@ -9,14 +9,14 @@ from hand_made import quiet_trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from pact_lightning.annealing import AnnealingCallback
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.module import PACTModule
-from pact_lightning.optimizer import OptimizerConfig
+from pact_lightning.callbacks.annealing import AnnealingCallback
 from pact_lightning.policy.loading import PolicyConfig, load_policy
 from pact_lightning.policy.state_dict import load_trainable_state
 from pact_lightning.rollout.engine import RolloutLimits
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.update.optimizer import OptimizerConfig
 
 PHASES, STEPS = 4, 2
 TIMINGS = {"rollout/seconds", "rollout/tokens_per_second", "rollout/tool_share"}

@@ -11,10 +11,10 @@ import yaml
 from bitsandbytes.nn import Linear4bit
 from cli_recipe import bundled, recipe, records, saved
 
-import pact_lightning.policy_module
-from pact_lightning.cli import main
-from pact_lightning.lightning_cli import PactCLI
-from pact_lightning.metrics.rollout_metric import RolloutMetric
+import pact_lightning.training.policy_module
+from pact_lightning.cli.fit import PactCLI
+from pact_lightning.cli.main import main
+from pact_lightning.metrics.evaluation import RolloutMetric
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_a_later_config_overlays_an_earlier_one(tmp_path, capsys):
 
 def test_qlora_trains_the_adapter_on_a_4_bit_base(tmp_path, monkeypatch):
     seen = {}
-    step = pact_lightning.policy_module.PolicyModule.apply_gradients
+    step = pact_lightning.PolicyModule.apply_gradients
 
     def watched(self):
         seen["with gradient"] = {name for name, weight in self.model.named_parameters() if weight.grad is not None}
@@ -260,7 +260,7 @@ def test_qlora_trains_the_adapter_on_a_4_bit_base(tmp_path, monkeypatch):
         seen.setdefault("norms", []).append(norm)
         return norm
 
-    monkeypatch.setattr(pact_lightning.policy_module.PolicyModule, "apply_gradients", watched)
+    monkeypatch.setattr(pact_lightning.PolicyModule, "apply_gradients", watched)
     main(["fit", "-c", saved(tmp_path, {"model.init_args.policy.adapter": "qlora"})])
     assert seen["4-bit"] == 4 * 7
     assert seen["with gradient"]
@@ -271,7 +271,7 @@ def test_qlora_trains_the_adapter_on_a_4_bit_base(tmp_path, monkeypatch):
 
 
 def test_an_error_at_work_is_not_passed_off_as_a_mistake_in_the_recipe(tmp_path, monkeypatch):
-    monkeypatch.setattr(pact_lightning.policy_module.PolicyModule, "apply_gradients", _raises_value_error)
+    monkeypatch.setattr(pact_lightning.PolicyModule, "apply_gradients", _raises_value_error)
     with pytest.raises(ValueError, match="deep inside"):
         main(["fit", "-c", saved(tmp_path)])
     assert PactCLI.latest.at_work

@@ -9,13 +9,13 @@ import pytest
 from cli_recipe import bundled, saved
 from test_checkpoint_files import CONTENT, cut, flipped
 
-import pact_lightning.policy_module
-from pact_lightning.checkpoint_files import WholeFileIO
-from pact_lightning.cli import main
-from pact_lightning.environments.bundled.tasks import make_task
+import pact_lightning.training.policy_module
+from pact_lightning.cli.main import main
+from pact_lightning.resume.checkpoint_files import WholeFileIO
+from pact_lightning.tasks.bundled.tasks import make_task
 from pact_lightning.tasks.jsonl import write_jsonl
 from pact_lightning.tasks.record import task_to_json
-from pact_lightning.tasks.schema import Task
+from pact_lightning.types.task import Task
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def refusal(tmp_path, capsys, monkeypatch):
         raise AssertionError("the policy was loaded")
 
     def run(changes, *arguments, verb="fit"):
-        monkeypatch.setattr(pact_lightning.policy_module, "load_policy", never)
+        monkeypatch.setattr(pact_lightning.training.policy_module, "load_policy", never)
         with pytest.raises(SystemExit) as stopped:
             main([verb, "-c", saved(tmp_path, changes), *arguments])
         assert stopped.value.code == 2
@@ -38,9 +38,7 @@ def refusal(tmp_path, capsys, monkeypatch):
 
 
 def jsonl(path):
-    return {
-        "data.init_args.train": {"class_path": "pact_lightning.tasks.jsonl.JsonlTasks", "init_args": {"path": path}}
-    }
+    return {"data.init_args.train": {"class_path": "pact_lightning.JsonlTasks", "init_args": {"path": path}}}
 
 
 def lines(path, *extra):
@@ -146,12 +144,12 @@ def test_an_environment_that_cannot_be_made_is_named(tmp_path, refusal):
         ({"model.init_args.policy.model": "/nowhere/at/all"}, "there is no model folder at /nowhere/at/all"),
         (
             {"model.init_args.trace_template": "footnote"},
-            "error: model (pact_lightning.module.PACTModule).trace_template: Expected one of 'turns', 'user_block', "
+            "error: model (pact_lightning.PACTModule).trace_template: Expected one of 'turns', 'user_block', "
             "'system_block'. Got value: footnote",
         ),
         (
             {"model.init_args.temprature": 1.0},
-            "error: model (pact_lightning.module.PACTModule): Option 'temprature' is not accepted",
+            "error: model (pact_lightning.PACTModule): Option 'temprature' is not accepted",
         ),
         ({"trainer.max_epochs": "x"}, "error: trainer.max_epochs: Expected a value of type int. Got value: x"),
         (

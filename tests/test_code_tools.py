@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pact_lightning.environments import sandbox
-from pact_lightning.environments.code_tools import CodeToolEnvironment
 from pact_lightning.environments.protocol import Environment
-from pact_lightning.environments.sandbox import Limits, SandboxPool, shared_pool
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
+from pact_lightning.environments.sandbox import sandbox
+from pact_lightning.environments.sandbox.code_tools import CodeToolEnvironment
+from pact_lightning.environments.sandbox.sandbox import Limits, SandboxPool, shared_pool
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the sandbox needs a POSIX system")
 PREFIX = "an error occured when call f: "
@@ -109,7 +109,7 @@ def test_a_tool_without_code_and_senseless_limits_are_refused():
 
 def test_it_is_an_environment_and_can_be_built_from_a_spec():
     env = EnvironmentSpec(
-        "pact_lightning.environments.code_tools.CodeToolEnvironment", {"codes": {"f": "def f(): return 1"}, "tools": []}
+        "pact_lightning.CodeToolEnvironment", {"codes": {"f": "def f(): return 1"}, "tools": []}
     ).build()
     assert isinstance(env, Environment)
     assert env.call("f", {}).text == "1"
@@ -360,7 +360,7 @@ def test_no_worker_outlives_its_interpreter():
     import subprocess
 
     code = (
-        "from pact_lightning.environments.sandbox import Limits, shared_pool\n"
+        "from pact_lightning.environments.sandbox.sandbox import Limits, shared_pool\n"
         "pool = shared_pool()\n"
         "print(pool.run('import os\\ndef f(): return os.getcwd()', 'f', {}, limits=Limits()).text)\n"
         "print(pool._places.queue[-1]._process.pid, flush=True)\n"
@@ -378,7 +378,7 @@ def test_no_worker_outlives_its_interpreter():
 
 def _runs_worker(pid):
     try:
-        return "sandbox_worker" in Path(f"/proc/{pid}/cmdline").read_text()
+        return "sandbox/worker.py" in Path(f"/proc/{pid}/cmdline").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
 

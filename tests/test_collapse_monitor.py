@@ -4,9 +4,8 @@ import lightning.pytorch as pl
 import pytest
 from hand_made import FULL, STILL, Batches, RecordingModule, bundled_renderer, hand_made_group, quiet_trainer
 
-from pact_lightning.callbacks.collapse_monitor import CollapseMonitor
-from pact_lightning.collapse import CollapseSigns, CollapseThresholds
-from pact_lightning.sampling_signs import sampling_counts, sampling_signs
+from pact_lightning.callbacks.collapse import CollapseMonitor, CollapseSigns, CollapseThresholds
+from pact_lightning.metrics.rollout_figures import sampling_counts, sampling_signs
 
 START = {
     "rollout/no_call": 0.1,

@@ -7,16 +7,14 @@ import pytest
 import torch
 from cli_recipe import saved
 
-from pact_lightning.cli import main
+from pact_lightning.cli.main import main
+from pact_lightning.cli.plan import parse_memory
+from pact_lightning.cli.plan_recipe import read_recipe
 from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
 from pact_lightning.plan.fitting import Largest, _largest, largest_fit
-from pact_lightning.plan.lengths import Lengths, StepShape, fullest, step_packs
-from pact_lightning.plan.memory_size import parse_memory
-from pact_lightning.plan.phase_work import Decoding, Passes
-from pact_lightning.plan.recipe import read_recipe
+from pact_lightning.plan.lengths import Decoding, Lengths, Passes, StepShape, fullest, step_packs
 from pact_lightning.plan.run_plan import make_plan, planned_packs
-from pact_lightning.policy.bundled import BUNDLED
-from pact_lightning.policy.loading import load_policy, policy_skeleton
+from pact_lightning.policy.loading import BUNDLED, load_policy, policy_skeleton
 
 HOURS = re.compile(
     r"([\d,.]+) h at least, with rollouts of these lengths: ([\d,.]+) h of rollouts and ([\d,.]+) h of upd"
@@ -77,7 +75,7 @@ def test_a_recipe_for_a_gpu_is_planned_without_one(tmp_path, capsys):
 
 SERVER = {
     "model.init_args.sampler": {
-        "class_path": "pact_lightning.rollout.samplers.vllm_server.VLLMServer",
+        "class_path": "pact_lightning.VLLMServer",
         "init_args": {"base_url": "http://127.0.0.1:1/v1"},
     }
 }

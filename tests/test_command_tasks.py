@@ -5,16 +5,16 @@ import json
 import pytest
 from toolhop_rows import ROW as TOOLHOP_ROW
 
-from pact_lightning.cli import main
+from pact_lightning.cli.main import main
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.environments.bundled.tasks import make_task
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
+from pact_lightning.tasks.bundled.tasks import make_task
 from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
 from pact_lightning.tasks.record import task_to_json
-from pact_lightning.tasks.toolhop import ToolHopTasks
+from pact_lightning.tasks.toolhop.tasks import ToolHopTasks
 
-BUNDLED = "pact_lightning.environments.bundled.tasks.BundledTasks"
+BUNDLED = "pact_lightning.BundledTasks"
 TASKS = [make_task("train", index) for index in range(5)]
 MATCHTIR_ROW = {
     "messages": [{"role": "user", "content": "Question: How long is the river at Vienna?"}],

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pact_lightning.annealing import Supervision
-from pact_lightning.dialogue.components import Component
+from pact_lightning.objectives.annealing import Supervision
 from pact_lightning.objectives.component_sft import component_sft_loss, sft_weights
+from pact_lightning.types.trajectory import Component
 
 C = Component
 COMPONENTS = [C.PROMPT, C.REASONING, C.REASONING, C.DELIMITER, C.TOOL_CALL, C.TOOL_CALL, C.OBSERVATION, C.ANSWER]

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.traces.rendered import render_trace
-from pact_lightning.traces.schema import Chunk, ExpertTrace, ExpertTurn
+from pact_lightning.traces.tokens import render_trace
+from pact_lightning.types.trace import Chunk, ExpertTrace, ExpertTurn
+from pact_lightning.types.trajectory import Component
 
 R, C, A, D, PROMPT, OBSERVED = (
     Component.REASONING,

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hand_made import bundled_renderer
 
-from pact_lightning.context import ContextBuilder, quote_trace
-from pact_lightning.environments.bundled.tasks import make_task
+from pact_lightning.tasks.bundled.tasks import make_task
 from pact_lightning.traces.levels import prefix_ends
-from pact_lightning.traces.rendered import render_trace
-from pact_lightning.traces.schema import Chunk, ChunkType, ExpertTrace, ExpertTurn
+from pact_lightning.traces.tokens import render_trace
+from pact_lightning.types.trace import Chunk, ChunkType, ExpertTrace, ExpertTurn
+from pact_lightning.update.context import ContextBuilder, quote_trace
 
 RENDERER = bundled_renderer()
 TEMPLATES = ("turns", "user_block", "system_block")

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from many_tokenizers import FAMILIES, renderer_of, specials
 from rollout_player import ROOMY, Bench, bench_prompt, call, play, play_one
 
-from pact_lightning.context import ContextBuilder
-from pact_lightning.dialogue.components import Component
 from pact_lightning.environments.protocol import ToolResult
 from pact_lightning.policy.loading import load_tokenizer
-from pact_lightning.tasks.prompt import EnvironmentSpec, UserTurn
-from pact_lightning.tasks.schema import Task
-from pact_lightning.traces.rendered import render_trace
-from pact_lightning.traces.schema import Chunk, ChunkType, ExpertTrace, ExpertTurn
+from pact_lightning.traces.tokens import render_trace
+from pact_lightning.types.prompt import EnvironmentSpec, UserTurn
+from pact_lightning.types.task import Task
+from pact_lightning.types.trace import Chunk, ChunkType, ExpertTrace, ExpertTurn
+from pact_lightning.types.trajectory import Component
+from pact_lightning.update.context import ContextBuilder
 
 FIELDS = (
     "system", "user", "tool_name", "tool_description", "parameter", "follow_up", "later_tool", "response", "thought",

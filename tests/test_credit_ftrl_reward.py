@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pact_lightning.credit.ftrl_reward import STRAY_TAGS, ftrl_rewards
-from pact_lightning.dialogue.tool_call import ParsedCall
-from pact_lightning.metrics.solve_scores import count_solved
-from pact_lightning.reward import make_reward
-from pact_lightning.rollout.trajectory import RolloutTurn, StopReason, Trajectory
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
-from pact_lightning.tasks.schema import Reference, SubAnswer, Task
+from pact_lightning.credit.answers import count_solved
+from pact_lightning.credit.other_rewards import STRAY_TAGS, ftrl_rewards
+from pact_lightning.credit.reward import make_reward
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.task import Reference, SubAnswer, Task
+from pact_lightning.types.tool_call import ParsedCall
+from pact_lightning.types.trajectory import RolloutTurn, StopReason, Trajectory
 
 OPEN = [("river", "Danube"), ("length", "2,850"), ("length", "1,233")]
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pact_lightning.credit.toolrl_reward import toolrl_correctness, toolrl_max, toolrl_rewards, toolrl_score
-from pact_lightning.dialogue.tool_call import ParsedCall
-from pact_lightning.reward import make_reward
-from pact_lightning.rollout.trajectory import RolloutTurn, StopReason, Trajectory
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
-from pact_lightning.tasks.schema import Reference, Task
+from pact_lightning.credit.other_rewards import toolrl_correctness, toolrl_max, toolrl_rewards, toolrl_score
+from pact_lightning.credit.reward import make_reward
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.task import Reference, Task
+from pact_lightning.types.tool_call import ParsedCall
+from pact_lightning.types.trajectory import RolloutTurn, StopReason, Trajectory
 
 
 def call(tool, **arguments):

@@ -16,11 +16,11 @@ from hand_made import (
     quiet_trainer,
 )
 
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.group import CreditConfig, make_group
+from pact_lightning.credit.group import CreditConfig, make_group
 from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.rollout.samplers.base import TurnOutput
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
 
 RENDERER = bundled_renderer()
 

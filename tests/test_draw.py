@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from pact_lightning.rollout.samplers.draw import BLOCK, draw_tokens
+from pact_lightning.rollout.samplers.transformers_sampler import BLOCK, draw_tokens
 
 
 def plain(probabilities, uniforms):

@@ -9,8 +9,16 @@ import threading
 import pytest
 from scripted_server import SOON, Answer, ScriptedServer, chat, native
 
-from pact_lightning.traces.endpoint import Endpoint, EndpointConfig, EndpointError, RequestFailedError, Usage
-from pact_lightning.traces.reply import NativeCall, UnreadableReplyError, read_reply
+from pact_lightning.teacher.endpoint import (
+    Endpoint,
+    EndpointConfig,
+    EndpointError,
+    NativeCall,
+    RequestFailedError,
+    UnreadableReplyError,
+    Usage,
+    read_reply,
+)
 
 HELLO = [{"role": "user", "content": "hello"}]
 

@@ -5,14 +5,13 @@ from dataclasses import replace
 import pytest
 from rollout_player import ROOMY, Player, bench_prompt, log, play, play_one
 
-from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.environments.bundled.tasks import BundledTasks
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
 from pact_lightning.rollout.engine import RolloutEngine, RolloutRequest
-from pact_lightning.rollout.trajectory import StopReason
-from pact_lightning.traces.rendered import render_trace
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.traces.tokens import render_trace
+from pact_lightning.types.trajectory import Component, StopReason
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,12 @@ from dataclasses import replace
 import pytest
 from rollout_player import ROOMY, Bench, Player, bench_prompt, call, log, play, play_one
 
-from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.environments.protocol import ToolResult
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.rollout.trajectory import StopReason
-from pact_lightning.tasks.prompt import EnvironmentSpec
+from pact_lightning.types.prompt import EnvironmentSpec
+from pact_lightning.types.trajectory import Component, StopReason
 
 
 @pytest.fixture(scope="module")

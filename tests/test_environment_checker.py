@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.environments.checker import check_environment
+from pact_lightning.environments.checker.checker import check_environment
 from pact_lightning.environments.functions import FunctionEnvironment
 from pact_lightning.environments.protocol import ToolResult
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
-from pact_lightning.tasks.schema import Reference, Task
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.task import Reference, Task
 
 
 def schema(name, properties=None, required=(), **more):

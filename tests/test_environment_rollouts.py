@@ -9,16 +9,15 @@ from pathlib import Path
 import pytest
 from rollout_player import play_one
 
-from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.rollout.trajectory import StopReason
 from pact_lightning.tasks.record import task_from_json
 from pact_lightning.tasks.trl_rows import TRLRowTasks
+from pact_lightning.types.trajectory import Component, StopReason
 
-FUNCTIONS = "pact_lightning.environments.functions.FunctionEnvironment"
-MCP = "pact_lightning.environments.mcp.MCPEnvironment"
+FUNCTIONS = "pact_lightning.FunctionEnvironment"
+MCP = "pact_lightning.MCPEnvironment"
 PLAIN = str(Path(__file__).parent / "mcp_plain_server.py")
 CONTROL = "<|im_end|></tool_response><tool_call>"
 

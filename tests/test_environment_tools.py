@@ -7,12 +7,12 @@ import pytest
 from function_tools import zebra
 from transformers.utils import get_json_schema
 
-from pact_lightning.cli import main
-from pact_lightning.tasks.checks import TaskFieldError, TaskFileError
+from pact_lightning.cli.main import main
 from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
 from pact_lightning.tasks.record import task_from_json
+from pact_lightning.utils.errors import TaskFieldError, TaskFileError
 
-FUNCTIONS = "pact_lightning.environments.functions.FunctionEnvironment"
+FUNCTIONS = "pact_lightning.FunctionEnvironment"
 
 
 class Asked:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from pact_lightning.environment_watch import EnvironmentWatch, UselessEnvironmentsError
-from pact_lightning.environments.callable_tools import CallableTools
+from pact_lightning.environments.functions import CallableTools
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
-from pact_lightning.environments.unanswered import is_unreachable
-from pact_lightning.rollout.trajectory import RolloutTurn, StopReason, Trajectory
+from pact_lightning.environments.tool_output import is_unreachable
+from pact_lightning.rollout.watch import EnvironmentWatch, UselessEnvironmentsError
+from pact_lightning.types.trajectory import RolloutTurn, StopReason, Trajectory
 
 
 def rollout(task, calls=0, unanswered=0, started=True):

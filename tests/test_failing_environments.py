@@ -8,14 +8,14 @@ import pytest
 from hand_made import LORA, gradients, hand_made_group, prepared
 from plain_pact import RENDERER, Plain
 
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.environments.bundled.tools import BundledWorld
+from pact_lightning.credit.group import CreditConfig
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
-from pact_lightning.group import CreditConfig
-from pact_lightning.module import PACTModule
 from pact_lightning.rollout.engine import RolloutLimits
-from pact_lightning.tasks.prompt import EnvironmentSpec
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.tasks.bundled.tools import BundledWorld
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.types.prompt import EnvironmentSpec
 
 
 class OftenClosed(BundledWorld):

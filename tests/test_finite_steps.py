@@ -4,8 +4,7 @@ import pytest
 import torch
 from hand_made import FULL, LORA, Batches, RecordingModule, bundled_renderer, hand_made_group, quiet_trainer
 
-from pact_lightning.finite_steps import FiniteSteps, NonFiniteGradientError, which_are_not_finite
-from pact_lightning.optimizer import OptimizerConfig
+from pact_lightning.update.optimizer import FiniteSteps, NonFiniteGradientError, OptimizerConfig, which_are_not_finite
 
 NAN = [[float("nan")] * 3, [0.0] * 2, [0.0]]
 RENDERER = bundled_renderer()

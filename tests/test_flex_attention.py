@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from test_attention import build
 from torch.nn.attention.flex_attention import create_block_mask
 
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.module import PACTModule
-from pact_lightning.policy import attention_choice, flex_attention
-from pact_lightning.policy.attention import BlockLayout, SharedPrefixPlan
-from pact_lightning.policy.attention_choice import AttentionChoice
-from pact_lightning.policy.attention_shape import AttentionShape
-from pact_lightning.policy.attention_trial import AttentionTrial, try_attention
-from pact_lightning.policy.blockwise_attention import BlockwisePlan
-from pact_lightning.policy.flex_attention import FlexPlan
+from pact_lightning.policy.attention import choice as attention_choice
+from pact_lightning.policy.attention import flex as flex_attention
+from pact_lightning.policy.attention.blockwise import BlockwisePlan
+from pact_lightning.policy.attention.choice import AttentionChoice, AttentionTrial, try_attention
+from pact_lightning.policy.attention.flex import FlexPlan
+from pact_lightning.policy.attention.plan import BlockLayout, SharedPrefixPlan
+from pact_lightning.policy.attention.shape import AttentionShape
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
 
 CPU = torch.device("cpu")
 SIDE = 128

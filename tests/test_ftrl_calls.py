@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from pact_lightning.tasks.ftrl import FTRLTasks
-from pact_lightning.tasks.ftrl_calls import main
+from pact_lightning.tasks.ftrl.tasks import FTRLTasks, main
 
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": "", "parameters": {}}}

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from pact_lightning.dialogue.tool_call import ParsedCall
 from pact_lightning.metrics.solve import SolveRate
-from pact_lightning.rollout.trajectory import RolloutTurn, Trajectory
-from pact_lightning.tasks.ftrl import FTRLTasks
+from pact_lightning.tasks.ftrl.tasks import FTRLTasks
+from pact_lightning.types.tool_call import ParsedCall
+from pact_lightning.types.trajectory import RolloutTurn, Trajectory
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,10 @@ import pytest
 import torch
 from hand_made import attempts, bundled_renderer, written
 
-from pact_lightning.dialogue.components import Component
-from pact_lightning.environments.bundled.tasks import make_task
-from pact_lightning.group import CreditConfig, make_group
-from pact_lightning.rollout.trajectory import RolloutTurn, StopReason, Trajectory
-from pact_lightning.tasks.schema import Reference
+from pact_lightning.credit.group import CreditConfig, make_group
+from pact_lightning.tasks.bundled.tasks import make_task
+from pact_lightning.types.task import Reference
+from pact_lightning.types.trajectory import Component, RolloutTurn, StopReason, Trajectory
 
 RENDERER = bundled_renderer()
 ADD = {"name": "add", "arguments": {"a": 1, "b": 2}}

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pact_lightning.import_path import import_module, import_path, make_object
-from pact_lightning.tasks.prompt import EnvironmentSpec
+from pact_lightning.types.prompt import EnvironmentSpec
+from pact_lightning.utils.imports import import_module, import_path, make_object
 
 
 class Environment:

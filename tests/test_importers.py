@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from pact_lightning.tasks.prompt import UserTurn
-from pact_lightning.traces.importers.conversation import RecordError
-from pact_lightning.traces.importers.formats import read_conversation
-from pact_lightning.traces.schema import TurnPattern
+from pact_lightning.teacher.importers.conversation import RecordError
+from pact_lightning.teacher.importers.reading import read_conversation
+from pact_lightning.types.prompt import UserTurn
+from pact_lightning.types.trace import TurnPattern
 
 ADD = {"name": "add", "arguments": {"a": 20, "b": 22}}
 SCHEMA = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}}

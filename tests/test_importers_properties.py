@@ -10,18 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_importers import openai, sharegpt, toolrl
 
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView, UserTurn
+from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.tasks.record import task_from_json, task_to_json
-from pact_lightning.tasks.schema import Reference, Task
-from pact_lightning.traces.annotation import segment_trace
-from pact_lightning.traces.build import BuildOptions, BuildReport, build_tasks
-from pact_lightning.traces.importers.conversation import Conversation, RecordError
-from pact_lightning.traces.importers.formats import IMPORTERS, read_conversation
-from pact_lightning.traces.importers.openai_messages import openai_record
-from pact_lightning.traces.importers.reading import Place, Record
-from pact_lightning.traces.schema import ExpertTrace, ExpertTurn, TurnPattern, flatten_calls
+from pact_lightning.teacher.build import BuildOptions, BuildReport, build_tasks
+from pact_lightning.teacher.importers.conversation import Conversation, RecordError
+from pact_lightning.teacher.importers.openai_messages import openai_record
+from pact_lightning.teacher.importers.reading import IMPORTERS, Place, Record, read_conversation
+from pact_lightning.traces.hard_turns import segment_trace
 from pact_lightning.traces.segmentation import segment_reasoning
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView, UserTurn
+from pact_lightning.types.task import Reference, Task
+from pact_lightning.types.trace import ExpertTrace, ExpertTurn, TurnPattern, flatten_calls
 
 BUNDLED = BundledTasks("validation", 12).load()
 TEXT = st.text(max_size=30).filter(lambda text: text.isprintable())

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from pact_lightning.tasks.json_lines import MAX_LINE_MB
-from pact_lightning.traces.importers.fields import python_value
-from pact_lightning.traces.importers.reading import Place, Record, read_records, record_files
+from pact_lightning.teacher.importers.fields import python_value
+from pact_lightning.teacher.importers.reading import Place, Record, read_records, record_files
+from pact_lightning.utils.json_lines import MAX_LINE_MB
 
 GOOD = b'{"a": 1}\n'
 

@@ -9,10 +9,10 @@ from test_user_turns import CALL, prompt_of
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.rollout.record import trajectory_record
-from pact_lightning.tasks.prompt import UserTurn
-from pact_lightning.traces.importers.conversation import RecordError
-from pact_lightning.traces.importers.formats import read_conversation
+from pact_lightning.rollout.openai_format import trajectory_record
+from pact_lightning.teacher.importers.conversation import RecordError
+from pact_lightning.teacher.importers.reading import read_conversation
+from pact_lightning.types.prompt import UserTurn
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from small_run import AfterStep, InRollouts, fit, pact, sft, small_parts  # noqa: F401  # in force by being here
 from soak import End
 
-from pact_lightning.callbacks.interruption import NAME
+from pact_lightning.resume.interruption import NAME
 
 
 @pytest.fixture(scope="module")

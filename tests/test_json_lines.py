@@ -9,16 +9,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from toolhop_rows import ROW as TOOLHOP_ROW
 
-from pact_lightning.environments.bundled.tasks import make_task
-from pact_lightning.tasks.checks import TaskFileError
-from pact_lightning.tasks.ftrl import FTRLTasks
-from pact_lightning.tasks.json_lines import read_json_lines, scan_json_lines
-from pact_lightning.tasks.json_list import read_json_list
-from pact_lightning.tasks.json_text import MAX_DEPTH, JsonTextError, check_json, parse_json
+from pact_lightning.tasks.bundled.tasks import make_task
+from pact_lightning.tasks.ftrl.tasks import FTRLTasks
 from pact_lightning.tasks.jsonl import JsonlTasks
 from pact_lightning.tasks.record import task_to_json
-from pact_lightning.tasks.schema import Task
-from pact_lightning.tasks.toolhop import ToolHopTasks
+from pact_lightning.tasks.toolhop.tasks import ToolHopTasks
+from pact_lightning.types.task import Task
+from pact_lightning.utils.errors import TaskFileError
+from pact_lightning.utils.json_lines import read_json_lines, scan_json_lines
+from pact_lightning.utils.json_list import read_json_list
+from pact_lightning.utils.json_text import MAX_DEPTH, JsonTextError, check_json, parse_json
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from small_run import PHASES, AfterStep, fit, pact, trainer
 from soak import End
 from test_checkpoint_files import cut
 
-from pact_lightning.annealing import AnnealingCallback
-from pact_lightning.last_checkpoint import evaluated_checkpoint, last_checkpoint
+from pact_lightning.callbacks.annealing import AnnealingCallback
+from pact_lightning.resume.last_checkpoint import evaluated_checkpoint, last_checkpoint
 
 
 def stopped(folder):
@@ -41,7 +41,9 @@ def test_a_torn_checkpoint_is_told_and_the_run_goes_on_from_the_one_before_it(tm
 
 def test_what_lightning_takes_for_the_last_one_is_refused_where_it_is_torn(tmp_path):
     stopped(tmp_path)
-    with pytest.raises(ValueError, match=r"last.*\.ckpt is cut off .*ckpt_path=last_checkpoint\(trainer\)"):
+    with pytest.raises(
+        ValueError, match=r"last.*\.ckpt is cut off .*ckpt_path=pact_lightning\.last_checkpoint\(trainer\)"
+    ):
         fit(tmp_path, pact, ckpt_path="last")
 
 

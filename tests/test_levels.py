@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pact_lightning.traces.levels import NEVER, UNSAFE_TYPES, literal_call_spans, min_level_at, prefix_ends
-from pact_lightning.traces.schema import Chunk, ChunkType
+from pact_lightning.types.trace import Chunk, ChunkType
 
 CALL = {"name": "add", "arguments": {"a": 1, "b": "two words"}}
 PREVIEW = Chunk("so: ", ChunkType.EXPLICIT_CALL_PREVIEW)

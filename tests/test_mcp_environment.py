@@ -15,8 +15,8 @@ import pytest
 
 pytest.importorskip("mcp")
 
-from pact_lightning.environments.mcp import MCPEnvironment
-from pact_lightning.environments.mcp_server import MCPServerError
+from pact_lightning.environments.mcp.environment import MCPEnvironment
+from pact_lightning.environments.mcp.server import MCPServerError
 from pact_lightning.environments.protocol import Environment
 
 HERE = Path(__file__).parent

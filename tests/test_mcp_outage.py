@@ -18,16 +18,15 @@ pytest.importorskip("mcp")
 import lightning.pytorch as pl
 from test_mcp_environment import free_port, http_server
 
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.environments.mcp import MCPEnvironment
-from pact_lightning.environments.mcp_outage import MAX_PAUSE_S, ServerOutage
-from pact_lightning.environments.mcp_server import MCPServerError
+from pact_lightning.environments.mcp.environment import MCPEnvironment
+from pact_lightning.environments.mcp.server import MAX_PAUSE_S, MCPServerError, ServerOutage
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
-from pact_lightning.module import PACTModule
 from pact_lightning.policy.loading import load_policy
 from pact_lightning.rollout.engine import RolloutLimits
-from pact_lightning.tasks.prompt import EnvironmentSpec
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.types.prompt import EnvironmentSpec
 
 
 class ServedTasks:
@@ -39,7 +38,7 @@ class ServedTasks:
     def load(self):
         address = f"http://127.0.0.1:{self.port}/mcp"
         arguments = {"url": address, "max_restarts": 1, "backoff_s": 0.01, "max_failures": 2}
-        spec = EnvironmentSpec("pact_lightning.environments.mcp.MCPEnvironment", arguments)
+        spec = EnvironmentSpec("pact_lightning.MCPEnvironment", arguments)
         return [replace(t, prompt=replace(t.prompt, environment=spec)) for t in BundledTasks("train", 4).load()]
 
 
@@ -53,7 +52,7 @@ class DisturbedTasks:
         program = Path(__file__).parent / "mcp_plain_server.py"
         arguments = {"command": sys.executable, "args": [str(program), "well", str(self.disturbed)]}
         arguments |= {"timeout_s": 1.0, "backoff_s": 0.01}
-        spec = EnvironmentSpec("pact_lightning.environments.mcp.MCPEnvironment", arguments)
+        spec = EnvironmentSpec("pact_lightning.MCPEnvironment", arguments)
         return [replace(t, prompt=replace(t.prompt, environment=spec)) for t in BundledTasks("train", 4).load()]
 
 

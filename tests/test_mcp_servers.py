@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pact_lightning.environments.mcp_output import tool_result, tool_schemas
+from pact_lightning.environments.mcp.server import tool_result, tool_schemas
 
 mcp_missing = find_spec("mcp") is None
 needs_mcp = pytest.mark.skipif(mcp_missing, reason="needs the mcp package")
 if not mcp_missing:
     from test_mcp_environment import plain
 
-    from pact_lightning.environments.mcp import MCPEnvironment
-    from pact_lightning.environments.mcp_server import MCPServerError
+    from pact_lightning.environments.mcp.environment import MCPEnvironment
+    from pact_lightning.environments.mcp.server import MCPServerError
 
 
 @needs_mcp
@@ -112,7 +112,7 @@ def test_wrong_settings_are_refused_before_anything_starts(arguments, said):
 
 
 def test_a_missing_sdk_is_one_sentence(monkeypatch):
-    from pact_lightning.environments import mcp_server
+    from pact_lightning.environments.mcp import server as mcp_server
 
     monkeypatch.setitem(sys.modules, "mcp", None)
     with pytest.raises(ImportError, match=r"pip install 'pact-lightning\[mcp\]'"):

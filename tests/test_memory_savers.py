@@ -8,8 +8,8 @@ from hand_made import FULL, LORA, gradients, hand_made_group, prepared
 from plain_pact import RENDERER
 from torch import nn
 
-from pact_lightning.optimizer import OptimizerConfig
-from pact_lightning.policy.offload import offloaded_activations
+from pact_lightning.policy.memory import offloaded_activations
+from pact_lightning.update.optimizer import OptimizerConfig
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -35,7 +35,7 @@ def test_offloading_moves_activations_and_leaves_weights(monkeypatch):
             pack = self.pack_hook
             self.pack_hook = lambda tensor: (moved.append(tensor.shape), pack(tensor))[1]
 
-    monkeypatch.setattr("pact_lightning.policy.offload.save_on_cpu", Recording)
+    monkeypatch.setattr("pact_lightning.policy.memory.save_on_cpu", Recording)
     layer = nn.Linear(3, 5)
     states = torch.randn(7, 3, requires_grad=True)
     with offloaded_activations(layer):

@@ -7,15 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pact_lightning.credit.sub_answers import answer_in_response
-from pact_lightning.dialogue.tool_call import ParsedCall, ToolCall
-from pact_lightning.metrics.answer import AnswerCorrectness
-from pact_lightning.metrics.answer_match import answers_match, normalise_answer
-from pact_lightning.metrics.solve import SolveRate
-from pact_lightning.metrics.solve_scores import count_solved, solve_scores
+from pact_lightning.credit.answers import (
+    answer_in_response,
+    answers_match,
+    count_solved,
+    normalise_answer,
+    solve_scores,
+)
+from pact_lightning.metrics.solve import AnswerCorrectness, SolveRate
 from pact_lightning.metrics.tool_use import ToolUse
-from pact_lightning.rollout.trajectory import RolloutTurn, StopReason, Trajectory
-from pact_lightning.tasks.schema import Reference, SubAnswer
+from pact_lightning.types.task import Reference, SubAnswer
+from pact_lightning.types.tool_call import ParsedCall, ToolCall
+from pact_lightning.types.trajectory import RolloutTurn, StopReason, Trajectory
 
 # A metric that saw nothing says NaN; torchmetrics warns about that, and here it is meant.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")

@@ -3,8 +3,7 @@
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from pact_lightning.callbacks.metrics_file import MetricsFile
-from pact_lightning.metric_rows import comparable, is_timed, read_rows
+from pact_lightning.resume.metrics_file import MetricsFile, comparable, is_timed, read_rows
 
 
 def opened(folder, keep=0):

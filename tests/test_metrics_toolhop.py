@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pact_lightning.credit.sub_answers import answer_in_response
-from pact_lightning.dialogue.tool_call import ParsedCall
-from pact_lightning.evaluation import RolloutMetric
-from pact_lightning.metrics.toolhop import ToolHopCorrectness, official_match
-from pact_lightning.rollout.trajectory import RolloutTurn, StopReason, Trajectory
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
-from pact_lightning.tasks.schema import Reference, Task
+from pact_lightning.credit.answers import answer_in_response
+from pact_lightning.metrics.evaluation import RolloutMetric
+from pact_lightning.tasks.toolhop.metric import ToolHopCorrectness, official_match
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.task import Reference, Task
+from pact_lightning.types.tool_call import ParsedCall
+from pact_lightning.types.trajectory import RolloutTurn, StopReason, Trajectory
 
 # A metric that saw nothing says NaN; torchmetrics warns about that, and here it is meant.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")

@@ -16,12 +16,12 @@ import yaml
 from cli_recipe import saved
 from safetensors.torch import load_file
 
-from pact_lightning.cli import main
-from pact_lightning.environments.bundled.tasks import make_task
+from pact_lightning.cli.main import main
 from pact_lightning.policy.loading import PolicyConfig, load_policy
+from pact_lightning.tasks.bundled.tasks import make_task
 from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
 from pact_lightning.tasks.record import task_from_json, task_to_json
-from pact_lightning.traces.stored import read_stored
+from pact_lightning.teacher.stored import read_stored
 
 
 class Touches:
@@ -118,7 +118,7 @@ def test_a_class_path_in_data_is_data(tmp_path):
     assert Made.count == 1, "the environment itself, and nothing inside its arguments"
 
 
-TRL = "pact_lightning.environments.trl_style.TRLEnvironment"
+TRL = "pact_lightning.TRLEnvironment"
 
 
 def attacks(mark):
@@ -167,7 +167,7 @@ def test_the_environments_of_a_file_are_listed_without_a_call_whatever_its_escap
     main(["tasks", "stats", str(tmp_path / "tasks.jsonl"), "--environments", "true"])
     out = capsys.readouterr().out.splitlines()
     assert [line.split(maxsplit=1) for line in out] == [
-        ["2", "pact_lightning.environments.bundled.tools.BundledWorld"],
+        ["2", "pact_lightning.BundledWorld"],
         ["1", f"os.system command={json.dumps(attacks(mark)[0]['init_args']['command'])}"],
         ["1", r"[bold]\u001b[2K"],
         ["1", 'x.MCP command="sh" args=["-c", "mkdir"]'],
@@ -179,7 +179,7 @@ def test_the_environments_of_a_file_are_listed_without_a_call_whatever_its_escap
 def finished(tmp_path_factory):
     """A finished fit of one phase: its folder, its recipe, its checkpoint."""
     folder = tmp_path_factory.mktemp("run")
-    export = {"class_path": "pact_lightning.callbacks.export_policy.ExportPolicy"}
+    export = {"class_path": "pact_lightning.ExportPolicy"}
     export["init_args"] = {"folder": str(folder / "export")}
     recipe = yaml.safe_load(Path(saved(folder)).read_text())
     recipe["trainer"]["callbacks"].append(export)

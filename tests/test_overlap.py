@@ -16,22 +16,22 @@ from lightning.pytorch.loggers import CSVLogger
 from soak import End
 from vllm_protocol_server import ProtocolServer
 
-from pact_lightning.callbacks.interruption import NAME, STOPPED
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.environments.bundled.tools import BundledWorld
+from pact_lightning.credit.group import CreditConfig
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
-from pact_lightning.group import CreditConfig
-from pact_lightning.metric_rows import read_rows
-from pact_lightning.module import PACTModule
-from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.loading import load_policy
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import Block, pack_blocks
 from pact_lightning.policy.state_dict import load_trainable_state, trainable_state
+from pact_lightning.resume.interruption import NAME, STOPPED
+from pact_lightning.resume.metrics_file import read_rows
 from pact_lightning.rollout.engine import RolloutLimits
-from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
-from pact_lightning.tasks.prompt import EnvironmentSpec
+from pact_lightning.rollout.samplers.base import SamplerUnavailableError
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.tasks.bundled.tools import BundledWorld
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.types.prompt import EnvironmentSpec
+from pact_lightning.update.optimizer import OptimizerConfig
 
 STEPS, ROLLOUTS = 2, 4
 """Of a phase."""

@@ -5,9 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pact_lightning.policy.attention import BlockLayout
-from pact_lightning.policy.bins import fill_bins
-from pact_lightning.policy.packing import PREFIX, Block, pack_blocks
+from pact_lightning.policy.attention.plan import BlockLayout
+from pact_lightning.policy.packing import PREFIX, Block, fill_bins, pack_blocks
 
 LENGTHS = st.integers(1, 6)
 

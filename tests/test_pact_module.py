@@ -7,13 +7,13 @@ import torch
 from hand_made import FULL, LORA, fit_steps, gradients, hand_made_group, prepared
 from plain_pact import RENDERER, Plain
 
-from pact_lightning.dialogue.components import Component
-from pact_lightning.module import PACTModule
 from pact_lightning.objectives.pact import Coefficients
-from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.packing import pack_blocks
-from pact_lightning.scoring import lay_out
-from pact_lightning.traces.rendered import render_trace
+from pact_lightning.traces.tokens import render_trace
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.types.trajectory import Component
+from pact_lightning.update.layout import lay_out
+from pact_lightning.update.optimizer import OptimizerConfig
 
 SHIFT = 0.02
 NO_SFT = Coefficients(sft=0.0)

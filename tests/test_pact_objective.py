@@ -6,8 +6,7 @@ import torch
 from pact_lightning.credit.advantages import dual_level_advantages
 from pact_lightning.credit.rewards import outcome_reward
 from pact_lightning.objectives.component_sft import component_sft_loss
-from pact_lightning.objectives.entropy import entropy_bonus
-from pact_lightning.objectives.kl import k3_kl
+from pact_lightning.objectives.kl import entropy_bonus, k3_kl
 from pact_lightning.objectives.pact import Coefficients, pact_prompt_loss
 from pact_lightning.objectives.surrogate import clipped_surrogate
 

@@ -5,8 +5,8 @@ from test_cli_mistakes import refusal  # noqa: F401  # a fixture
 from test_sampler_correction import ItsOwnSampler
 from vllm_protocol_server import ProtocolServer
 
-from pact_lightning.phase_ahead import another_phase_follows, check_overlap
-from pact_lightning.rollout.samplers.vllm_server import VLLMServer
+from pact_lightning.rollout.ahead import another_phase_follows, check_overlap
+from pact_lightning.rollout.samplers.vllm.server import VLLMServer
 
 SAMPLER = "model.init_args.sampler"
 OVERLAP = {"data.init_args.overlap": True}

@@ -6,18 +6,23 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 
-from pact_lightning.optimizer import OptimizerConfig
-from pact_lightning.plan.attention_kernel import AttentionKernels, run_backward
 from pact_lightning.plan.lengths import Lengths, StepShape, fullest, step_packs
-from pact_lightning.plan.live_bytes import LiveBytes
-from pact_lightning.plan.rollout_memory import BYTES_PER_LOGIT, RolloutShape, rollout_bytes
-from pact_lightning.plan.update_memory import ScoringConfig, update_bytes
-from pact_lightning.plan.weights import NF4_BYTES, standing_bytes
+from pact_lightning.plan.memory import (
+    BYTES_PER_LOGIT,
+    NF4_BYTES,
+    RolloutShape,
+    ScoringConfig,
+    rollout_bytes,
+    standing_bytes,
+    update_bytes,
+)
+from pact_lightning.plan.meta_device import AttentionKernels, LiveBytes, run_backward
 from pact_lightning.policy.flops import FlopCount
 from pact_lightning.policy.loading import PolicyConfig, load_policy, policy_skeleton
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnRequest
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
+from pact_lightning.update.optimizer import OptimizerConfig
 
 STEP = StepShape(prompts=2, privileged=1, rollouts=3, max_tokens=10_000, packing="shared_prefix")
 LENGTHS = Lengths(prompt=60, trace=80, trajectory=50, sampled_share=0.8)

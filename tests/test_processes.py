@@ -15,11 +15,11 @@ from hand_made import FULL, LORA, quiet_trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from several_processes import hand_made_steps, rollouts, supervised
 
-from pact_lightning.callbacks.interruption import NAME
-from pact_lightning.checkpoint_files import read_checkpoint
 from pact_lightning.policy.sharding import shard_policy
-from pact_lightning.step_sync import check_shares
-from pact_lightning.trainer_checks import check_trainer
+from pact_lightning.resume.checkpoint_files import read_checkpoint
+from pact_lightning.resume.interruption import NAME
+from pact_lightning.training.trainer_checks import check_trainer
+from pact_lightning.utils.processes import check_shares
 
 ROOMY = 4000
 """Tokens of one forward in the one process: few packs, where the two processes have many."""

@@ -6,13 +6,13 @@ from byte_tokenizer import byte_renderer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
 from pact_lightning.traces.levels import NEVER, min_level_at, prefix_ends
-from pact_lightning.traces.rendered import render_trace
-from pact_lightning.traces.schema import Chunk, ChunkType, ExpertTrace, ExpertTurn
+from pact_lightning.traces.tokens import render_trace
+from pact_lightning.types.trace import Chunk, ChunkType, ExpertTrace, ExpertTurn
+from pact_lightning.types.trajectory import Component
 
 CHARACTERS = st.characters(exclude_categories=["Cs"])
 CALL = {"name": "sub", "arguments": {}}

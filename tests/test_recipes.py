@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pact_lightning.cli import main
-from pact_lightning.rollout.samplers.vllm_server import VLLMServer
+from pact_lightning.cli.main import main
+from pact_lightning.rollout.samplers.vllm.server import VLLMServer
 
 # Lightning's word to people who pass arguments by mistake.
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")

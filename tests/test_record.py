@@ -4,13 +4,12 @@ import json
 
 import pytest
 
-from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.rollout.record import trajectory_record
-from pact_lightning.rollout.trajectory import RolloutTurn, Segment, StopReason, Trajectory
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
+from pact_lightning.rollout.openai_format import trajectory_record
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.trajectory import Component, RolloutTurn, Segment, StopReason, Trajectory
 
 PROMPT = PromptView(
     "t-1",

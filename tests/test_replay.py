@@ -7,19 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pact_lightning.environments.bundled.tasks import BundledTasks
 from pact_lightning.environments.protocol import ToolResult
-from pact_lightning.tasks.prompt import EnvironmentSpec
-from pact_lightning.tasks.schema import Reference
-from pact_lightning.traces.replay import (
-    EnvironmentFailedError,
-    per_turn,
-    replay_calls,
-    same_response,
-    with_responses,
-)
-from pact_lightning.traces.schema import ExpertTurn, flatten_calls
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.traces.replay import EnvironmentFailedError, per_turn, replay_calls, same_response, with_responses
 from pact_lightning.traces.verdict import verify_task
+from pact_lightning.types.prompt import EnvironmentSpec
+from pact_lightning.types.task import Reference
+from pact_lightning.types.trace import ExpertTurn, flatten_calls
 
 TASKS = BundledTasks("validation", 12).load()
 TASK = next(task for task in TASKS if len(task.trace.turns) > 1)
@@ -182,9 +176,7 @@ async def sleeper() -> str:
 
 
 def test_an_async_tool_that_hangs_is_a_failed_call():
-    spec = EnvironmentSpec(
-        "pact_lightning.environments.functions.FunctionEnvironment", {"functions": [f"{__name__}.sleeper"]}
-    )
+    spec = EnvironmentSpec("pact_lightning.FunctionEnvironment", {"functions": [f"{__name__}.sleeper"]})
     prompt = replace(TASK.prompt, environment=spec)
     replay = replay_calls(prompt, [{"name": "sleeper", "arguments": {}}], timeout_s=0.2)
     assert "did not answer within 0.2 seconds" in replay.results[0].text

@@ -3,13 +3,13 @@
 import pytest
 from rollout_player import Bench, bench_prompt, log, play_one
 
+from pact_lightning.credit.group import CreditConfig, make_group
+from pact_lightning.credit.reward import REWARDS, RewardError, make_reward
 from pact_lightning.credit.rewards import outcome_reward, turn_rewards
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.group import CreditConfig, make_group
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.reward import REWARDS, RewardError, make_reward
-from pact_lightning.tasks.schema import Reference, Task
+from pact_lightning.types.task import Reference, Task
 
 CALLS = ({"name": "log", "arguments": {"what": "x"}}, {"name": "log", "arguments": {"what": "y"}})
 

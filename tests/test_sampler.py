@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from scipy.stats import chisquare
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from pact_lightning.policy.attention import ATTENTION_NAME
+from pact_lightning.policy.attention.plan import ATTENTION_NAME
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import Block, pack_blocks
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnRequest

@@ -9,13 +9,13 @@ from hand_made import FULL, LORA, RecordingModule, gradients, hand_made_group, p
 from plain_pact import RENDERER, Plain
 from test_pact_module import assert_same
 
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.group import CreditConfig
-from pact_lightning.module import PACTModule
+from pact_lightning.credit.group import CreditConfig
 from pact_lightning.objectives.pact import Coefficients
 from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
 
 ONLY_RL = Coefficients(sft=0.0, kl=0.0, entropy=0.0)
 SHIFT = 0.02

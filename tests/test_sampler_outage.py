@@ -5,12 +5,12 @@ import torch
 from hand_made import LORA, quiet_trainer
 from vllm_protocol_server import ProtocolServer
 
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.module import PACTModule
-from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.rollout.engine import RolloutLimits
-from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
+from pact_lightning.rollout.samplers.base import SamplerUnavailableError
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.update.optimizer import OptimizerConfig
 
 LIMITS = RolloutLimits(max_turns=2, max_new_tokens_per_turn=24, max_trajectory_tokens=200)
 

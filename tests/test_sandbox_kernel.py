@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from test_code_tools import call, environment
 
-from pact_lightning.environments.sandbox import Limits, SandboxPool
-from pact_lightning.environments.sandbox_files import empty_folder
+from pact_lightning.environments.sandbox.files import empty_folder
+from pact_lightning.environments.sandbox.sandbox import Limits, SandboxPool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these layers are Linux's")
 X86 = platform.machine() == "x86_64"
@@ -24,7 +24,7 @@ def missing():
     records = []
     handler = logging.Handler()
     handler.emit = records.append
-    logger = logging.getLogger("pact_lightning.environments.sandbox")
+    logger = logging.getLogger("pact_lightning.environments.sandbox.sandbox")
     logger.addHandler(handler)
     pool = SandboxPool(1)
     assert pool.run("def f(): return 1", "f", {}, limits=Limits()).text == "1"
@@ -155,7 +155,7 @@ def test_an_emptied_folder_is_empty(tmp_path):
 
 def test_a_place_of_the_pool_survives_a_folder_that_cannot_be_removed(monkeypatch, caplog):
     """Whatever happens while a worker is put away, the next call gets a worker."""
-    from pact_lightning.environments import sandbox
+    from pact_lightning.environments.sandbox import sandbox
 
     def refuse(folder):
         raise PermissionError(f"{folder} is stuck")

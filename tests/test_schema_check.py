@@ -7,8 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from pact_lightning.environments.schema_check import check_schemas
-from pact_lightning.environments.schema_examples import bad_arguments, good_arguments
+from pact_lightning.environments.checker.schemas import bad_arguments, check_schemas, good_arguments
 
 
 def tool(parameters, name="look", description="Looks."):

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pact_lightning.dialogue.tool_call import parse_tool_calls
+from pact_lightning.dialogue.tool_text import parse_tool_calls
 from pact_lightning.traces.levels import UNSAFE_TYPES, prefix_ends
-from pact_lightning.traces.schema import Chunk, ChunkType, TurnPattern
 from pact_lightning.traces.segmentation import segment_reasoning, turn_pattern
+from pact_lightning.types.trace import Chunk, ChunkType, TurnPattern
 
 CALL = {"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}
 T = ChunkType

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pact_lightning.dialogue.tool_call import parse_tool_calls
-from pact_lightning.shortened import shortened
-from pact_lightning.tasks.json_text import JsonTextError, parse_json
+from pact_lightning.dialogue.tool_text import parse_tool_calls
+from pact_lightning.utils.errors import shortened
+from pact_lightning.utils.json_text import JsonTextError, parse_json
 
 
 @given(text=st.text(max_size=40), limit=st.integers(4, 40))

@@ -9,8 +9,8 @@ import pytest
 from small_run import AfterStep, InRollouts, fit, pact, small_parts  # noqa: F401  # in force by being here
 from soak import End, wait
 
-from pact_lightning.checkpoint_files import read_checkpoint
-from pact_lightning.last_checkpoint import last_checkpoint
+from pact_lightning.resume.checkpoint_files import read_checkpoint
+from pact_lightning.resume.last_checkpoint import last_checkpoint
 
 JOB = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
 JOB |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "SLURM_NTASKS_PER_NODE": "1"}

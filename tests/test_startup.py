@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 _PROGRAM = """
 import sys
-from pact_lightning.cli import main
+from pact_lightning.cli.main import main
 try:
     main({arguments})
 except SystemExit as end:
@@ -60,7 +60,7 @@ def test_the_config_is_printed_without_what_only_a_policy_needs():
 
 @pytest.mark.parametrize(("arguments", "status"), [([], 2), (["-h"], 0)])
 def test_without_a_command_the_help_is_shown(arguments, status, capsys):
-    from pact_lightning.cli import main
+    from pact_lightning.cli.main import main
 
     with pytest.raises(SystemExit) as end:
         main(list(arguments))

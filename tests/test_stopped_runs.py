@@ -7,10 +7,10 @@ import pytest
 from cli_recipe import saved
 from small_run import AfterStep, InRollouts, fit, pact
 
-from pact_lightning.callbacks.interruption import STOPPED
-from pact_lightning.cli import main
-from pact_lightning.environments.bundled.tools import BundledWorld
+from pact_lightning.cli.main import main
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
+from pact_lightning.resume.interruption import STOPPED
+from pact_lightning.tasks.bundled.tools import BundledWorld
 
 
 class Pays:

@@ -7,10 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pact_lightning.objectives.aggregate import group_mean
-from pact_lightning.objectives.entropy import entropy_bonus
-from pact_lightning.objectives.kl import k3_kl
-from pact_lightning.objectives.surrogate import clipped_surrogate
+from pact_lightning.objectives.kl import entropy_bonus, k3_kl
+from pact_lightning.objectives.surrogate import clipped_surrogate, group_mean
 
 
 def group(seed, rollouts=5, tokens=11, spread=0.6):

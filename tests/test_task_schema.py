@@ -10,9 +10,9 @@ from types import ModuleType
 import jsonschema
 import pytest
 
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.tasks.checks import TaskFieldError
+from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.tasks.record import task_from_json, task_to_json
+from pact_lightning.utils.errors import TaskFieldError
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SCHEMA = json.loads((DOCS / "task.schema.json").read_text(encoding="utf-8"))

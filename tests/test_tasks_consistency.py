@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from pact_lightning.environments.bundled.tasks import make_task
 from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.tasks.bundled.tasks import make_task
 from pact_lightning.tasks.consistency import environment_mistake, replay_mistakes, trace_mistakes
-from pact_lightning.tasks.ftrl_calls import known_calls
+from pact_lightning.tasks.ftrl.tasks import known_calls
 from pact_lightning.tasks.importing import replay_reference
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
-from pact_lightning.tasks.schema import Reference, SubAnswer, Task
 from pact_lightning.traces.replay import EnvironmentFailedError
-from pact_lightning.traces.schema import Chunk, ExpertTrace, ExpertTurn
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.task import Reference, SubAnswer, Task
+from pact_lightning.types.trace import Chunk, ExpertTrace, ExpertTurn
 
 TOOL = {"type": "function", "function": {"name": "echo", "parameters": {"type": "object"}}}
 

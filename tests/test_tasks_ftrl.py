@@ -5,14 +5,15 @@ import json
 
 import pytest
 
-from pact_lightning.dialogue.tool_call import ParsedCall
-from pact_lightning.environments.code_tools import CodeToolEnvironment
+from pact_lightning.environments.sandbox.code_tools import CodeToolEnvironment
 from pact_lightning.metrics.solve import SolveRate, executed_calls
-from pact_lightning.rollout.trajectory import RolloutTurn, Trajectory
-from pact_lightning.tasks.checks import TaskFileError
-from pact_lightning.tasks.ftrl import SYSTEM_PROMPT, FTRLTasks, in_train
+from pact_lightning.tasks.ftrl.row import SYSTEM_PROMPT
+from pact_lightning.tasks.ftrl.tasks import FTRLTasks, in_train
 from pact_lightning.tasks.record import task_from_json, task_to_json
-from pact_lightning.tasks.schema import SubAnswer
+from pact_lightning.types.task import SubAnswer
+from pact_lightning.types.tool_call import ParsedCall
+from pact_lightning.types.trajectory import RolloutTurn, Trajectory
+from pact_lightning.utils.errors import TaskFileError
 
 TOOLS = [
     {"type": "function", "function": {"name": "river", "description": "", "parameters": {"type": "object"}}},

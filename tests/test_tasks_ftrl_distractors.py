@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pact_lightning.tasks.ftrl import FTRLTasks
+from pact_lightning.tasks.ftrl.tasks import FTRLTasks
 
 NAMES = ["a", "needed", "b", "solves", "c"]
 

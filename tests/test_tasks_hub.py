@@ -7,13 +7,13 @@ import sys
 import pytest
 from toolhop_rows import ROW as TOOLHOP_ROW
 
-from pact_lightning.environments.bundled.tasks import make_task
-from pact_lightning.tasks.checks import TaskFileError
+from pact_lightning.tasks.bundled.tasks import make_task
 from pact_lightning.tasks.hub import HubError, HubTasks, without_nulls
 from pact_lightning.tasks.jsonl import write_jsonl
 from pact_lightning.tasks.record import task_to_json
-from pact_lightning.tasks.source import TaskSource
-from pact_lightning.tasks.toolhop import toolhop_task
+from pact_lightning.tasks.toolhop.tasks import toolhop_task
+from pact_lightning.types.task import TaskSource
+from pact_lightning.utils.errors import TaskFileError
 
 datasets = pytest.importorskip("datasets")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -8,15 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pact_lightning.dialogue.tool_call import ToolCall
-from pact_lightning.tasks.checks import TaskFieldError, TaskFileError
 from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
 from pact_lightning.tasks.record import task_from_json, task_to_json
-from pact_lightning.tasks.schema import Reference, SubAnswer, Task
-from pact_lightning.tasks.source import TaskSource
-from pact_lightning.traces.schema import Chunk, ChunkType, ExpertTrace, ExpertTurn, TurnPattern
 from pact_lightning.traces.segmentation import segment_reasoning
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.task import Reference, SubAnswer, Task, TaskSource
+from pact_lightning.types.tool_call import ToolCall
+from pact_lightning.types.trace import Chunk, ChunkType, ExpertTrace, ExpertTurn, TurnPattern
+from pact_lightning.utils.errors import TaskFieldError, TaskFileError
 
 RECORD = {
     "id": "t1",

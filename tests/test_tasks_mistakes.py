@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pact_lightning.environments.bundled.tasks import make_task
-from pact_lightning.tasks.checks import TaskFieldError
+from pact_lightning.tasks.bundled.tasks import make_task
 from pact_lightning.tasks.mistakes import record_mistakes, scan_mistakes
-from pact_lightning.tasks.prompt import UserTurn
 from pact_lightning.tasks.record import task_from_json, task_to_json
+from pact_lightning.types.prompt import UserTurn
+from pact_lightning.utils.errors import TaskFieldError
 
 TOOL = {"type": "function", "function": {"name": "later", "parameters": {}}}
 RECORD = task_to_json(make_task("train", 1)) | {"follow_ups": [{"content": "And?", "tools": [TOOL]}]}

@@ -6,13 +6,12 @@ import json
 import pytest
 from toolhop_rows import LENGTH, RIVER, ROW, tool
 
-from pact_lightning.environments.code_tools import FAILURE_PREFIX
-from pact_lightning.tasks.checks import TaskFileError
-from pact_lightning.tasks.json_list import read_json_list
+from pact_lightning.environments.sandbox.code_tools import FAILURE_PREFIX
 from pact_lightning.tasks.record import task_from_json, task_to_json
-from pact_lightning.tasks.schema import Reference, SubAnswer
-from pact_lightning.tasks.source import TaskSource
-from pact_lightning.tasks.toolhop import SYSTEM_PROMPT, ToolHopTasks
+from pact_lightning.tasks.toolhop.tasks import SYSTEM_PROMPT, ToolHopTasks
+from pact_lightning.types.task import Reference, SubAnswer, TaskSource
+from pact_lightning.utils.errors import TaskFileError
+from pact_lightning.utils.json_list import read_json_list
 
 
 @pytest.fixture

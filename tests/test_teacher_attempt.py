@@ -8,22 +8,19 @@ from dataclasses import replace
 import pytest
 from scripted_server import Answer, ScriptedServer, chat, expert, expert_reply, native
 
-from pact_lightning.environments.bundled.tasks import make_task
 from pact_lightning.environments.protocol import ToolResult
-from pact_lightning.rollout.tool_threads import ToolThreads
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView, UserTurn
-from pact_lightning.tasks.schema import Reference, SubAnswer, Task
-from pact_lightning.traces.attempt_trace import judge_attempt
-from pact_lightning.traces.endpoint import Endpoint, EndpointError, RequestFailedError
-from pact_lightning.traces.schema import ExpertTrace, ExpertTurn
-from pact_lightning.traces.teacher_attempt import (
+from pact_lightning.environments.tool_calls import ToolThreads
+from pact_lightning.tasks.bundled.tasks import make_task
+from pact_lightning.teacher.attempt import (
     CannotBeVerifiedError,
     Ending,
     EnvironmentFailedError,
     TeacherLimits,
     attempt_task,
+    judge_attempt,
 )
-from pact_lightning.traces.verification import (
+from pact_lightning.teacher.endpoint import Endpoint, EndpointError, RequestFailedError
+from pact_lightning.traces.verdict import (
     BY_ANSWER,
     BY_RESPONSE,
     BY_REWARD,
@@ -32,6 +29,9 @@ from pact_lightning.traces.verification import (
     verified_by,
     without_wrong_answer,
 )
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView, UserTurn
+from pact_lightning.types.task import Reference, SubAnswer, Task
+from pact_lightning.types.trace import ExpertTrace, ExpertTurn
 
 
 def tool(name):

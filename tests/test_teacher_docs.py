@@ -7,14 +7,14 @@ from pathlib import Path
 from annotations import answer, chunk
 from scripted_server import ScriptedServer, chat, expert
 
-from pact_lightning.commands.run import run
-from pact_lightning.commands.traces_generate import generate
-from pact_lightning.environments.bundled.tasks import make_task
+from pact_lightning.cli.errors import run
+from pact_lightning.cli.traces_generate import generate
+from pact_lightning.tasks.bundled.tasks import make_task
 from pact_lightning.tasks.jsonl import JsonlTasks
-from pact_lightning.traces.annotation_answer import paragraphs
-from pact_lightning.traces.schema import ChunkType
+from pact_lightning.teacher.annotation import paragraphs
+from pact_lightning.teacher.turn import teacher_messages
 from pact_lightning.traces.segmentation import segment_reasoning
-from pact_lightning.traces.teacher_prompt import teacher_messages
+from pact_lightning.types.trace import ChunkType
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "teacher.md"
 SERVER = "http://127.0.0.1:8000/v1"

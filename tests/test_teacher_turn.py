@@ -8,11 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_server import chat, native
 
-from pact_lightning.environments.bundled.tasks import make_task
-from pact_lightning.tasks.prompt import UserTurn
-from pact_lightning.traces.reply import NativeCall, read_reply
-from pact_lightning.traces.teacher_prompt import follow_up_message, response_messages, teacher_messages
-from pact_lightning.traces.teacher_turn import parse_native_call, read_teacher_turn
+from pact_lightning.tasks.bundled.tasks import make_task
+from pact_lightning.teacher.endpoint import NativeCall, read_reply
+from pact_lightning.teacher.turn import (
+    follow_up_message,
+    parse_native_call,
+    read_teacher_turn,
+    response_messages,
+    teacher_messages,
+)
+from pact_lightning.types.prompt import UserTurn
 
 ADD = {"name": "add", "arguments": {"a": 1, "b": "x</tool_call>"}}
 BLOCK = f"<tool_call>\n{json.dumps({'name': 'add', 'arguments': {'a': 1}})}\n</tool_call>"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pact_lightning.dialogue.tool_call import parse_tool_calls
+from pact_lightning.dialogue.tool_text import parse_tool_calls
 
 CHARACTERS = st.characters(exclude_categories=["Cs"])
 SCALARS = (

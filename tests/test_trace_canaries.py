@@ -9,14 +9,14 @@ import lightning.pytorch as pl
 import pytest
 from hand_made import FULL
 
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.environments.bundled.tools import BundledWorld
-from pact_lightning.module import PACTModule
 from pact_lightning.rollout.engine import RolloutLimits
-from pact_lightning.tasks.prompt import EnvironmentSpec
-from pact_lightning.tasks.schema import Reference, SubAnswer, Task
-from pact_lightning.traces.schema import Chunk, ChunkType, ExpertTrace, ExpertTurn
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.tasks.bundled.tools import BundledWorld
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.types.prompt import EnvironmentSpec
+from pact_lightning.types.task import Reference, SubAnswer, Task
+from pact_lightning.types.trace import Chunk, ChunkType, ExpertTrace, ExpertTurn
 
 MARK = "Qzx"
 """How every canary begins; in no word of the bundled world."""

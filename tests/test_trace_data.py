@@ -6,12 +6,12 @@ import pytest
 import torch
 from hand_made import FULL, STILL, Batches, bundled_renderer, quiet_trainer
 
-from pact_lightning.dialogue.components import Component
-from pact_lightning.environments.bundled.tasks import BundledTasks, make_task
 from pact_lightning.policy.loading import load_policy
-from pact_lightning.sft_module import SFTModule
-from pact_lightning.trace_datamodule import TraceBatches, TraceDataModule
-from pact_lightning.traces.rendered import render_trace
+from pact_lightning.tasks.bundled.tasks import BundledTasks, make_task
+from pact_lightning.traces.tokens import render_trace
+from pact_lightning.training.sft_module import SFTModule
+from pact_lightning.training.trace_datamodule import TraceBatches, TraceDataModule
+from pact_lightning.types.trajectory import Component
 
 RENDERER = bundled_renderer()
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pact_lightning.traces.from_calls import trace_from_calls
 from pact_lightning.traces.leak import leak_reasons, trace_problems
-from pact_lightning.traces.schema import Chunk, ChunkType, ExpertTrace, ExpertTurn, TurnPattern
+from pact_lightning.traces.replay import trace_from_calls
+from pact_lightning.types.trace import Chunk, ChunkType, ExpertTrace, ExpertTurn, TurnPattern
 
 ADD = {"name": "add", "arguments": {"a": 20, "b": 22}}
 

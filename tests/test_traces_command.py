@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from pact_lightning.cli import main
-from pact_lightning.environments.bundled.tasks import BundledTasks
+from pact_lightning.cli.main import main
+from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
 from pact_lightning.tasks.record import task_to_json
-from pact_lightning.tasks.schema import Reference
-from pact_lightning.traces.importers.openai_messages import openai_record
+from pact_lightning.teacher.importers.openai_messages import openai_record
 from pact_lightning.traces.levels import prefix_ends
-from pact_lightning.traces.schema import Chunk, ChunkType
 from pact_lightning.traces.segmentation import segment_reasoning
+from pact_lightning.types.task import Reference
+from pact_lightning.types.trace import Chunk, ChunkType
 
 TASKS = BundledTasks("validation", 6).load()
 RECORDS = [openai_record(task) for task in TASKS]
@@ -244,7 +244,7 @@ def test_show_prints_components_and_five_prefixes(folder, capsys):
 
 def test_a_yaml_file_names_a_task_source(folder, capsys):
     (folder / "source.yaml").write_text(
-        "class_path: pact_lightning.environments.bundled.tasks.BundledTasks\ninit_args: {split: validation, count: 2}\n"
+        "class_path: pact_lightning.BundledTasks\ninit_args: {split: validation, count: 2}\n"
     )
     assert traces("verify", "source.yaml") == 0
     for text, sentence in (

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from scripted_server import SOON, Answer, ScriptedServer, chat, expert, native
 
-from pact_lightning.append_log import AppendLog
-from pact_lightning.commands.run import run
-from pact_lightning.commands.traces_generate import generate
-from pact_lightning.environments.bundled.tasks import make_task
+from pact_lightning.cli.errors import run
+from pact_lightning.cli.traces_generate import generate
+from pact_lightning.tasks.bundled.tasks import make_task
 from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
 from pact_lightning.traces.leak import leak_reasons, trace_problems
+from pact_lightning.utils.json_lines import AppendLog
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = [make_task("train", index) for index in range(20)]
@@ -69,7 +69,7 @@ def test_stopped_and_resumed_gives_the_file_of_the_uninterrupted_run(how, tasks,
         return expert(TASKS)(request, number)
 
     with ScriptedServer(slow) as server:
-        program = [sys.executable, "-m", "pact_lightning.cli", "traces", "generate"]
+        program = [sys.executable, "-m", "pact_lightning.cli.main", "traces", "generate"]
         process = subprocess.Popen(
             [*program, *arguments(server, tasks, cut, *key)],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -184,7 +184,7 @@ def test_an_environment_that_does_not_start_is_tried_again_once_it_is_mended(tmp
         assert (left.value.code, report_of(out)["kept"], list(report_of(out)["left"])) == (1, 1, ["train-0"])
         assert "left: train-0: The environment cannot be started: ImportError" in capsys.readouterr().out
         (tmp_path / "mended_world.py").write_text(
-            "from pact_lightning.environments.bundled.tools import BundledWorld as BundledWorld\n"
+            "from pact_lightning.tasks.bundled.tools import BundledWorld as BundledWorld\n"
         )
         monkeypatch.syspath_prepend(tmp_path)
         command(keyless(server, tasks, out))

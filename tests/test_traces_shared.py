@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pact_lightning.cli import main
-from pact_lightning.traces.importers.reading import Problem
+from pact_lightning.cli.main import main
+from pact_lightning.teacher.importers.reading import Problem
+from pact_lightning.teacher.stored import read_stored
 from pact_lightning.traces.levels import prefix_ends
-from pact_lightning.traces.stored import read_stored
 
 pytestmark = pytest.mark.shared
 
@@ -65,7 +65,7 @@ def test_known_calls_of_ftrl_verify(shared_data, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, calls = shared_data / "ftrl" / "tasks.jsonl.gz", shared_data / "ftrl" / "reference_calls.jsonl"
     source = {
-        "class_path": "pact_lightning.tasks.ftrl.FTRLTasks",
+        "class_path": "pact_lightning.FTRLTasks",
         "init_args": {"path": str(rows), "reference_calls": str(calls)},
     }
     (tmp_path / "ftrl.yaml").write_text(yaml.safe_dump(source))

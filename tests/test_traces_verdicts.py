@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pact_lightning.cli import main
+from pact_lightning.cli.main import main
 from pact_lightning.environments.protocol import ToolResult
 from pact_lightning.tasks.jsonl import JsonlTasks
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import transformers
 
-from pact_lightning.environments.checker import check_environment
+from pact_lightning.credit.reward import make_reward
+from pact_lightning.environments.checker.checker import check_environment
 from pact_lightning.environments.protocol import Environment
 from pact_lightning.environments.trl_style import TRLEnvironment, tool_methods
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.reward import make_reward
-from pact_lightning.rollout.trajectory import RolloutTurn, Trajectory
-from pact_lightning.tasks.checks import TaskFieldError, TaskFileError
 from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.tasks.trl_rows import TRLRowTasks
+from pact_lightning.types.trajectory import RolloutTurn, Trajectory
+from pact_lightning.utils.errors import TaskFieldError, TaskFileError
 
 
 class Counter:

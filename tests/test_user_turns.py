@@ -6,19 +6,19 @@ from dataclasses import replace
 import pytest
 from rollout_player import ROOMY, Player, bench_prompt, log, play
 
-from pact_lightning.context import ContextBuilder, quote_trace
-from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.rollout.record import trajectory_record
-from pact_lightning.rollout.trajectory import StopReason
-from pact_lightning.tasks.checks import TaskFieldError, check_task
-from pact_lightning.tasks.prompt import UserTurn
+from pact_lightning.rollout.openai_format import trajectory_record
+from pact_lightning.tasks.checks import check_task
 from pact_lightning.tasks.record import task_from_json, task_to_json
-from pact_lightning.tasks.schema import Reference, Task
-from pact_lightning.traces.rendered import render_trace
-from pact_lightning.traces.schema import Chunk, ExpertTrace, ExpertTurn, TurnPattern
+from pact_lightning.traces.tokens import render_trace
+from pact_lightning.types.prompt import UserTurn
+from pact_lightning.types.task import Reference, Task
+from pact_lightning.types.trace import Chunk, ExpertTrace, ExpertTurn, TurnPattern
+from pact_lightning.types.trajectory import Component, StopReason
+from pact_lightning.update.context import ContextBuilder, quote_trace
+from pact_lightning.utils.errors import TaskFieldError
 
 LATER = {"type": "function", "function": {"name": "lie", "description": "Later.", "parameters": {"type": "object"}}}
 CALL = {"name": "log", "arguments": {"what": "x"}}

@@ -7,11 +7,11 @@ from test_cli_mistakes import refusal  # noqa: F401  # a fixture
 from vllm_protocol_server import ProtocolServer
 
 from pact_lightning.policy.loading import PolicyConfig
-from pact_lightning.rollout.samplers.vllm_engine import VLLMEngine
+from pact_lightning.rollout.samplers.vllm.engine import VLLMEngine
 
 SAMPLER = "model.init_args.sampler"
-SERVER = "pact_lightning.rollout.samplers.vllm_server.VLLMServer"
-ENGINE = "pact_lightning.rollout.samplers.vllm_engine.VLLMEngine"
+SERVER = "pact_lightning.VLLMServer"
+ENGINE = "pact_lightning.VLLMEngine"
 
 without_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
 

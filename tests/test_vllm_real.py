@@ -19,13 +19,13 @@ from test_sampler_correction import fitted, measured
 from test_vllm_server import LORA, STOP, adapted, lent
 from vllm_real_play import PROMPT, difference, play_long
 
-from pact_lightning.optimizer import OptimizerConfig
 from pact_lightning.policy.loading import policy_source
-from pact_lightning.rollout.samplers.adapter_version import saved_adapter
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
-from pact_lightning.rollout.samplers.vllm_client import VLLMClient
-from pact_lightning.rollout.samplers.vllm_server import VLLMServer
+from pact_lightning.rollout.samplers.vllm.client import VLLMClient
+from pact_lightning.rollout.samplers.vllm.server import VLLMServer
+from pact_lightning.rollout.samplers.vllm.turns import saved_adapter
+from pact_lightning.update.optimizer import OptimizerConfig
 
 PYTHON = os.environ.get("PACT_VLLM_PYTHON", "")
 pytestmark = [

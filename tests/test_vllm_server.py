@@ -8,12 +8,11 @@ import torch
 from vllm_protocol_server import ProtocolServer
 
 from pact_lightning.policy.loading import PolicyConfig, load_policy
-from pact_lightning.rollout.samplers import vllm_client
-from pact_lightning.rollout.samplers.backend import LentPolicy, SamplerBackend
-from pact_lightning.rollout.samplers.base import SamplingConfig, TurnRequest
+from pact_lightning.rollout.samplers.base import LentPolicy, SamplerBackend, SamplingConfig, TurnRequest
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
-from pact_lightning.rollout.samplers.vllm_client import VLLMServerError
-from pact_lightning.rollout.samplers.vllm_server import VLLMServer
+from pact_lightning.rollout.samplers.vllm import client as vllm_client
+from pact_lightning.rollout.samplers.vllm.client import VLLMServerError
+from pact_lightning.rollout.samplers.vllm.server import VLLMServer
 
 LORA = PolicyConfig(adapter="lora", dtype="float32", lora_r=4)
 STOP = (1381,)

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pact_lightning.whole_files import whole_file, write_json, write_json_lines
+from pact_lightning.utils.files import whole_file, write_json, write_json_lines
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):

@@ -10,7 +10,7 @@ from test_vllm_server import LORA, adapted, lent
 from vllm_real_play import SETTINGS, difference, play_long
 
 from pact_lightning.rollout.samplers.base import SamplingConfig
-from pact_lightning.rollout.samplers.vllm_engine import VLLMEngine
+from pact_lightning.rollout.samplers.vllm.engine import VLLMEngine
 
 
 def main():

@@ -17,7 +17,7 @@ from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import Block, pack_blocks
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnRequest
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
-from pact_lightning.rollout.samplers.vllm_server import VLLMServer
+from pact_lightning.rollout.samplers.vllm.server import VLLMServer
 
 
 class _HTTP(ThreadingHTTPServer):

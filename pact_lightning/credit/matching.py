@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from pact_lightning.dialogue.tool_call import ToolCall
+from pact_lightning.types.tool_call import ToolCall
 
 MatchMethod = Literal["hungarian", "greedy", "ot"]
 """``hungarian`` is optimal [P]; ``greedy`` takes the best free pair first [C]; ``ot`` shares credit by Sinkhorn [C]."""

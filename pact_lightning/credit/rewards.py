@@ -5,7 +5,7 @@ import string
 from collections.abc import Sequence
 
 from pact_lightning.credit.matching import MatchMethod, check_penalty, match_calls
-from pact_lightning.dialogue.tool_call import ToolCall
+from pact_lightning.types.tool_call import ToolCall
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 # The innermost complete pair: neither tag may stand within it.

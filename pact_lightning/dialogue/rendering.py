@@ -12,12 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.dialogue.tool_call import ToolCall, parse_tool_calls
-from pact_lightning.dialogue.tool_text import Piece, json_text, response_pieces, system_pieces, user_pieces
-from pact_lightning.rollout.trajectory import RolloutTurn, Segment
-from pact_lightning.tasks.prompt import Message, ToolSchema, UserTurn
+from pact_lightning.dialogue.tool_text import (
+    Piece,
+    json_text,
+    parse_tool_calls,
+    response_pieces,
+    system_pieces,
+    user_pieces,
+)
+from pact_lightning.types.prompt import Message, ToolSchema, UserTurn
+from pact_lightning.types.tool_call import ToolCall
+from pact_lightning.types.trajectory import Component, RolloutTurn, Segment
 
 END_OF_TURN = "<|im_end|>"
 _GENERATION_PROMPT = "<|im_start|>assistant\n"

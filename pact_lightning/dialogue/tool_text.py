@@ -1,10 +1,16 @@
-"""Qwen's text format of tools and tool responses, its control tokens apart: for the policy's prompt and a teacher's."""
+"""Qwen's text format of tools and tool responses, its control tokens apart: for the policy's prompt and a teacher's.
+
+A tool call, and how one is read out of what a model wrote.
+"""
 
 import json
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from pact_lightning.tasks.prompt import ToolSchema
+from pact_lightning.types.prompt import ToolSchema
+from pact_lightning.types.tool_call import ParsedCall, ToolCall
 
 Piece = tuple[str, bool]
 """A text, and whether it is ours; what is not ours never becomes a control token."""
@@ -70,3 +76,79 @@ def joined(pieces: Sequence[Piece]) -> str:
 
 def _listed(tools: Sequence[ToolSchema]) -> list[Piece]:
     return [("\n" + json_text(tool), False) for tool in tools]
+
+
+_MAX_DEPTH = 100
+"""Deeper values are read only where the stack happens to be short; nothing later could rely on them."""
+_TOO_DEEP = "The tool call is nested too deeply."
+_UNPAIRED = re.compile("[\ud800-\udfff]")
+_BLOCK = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
+
+
+def parse_tool_calls(text: str) -> list[ParsedCall]:
+    r"""Reads every ``<tool_call>`` block of a turn, strictly.
+
+    A block must hold one JSON object with a string ``name`` and an object ``arguments``; nothing is repaired, since a
+    repaired call would train the policy on tokens that did not do what they were rewarded for.
+
+    Args:
+        text: The turn's text after the reasoning.
+
+    Returns:
+        One entry per block, in order; malformed blocks carry the reason.
+
+    >>> parse_tool_calls('<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>')[0].call
+    {'name': 'add', 'arguments': {'a': 1}}
+    >>> parse_tool_calls("<tool_call>add(1)</tool_call>")[0].error
+    'The tool call is not valid JSON: Expecting value at character 0.'
+    """
+    return [_parse_block(match) for match in _BLOCK.finditer(text)]
+
+
+def _parse_block(match: re.Match[str]) -> ParsedCall:
+    if not match.group(0).endswith("</tool_call>"):
+        return ParsedCall(None, "The tool call is not closed with </tool_call>.")
+    try:
+        value = json.loads(match.group(1), parse_constant=_no_constant, object_pairs_hook=_object)
+        problem = _problem(value)
+    except json.JSONDecodeError as error:
+        return ParsedCall(
+            None, f"The tool call is not valid JSON: {error.msg.removesuffix(' at')} at character {error.pos}."
+        )
+    except RecursionError:
+        problem = _TOO_DEEP
+    except ValueError as error:  # from the hooks, and Python's own for a number of thousands of digits
+        problem = f"The tool call is not valid JSON: {error}."
+    if problem:
+        return ParsedCall(None, problem)
+    if not isinstance(value, dict):
+        return ParsedCall(None, "The tool call is not a JSON object.")
+    name, arguments = value.get("name"), value.get("arguments")
+    if not isinstance(name, str) or not name:
+        return ParsedCall(None, 'The tool call has no "name" string.')
+    if not isinstance(arguments, dict):
+        return ParsedCall(None, 'The tool call has no "arguments" object.')
+    return ParsedCall(ToolCall(name=name, arguments=arguments))
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has the same key twice")
+    return found
+
+
+def _problem(value: Any, depth: int = 0) -> str:
+    """What Python's reader lets pass and nothing later can use: endless numbers, halves of characters, depth."""
+    if depth > _MAX_DEPTH:
+        return _TOO_DEEP
+    if isinstance(value, str) and _UNPAIRED.search(value):
+        return "The tool call holds half of a character (an unpaired surrogate escape)."
+    if isinstance(value, float) and not math.isfinite(value):
+        return "The tool call holds a number that is too large."
+    inner = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return next((found for item in inner if (found := _problem(item, depth + 1))), "")

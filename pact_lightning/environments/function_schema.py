@@ -14,7 +14,7 @@ from transformers.utils.chat_template_utils import (
     get_json_schema,
 )
 
-from pact_lightning.tasks.prompt import ToolSchema
+from pact_lightning.types.prompt import ToolSchema
 
 _MAX_PROBLEMS = 5
 _MAX_MESSAGE = 200

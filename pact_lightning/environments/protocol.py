@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from pact_lightning.tasks.prompt import PromptView, ToolSchema
+from pact_lightning.types.prompt import PromptView, ToolSchema
 
 
 @dataclass(frozen=True, slots=True)

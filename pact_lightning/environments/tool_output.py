@@ -1,4 +1,7 @@
-"""What a Python tool returns or raises, as the text that the policy reads."""
+"""What a Python tool returns or raises, as the text that the policy reads.
+
+Which exceptions of a tool say that nobody answered, so that it is no fault of the call.
+"""
 
 import dataclasses
 import datetime
@@ -6,6 +9,7 @@ import decimal
 import enum
 import json
 import pathlib
+import socket
 import uuid
 from typing import Any
 
@@ -71,3 +75,24 @@ def _plain(value: Any) -> Any:
     if callable(getattr(value, "model_dump", None)) and not isinstance(value, type):  # pydantic, which we do not import
         return value.model_dump(mode="json")
     raise TypeError(f"it holds a {type(value).__name__}; return text, numbers, lists and dictionaries of these")
+
+
+_UNREACHABLE = (ConnectionError, TimeoutError, socket.gaierror)
+
+
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether a connection failed or ran out of time, here or in what led to this exception.
+
+    The clients of HTTP wrap these in classes of their own, which lead back to them as cause or context.
+
+    Args:
+        error: What a tool raised.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, _UNREACHABLE):
+            return True
+        seen.add(id(error))
+        hidden = error.__suppress_context__ and error.__cause__ is None
+        error = None if hidden else error.__cause__ or error.__context__
+    return False

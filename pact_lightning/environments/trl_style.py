@@ -4,11 +4,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pact_lightning.environments.callable_tools import CallableTools
+from pact_lightning.environments.functions import CallableTools
 from pact_lightning.environments.protocol import ToolResult
-from pact_lightning.import_path import import_path
-from pact_lightning.shortened import shortened
-from pact_lightning.tasks.prompt import PromptView, ToolSchema
+from pact_lightning.types.prompt import PromptView, ToolSchema
+from pact_lightning.utils.errors import shortened
+from pact_lightning.utils.imports import import_path
 
 _VERBS = ("reset", "get_reward")
 
@@ -19,7 +19,7 @@ class TRLEnvironment:
     - Every public method that the class defines with ``def`` or ``async def`` is a tool, in alphabetical order, but for
       ``reset`` and ``get_reward``; its schema comes from its type hints and its docstring [C].
     - ``reset`` gets the row as keyword arguments. What it returns, text or ``None``, is the end of the last user
-      message; :class:`pact_lightning.tasks.trl_rows.TRLRowTasks` puts it there when it loads the rows.
+      message; :class:`pact_lightning.TRLRowTasks` puts it there when it loads the rows.
     - ``get_reward``, sync or async, is the environment's own reward: ``data.credit.reward: environment``.
 
     Where TRL gives a result by ``str``, so that a dictionary reads like Python, it is JSON here [D].
@@ -89,11 +89,11 @@ class TRLEnvironment:
         if prompt and not prompt.endswith(observation):
             raise ValueError(
                 f"reset() returned {shortened(observation)}, and the task's user message does not end with it; make "
-                "the tasks with pact_lightning.tasks.trl_rows.TRLRowTasks, and let reset() depend on the row alone"
+                "the tasks with pact_lightning.TRLRowTasks, and let reset() depend on the row alone"
             )
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Runs one method; see :meth:`pact_lightning.environments.callable_tools.CallableTools.call`."""
+        """Runs one method; see :meth:`pact_lightning.CallableTools.call`."""
         return self._tools.call(name, arguments)
 
     def close(self) -> None:

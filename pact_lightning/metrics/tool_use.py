@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from pact_lightning.rollout.trajectory import StopReason, Trajectory
+from pact_lightning.types.trajectory import StopReason, Trajectory
 
 _STOPS = tuple(StopReason)
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from pact_lightning.dialogue.components import Component
+from pact_lightning.types.trajectory import Component
 
-if TYPE_CHECKING:  # The type alone: the objectives do without Lightning.
-    from pact_lightning.annealing import Supervision
+if TYPE_CHECKING:
+    from pact_lightning.objectives.annealing import Supervision
 
 Normalizer = Literal["weight_sum", "token_count"]
 """``weight_sum`` divides by ``Z = sum m`` [P]; ``token_count`` by the number of tokens with ``m > 0`` [D]."""
@@ -60,7 +60,7 @@ def sft_weights(
     """Weight ``m_n`` of every token of an expert trace under the given supervision [P].
 
     Args:
-        components: :class:`~pact_lightning.dialogue.components.Component` of each token, integers, ``[N]``.
+        components: :class:`~pact_lightning.types.trajectory.Component` of each token, integers, ``[N]``.
         min_levels: The lowest level at which a reasoning token is active, 1 to 4, and 5 for never; ``[N]``. Not read
             for other components.
         supervision: The level and the tool-call scale in force.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pact_lightning.objectives.aggregate import check_group
+from pact_lightning.objectives.surrogate import check_group
 
 _MAX_LOG_RATIO = 20.0  # past it only exp() overflows
 

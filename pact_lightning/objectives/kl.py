@@ -1,9 +1,12 @@
-"""The KL penalty that holds the policy near its frozen start (METHOD section 4)."""
+"""The KL penalty that holds the policy near its frozen start (METHOD section 4).
+
+The entropy bonus on rollout tokens (METHOD section 4).
+"""
 
 import torch
 from torch import Tensor
 
-from pact_lightning.objectives.aggregate import check_group, group_mean
+from pact_lightning.objectives.surrogate import check_group, group_mean
 
 
 def k3_kl(logp: Tensor, ref_logp: Tensor, mask: Tensor, *, clamp: float = 10.0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -34,3 +37,20 @@ def k3_kl(logp: Tensor, ref_logp: Tensor, mask: Tensor, *, clamp: float = 10.0) 
     loss = group_mean(torch.expm1(log_ratio) - log_ratio, mask)
     clamped = (raw.detach()[~outside].abs() > clamp).float().mean()
     return loss, {"kl": loss.detach(), "kl_clamped": clamped}
+
+
+def entropy_bonus(entropy: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Minus the mean entropy, so that adding it to a loss rewards entropy [C].
+
+    Args:
+        entropy: Entropy of the policy's next-token distribution at each token, in nats, ``[K, T]``.
+        mask: Policy tokens, bool or 0/1, ``[K, T]``. A rollout without one contributes 0 to the mean.
+
+    Returns:
+        The scalar loss before its coefficient, aggregated as the surrogate is, and the detached mean as ``entropy``.
+
+    Raises:
+        ValueError: Shapes differ, or the mask is empty for the whole group.
+    """
+    mean = group_mean(entropy, mask)
+    return -mean, {"entropy": mean.detach()}

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pact_lightning.device_time import device_time
-from pact_lightning.plan.phase_work import Decoding, Passes
+from pact_lightning.plan.lengths import Decoding, Passes
+from pact_lightning.utils.clock import device_time
 
 _PROBE_SECONDS = 0.3
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from pact_lightning.plan.lengths import Lengths
+from pact_lightning.plan.memory import rollout_bytes
 from pact_lightning.plan.recipe import Recipe
-from pact_lightning.plan.rollout_memory import rollout_bytes
 from pact_lightning.plan.run_plan import RunMemory, planned_packs, rollout_shape, run_memory
 
 USABLE = 0.9

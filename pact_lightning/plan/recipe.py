@@ -1,22 +1,17 @@
 """What a plan needs to know of a recipe; nothing of it is made, loaded or started."""
 
-import logging
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 
-from pact_lightning.lightning_cli import PactCLI
 from pact_lightning.plan.lengths import Lengths, TraceLayout
-from pact_lightning.policy.attention_choice import AttentionPath
+from pact_lightning.policy.attention.choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.policy.packing import PackingMode
-from pact_lightning.policy_module import PolicyModule
 
-_MODULE, _DATA = "pact_lightning.module.PACTModule", "pact_lightning.datamodule.RolloutDataModule"
+_MODULE, _DATA = "pact_lightning.PACTModule", "pact_lightning.RolloutDataModule"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,43 +98,6 @@ class Recipe:
             )
         trace = min(room, self.max_trajectory_tokens) if self.uses_traces else 0
         return Lengths(self.max_prompt_tokens, trace, self.max_trajectory_tokens)
-
-
-class _ParsedRecipe(PactCLI):
-    """Reads recipes as ``fit`` does, and stops there."""
-
-    def instantiate_classes(self) -> None:
-        """Makes nothing: no tokenizer is read, and a recipe for a GPU can be planned without one."""
-
-    def _parse_ckpt_path(self) -> None:
-        """Looks for no checkpoint: there is no verb to go on with one."""
-
-
-def read_recipe(arguments: Sequence[str], device_type: str | None = None) -> Recipe:
-    """Reads recipes and overrides as ``pact-lightning fit`` takes them.
-
-    Args:
-        arguments: ``-c recipe.yaml`` and what follows.
-        device_type: ``cpu`` or ``cuda``, where the recipe's own is not meant.
-
-    Raises:
-        ValueError: The recipe does not train by rollouts, or has a mistake.
-    """
-    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
-    # Its word to people who pass arguments by mistake; what is passed here is the rest of a command line.
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    given: Any = list(arguments)
-    cli = _ParsedRecipe(
-        PolicyModule,
-        pl.LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_callback=None,
-        run=False,
-        parser_kwargs={"exit_on_error": False},
-        args=given,
-    )
-    return recipe_of(cli.config.as_dict(), device_type)
 
 
 def recipe_of(config: Mapping[str, Any], device_type: str | None = None) -> Recipe:

@@ -4,12 +4,29 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pact_lightning.plan.lengths import Lengths, PlannedPack, StepShape, fullest, step_packs
-from pact_lightning.plan.phase_work import Decoding, Passes, PhaseSize, decoding, phase_passes
+from pact_lightning.plan.lengths import (
+    Decoding,
+    Lengths,
+    Passes,
+    PhaseSize,
+    PlannedPack,
+    StepShape,
+    decoding,
+    fullest,
+    phase_passes,
+    step_packs,
+)
+from pact_lightning.plan.memory import (
+    RolloutBytes,
+    RolloutShape,
+    ScoringConfig,
+    StandingBytes,
+    UpdateBytes,
+    rollout_bytes,
+    standing_bytes,
+    update_bytes,
+)
 from pact_lightning.plan.recipe import Recipe
-from pact_lightning.plan.rollout_memory import RolloutBytes, RolloutShape, rollout_bytes
-from pact_lightning.plan.update_memory import ScoringConfig, UpdateBytes, update_bytes
-from pact_lightning.plan.weights import StandingBytes, standing_bytes
 from pact_lightning.policy.flops import FlopCount
 
 

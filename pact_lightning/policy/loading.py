@@ -1,4 +1,7 @@
-"""Loading the policy: full weights, LoRA, or a LoRA on a base quantised to 4 bits."""
+"""The small policy that ships with this package.
+
+Loading the policy: full weights, LoRA, or a LoRA on a base quantised to 4 bits.
+"""
 
 import re
 import warnings
@@ -10,12 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
-from pact_lightning.policy.attention import ATTENTION_NAME
-from pact_lightning.policy.bundled import BUNDLED, BUNDLED_FOLDER
+from pact_lightning.policy.attention.plan import ATTENTION_NAME
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+BUNDLED = "bundled"
+"""The ``model`` that stands for it."""
+BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "tasks" / "bundled" / "policy"
+
 
 Adapter = Literal["lora", "qlora", "full"]
 Precision = Literal["float32", "bfloat16", "auto"]

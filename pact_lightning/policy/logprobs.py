@@ -10,8 +10,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from pact_lightning.policy.attention import ATTENTION_NAME, AttentionPlan
-from pact_lightning.policy.attention_choice import AttentionChoice, make_plan
+from pact_lightning.policy.attention.choice import AttentionChoice, make_plan
+from pact_lightning.policy.attention.plan import ATTENTION_NAME, AttentionPlan
 from pact_lightning.policy.linear_logprobs import linear_logprobs
 from pact_lightning.policy.packing import Pack
 

@@ -1,5 +1,9 @@
-"""What of the policy goes into a checkpoint: the weights that are trained, and nothing else."""
+"""What of the policy goes into a checkpoint: the weights that are trained, and nothing else.
 
+A short name for a set of weights: equal for equal bits, different for different ones.
+"""
+
+import hashlib
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -68,3 +72,21 @@ def _some(names: Iterable[str]) -> str:
     ordered = sorted(names)
     shown = ", ".join(ordered[:3]) or "none"
     return shown if len(ordered) <= 3 else f"{shown} and {len(ordered) - 3} more"
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """A digest of names, types, shapes and bits.
+
+    Args:
+        state: Weights by name, on any device.
+
+    >>> fingerprint({"w": torch.zeros(2)}) == fingerprint({"w": torch.zeros(2)})
+    True
+    >>> fingerprint({"w": torch.zeros(2)}) == fingerprint({"w": torch.tensor([0.0, -0.0])})
+    False
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in sorted(state.items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -8,12 +8,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
-from pact_lightning.dialogue.components import Component
 from pact_lightning.dialogue.rendering import ChatRenderer
-from pact_lightning.dialogue.tool_call import ParsedCall
 from pact_lightning.environments.protocol import Environment, ToolResult
-from pact_lightning.rollout.samplers.base import Sampler, TurnOutput, TurnRequest
-from pact_lightning.rollout.tool_calls import (
+from pact_lightning.environments.tool_calls import (
+    ToolFunction,
+    ToolThreads,
+    ToolTimeoutError,
     cut_response,
     failure,
     leave_environment,
@@ -23,10 +23,11 @@ from pact_lightning.rollout.tool_calls import (
     start_environment,
     stop_where_unavailable,
 )
-from pact_lightning.rollout.tool_threads import ToolFunction, ToolThreads, ToolTimeoutError
-from pact_lightning.rollout.trajectory import RolloutTurn, Segment, StopReason, Trajectory
-from pact_lightning.seeds import derive_seed
-from pact_lightning.tasks.prompt import PromptView
+from pact_lightning.rollout.samplers.base import Sampler, TurnOutput, TurnRequest
+from pact_lightning.types.prompt import PromptView
+from pact_lightning.types.tool_call import ParsedCall
+from pact_lightning.types.trajectory import Component, RolloutTurn, Segment, StopReason, Trajectory
+from pact_lightning.utils.seeds import derive_seed
 
 _log = logging.getLogger(__name__)
 

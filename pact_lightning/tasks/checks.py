@@ -1,54 +1,15 @@
 """What every task must satisfy, wherever it comes from, and the errors that say what does not."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
 
-from pact_lightning.dialogue.tool_call import ToolCall
-from pact_lightning.tasks.prompt import PromptView
-from pact_lightning.tasks.schema import Task
-from pact_lightning.traces.schema import flatten_calls
+from pact_lightning.types.prompt import PromptView
+from pact_lightning.types.task import Task
+from pact_lightning.types.tool_call import ToolCall
+from pact_lightning.types.trace import flatten_calls
+from pact_lightning.utils.errors import TaskFieldError
 
 ROLES = ("system", "user")
 """Roles that a prompt may hold."""
-
-
-class TaskFieldError(ValueError):
-    """A field of a task is wrong.
-
-    Attributes:
-        field: Where, as a path such as ``trace.turns[0].calls``.
-        problem: What is wrong and what is wanted.
-    """
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"field `{field}`: {problem}")
-        self.field = field
-        self.problem = problem
-
-
-class TaskFileError(ValueError):
-    """A line of a task file, or a row of a data set, is wrong.
-
-    Attributes:
-        path: The file.
-        line: The line, counted from 1; or the row, counted as ``unit`` says.
-        problem: What is wrong and what is wanted, without the place.
-        field: The field; empty when the line as a whole is wrong.
-        reason: A short name for what keeps the text from being read, such as ``not JSON``, by which such mistakes are
-            counted; empty where it was read and says something wrong.
-    """
-
-    def __init__(
-        self, path: str | Path, line: int, problem: str, field: str = "", *, unit: str = "line", reason: str = ""
-    ) -> None:
-        where = f"field `{field}`: " if field else ""
-        super().__init__(f"{path}, {unit} {line}: {where}{problem}")
-        self.path = Path(path)
-        self.line = line
-        self.problem = problem
-        self.field = field
-        self.reason = reason
 
 
 def check_task(task: Task) -> None:
@@ -118,20 +79,3 @@ def _check_calls(field: str, calls: Iterable[ToolCall], known: frozenset[str]) -
 def _check_known(field: str, name: str, known: frozenset[str]) -> None:
     if name not in known:
         raise TaskFieldError(field, f"names the tool {name!r}, which is not in `tools`")
-
-
-def typed(value: Any, kind: type, field: str) -> Any:
-    """Gives ``value`` back when it is of the type.
-
-    Args:
-        value: A JSON value.
-        kind: The type it must have.
-        field: Where it stands.
-
-    Raises:
-        TaskFieldError: It has another type.
-    """
-    if not isinstance(value, kind):
-        names = {str: "a string", list: "a list", dict: "an object", Mapping: "an object", int: "an integer"}
-        raise TaskFieldError(field, f"must be {names[kind]}, got {type(value).__name__}")
-    return value

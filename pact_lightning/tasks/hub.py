@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, get_args
 
-from pact_lightning.tasks.checks import TaskFieldError, typed
-from pact_lightning.tasks.ftrl_row import ftrl_task
-from pact_lightning.tasks.json_lines import JsonLine
-from pact_lightning.tasks.json_text import JsonTextError, parse_json
+from pact_lightning.tasks.ftrl.row import ftrl_task
+from pact_lightning.tasks.jsonl import Scanned, scan_records, tasks_of
 from pact_lightning.tasks.record import task_from_json
-from pact_lightning.tasks.scan import Scanned, scan_records, tasks_of
-from pact_lightning.tasks.schema import Task
-from pact_lightning.tasks.toolhop import toolhop_task
+from pact_lightning.tasks.toolhop.tasks import toolhop_task
+from pact_lightning.types.task import Task
+from pact_lightning.utils.errors import TaskFieldError, typed
+from pact_lightning.utils.json_lines import JsonLine
+from pact_lightning.utils.json_text import JsonTextError, parse_json
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class HubTasks:
         revision: Branch, tag or commit on the hub; name one, so that a run can be repeated.
         format: What a row is, see :data:`HubFormat`.
         format_args: Further arguments of the format: for ``ftrl`` those of
-            :func:`pact_lightning.tasks.ftrl_row.ftrl_task` (``distractors, system_prompt, name``), for ``toolhop``
+            :func:`pact_lightning.tasks.ftrl.row.ftrl_task` (``distractors, system_prompt, name``), for ``toolhop``
             those of :func:`pact_lightning.tasks.toolhop.toolhop_task` (``system_prompt, name``).
         limit: Load at most this many tasks, from the start; ``None`` for all.
     """
@@ -81,7 +81,7 @@ class HubTasks:
         return list(islice(tasks_of(self.scan()), self.limit))
 
     def scan(self) -> Iterator[Scanned]:
-        """Every row as a task or a mistake; see :mod:`pact_lightning.tasks.scan`.
+        """Every row as a task or a mistake; see :mod:`pact_lightning.tasks.jsonl`.
 
         Raises:
             ImportError: ``datasets`` is not installed.

@@ -1,18 +1,77 @@
-"""Tasks of any source into the package's own task file, with a count of all that is left out or added."""
+"""Rows of other formats, told from tasks of the package's own by their fields.
+
+Tasks of any source into the package's own task file, with a count of all that is left out or added.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from pact_lightning.metrics.solve_scores import open_answers
-from pact_lightning.tasks.jsonl import write_jsonl
-from pact_lightning.tasks.scan import ScannableSource, Scanned
-from pact_lightning.tasks.schema import Task
-from pact_lightning.tasks.source import TaskSource
-from pact_lightning.traces.from_calls import trace_from_calls
-from pact_lightning.traces.replay import replay_calls
-from pact_lightning.traces.schema import ExpertTurn, TurnPattern
+from pact_lightning.credit.answers import open_answers
+from pact_lightning.tasks.jsonl import ScannableSource, Scanned, write_jsonl
+from pact_lightning.traces.replay import replay_calls, trace_from_calls
+from pact_lightning.types.task import Task, TaskSource
+from pact_lightning.types.trace import ExpertTurn, TurnPattern
+from pact_lightning.utils.errors import TaskFileError
+from pact_lightning.utils.json_lines import scan_json_lines
+from pact_lightning.utils.json_list import scan_json_list
+
+_LISTS = (".json", ".json.gz")
+
+
+def other_format(record: Any) -> tuple[str, str] | None:
+    """The format that a record is of by its fields, where it is of another one than the package's own.
+
+    Args:
+        record: A JSON value.
+
+    Returns:
+        What ``--format`` calls the format, and the field that tells it; ``None`` for any other record.
+
+    >>> other_format({"codes": "{}", "answer": "1"}), other_format({"id": "a", "environment": {}})
+    (('ftrl', 'codes'), None)
+    """
+    if not isinstance(record, dict) or "environment" in record:
+        return None
+    if "sub_task" in record:
+        return "toolhop", "sub_task"
+    field = next((name for name in ("codes", "unsolved_set") if name in record), None)
+    if field is None:
+        return None
+    return ("matchtir" if "ground_truth" in record else "ftrl"), field
+
+
+def check_own_format(path: Path) -> None:
+    """Refuses a file whose first record is of another format than the package's own.
+
+    What cannot be read is let be: whoever reads the whole file says what is wrong with it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TaskFileError: The first record is a row of FTRL, MatchTIR or ToolHop; the error says which ``--format`` it is.
+    """
+    try:
+        line, record = _first(path)
+    except TaskFileError:
+        return
+    found = other_format(record)
+    if found is not None:
+        name, field = found
+        raise TaskFileError(path, line, f"is a field of another format and of no task; give --format {name}", field)
+
+
+def _first(path: Path) -> tuple[int, Any]:
+    """The first record and its line; ``None`` for one that cannot be read."""
+    if path.name.endswith(_LISTS):
+        item = next(scan_json_list(path, lone_value=True), None)
+        return (1, None) if item is None else (item.line, item.value)
+    line = next(scan_json_lines(path), None)
+    return (1, None) if line is None else (line.number, line.value)
 
 
 @dataclass(slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pact_lightning.tasks.checks import TaskFieldError, TaskFileError
-from pact_lightning.tasks.json_lines import MAX_LINE_MB, scan_json_lines
+from pact_lightning.tasks.jsonl import Scanned
 from pact_lightning.tasks.record import task_from_json
-from pact_lightning.tasks.scan import Scanned
+from pact_lightning.utils.errors import TaskFieldError, TaskFileError
+from pact_lightning.utils.json_lines import MAX_LINE_MB, scan_json_lines
 
 MOST = 100
 """Mistakes told of one record; a record that has more is no attempt at a task."""

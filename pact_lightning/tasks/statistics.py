@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from pact_lightning.dialogue.rendering import ChatRenderer
-from pact_lightning.tasks.schema import Task
-from pact_lightning.traces.rendered import render_trace
+from pact_lightning.traces.tokens import render_trace
+from pact_lightning.types.task import Task
 
 
 def spread(values: Sequence[int]) -> dict[str, float]:

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from pact_lightning.environments.trl_style import TRLEnvironment
-from pact_lightning.tasks.checks import TaskFieldError, TaskFileError, typed
-from pact_lightning.tasks.jsonl import read_json_lines
 from pact_lightning.tasks.record import task_from_json
-from pact_lightning.tasks.schema import Task
+from pact_lightning.types.task import Task
+from pact_lightning.utils.errors import TaskFieldError, TaskFileError, typed
+from pact_lightning.utils.json_lines import read_json_lines
 
-_ADAPTER = "pact_lightning.environments.trl_style.TRLEnvironment"
+_ADAPTER = "pact_lightning.TRLEnvironment"
 
 
 class TRLRowTasks:
-    """Tasks from rows and a class in TRL's style; see :class:`pact_lightning.environments.trl_style.TRLEnvironment`.
+    """Tasks from rows and a class in TRL's style; see :class:`pact_lightning.TRLEnvironment`.
 
     Every row is given to the class's ``reset`` once while loading, in one object that is reset again and again, as in
     TRL. The text that comes back is appended to the last user message as it is, without a separator [C]; a row

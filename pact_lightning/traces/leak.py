@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from pact_lightning.traces.levels import UNSAFE_TYPES, literal_call_spans
-from pact_lightning.traces.schema import ExpertTrace, ExpertTurn
+from pact_lightning.types.trace import ExpertTrace, ExpertTurn
 
 _CONTROL_TAG = re.compile(
     r"<\|(?:im_start|im_end|endoftext|system|user|assistant|tool)\|>|</?(?:tool_call|tool_response|think|answer)>",

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from pact_lightning.dialogue.tool_call import ToolCall
-from pact_lightning.traces.schema import Chunk, ChunkType
+from pact_lightning.types.tool_call import ToolCall
+from pact_lightning.types.trace import Chunk, ChunkType
 
 MAX_LEVEL = 4
 """L4, the longest safe prefix [P]."""

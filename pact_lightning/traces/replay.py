@@ -1,4 +1,7 @@
-"""Replay: runs a trace's calls in its task's environment (METHOD section 6)."""
+"""Replay: runs a trace's calls in its task's environment (METHOD section 6).
+
+Makes an expert trace of known calls and their responses, for data sets that come without a teacher's text.
+"""
 
 import json
 import logging
@@ -10,13 +13,22 @@ from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
-from pact_lightning.dialogue.tool_call import ToolCall
 from pact_lightning.environments.protocol import Environment, ToolResult
-from pact_lightning.environments.sandbox import SandboxError
-from pact_lightning.rollout.tool_calls import failure, leave_environment, left_with, run_tool, start_environment
-from pact_lightning.rollout.tool_threads import ToolFunction, ToolThreads, ToolTimeoutError
-from pact_lightning.tasks.prompt import PromptView
-from pact_lightning.traces.schema import ExpertTrace
+from pact_lightning.environments.sandbox.sandbox import SandboxError
+from pact_lightning.environments.tool_calls import (
+    ToolFunction,
+    ToolThreads,
+    ToolTimeoutError,
+    failure,
+    leave_environment,
+    left_with,
+    run_tool,
+    start_environment,
+)
+from pact_lightning.traces.segmentation import segment_reasoning, turn_pattern
+from pact_lightning.types.prompt import PromptView
+from pact_lightning.types.tool_call import ToolCall
+from pact_lightning.types.trace import ExpertTrace, ExpertTurn
 
 _log = logging.getLogger(__name__)
 
@@ -158,3 +170,40 @@ def _normal(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _normal(item) for key, item in value.items()}
     return [_normal(item) for item in value] if isinstance(value, list) else value
+
+
+def trace_from_calls(
+    calls: Sequence[ToolCall],
+    responses: Sequence[str],
+    reasoning: Sequence[str] | None = None,
+    *,
+    failed: Sequence[bool] | None = None,
+    source: str = "",
+) -> ExpertTrace:
+    """Makes a trace of one turn per call.
+
+    Args:
+        calls: The calls, in order; at least one.
+        responses: One tool response per call.
+        reasoning: One reasoning text per call, segmented here; without it the turns have no reasoning, and only their
+            calls are ever supervised.
+        failed: Whether each response reports an error; it tells retries from follow-ups. Default: none failed.
+        source: Where the trace comes from, for reports.
+
+    Returns:
+        The trace, without a final answer.
+
+    Raises:
+        ValueError: There is no call, or a sequence is not as long as ``calls``.
+    """
+    if not calls:
+        raise ValueError("a trace needs at least one call; a task without calls has no trace, so leave it out")
+    for name, values in (("responses", responses), ("reasoning", reasoning), ("failed", failed)):
+        if values is not None and len(values) != len(calls):
+            raise ValueError(f"{len(calls)} calls but {len(values)} entries in {name}; give one entry per call")
+    turns = []
+    for index, (call, response) in enumerate(zip(calls, responses, strict=True)):
+        chunks = segment_reasoning(reasoning[index], [call]) if reasoning is not None else ()
+        retry = index > 0 and failed is not None and failed[index - 1]
+        turns.append(ExpertTurn(chunks, (call,), (response,), turn_pattern(index, retry, chunks, is_final=False)))
+    return ExpertTrace(tuple(turns), source=source)

@@ -18,9 +18,9 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from pact_lightning.dialogue.tool_call import ToolCall
 from pact_lightning.traces.levels import UNSAFE_TYPES, literal_call_spans
-from pact_lightning.traces.schema import Chunk, ChunkType, TurnPattern
+from pact_lightning.types.tool_call import ToolCall
+from pact_lightning.types.trace import Chunk, ChunkType, TurnPattern
 
 LONG_PARAGRAPH = 240
 """A single paragraph longer than this many characters is cut by sentences [D]."""

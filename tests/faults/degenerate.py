@@ -10,8 +10,8 @@ from hand_made import FULL, STILL
 from test_degenerate_phases import NoTools, Silent, assert_finite, fit, logged
 
 from faults.repeated import expect, repeated
-from pact_lightning.environments.bundled.tasks import BundledTasks
 from pact_lightning.policy.loading import load_policy
+from pact_lightning.tasks.bundled.tasks import BundledTasks
 
 SECTION = "Degenerate phases"
 _FIGURES = ("rollout/empty", "train/zero_variance", "anchor/no_trace", "rollout/no_call")

@@ -8,10 +8,9 @@ import torch
 from hand_made import FULL, Batches, RecordingModule, attempts, bundled_renderer, hand_made_group, quiet_trainer
 
 from faults.repeated import expect, repeated
-from pact_lightning.environments.bundled.tasks import make_task
-from pact_lightning.finite_steps import NonFiniteGradientError
-from pact_lightning.group import CreditConfig, make_group
-from pact_lightning.optimizer import OptimizerConfig
+from pact_lightning.credit.group import CreditConfig, make_group
+from pact_lightning.tasks.bundled.tasks import make_task
+from pact_lightning.update.optimizer import NonFiniteGradientError, OptimizerConfig
 
 SECTION = "Numbers"
 LIMIT = 3

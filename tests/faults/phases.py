@@ -10,11 +10,11 @@ from hand_made import LORA
 from faults.deadline import HangError, within
 from faults.result import FaultResult
 from faults.world import MisbehavingWorld
-from pact_lightning.datamodule import RolloutDataModule
-from pact_lightning.environments.bundled.tasks import BundledTasks
-from pact_lightning.module import PACTModule
 from pact_lightning.rollout.engine import RolloutLimits
-from pact_lightning.tasks.prompt import EnvironmentSpec
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.types.prompt import EnvironmentSpec
 
 SECTION = "Phases"
 PHASES, PROMPTS, SAMPLES = 3, 4, 4

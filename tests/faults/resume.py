@@ -17,7 +17,7 @@ from soak import End, soak_recipe, start, wait
 from faults.deadline import HangError
 from faults.repeated import expect, repeated
 from faults.result import FaultResult
-from pact_lightning.rollout_store import StoredRollouts
+from pact_lightning.rollout.store import StoredRollouts
 
 SECTION = "Resume"
 PHASES, PROMPTS, STEPS, ROLLOUTS = 2, 4, 2, 12

@@ -13,7 +13,7 @@ from vllm_protocol_server import ProtocolServer
 
 from faults.deadline import within
 from faults.repeated import expect, repeated
-from pact_lightning.rollout.samplers.backend import SamplerUnavailableError
+from pact_lightning.rollout.samplers.base import SamplerUnavailableError
 
 SECTION = "Samplers"
 _FAILED = {"error": {"message": "CUDA error"}}

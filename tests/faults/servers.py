@@ -22,8 +22,8 @@ from faults.repeated import expect, repeated
 from faults.result import FaultResult
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.rollout.engine import RolloutEngine, RolloutRequest
-from pact_lightning.rollout.trajectory import StopReason
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.trajectory import StopReason
 
 SECTION = "Servers"
 _TESTS = Path(__file__).parent.parent
@@ -82,7 +82,7 @@ def _row(renderer, fault, times):
     arguments["start_timeout_s"] = 600.0
     names = {json.loads(line)["name"] for turn in (bad, good) for line in turn.splitlines() if line.startswith("{")}
     tools = tuple({"type": "function", "function": {"name": tool, "parameters": {}}} for tool in sorted(names))
-    spec = EnvironmentSpec("pact_lightning.environments.mcp.MCPEnvironment", arguments)
+    spec = EnvironmentSpec("pact_lightning.MCPEnvironment", arguments)
     prompt = PromptView("server", ({"role": "user", "content": name},), tools, spec)
     player = Player(renderer, [(renderer.prompt(prompt.messages, prompt.tools), [bad, good, "done"])])
     engine = RolloutEngine(renderer, replace(ROOMY, tool_timeout_s=900.0, tool_threads=2))

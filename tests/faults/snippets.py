@@ -104,7 +104,7 @@ SNIPPETS = (
     Snippet(
         "monkey-patching the scorer",
         "import builtins, json, sys\nbuiltins.sum = builtins.max = lambda *a, **k: 1.0\njson.loads = None\n"
-        "sys.modules['pact_lightning.scoring'] = None\nimport pact_lightning.credit.rewards as rewards\n"
+        "sys.modules['pact_lightning.update.layout'] = None\nimport pact_lightning.credit.rewards as rewards\n"
         "rewards.answer_f1 = lambda *a: 1.0\nreturn 'patched'",
         False,
     ),

@@ -7,12 +7,12 @@ from hand_made import FULL, bundled_renderer
 
 from faults.result import FaultResult
 from faults.world import MisbehavingWorld
-from pact_lightning.environments.bundled.tasks import BundledTasks
 from pact_lightning.policy.loading import load_policy
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
-from pact_lightning.tasks.prompt import EnvironmentSpec
+from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.types.prompt import EnvironmentSpec
 
 SECTION = "Throughput"
 SHARE, TIMEOUT_S, PROMPTS, SAMPLES, ROUNDS = 0.05, 2.0, 16, 4, 5

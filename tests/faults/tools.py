@@ -13,11 +13,10 @@ from faults.deadline import HangError, within
 from faults.result import FaultResult
 from faults.snippets import SECRET, SNIPPETS, source
 from pact_lightning.credit.rewards import answer_f1
-from pact_lightning.dialogue.components import Component
-from pact_lightning.environments.sandbox import shared_pool
+from pact_lightning.environments.sandbox.sandbox import shared_pool
 from pact_lightning.rollout.engine import RolloutEngine, RolloutRequest
-from pact_lightning.rollout.trajectory import StopReason
-from pact_lightning.tasks.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.trajectory import Component, StopReason
 
 SECTION = "Tools"
 LIMIT = 2000
@@ -59,7 +58,7 @@ def _prompt(snippet):
     tools = tuple({"type": "function", "function": {"name": name, "parameters": schema}} for name in ("f", "good"))
     arguments = {"codes": {"f": source(snippet), "good": _GOOD}, "tools": tools, "max_output_chars": LIMIT}
     arguments["timeout_s"] = snippet.timeout_s
-    spec = EnvironmentSpec("pact_lightning.environments.code_tools.CodeToolEnvironment", arguments)
+    spec = EnvironmentSpec("pact_lightning.CodeToolEnvironment", arguments)
     return PromptView("fault", ({"role": "user", "content": snippet.fault},), tools, spec)
 
 

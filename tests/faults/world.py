@@ -4,8 +4,8 @@ import random
 from itertools import count
 
 from faults.snippets import SNIPPETS, source
-from pact_lightning.environments.bundled.tools import BundledWorld
-from pact_lightning.environments.code_tools import CodeToolEnvironment
+from pact_lightning.environments.sandbox.code_tools import CodeToolEnvironment
+from pact_lightning.tasks.bundled.tools import BundledWorld
 
 _GOOD = "def good(text): return text"
 _turn = count()

@@ -120,7 +120,7 @@ class CachedPlan:
         ]
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
-        """Writes the new keys and values, then attends; see :class:`pact_lightning.policy.attention.AttentionPlan`."""
+        """Write the new keys and values, then attend (see ``AttentionPlan``)."""
         layer = module.layer_idx
         assert isinstance(layer, int)
         keys, values = self._cache.layer(layer, key)

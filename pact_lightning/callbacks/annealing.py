@@ -1,0 +1,78 @@
+"""TODO callbacks.annealing."""
+
+from typing import Protocol, runtime_checkable
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from pact_lightning.objectives.annealing import MAX_LEVEL, AnnealingSchedule, Supervision
+
+
+@runtime_checkable
+class Supervised(Protocol):
+    """A module whose SFT term obeys a ``supervision`` attribute."""
+
+    supervision: Supervision
+
+
+class AnnealingCallback(Callback):
+    """Sets the module's ``supervision`` at the start of every epoch and logs it.
+
+    One epoch is one phase. The callback has no state: a resumed run finds its supervision from the epoch alone. A
+    module trains without the callback too, under the supervision that it was made with.
+
+    Logs ``anneal/level`` and ``anneal/tool_call_scale``.
+
+    Args:
+        scale_start: ``lambda_a`` in the first epoch.
+        scale_end: ``lambda_a`` at the horizon. The last epoch is one step short of it.
+        level_start: Reasoning level in the first epoch, 0 to 4.
+        anneal_reasoning: Whether the level falls; else it stays at ``level_start``.
+        anneal_tool_calls: Whether the scale changes; else it stays at ``scale_start``.
+        horizon: Number of epochs over which supervision fades; by default the trainer's ``max_epochs``.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale_start: float = 0.8,
+        scale_end: float = 0.2,
+        level_start: int = MAX_LEVEL,
+        anneal_reasoning: bool = True,
+        anneal_tool_calls: bool = True,
+        horizon: int | None = None,
+    ) -> None:
+        if horizon is not None and horizon < 1:
+            raise ValueError(f"the annealing horizon is a number of epochs and must be >= 1, not {horizon}")
+        self.schedule = AnnealingSchedule(
+            scale_start=scale_start,
+            scale_end=scale_end,
+            level_start=level_start,
+            anneal_reasoning=anneal_reasoning,
+            anneal_tool_calls=anneal_tool_calls,
+        )
+        self.horizon = horizon
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Puts the epoch's supervision in force.
+
+        Raises:
+            TypeError: The module has no ``supervision``.
+            ValueError: There is neither a horizon nor a finite ``max_epochs``.
+        """
+        if not isinstance(pl_module, Supervised):
+            raise TypeError(
+                f"AnnealingCallback needs a module with a `supervision`; {type(pl_module).__name__} has none"
+            )
+        supervision = self.schedule.at(trainer.current_epoch, self._horizon(trainer))
+        pl_module.supervision = supervision
+        pl_module.log("anneal/level", float(supervision.level))
+        pl_module.log("anneal/tool_call_scale", supervision.tool_call_scale)
+
+    def _horizon(self, trainer: Trainer) -> int:
+        horizon = trainer.max_epochs if self.horizon is None else self.horizon
+        if horizon is None or horizon < 1:
+            raise ValueError(f"annealing needs a horizon: set it, or a Trainer max_epochs >= 1 (it is {horizon})")
+        return horizon

@@ -1,0 +1,213 @@
+"""On a command line, recipes come first and single options behind them.
+
+The commands fit, validate, test and predict: a LightningCLI, configured by YAML recipes.
+"""
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
+
+from pact_lightning.cli.command_table import DESCRIPTION, VERBS
+from pact_lightning.cli.errors import error_sentence
+from pact_lightning.credit.reward import RewardError
+from pact_lightning.environments.protocol import EnvironmentUnavailableError
+from pact_lightning.resume.checkpoint_files import is_remote, read_checkpoint
+from pact_lightning.resume.last_checkpoint import check_resumable, evaluated_checkpoint, last_checkpoint
+from pact_lightning.rollout.samplers.base import SamplerUnavailableError
+from pact_lightning.training.policy_module import PolicyModule
+from pact_lightning.training.trainer_checks import check_checkpoints, check_plugins, check_trainer
+
+_RECIPE = ("-c", "--config")
+_FREE = ("--help", "--print_config")
+
+
+def check_option_order(arguments: Sequence[str]) -> None:
+    """Refuses options in front of a recipe: whatever it says of the same field would override them, without a word.
+
+    Args:
+        arguments: The command line, from the verb on.
+
+    Raises:
+        ValueError: There is one; the sentence says which, and what to do.
+    """
+    recipes = [
+        number
+        for number, word in enumerate(arguments)
+        if word in _RECIPE or word.startswith(tuple(f"{option}=" for option in _RECIPE))
+    ]
+    if not recipes:
+        return
+    for word in arguments[: recipes[-1]]:
+        option = word.partition("=")[0]
+        if option.startswith("--") and option not in (*_RECIPE, *_FREE):
+            raise ValueError(
+                f"{option} stands in front of a recipe ({' '.join(arguments[recipes[-1] : recipes[-1] + 2])}), which "
+                "would override it wherever it names the same field; put options behind the recipes"
+            )
+
+
+_CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
+_WHICH_CHECKPOINT = "name a file that ModelCheckpoint wrote, or `last` for the newest one in its dirpath that is whole"
+
+
+class PactCLI(LightningCLI):
+    """LightningCLI in subclass mode: a recipe names the module, the data, and their arguments."""
+
+    latest: "PactCLI | None" = None
+
+    def __init__(self, *args: Any, verbs: Collection[str] = tuple(VERBS), **kwargs: Any) -> None:
+        """Parses the command line and does what it says.
+
+        Args:
+            *args: As for LightningCLI.
+            verbs: The commands to be set up; each of their parsers takes a while.
+            **kwargs: As for LightningCLI.
+        """
+        PactCLI.latest = self
+        self._verbs = verbs
+        super().__init__(*args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning asks its instance too
+        """The commands that are set up, and arguments of their methods that are no options."""
+        return {verb: skipped for verb, skipped in LightningCLI.subcommands().items() if verb in self._verbs}
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Reads the command line, once its order is checked."""
+        if args is None or isinstance(args, list):
+            check_option_order(sys.argv[1:] if args is None else args)
+        super().parse_arguments(parser, args)
+
+    def instantiate_classes(self) -> None:
+        """Makes trainer, module and data; all loggers of a run write to the same version."""
+        super().instantiate_classes()
+        config = self.config_init[self.subcommand]
+        if config.get("weights_only") is None:
+            # Lightning's own default unpickles whatever a checkpoint behind a URL holds.
+            config["weights_only"] = True
+        if config.get("ckpt_path") == "last":
+            choose = last_checkpoint if self.subcommand == "fit" else evaluated_checkpoint
+            config["ckpt_path"] = choose(self.trainer, config["weights_only"])
+        for logger in self.trainer.loggers[1:]:
+            # Each would count the folders itself, and disagree once the first has made its own.
+            if hasattr(logger, "_version"):
+                logger._version = self.trainer.loggers[0].version
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Makes the Trainer; a plugin that no run can use is refused before Lightning starts it."""
+        check_plugins(self.config_init[self.subcommand].trainer.plugins)
+        return super().instantiate_trainer(**kwargs)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the policy is loaded: from there on an error is no mistake in a recipe."""
+        model = getattr(self, "model", None)
+        return isinstance(model, PolicyModule) and model.policy is not None
+
+    def before_fit(self) -> None:
+        """Refuses Trainer settings that a fit cannot honour, with our sentence rather than Lightning's."""
+        check_trainer(self.trainer)
+        check_checkpoints(self.trainer)
+
+    def _parse_ckpt_path(self) -> None:
+        """Looks into a checkpoint that is named by its path, before Lightning asks it for hyperparameters.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            TypeError: It holds more than weights and plain values.
+            ValueError: It is not whole, or a fit cannot go on from it.
+        """
+        config = self.config[self.config.subcommand]
+        path = config.get("ckpt_path")
+        if not isinstance(path, str) or path in _CHECKPOINT_WORDS or is_remote(path):
+            return
+        if not Path(path).exists():
+            raise FileNotFoundError(f"there is no checkpoint {path}; {_WHICH_CHECKPOINT}")
+        if not Path(path).is_file():
+            return
+        plain = config.get("weights_only") is not False
+        try:
+            checkpoint = read_checkpoint(Path(path), weights_only=plain)
+        except ValueError as error:
+            raise ValueError(f"{error}; {_WHICH_CHECKPOINT}") from error
+        if self.config.subcommand == "fit":
+            check_resumable(Path(path), checkpoint)
+        if "hyper_parameters" not in checkpoint:
+            return
+        if plain:
+            super()._parse_ckpt_path()
+        else:  # Lightning cannot read them from such a file
+            rank_zero_info(f"the hyperparameters in {path} are left aside, those of the recipe hold")
+
+    def before_validate(self) -> None:
+        """Leaves the table of scores to the module; Lightning's own would say the same again."""
+        self.config_init["validate"]["verbose"] = False
+
+    def before_test(self) -> None:
+        """As for validate."""
+        self.config_init["test"]["verbose"] = False
+
+
+def silence_libraries() -> None:
+    """Leaves out what libraries tell their own authors, for this process; nothing a user could do about it."""
+    # Lightning's own use of torch.utils._pytree.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Lightning looks at every attribute of a model once, transformers' deprecated ones included.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+    # Its word to a fit without validation tasks, which is what their absence asks for.
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+
+
+def run_lightning(args: list[str] | None) -> None:
+    """Runs one of Lightning's commands; a mistake in recipe or data ends in one sentence and exit status 2.
+
+    Args:
+        args: Arguments instead of those of the process.
+    """
+    silence_libraries()
+    arguments: Any = args
+    given = sys.argv[1:] if args is None else args
+    # Where an option stands before the command, all are set up: the parser has to find it.
+    verbs = [given[0]] if given and given[0] in VERBS else list(VERBS)
+    # An evaluation may share the folder of a fit, whose own settings stay there.
+    config_file = "config.yaml" if "fit" in verbs else f"config-{verbs[0]}.yaml"
+    try:
+        PactCLI(
+            PolicyModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True, "config_filename": config_file},
+            parser_kwargs={verb: {"exit_on_error": False} for verb in verbs}
+            | {"exit_on_error": False, "description": DESCRIPTION},
+            args=arguments,
+            verbs=verbs,
+        )
+    except (EnvironmentUnavailableError, SamplerUnavailableError, RewardError) as error:
+        # A server or a reward of the user's own, and no mistake here, so no traceback; before the policy is loaded it
+        # may be one of the recipe.
+        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
+        sys.exit(2 if isinstance(error, SamplerUnavailableError) and not _at_work() else 1)
+    except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
+        if _at_work():
+            raise
+        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
+        sys.exit(2)
+
+
+def _at_work() -> bool:
+    return PactCLI.latest is not None and PactCLI.latest.at_work
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    """Lightning recommends packages of its own in every run."""
+    return "Tip: For seamless" not in record.getMessage()

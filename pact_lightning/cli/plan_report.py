@@ -1,0 +1,255 @@
+"""What ``pact-lightning plan`` shows, as tables.
+
+Plans the run of a recipe and prints what it will need.
+"""
+
+import argparse
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from pact_lightning.cli.fit import silence_libraries
+from pact_lightning.cli.plan_recipe import read_recipe
+from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
+from pact_lightning.plan.fitting import USABLE, Fit, largest_fit
+from pact_lightning.plan.lengths import Lengths
+from pact_lightning.plan.recipe import Recipe
+from pact_lightning.plan.run_plan import RunPlan, make_plan
+from pact_lightning.policy.attention.shape import AttentionShape
+from pact_lightning.policy.loading import policy_skeleton
+
+_GIB = 2**30
+_UNITS = {"GiB": _GIB, "MiB": 2**20}
+_TERA = 10**12
+
+
+def memory_table(plan: RunPlan) -> Table:
+    """What is in memory, part by part, at the fullest moment of rollouts and of an update."""
+    memory = plan.memory
+    standing, rollout = memory.standing, memory.rollout
+    unit = "GiB" if memory.peak >= _GIB else "MiB"
+
+    def size(value: float) -> str:
+        return f"{value / _UNITS[unit]:,.2f}" if value else "-"
+
+    table = Table(title=f"Memory of one {plan.recipe.device_type} process, {unit}")
+    table.add_column("")
+    table.add_column("rollouts", justify="right")
+    table.add_column("update", justify="right")
+    gradients = standing.gradients if memory.gradients_exist else 0
+    rows: dict[str, tuple[int, int]] = {
+        "weights": (standing.weights, standing.weights),
+        "adapter": (standing.adapter, standing.adapter),
+        "frozen reference": (standing.reference, standing.reference),
+        "optimiser": (standing.optimizer, standing.optimizer),
+        "a 4-bit layer, dequantised": (standing.dequantised, standing.dequantised),
+        "gradients of earlier packs": (0, gradients),
+        f"saved for backward, {plan.pack_tokens:,} tokens": (0, memory.saved),
+        f"working memory, head chunks of {plan.recipe.head_chunk:,} included": (0, memory.working),
+        f"keys and values, {plan.decoding.rows:,} rows": (rollout.cache, 0),
+        "prefill, drawing, growing cache": (rollout.peak - rollout.cache, 0),
+    }
+    for name, (in_rollouts, in_update) in rows.items():
+        if in_rollouts or in_update:
+            table.add_row(name, size(in_rollouts), size(in_update))
+    table.add_section()
+    notes = []
+    if memory.offloaded:
+        notes.append(f"{size(memory.kept)} {unit} more in the host's memory, saved for the backward pass.")
+    if plan.recipe.sampler:
+        notes.append(f"Rollouts come from {plan.recipe.sampler}, whose memory is not planned.")
+    table.caption = " ".join(notes)
+    table.add_row("peak", size(memory.in_rollouts), size(memory.in_update), style="bold")
+    return table
+
+
+def work_table(plan: RunPlan, seconds: Mapping[str, float], speed: Speed) -> Table:
+    """What a phase computes, and how long that takes."""
+    title = (
+        f"One phase: {plan.recipe.prompts_per_phase:,} prompts x {plan.recipe.rollouts_per_prompt} rollouts, "
+        f"{plan.steps} optimiser steps of {plan.packs} pack{'s' if plan.packs != 1 else ''}"
+    )
+    table = Table(title=title)
+    table.add_column("pass")
+    for name in ("forwards", "tokens", "TFLOP", "seconds, at least"):
+        table.add_column(name, justify="right")
+    for one in plan.passes:
+        forwards = f"{one.forwards:,}" if one.forwards else "-"
+        table.add_row(one.name, forwards, f"{one.tokens:,}", f"{one.flops / _TERA:,.2f}", f"{seconds[one.name]:,.1f}")
+    table.add_section()
+    flops = sum(one.flops for one in plan.passes)
+    table.add_row("phase", "", "", f"{flops / _TERA:,.2f}", f"{sum(seconds.values()):,.1f}", style="bold")
+    caption = (
+        f"An estimate for {speed.flops / _TERA:,.3g} TFLOP/s and {speed.bandwidth / 10**9:,.3g} GB/s ({speed.source}), "
+        "without tools, validation and waiting, for rollouts of these lengths; real runs reach a part of that speed."
+    )
+    if plan.recipe.sampler:
+        caption += " Prefill and decode as if the policy sampled itself on that device."
+    table.caption = caption
+    table.caption_justify = "left"
+    return table
+
+
+def lengths_line(plan: RunPlan, given: Collection[str]) -> str:
+    """What the tables are about.
+
+    Args:
+        plan: The plan.
+        given: Which lengths were given; the others are the recipe's limits.
+    """
+    lengths = plan.lengths
+    source = "the recipe's limits, and yours are shorter: say how long by --prompt, --trace, --trajectory"
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        source = f"{names} as given, the rest at the recipe's limits"
+    trace = f"trace {lengths.trace:,}" if plan.recipe.uses_traces else "no trace"
+    return (
+        f"Per prompt {lengths.prompt:,} tokens, {trace}, rollout {lengths.trajectory:,} of which the "
+        f"policy samples {lengths.sampled:,} ({source})."
+    )
+
+
+def hours_line(plan: RunPlan, seconds: Mapping[str, float]) -> str:
+    """How long all phases take."""
+    phases = plan.recipe.phases or 0
+    rollouts = seconds["prefill"] + seconds["decode"]
+    update = sum(seconds.values()) - rollouts
+    beside = plan.recipe.overlap
+    whole = max(rollouts, update) if beside else rollouts + update
+    together = ", one beside the other (data.overlap)" if beside else ""
+    hours = [f"{phases * part / 3600:,.2f}" for part in (whole, rollouts, update)]
+    return (
+        f"{phases} phase{'s' if phases != 1 else ''}: {hours[0]} h at least, with rollouts of these lengths: "
+        f"{hours[1]} h of rollouts and {hours[2]} h of updates{together}."
+    )
+
+
+def fit_lines(plan: RunPlan, fit: Fit, card: int) -> list[str]:
+    """What fits a card, and what to do where nothing does."""
+    memory, room = plan.memory, card * USABLE
+    verdict = "fits" if memory.peak <= room else "does not fit"
+    return [
+        f"The recipe as it is needs {_gib(memory.peak)} GiB and {verdict} {_gib(card)} GiB, of which {USABLE:.0%} are "
+        "planned with; one setting at a time, the others as they are:",
+        f"  max_tokens_per_forward: {_tokens_that_fit(plan, fit, room)}",
+        f"  limits.rows: {_rows_that_fit(plan, fit, room)}",
+    ]
+
+
+def _tokens_that_fit(plan: RunPlan, fit: Fit, room: float) -> str:
+    recipe, largest = plan.recipe, fit.tokens
+    if plan.memory.in_rollouts > room:
+        return f"none helps, since the rollouts alone need {_gib(plan.memory.in_rollouts)} GiB"
+    if largest.value is None:
+        advice = "" if recipe.policy.gradient_checkpointing else " model.init_args.policy.gradient_checkpointing,"
+        return (
+            f"not even one rollout behind its prompt and trace fits; try{advice} another adapter, a smaller head_chunk "
+            "or shorter trajectories"
+        )
+    if largest.is_all:
+        return f"any that fit accepts; all of a step, about {largest.value:,} tokens of these lengths, fits at once"
+    needed = recipe.max_prompt_tokens + recipe.max_trajectory_tokens
+    short = f", less than the {needed:,} that max_prompt_tokens and max_trajectory_tokens ask for"
+    return f"up to {largest.value:,}{short if largest.value < needed else ''}"
+
+
+def _rows_that_fit(plan: RunPlan, fit: Fit, room: float) -> str:
+    if fit.rows is None or fit.rows_at_limits is None:
+        return "the sampler's memory decides, which is not planned"
+    if plan.memory.in_update > room:
+        return f"none helps, since an update alone needs {_gib(plan.memory.in_update)} GiB"
+    if fit.rows.value is None:
+        return "not even one row fits; try qlora, shorter trajectories or fewer prefill_tokens"
+    found = f"all {fit.rows.value:,} rollouts of a phase" if fit.rows.is_all else f"up to {fit.rows.value:,}"
+    if fit.rows_at_limits == fit.rows:
+        return found
+    return f"{found} of these lengths; {fit.rows_at_limits.value or 'none'} if all were as long as the recipe allows"
+
+
+def _gib(size: float) -> str:
+    return f"{size / _GIB:,.2f}" if size else "-"
+
+
+def print_plan(own: argparse.Namespace, card: int | None, of_fit: Sequence[str]) -> None:
+    """Prints what a run will need and how long it will take.
+
+    Args:
+        own: The command's own options.
+        card: Bytes of the card that is to hold the run.
+        of_fit: The other arguments, those of ``fit``.
+
+    Raises:
+        ValueError: A length makes no sense, or the recipe cannot be planned.
+    """
+    silence_libraries()
+    recipe = read_recipe(of_fit, own.device)
+    given = {name: getattr(own, name) for name in ("prompt", "trace", "trajectory", "sampled_share")}
+    given = {name: value for name, value in given.items() if value is not None}
+    lengths = _lengths(recipe, given)
+    console = Console()
+    with console.status("planning"):
+        skeleton = policy_skeleton(recipe.policy)
+        plan = make_plan(recipe, skeleton, lengths)
+        speed = _speed(own, recipe, skeleton)
+        seconds = _seconds(plan, speed, skeleton)
+        fit = None if card is None else largest_fit(recipe, skeleton, lengths, plan.memory, card)
+    console.print(lengths_line(plan, given), soft_wrap=True)
+    console.print(memory_table(plan))
+    console.print(work_table(plan, seconds, speed))
+    if recipe.phases is not None:
+        console.print(hours_line(plan, seconds), soft_wrap=True)
+    given_speed = own.tflops is not None and own.bandwidth is not None
+    if recipe.device_type == "cuda" and not given_speed and not torch.cuda.is_available():
+        console.print(
+            "There is no CUDA device here, so these seconds are of this machine's CPU: give the card's speed by "
+            "--tflops and --bandwidth.",
+            soft_wrap=True,
+        )
+    if fit is not None and card is not None:
+        for line in fit_lines(plan, fit, card):
+            console.print(line, soft_wrap=True, highlight=False)
+
+
+def _lengths(recipe: Recipe, given: dict[str, Any]) -> Lengths:
+    """The recipe's limits, or what is given instead."""
+    changes = {"prompt": "max_prompt_tokens", "trajectory": "max_trajectory_tokens"}
+    for name, limit in changes.items():
+        if name in given and given[name] > getattr(recipe, limit):
+            raise ValueError(
+                f"--{name} {given[name]} is over the recipe's {limit}, {getattr(recipe, limit)}; raise that as well"
+            )
+    if not recipe.uses_traces:
+        given.pop("trace", None)
+    shorter = replace(recipe, **{changes[name]: given[name] for name in changes if name in given})
+    return replace(shorter.longest(), **given)
+
+
+def _speed(own: argparse.Namespace, recipe: Recipe, skeleton: nn.Module) -> Speed:
+    """What was given; what was not is measured."""
+    if own.tflops is not None and own.bandwidth is not None:
+        return Speed(own.tflops * 10**12, own.bandwidth * 10**9, "given")
+    device = torch.device("cuda" if recipe.device_type == "cuda" and torch.cuda.is_available() else "cpu")
+    source: Any = skeleton
+    measured = probe_speed(device, source.get_input_embeddings().weight.dtype)
+    flops = measured.flops if own.tflops is None else own.tflops * 10**12
+    bandwidth = measured.bandwidth if own.bandwidth is None else own.bandwidth * 10**9
+    part = "" if own.tflops is None and own.bandwidth is None else "in part given, in part "
+    return Speed(flops, bandwidth, part + measured.source)
+
+
+def _seconds(plan: RunPlan, speed: Speed, skeleton: nn.Module) -> dict[str, float]:
+    source: Any = skeleton
+    shape = AttentionShape.of(skeleton)
+    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim
+    return phase_seconds(
+        plan.passes,
+        plan.decoding,
+        speed,
+        weight_bytes=plan.memory.standing.weights + plan.memory.standing.adapter,
+        cache_bytes_per_token=per_token * source.get_input_embeddings().weight.element_size(),
+    )

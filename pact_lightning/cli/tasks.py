@@ -1,0 +1,340 @@
+"""What ``pact-lightning tasks`` shows, as tables.
+
+``pact-lightning tasks``: brings tasks into a task file, finds all mistakes of one, says what is in it.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from pact_lightning.cli.errors import run
+from pact_lightning.tasks.consistency import environment_classes, environment_mistake, replay_mistakes, trace_mistakes
+from pact_lightning.tasks.ftrl.tasks import FTRLTasks
+from pact_lightning.tasks.hub import HubFormat, HubTasks
+from pact_lightning.tasks.importing import ImportReport, check_own_format, import_tasks, scan_source
+from pact_lightning.tasks.jsonl import JsonlTasks, Scanned
+from pact_lightning.tasks.mistakes import scan_mistakes
+from pact_lightning.tasks.toolhop.tasks import ToolHopTasks
+from pact_lightning.types.task import Task, TaskSource
+from pact_lightning.utils.errors import TaskFileError
+from pact_lightning.utils.files import write_json
+
+_BUNDLED = "bundled"  # as policy.loading.BUNDLED, whose import would take seconds
+
+
+def import_table(report: ImportReport, output: Path) -> Table:
+    """What became of the records of an import."""
+    table = Table(title=str(output))
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("for example", overflow="fold")
+    table.add_row("read", str(report.read), "")
+    for field, tally in report.dropped.items():
+        table.add_row(f"left out for {field}", str(tally.count), tally.first)
+    table.add_row("written", str(report.written), "")
+    if report.traces or report.no_trace:
+        table.add_row("traces made by replay", str(report.traces), "")
+    for reason, tally in report.no_trace.items():
+        table.add_row(f"without a trace: {reason}", str(tally.count), tally.first)
+    return table
+
+
+def length_table(figures: Mapping[str, Any]) -> Table:
+    """Lengths and numbers per task; ``figures`` are those of the statistics, and the tokenizer."""
+    table = Table(title=f"{figures['tasks']} tasks, lengths in tokens of {figures['tokenizer']}")
+    if figures["tokenizer"] == _BUNDLED:
+        table.caption = (
+            "These are lengths under the bundled policy's tokenizer and not under a real model's; "
+            "name yours by --tokenizer FOLDER_OR_HUB_ID."
+        )
+        table.caption_justify = "left"
+    for name in ("", "min", "median", "p90", "max"):
+        table.add_column(name, justify="right" if name else "left")
+    traces, follow_ups = figures["traces"], figures["follow_ups"]
+    spreads = {
+        "prompt, tokens": figures["prompt_tokens"],
+        "tools per task": figures["tools"],
+        "follow-ups": follow_ups["turns"],
+        "trace, turns": traces["turns"],
+        "trace, calls": traces["calls"],
+        "trace, tokens": traces["tokens"],
+    }
+    for name, spread in spreads.items():
+        if spread:
+            table.add_row(name, *(f"{spread[column]:,.0f}" for column in ("min", "median", "p90", "max")))
+    return table
+
+
+def count_table(figures: Mapping[str, Any]) -> Table:
+    """How many tasks have what."""
+    counts = Table(title="Tasks")
+    counts.add_column("")
+    counts.add_column("", justify="right")
+    left_out, traces = figures["left_out"], figures["traces"]
+    rows = {f"kind {kind or '(none)'}": count for kind, count in figures["kinds"].items()}
+    rows |= {f"with reference {name}": count for name, count in figures["references"].items()}
+    rows |= {"with follow-ups": figures["follow_ups"]["tasks"], "with a trace": traces["tasks"]}
+    rows |= {"with reasoning in the trace": traces["with_reasoning"], "with a final answer turn": traces["with_final"]}
+    rows[f"left out by max_prompt_tokens {left_out['max_prompt_tokens']}"] = left_out["tasks"]
+    for name, count in rows.items():
+        counts.add_row(name, str(count))
+    return counts
+
+
+Format = Literal["jsonl", "ftrl", "matchtir", "toolhop", "hub"]
+"""``matchtir`` is FTRL's format with ``ground_truth``; ``hub`` a data set by its id."""
+
+
+def import_(
+    output: Path,
+    *,
+    path: str | None = None,
+    format: Format = "jsonl",
+    source: TaskSource | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    rows: HubFormat = "pact",
+    reference_calls: str | None = None,
+    replay: bool | None = None,
+    limit: int | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Writes tasks of another format as a task file, and says what was left out and why.
+
+    Args:
+        output: The task file to write, .jsonl or .jsonl.gz.
+        path: The file to read, which may also stand before the output; for the format hub a data set's id or a
+            folder.
+        format: What it holds.
+        source: A task source by its class path, in place of path and format.
+        split: Only rows of this split, for ftrl, matchtir and hub.
+        revision: Branch, tag or commit of a data set of the hub.
+        rows: What the rows of a data set of the hub are.
+        reference_calls: A file of calls that solve FTRL's rows, with what they return.
+        replay: Whether tasks with reference calls and no trace get one by making these calls in their environment;
+            by default for matchtir only.
+        limit: Write at most this many tasks.
+        overwrite: Whether a file that is there already may be replaced.
+    """
+    if output.exists() and not overwrite:
+        raise ValueError(f"there is a file {output} already; give another name, or --overwrite true")
+    if source is None:
+        source = _named(path, format, split=split, revision=revision, rows=rows, reference_calls=reference_calls)
+    replay = format == "matchtir" if replay is None else replay
+    report = import_tasks(source, output, replay=replay, limit=limit)
+    Console().print(import_table(report, output))
+    return 0
+
+
+def validate(
+    files: list[str],
+    *,
+    format: Format = "jsonl",
+    source: TaskSource | None = None,
+    replay: bool = True,
+    timeout_s: float = 30.0,
+    max_line_mb: int = 64,
+) -> int:
+    """Tells all mistakes of task files with line and field; exit status 1 if there are any.
+
+    Beyond what loading checks: environments can be made, traces fit the reference, and the calls of traces return what
+    the traces say.
+
+    Args:
+        files: The files.
+        format: What they hold; of formats other than jsonl, the first mistake of each row is told.
+        source: A task source by its class path, in place of files.
+        replay: Whether the calls of traces are made in their environment.
+        timeout_s: Seconds that a call may take in the replay.
+        max_line_mb: Longest line in MiB.
+    """
+    scans: list[tuple[str, Iterator[Scanned]]] = []
+    if source is not None:
+        scans.append((type(source).__name__, _caught(type(source).__name__, lambda: iter(scan_source(source)))))
+    for file in files:
+        scans.append((file, _caught(file, _scanner(file, format, max_line_mb))))
+    if not scans:
+        raise ValueError("name the files to validate, or a --source")
+    wrong = 0
+    for name, scanned in scans:
+        tasks = mistakes = 0
+        for error in _mistakes(name, scanned, replay, timeout_s):
+            tasks += error is None
+            if error is not None:
+                mistakes += 1
+                print(error)  # noqa: T201  # a command
+        print(f"{name}: {tasks} tasks, {mistakes or 'no'} mistake{'s' if mistakes != 1 else ''}")  # noqa: T201
+        wrong += mistakes
+    return int(wrong > 0)
+
+
+def stats(
+    *,
+    path: str | None = None,
+    format: Format = "jsonl",
+    source: TaskSource | None = None,
+    split: str | None = None,
+    tokenizer: str = _BUNDLED,
+    max_prompt_tokens: int = 7000,
+    json: Path | None = None,
+    environments: bool = False,
+) -> int:
+    """Says what is in a set of tasks: kinds, lengths, tools, references, traces.
+
+    Args:
+        path: The file, which may also stand right after the command; for the format hub a data set's id or a folder.
+        format: What it holds.
+        source: A task source by its class path, in place of path and format.
+        split: Only rows of this split, for ftrl, matchtir and hub.
+        tokenizer: Folder or hub id of the model whose tokenizer counts, or bundled.
+        max_prompt_tokens: The limit of training: how many tasks would it leave out?
+        json: A file to write the figures to.
+        environments: Only list the environment classes of a task file and the code that their arguments name, and run
+            nothing of it: look at a file from elsewhere by it before anything else.
+    """
+    if environments:
+        return _list_environments(path, format, source)
+    if source is None:
+        source = _named(path, format, split=split)
+    tasks = source.load()
+    if not tasks:
+        raise ValueError("there are no tasks to count")
+    # A tokenizer needs torch and transformers, which take seconds to import; nothing else here does.
+    from pact_lightning.dialogue.rendering import ChatRenderer
+    from pact_lightning.dialogue.text_codec import TextCodec
+    from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
+    from pact_lightning.tasks.statistics import task_statistics
+
+    renderer = ChatRenderer(TextCodec(load_tokenizer(PolicyConfig(model=tokenizer))))
+    figures = {"tokenizer": tokenizer, **task_statistics(tasks, renderer, max_prompt_tokens)}
+    Console().print(length_table(figures))
+    Console().print(count_table(figures))
+    if json is not None:
+        write_json(json, figures)
+    return 0
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command.
+
+    Args:
+        arguments: What follows ``tasks``.
+    """
+    functions: dict[str, Callable[..., Any]] = {"import": import_, "validate": validate, "stats": stats}
+    run(functions, "pact-lightning tasks", _as_options(arguments))
+
+
+def _as_options(arguments: Sequence[str]) -> list[str]:
+    """What stands in front of the options, as the parser wants it.
+
+    ``import IN OUT``, ``import OUT``, ``validate FILE FILE ...`` and ``stats IN``; the parser itself knows no list of
+    words and no word that may be left out.
+    """
+    if not arguments or {"-h", "--help"} & set(arguments):
+        return list(arguments)
+    command, *rest = arguments
+    words = list(takewhile(lambda argument: not argument.startswith("-"), rest))
+    options = rest[len(words) :]
+    if command == "validate":
+        return [command, json.dumps(words), *options]
+    if (command, len(words)) in (("import", 2), ("stats", 1)):
+        return [command, *words[1:], "--path", words[0], *options]
+    return list(arguments)
+
+
+def _named(
+    path: str | None,
+    format: Format,
+    *,
+    split: str | None = None,
+    revision: str | None = None,
+    rows: HubFormat = "pact",
+    reference_calls: str | None = None,
+) -> TaskSource:
+    """The source that a format and a path stand for.
+
+    Raises:
+        ValueError: There is no path, or an option means nothing for the format.
+    """
+    if path is None:
+        raise ValueError("say what to read: a path and its --format, or a --source")
+    ftrl = format in ("ftrl", "matchtir")
+    unused = {
+        "--split": split is not None and not (ftrl or format == "hub"),
+        "--revision": revision is not None and format != "hub",
+        "--rows": rows != "pact" and format != "hub",
+        "--reference_calls": reference_calls is not None and not ftrl,
+    }
+    wrong = next((name for name, is_wrong in unused.items() if is_wrong), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong} means nothing for the format {format}")
+    if format == "hub":
+        return HubTasks(path, split or "train", revision=revision, format=rows)
+    if ftrl:
+        return FTRLTasks(path, split=split, reference_calls=reference_calls)
+    if format == "toolhop":
+        return ToolHopTasks(path)
+    check_own_format(Path(path))
+    return JsonlTasks(path)
+
+
+def _list_environments(path: str | None, format: Format, source: TaskSource | None) -> int:
+    if path is None or format != "jsonl" or source is not None:
+        raise ValueError("--environments lists those of a task file of the package's own format; give its path alone")
+    check_own_format(Path(path))
+    found, unreadable = environment_classes(Path(path))
+    for named, count in found.most_common():
+        print(f"{count:7,} {named}")  # noqa: T201  # a command
+    if unreadable:
+        print(f"{unreadable:7,} lines name no environment; `tasks validate` tells why")  # noqa: T201
+    return 0
+
+
+def _scanner(file: str, format: Format, max_line_mb: int) -> Callable[[], Iterator[Scanned]]:
+    if format == "jsonl":
+        return lambda: _own_format(Path(file), max_line_mb)
+    return lambda: iter(scan_source(_named(file, format)))
+
+
+def _own_format(file: Path, max_line_mb: int) -> Iterator[Scanned]:
+    check_own_format(file)
+    yield from scan_mistakes(file, max_line_mb)
+
+
+def _caught(name: str, scan: Callable[[], Iterator[Scanned]]) -> Iterator[Scanned]:
+    """What a scan gives; a mistake that ends it is one more entry."""
+    try:
+        yield from scan()
+    except TaskFileError as error:
+        yield Scanned(error.line, error=error)
+
+
+def _mistakes(name: str, scanned: Iterator[Scanned], replay: bool, timeout_s: float) -> Iterator[TaskFileError | None]:
+    """The mistakes, and ``None`` for every task that was looked at."""
+    made: dict[str, bool] = {}
+    for entry in scanned:
+        if entry.task is None:
+            assert entry.error is not None
+            yield entry.error
+            continue
+        yield None
+        for error in _task_mistakes(entry.task, made, replay, timeout_s):
+            yield TaskFileError(name, entry.line, error.problem, error.field)
+
+
+def _task_mistakes(task: Task, made: dict[str, bool], replay: bool, timeout_s: float) -> Iterator[Any]:
+    yield from trace_mistakes(task)
+    class_path = task.prompt.environment.class_path
+    replayed = replay and task.trace is not None
+    if class_path not in made or (replayed and made[class_path]):
+        mistake = environment_mistake(task)
+        made.setdefault(class_path, mistake is None)
+        if mistake is not None:
+            yield mistake
+        elif replayed:
+            yield from replay_mistakes(task, timeout_s)

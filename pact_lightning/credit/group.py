@@ -1,0 +1,165 @@
+"""A group: the K rollouts of one prompt with their credit. Here, after the rollouts exist, the expert trace joins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pact_lightning.credit.advantages import Fusion, dual_level_advantages, is_zero_variance
+from pact_lightning.credit.matching import MatchMethod
+from pact_lightning.credit.reward import RewardFunction, make_reward
+from pact_lightning.types.task import Task
+from pact_lightning.types.trajectory import Trajectory
+
+AnchorReason = Literal["drawn", "no_trace", "overlong"]
+
+
+@dataclass(frozen=True)
+class CreditConfig:
+    """How rollouts earn their advantages (METHOD section 3).
+
+    Attributes:
+        reward: A name of :data:`~pact_lightning.credit.reward.REWARDS`, such as ``matchtir`` (every turn by its calls,
+            the last by the answer [P]) or ``outcome`` (the answer alone, GRPO), or the import path of one of your own.
+        reward_args: Further arguments of the reward.
+        matching: How predicted and reference calls are paired: ``hungarian`` [P], ``greedy`` or ``ot`` [C].
+        unmatched_penalty: ``lambda_pen``: what an unmatched or malformed call costs [P]: 0.
+        gamma: Discount of later turns' rewards [C].
+        eps: Added to the standard deviations [C].
+        advantage_fusion: How trajectory and turn advantage join: ``sum`` [P], ``mean`` [C], or ``trajectory`` alone.
+    """
+
+    reward: str = "matchtir"
+    reward_args: dict[str, Any] = field(default_factory=dict)
+    matching: MatchMethod = "hungarian"
+    unmatched_penalty: float = 0.0
+    gamma: float = 0.9
+    eps: float = 1e-6
+    advantage_fusion: Fusion = "sum"
+
+    def __post_init__(self) -> None:
+        """Finds the reward, so that a wrong name is told before anything is loaded.
+
+        Raises:
+            ValueError: There is no such reward.
+            ImportError: The import path names none.
+        """
+        self.reward_function()
+
+    def reward_function(self) -> RewardFunction:
+        """The reward as a function of a rollout and its task."""
+        return make_reward(
+            self.reward,
+            matching=self.matching,
+            unmatched_penalty=self.unmatched_penalty,
+            arguments=self.reward_args,
+        )
+
+
+@dataclass(slots=True)
+class Group:
+    """The rollouts of one prompt in one phase.
+
+    Attributes:
+        task: The task; its trace is used in the optimisation only.
+        trajectories: The K rollouts, without those that failed.
+        turn_rewards: ``r_{k,t}``, per rollout and turn.
+        advantages: ``A^g_k + A^l_{k,t}``, per rollout and turn.
+        zero_variance: All rollouts earned the same.
+        temperature: What they were sampled at; training log-probabilities use the same.
+        phase: Number of the phase.
+        position: Number of this visit within the run; names the gate's draw.
+        anchored: Why the prompt goes to the anchor, or ``None`` where its trace is used.
+        failed: Rollouts whose environment could not be started; they hold no token of the policy.
+        old_logps: Log-probabilities under ``pi_old`` in the ratio's context, per rollout ``[R_k]``; ``None`` where
+            the phase makes one optimiser step only, so that the ratio is 1 by construction.
+        prompt_logps: Log-probabilities under ``pi_old`` and the prompt alone, per rollout ``[R_k]``; ``None`` where the
+            sampler needs no correction, or where the ratio's denominator is that already.
+    """
+
+    task: Task
+    trajectories: list[Trajectory]
+    turn_rewards: list[list[float]]
+    advantages: list[list[float]]
+    zero_variance: bool
+    temperature: float = 1.0
+    phase: int = 0
+    position: int = 0
+    anchored: AnchorReason | None = None
+    failed: list[Trajectory] = field(default_factory=list)
+    old_logps: list[Tensor] | None = field(default=None, repr=False)
+    prompt_logps: list[Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def rewards(self) -> list[float]:
+        """``R_k``, per rollout."""
+        return [sum(rewards) for rewards in self.turn_rewards]
+
+    def token_advantages(self, sample: int) -> Tensor:
+        """Advantage of every token of a rollout, ``[R_k]``: its turn's."""
+        turns = self.trajectories[sample].turn_indices()
+        return torch.from_numpy(np.asarray(self.advantages[sample], dtype=np.float32)[turns])
+
+    def policy_mask(self, sample: int) -> Tensor:
+        """``M_{i,k}``, ``[R_k]``.
+
+        Raises:
+            ValueError: The rollout has no policy token; its segments were not labelled.
+        """
+        mask = torch.from_numpy(self.trajectories[sample].policy_mask())
+        if not bool(mask.any()):
+            raise ValueError(f"rollout {sample} of task {self.task.id} has no policy token; its labels are wrong")
+        return mask
+
+    def sampled_logps(self, sample: int) -> Tensor:
+        """Log-probabilities as the sampler reported them, ``[R_k]``; 0 at tokens that are not the policy's.
+
+        Raises:
+            ValueError: The trajectory does not hold one for each token of the policy.
+        """
+        mask, reported = self.policy_mask(sample), self.trajectories[sample].sampled_logps
+        if len(reported) != int(mask.sum()):
+            raise ValueError(
+                f"rollout {sample} of task {self.task.id} has {int(mask.sum())} policy tokens and {len(reported)} "
+                "log-probabilities of its sampler"
+            )
+        return torch.zeros(len(mask)).masked_scatter(mask, torch.tensor(reported))
+
+
+def make_group(
+    task: Task,
+    trajectories: Sequence[Trajectory],
+    credit: CreditConfig,
+    *,
+    temperature: float = 1.0,
+    phase: int = 0,
+    position: int = 0,
+) -> Group:
+    """Scores the rollouts of a prompt and computes their advantages.
+
+    Rollouts whose environment failed to start hold no token of the policy; they stand apart. A group of which nothing
+    else is left is of zero variance: it has no rollout terms, and its trace, if it has one, is still imitated [D].
+    """
+    kept = [trajectory for trajectory in trajectories if trajectory.segments]
+    failed = [trajectory for trajectory in trajectories if not trajectory.segments]
+    reward = credit.reward_function()
+    rewards = [reward(trajectory, task) for trajectory in kept]
+    advantages = (
+        dual_level_advantages(rewards, gamma=credit.gamma, eps=credit.eps, fusion=credit.advantage_fusion)
+        if kept
+        else []
+    )
+    return Group(
+        task=task,
+        trajectories=kept,
+        turn_rewards=rewards,
+        advantages=advantages,
+        zero_variance=not kept or is_zero_variance([sum(turns) for turns in rewards]),
+        temperature=temperature,
+        phase=phase,
+        position=position,
+        failed=failed,
+    )

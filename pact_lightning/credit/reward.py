@@ -1,0 +1,164 @@
+"""Rewards by name or by import path: what every turn of a rollout is worth."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any, Protocol
+
+from pact_lightning.credit.matching import MatchMethod
+from pact_lightning.credit.other_rewards import ftrl_rewards, toolrl_rewards
+from pact_lightning.credit.rewards import outcome_reward, turn_rewards
+from pact_lightning.tasks.bfcl.score import bfcl_reward
+from pact_lightning.types.task import Task
+from pact_lightning.types.trajectory import RolloutTurn, StopReason, Trajectory
+from pact_lightning.utils.errors import shortened
+from pact_lightning.utils.imports import import_path
+
+
+class RewardError(ValueError):
+    """A reward function of the user's own fails, or gives what cannot be trained on; the run stops."""
+
+
+class RewardFunction(Protocol):
+    """Scores one rollout; a plain function will do."""
+
+    def __call__(self, trajectory: Trajectory, task: Task) -> list[float]:
+        """``r_{k,t}``: one finite reward per turn of the rollout, ``[T]``."""
+        ...
+
+
+def make_reward(
+    name: str,
+    *,
+    matching: MatchMethod = "hungarian",
+    unmatched_penalty: float = 0.0,
+    arguments: Mapping[str, Any] | None = None,
+) -> RewardFunction:
+    """Finds a reward.
+
+    Args:
+        name: A key of :data:`REWARDS`, or the import path of a :class:`RewardFunction`: of a function, or of a class,
+            of which an object is made.
+        matching: How ``matchtir`` pairs calls.
+        unmatched_penalty: What an unmatched or malformed call costs under ``matchtir``.
+        arguments: Further keyword arguments of a function, or the constructor arguments of a class.
+
+    Returns:
+        The reward. It raises :class:`RewardError` where what was found fails, or gives anything but a finite number
+        per turn.
+
+    Raises:
+        ValueError: There is no such name, or what the path names cannot be called.
+        ImportError: The path names nothing.
+    """
+    given = dict(arguments or {})
+    if name == "matchtir":
+        given = {"method": matching, "unmatched_penalty": unmatched_penalty} | given
+    if name in REWARDS:
+        reward: Any = partial(REWARDS[name], **given)
+    elif "." in name:
+        reward = _imported(name, given)
+    else:
+        known = ", ".join(REWARDS)
+        raise ValueError(f"there is no reward {name!r}; use one of {known}, or the import path of one of your own")
+
+    def checked(trajectory: Trajectory, task: Task) -> list[float]:
+        try:
+            given = reward(trajectory, task)
+            given = list(given) if isinstance(given, Iterator) else given
+        except Exception as error:  # the user's code: whatever it raises is told with its place
+            place = extract_tb(error.__traceback__)[-1]
+            problem = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+            raise RewardError(
+                f"data.credit.reward {name!r} failed on a rollout of task {task.id}: {problem}"
+            ) from error
+        try:
+            values = [float(value) for value in given]
+        except (TypeError, ValueError):
+            values = []
+        if len(values) != len(trajectory.turns) or not all(map(math.isfinite, values)):
+            raise RewardError(
+                f"data.credit.reward {name!r} gave {shortened(given)} for a rollout of {len(trajectory.turns)} turns "
+                f"of task {task.id}; it must give a list of one finite number per turn"
+            )
+        return values
+
+    return checked
+
+
+def _imported(path: str, arguments: Mapping[str, Any]) -> Any:
+    found = import_path(path, "reward")
+    reward = found(**arguments) if isinstance(found, type) else found
+    if not callable(reward):
+        raise ValueError(f"the reward {path!r} must be a function of (trajectory, task), or a class of such objects")
+    return reward if isinstance(found, type) else partial(reward, **arguments)
+
+
+def _matchtir(trajectory: Trajectory, task: Task, *, method: MatchMethod, unmatched_penalty: float) -> list[float]:
+    return turn_rewards(
+        [turn.calls for turn in trajectory.turns],
+        task.reference.calls,
+        trajectory.final_answer,
+        task.reference.answer,
+        malformed=[sum(entry.call is None for entry in turn.parsed) for turn in trajectory.turns],
+        method=method,
+        unmatched_penalty=unmatched_penalty,
+    )
+
+
+def _outcome(trajectory: Trajectory, task: Task) -> list[float]:
+    return outcome_reward(len(trajectory.turns), trajectory.final_answer, task.reference.answer)
+
+
+def _environment(trajectory: Trajectory, task: Task) -> list[float]:
+    """What the environment's own ``reward()`` gave, earned by the last turn; 0 where it failed, which is counted."""
+    del task
+    rewards = [0.0] * len(trajectory.turns)
+    rewards[-1] = trajectory.environment_reward or 0.0
+    return rewards
+
+
+def _ftrl(trajectory: Trajectory, task: Task) -> list[float]:
+    return ftrl_rewards(
+        [_responded(turn) for turn in trajectory.turns],
+        [turn.answer for turn in trajectory.turns],
+        [(sub_answer.tool, sub_answer.answer) for sub_answer in task.reference.sub_answers],
+        task.reference.answer,
+        malformed=[sum(entry.call is None for entry in turn.parsed) for turn in trajectory.turns],
+    )
+
+
+def _responded(turn: RolloutTurn) -> list[tuple[str, str | None]]:
+    """Tool name and response of a turn's readable calls; a rollout that was cut off may hold calls never run."""
+    responses = zip_longest(turn.parsed, turn.responses)
+    return [(entry.call["name"], response) for entry, response in responses if entry is not None and entry.call]
+
+
+def _toolrl(trajectory: Trajectory, task: Task, *, require_reasoning: bool = True) -> list[float]:
+    """A turn is well formed that calls or answers, has no malformed call, was not cut off, and thinks first."""
+    well_formed = [
+        bool(turn.calls or turn.answer.strip())
+        and all(entry.call is not None for entry in turn.parsed)
+        and (bool(turn.reasoning.strip()) or not require_reasoning)
+        for turn in trajectory.turns
+    ]
+    cut_off = trajectory.stop_reason in (StopReason.MAX_TOKENS_TURN, StopReason.MAX_TOKENS_TRAJECTORY)
+    if cut_off and trajectory.turns and not trajectory.turns[-1].responses:
+        well_formed[-1] = False
+    return toolrl_rewards([turn.calls for turn in trajectory.turns], task.reference.calls, well_formed=well_formed)
+
+
+REWARDS: dict[str, Callable[..., list[float]]] = {
+    "matchtir": _matchtir,
+    "outcome": _outcome,
+    "environment": _environment,
+    "ftrl": _ftrl,
+    "toolrl": _toolrl,
+    "bfcl": bfcl_reward,
+}
+"""``matchtir``: calls by their match with the reference, the last turn by the answer [P]. ``outcome``: the answer alone
+(GRPO). ``environment``: what the environment's own ``reward()`` gives. ``ftrl``: what each turn newly solves.
+``toolrl``: format and calls, earned by the last turn. ``bfcl``: every user turn by BFCL's check."""

@@ -1,1 +1,0 @@
-"""The bundled world: a procedurally generated multi-turn tool world that needs no files."""

@@ -1,0 +1,358 @@
+"""One connection to an MCP server, usable from any thread: opened when needed, watched, and opened again."""
+
+import asyncio
+import atexit
+import logging
+import tempfile
+import time
+import weakref
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from pact_lightning.environments.mcp.event_loop import LoopThread, loop_thread
+from pact_lightning.environments.mcp.server import (
+    MAX_PAUSE_S,
+    MCPServerError,
+    MCPServerSpec,
+    ServerOutage,
+    connected,
+    tool_result,
+)
+from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.environments.tool_output import failure_reason
+
+if TYPE_CHECKING:
+    from mcp import Client
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_CONNECTION_CLOSED, _REQUEST_TIMEOUT = -32000, -32001
+_INTERNAL_ERROR, _PARSE_ERROR = -32603, -32700
+_PROBE_S = 5.0
+_SLACK_S = 1.0
+_EXIT_S = 5.0
+_MAX_PAGES = 100
+_STDERR_CHARACTERS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class MCPLimits:
+    """How long things may take, and how often a server is started again.
+
+    Attributes:
+        timeout_s: Seconds of one call.
+        start_timeout_s: Seconds from the start of a server to its list of tools.
+        max_restarts: How often a connection is opened again within a rollout after its server has ended.
+        backoff_s: Seconds before the first restart; doubled before each further one, up to 30.
+        max_failures: After so many failures in a row to connect, over all rollouts of this process, the run stops.
+    """
+
+    timeout_s: float = 20.0
+    start_timeout_s: float = 30.0
+    max_restarts: int = 3
+    backoff_s: float = 0.5
+    max_failures: int = 8
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0 or self.start_timeout_s <= 0 or self.max_restarts < 0 or self.backoff_s < 0:
+            raise ValueError("timeout_s and start_timeout_s must be above 0, max_restarts and backoff_s not below 0")
+        if self.max_failures < 1:
+            raise ValueError(f"max_failures must be at least 1, got {self.max_failures}")
+
+
+class MCPConnection:
+    """A session with a server. All coroutines run on one loop; :meth:`tools`, :meth:`call`, :meth:`stop` on any thread.
+
+    Args:
+        spec: The server.
+        limits: Its limits.
+    """
+
+    def __init__(self, spec: MCPServerSpec, limits: MCPLimits) -> None:
+        self.spec = spec
+        self.limits = limits
+        self.restarts = 0
+        self._spent = 0  # restarts since the last renewal
+        self.garbage = 0
+        self.calls = 0
+        # A tool that blocks the loop of servers in this process must not block the clients of the others.
+        self._loop: LoopThread = loop_thread("mcp servers in process" if spec.server else "mcp clients")
+        self._outage = _outages.setdefault(
+            f"{spec.key} {limits}", ServerOutage(spec.name, limits.max_failures, limits.backoff_s)
+        )
+        self._opening = asyncio.Lock()
+        self._attempts = 0
+        self._client: Client | None = None
+        self._suspect: Client | None = None
+        self._tools: list[Any] = []
+        self._stop = asyncio.Event()
+        self._owner: asyncio.Task[None] | None = None
+        _live.add(self)
+
+    def tools(self) -> list[Any]:
+        """The tools that the server lists; opens the connection.
+
+        Raises:
+            MCPServerError: The server does not start, does not answer, or has ended too often.
+            EnvironmentUnavailableError: It has failed to start too often, over all rollouts.
+        """
+        return self._wait(self._listed(), self._open_s() * (1 + self.limits.max_restarts))
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Runs one tool; whatever goes wrong is an observation.
+
+        Args:
+            name: The tool.
+            arguments: Its arguments.
+
+        Raises:
+            EnvironmentUnavailableError: The server has failed to start too often, over all rollouts.
+        """
+        self.calls += 1
+        open_s = 0.0 if self._client is not None and self._suspect is None else self._open_s()
+        try:
+            return self._wait(self._call(name, arguments), open_s + self.limits.timeout_s + _SLACK_S)
+        except MCPServerError as error:
+            return ToolResult(f"{error}.", error=True, unanswered=True)
+
+    def renew(self) -> None:
+        """Allows ``max_restarts`` restarts once more: a new rollout begins."""
+        self._spent = 0
+
+    def stop(self) -> None:
+        """Ends the session, and a started program with it, without waiting for that."""
+        self._loop.call_soon(self._drop)
+
+    def wait_ended(self, timeout_s: float) -> bool:
+        """Waits until what was opened has been closed; says whether it has."""
+        try:
+            self._loop.start(self._ended()).result(timeout_s)
+        except FutureTimeoutError:
+            return False
+        return True
+
+    def _open_s(self) -> float:
+        """Seconds that opening may take at most."""
+        return _PROBE_S + MAX_PAUSE_S + self.limits.start_timeout_s + _SLACK_S
+
+    def _wait(self, work: Coroutine[Any, Any, _T], timeout_s: float) -> _T:
+        future = self._loop.start(work)
+        try:
+            return future.result(timeout_s)
+        except (FutureTimeoutError, CancelledError) as error:
+            future.cancel()
+            raise MCPServerError(f"The tool server did not answer within {timeout_s:g} seconds") from error
+
+    def _timeout_text(self) -> str:
+        return f"The tool server did not answer within {self.limits.timeout_s:g} seconds"
+
+    # What follows runs on the loop.
+
+    async def _listed(self) -> list[Any]:
+        await self._ready()
+        return self._tools
+
+    async def _ready(self) -> "Client":
+        """The client; opens it, again if need be.
+
+        Raises:
+            MCPServerError: It cannot be opened.
+        """
+        async with self._opening:
+            if self._client is not None and self._client is self._suspect:
+                await self._probe(self._client)
+            if self._client is None:
+                await (self._open_again() if self._attempts else self._open_first())
+            assert self._client is not None
+            return self._client
+
+    async def _open_first(self) -> None:
+        """Opens the connection; tries again where the server has been up before, for it may come back."""
+        try:
+            await self._open()
+        except MCPServerError as error:
+            problem = error
+        else:
+            return
+        while self._outage.was_up and self._spent < self.limits.max_restarts:
+            try:
+                await self._open_again()
+            except MCPServerError as error:
+                problem = error
+            else:
+                return
+        raise problem
+
+    async def _open_again(self) -> None:
+        limit = self.limits.max_restarts
+        if self._spent >= limit:
+            raise MCPServerError(f"The tool server has ended {self._spent + 1} times and is not started again")
+        await asyncio.sleep(self._outage.pause_s(self._spent))
+        self._spent += 1
+        self.restarts += 1
+        _log.warning("%s is started again (%d of %d)", self.spec.name, self._spent, limit)
+        try:
+            await self._open()
+        except MCPServerError as error:
+            # The policy reads what is raised here, and a command line is none of its business.
+            _log.warning("%s", error)
+            raise MCPServerError("The tool server has ended, and it does not start again") from error
+
+    async def _open(self) -> None:
+        """Opens the connection, and keeps count of how that ends.
+
+        Raises:
+            MCPServerError: It cannot be opened.
+            EnvironmentUnavailableError: It could not be opened too often.
+        """
+        began = time.monotonic()
+        try:
+            await self._try()
+        except MCPServerError as error:
+            self._outage.failed(began, error)
+            raise
+        self._outage.up()
+
+    async def _try(self) -> None:
+        self._attempts += 1
+        self._stop = asyncio.Event()
+        started: asyncio.Future[tuple[Client, list[Any]]] = asyncio.get_running_loop().create_future()
+        self._owner = asyncio.create_task(self._own(started, self._stop))
+        try:
+            self._client, self._tools = await asyncio.wait_for(started, self.limits.start_timeout_s)
+        except TimeoutError as error:
+            self._owner.cancel()
+            limit = f"{self.limits.start_timeout_s:g} seconds"
+            raise MCPServerError(f"{self.spec.name} did not start within {limit} (start_timeout_s)") from error
+
+    async def _own(self, started: "asyncio.Future[tuple[Client, list[Any]]]", stop: asyncio.Event) -> None:
+        """Keeps the client open until it is stopped: the SDK wants it opened and closed by one task."""
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+            try:
+                async with connected(self.spec, log, self._on_message) as client:
+                    tools = await _all_tools(client)
+                    if not started.done():
+                        started.set_result((client, tools))
+                    await stop.wait()
+            except Exception as error:  # noqa: BLE001  # the SDK's, the server's own code's: one sentence of it
+                if started.done():
+                    _log.debug("closing %s: %r", self.spec.name, error)
+                else:
+                    problem = failure_reason(_innermost(error))
+                    started.set_exception(MCPServerError(f"{self.spec.name} does not start: {problem}{_tail(log)}"))
+
+    async def _call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        client = await self._ready()
+        # An own task, given up on where the server is in this process and cannot be cancelled.
+        work = asyncio.create_task(client.call_tool(name, dict(arguments), read_timeout_seconds=self.limits.timeout_s))
+        done, _ = await asyncio.wait({work}, timeout=self.limits.timeout_s + _SLACK_S / 2)
+        if not done:
+            work.cancel()
+            self._suspect = client
+            raise MCPServerError(self._timeout_text())
+        error = work.exception()
+        if error is None:
+            return tool_result(work.result())
+        return self._failed(client, error)
+
+    def _failed(self, client: "Client", error: BaseException) -> ToolResult:
+        from mcp import MCPError
+
+        code = error.code if isinstance(error, MCPError) else None
+        if code == _REQUEST_TIMEOUT:
+            self._suspect = client
+            raise MCPServerError(self._timeout_text()) from error
+        if code == _CONNECTION_CLOSED or isinstance(error, OSError) or _is_transport_error(error):
+            if self._client is client:
+                self._drop()
+            raise MCPServerError("The tool server ended during the call, and what it kept is lost") from error
+        # The SDK gives HTTP's errors the code of an internal error; without a code the answer broke the protocol.
+        nobody = code in (None, _INTERNAL_ERROR, _PARSE_ERROR)
+        return ToolResult(f"The tool failed: {failure_reason(error)}", error=True, unanswered=nobody)
+
+    async def _probe(self, client: "Client") -> None:
+        """Drops a client whose last call ran into the limit, unless the server still lists its tools."""
+        self._suspect = None
+        asked = asyncio.create_task(client.list_tools(cache_mode="bypass"))
+        done, _ = await asyncio.wait({asked}, timeout=_PROBE_S)
+        if not done or asked.exception() is not None:
+            asked.cancel()
+            self._drop()
+
+    def _drop(self) -> None:
+        self._client = self._suspect = None
+        self._stop.set()
+
+    async def _ended(self) -> None:
+        if self._owner is not None:
+            await asyncio.wait({self._owner})
+
+    async def _on_message(self, message: Any) -> None:
+        """Counts what a server writes to its standard output beside the protocol."""
+        if isinstance(message, Exception):
+            self.garbage += 1
+            if self.garbage == 1:
+                _log.warning(
+                    "%s writes lines to its standard output that are no MCP messages; they are left out. "
+                    "Let it print to standard error.",
+                    self.spec.name,
+                )
+        await asyncio.sleep(0)
+
+
+_outages: dict[str, ServerOutage] = {}
+_live: "weakref.WeakSet[MCPConnection]" = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    connections = list(_live)
+    for connection in connections:
+        connection.stop()
+    for connection in connections:
+        connection.wait_ended(_EXIT_S)
+
+
+async def _all_tools(client: "Client") -> list[Any]:
+    """Every page of the server's list."""
+    tools: list[Any] = []
+    cursor: str | None = None
+    for _ in range(_MAX_PAGES):
+        page = await client.list_tools(cursor=cursor)
+        tools += page.tools
+        cursor = page.next_cursor
+        if cursor is None:
+            return tools
+    raise MCPServerError(f"its list of tools has more than {_MAX_PAGES} pages")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _is_transport_error(error: BaseException) -> bool:
+    import anyio
+    import httpx2
+
+    return isinstance(error, httpx2.TransportError | anyio.ClosedResourceError | anyio.BrokenResourceError)
+
+
+def _tail(log: TextIO) -> str:
+    """The last line that a program wrote to its standard error."""
+    log.seek(0)
+    lines = [line.strip() for line in log if line.strip()]
+    return f"; it says: {lines[-1][-_STDERR_CHARACTERS:]}" if lines else ""
+
+
+def _is_no_unparsed_line(record: logging.LogRecord) -> bool:
+    """The SDK logs a traceback for every line that is no message; they are counted and told once instead."""
+    return "Failed to parse JSONRPC message" not in record.getMessage()
+
+
+logging.getLogger("mcp.client.stdio").addFilter(_is_no_unparsed_line)

@@ -1,0 +1,139 @@
+"""The tools of any MCP server."""
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pact_lightning.environments.mcp.connection import MCPConnection, MCPLimits
+from pact_lightning.environments.mcp.server import MCPServerError, MCPServerSpec, tool_schemas
+from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.types.prompt import PromptView, ToolSchema
+
+Session = Literal["per_rollout", "shared"]
+
+_shared: dict[str, MCPConnection] = {}
+
+
+class MCPEnvironment:
+    """Tools of a server that is started as a program, reached over streamable HTTP, or made in this process.
+
+    Nothing is started before the tools are asked for or a rollout begins. A call that takes longer than ``timeout_s``,
+    and one during which the server ends, is an error response; a server that has ended is started again for the next
+    call, ``max_restarts`` times a rollout, and what it kept in memory is lost then. A program gets the few environment
+    variables that the SDK passes on (``PATH``, ``HOME`` and their like) and those of ``env``, and no others.
+
+    Args:
+        command: Program that speaks MCP over its standard streams.
+        args: Its arguments.
+        env: Its further environment variables.
+        cwd: Folder in which it starts; the present one if left out.
+        url: Address of a server that speaks streamable HTTP, in place of ``command``.
+        headers: HTTP headers of every request, such as ``Authorization``.
+        server: Import path of an ``MCPServer`` or of a function that makes one, in place of ``command``.
+        include: Names of the tools to offer; all of them if left out.
+        session: ``per_rollout`` gives each rollout a session of its own, and with ``command`` a process of its own, so
+            that no rollout sees what another one did [D]. ``shared`` lets all rollouts of this process use one
+            session, which is faster; right for servers whose answers depend on the call alone, wrong for all others.
+        timeout_s: Seconds of one call; stay below ``data.limits.tool_timeout_s``, or that limit comes first.
+        start_timeout_s: Seconds from the start of the server to its list of tools.
+        max_restarts: How often a session is opened again within a rollout after its server has ended.
+        backoff_s: Seconds before the first restart; doubled before each further one, up to 30.
+        max_failures: After so many failures in a row to reach the server, over all rollouts of this process, the run
+            stops. Failures that overlap in time count as one.
+
+    Raises:
+        ValueError: Not exactly one of ``command``, ``url`` and ``server`` is given, or a limit makes no sense.
+        ImportError: The SDK is missing.
+    """
+
+    def __init__(
+        self,
+        command: str | None = None,
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        *,
+        url: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        server: str | None = None,
+        include: Sequence[str] | None = None,
+        session: Session = "per_rollout",
+        timeout_s: float = 20.0,
+        start_timeout_s: float = 30.0,
+        max_restarts: int = 3,
+        backoff_s: float = 0.5,
+        max_failures: int = 8,
+    ) -> None:
+        if session not in ("per_rollout", "shared"):
+            raise ValueError(f"session must be per_rollout or shared, got {session!r}")
+        self._spec = MCPServerSpec(command, tuple(args), dict(env or {}), cwd, url, dict(headers or {}), server)
+        self._limits = MCPLimits(timeout_s, start_timeout_s, max_restarts, backoff_s, max_failures)
+        self._include = None if include is None else list(include)
+        self._is_shared = session == "shared"
+        self._connection: MCPConnection | None = None
+        self._finalizer: weakref.finalize[Any, Any] | None = None
+
+    @property
+    def tools(self) -> Sequence[ToolSchema]:
+        """The server's tools in OpenAI format; starts the server if need be.
+
+        Raises:
+            MCPServerError: It does not start, or its list of tools cannot be used.
+        """
+        return self._listed()
+
+    @property
+    def restarts(self) -> int:
+        """How often this session's server has been started again."""
+        return 0 if self._connection is None else self._connection.restarts
+
+    def reset(self, task: PromptView, seed: int) -> None:
+        """Opens the session; under ``per_rollout`` a new one, unless the present one is unused.
+
+        Args:
+            task: Not needed.
+            seed: Not needed: MCP has no word for it. A server that draws at random gives other responses each time.
+
+        Raises:
+            MCPServerError: The server does not start, or its list of tools cannot be used.
+            EnvironmentUnavailableError: It has failed to start too often, over all rollouts.
+        """
+        if not self._is_shared and self._connection is not None and self._connection.calls:
+            self.close()
+        del task, seed
+        self._connected().renew()
+        self._listed()
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Runs one tool; whatever goes wrong is an observation.
+
+        Args:
+            name: The tool.
+            arguments: Its arguments; the server checks them.
+        """
+        if self._include is not None and name not in self._include:
+            known = ", ".join(self._include)
+            return ToolResult(f"There is no tool named {name!r}. The tools are: {known}.", error=True)
+        return self._connected().call(name, arguments)
+
+    def close(self) -> None:
+        """Ends this rollout's session, without waiting for its server to end; leaves a shared one open."""
+        if self._finalizer is not None:
+            self._finalizer()
+        self._connection = self._finalizer = None
+
+    def _listed(self) -> list[ToolSchema]:
+        try:
+            return tool_schemas(self._connected().tools(), self._include)
+        except ValueError as error:
+            raise MCPServerError(f"the tools of {self._spec.name} cannot be used: {error}") from error
+
+    def _connected(self) -> MCPConnection:
+        if self._connection is None and self._is_shared:
+            self._connection = _shared.setdefault(
+                f"{self._spec.key} {self._limits}", MCPConnection(self._spec, self._limits)
+            )
+        elif self._connection is None:
+            self._connection = MCPConnection(self._spec, self._limits)
+            self._finalizer = weakref.finalize(self, self._connection.stop)
+        return self._connection

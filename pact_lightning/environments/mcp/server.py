@@ -1,0 +1,250 @@
+"""Which MCP server to use, and how to connect to it.
+
+How long a server may stay away: what all connections to one server know of it together.
+
+MCP's words for tools and results in ours; pure functions that need no server.
+"""
+
+import json
+import time
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pact_lightning.environments.protocol import EnvironmentUnavailableError, ToolResult
+from pact_lightning.types.prompt import ToolSchema
+from pact_lightning.utils.errors import shortened
+from pact_lightning.utils.imports import import_path
+
+if TYPE_CHECKING:
+    from mcp import Client
+
+INSTALL = "MCP servers need the official SDK, version 2: pip install 'pact-lightning[mcp]'"
+_CONNECT_S, _READ_S = 30.0, 300.0
+
+
+class MCPServerError(RuntimeError):
+    """A server cannot be used: it does not start, does not answer, or offers tools that no prompt can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class MCPServerSpec:
+    """One server: exactly one of ``command``, ``url`` and ``server`` is given.
+
+    Attributes:
+        command: Program that is started and spoken to over its standard streams.
+        args: Its arguments.
+        env: Environment variables beside the few that the SDK passes on (``PATH``, ``HOME`` and their like).
+        cwd: Folder in which it is started; ``None`` for the present one.
+        url: Address of a server that speaks streamable HTTP.
+        headers: HTTP headers of every request to it.
+        server: Import path of an ``MCPServer``, or of a function that makes one.
+
+    Raises:
+        ValueError: None or several are given, or a setting that belongs to another kind.
+        ImportError: The SDK is missing, or older than version 2.
+    """
+
+    command: str | None = None
+    args: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    url: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    server: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("command", "url", "server") if getattr(self, name)]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ValueError(f"an MCP server is named by one of command, url and server; {found} is given")
+        needs = {"args": "command", "env": "command", "cwd": "command", "headers": "url"}
+        for name, owner in needs.items():
+            if getattr(self, name) and owner != given[0]:
+                raise ValueError(f"`{name}` goes with `{owner}`, and this MCP server is named by `{given[0]}`")
+        if self.server is not None and "." not in self.server:
+            raise ValueError(f"server must be an import path such as `my_server.server`, got {self.server!r}")
+        try:
+            from mcp import Client
+        except ImportError as error:
+            raise ImportError(INSTALL) from error
+        del Client
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages; no headers and no environment, which may hold secrets."""
+        return " ".join((self.command, *self.args)) if self.command else str(self.url or self.server)
+
+    @property
+    def key(self) -> str:
+        """Equal for equal specs."""
+        return json.dumps({name: _sortable(value) for name, value in asdict(self).items()}, sort_keys=True)
+
+
+def _sortable(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+@asynccontextmanager
+async def connected(spec: MCPServerSpec, log: TextIO, on_message: Any) -> "AsyncIterator[Client]":
+    """A client of the server, connected while the context is open.
+
+    Args:
+        spec: The server.
+        log: Where a started program's standard error goes.
+        on_message: The SDK's message handler.
+
+    Raises:
+        Exception: Whatever the SDK or the server's own code raises.
+    """
+    from mcp import Client
+
+    async with AsyncExitStack() as stack:
+        target: Any
+        if spec.command:
+            from mcp import StdioServerParameters
+            from mcp.client.stdio import stdio_client
+
+            parameters = StdioServerParameters(
+                command=spec.command, args=list(spec.args), env=dict(spec.env), cwd=spec.cwd
+            )
+            target = stdio_client(parameters, errlog=log)
+        elif spec.url:
+            import httpx2
+            from mcp.client.streamable_http import streamable_http_client
+
+            http = httpx2.AsyncClient(headers=dict(spec.headers), timeout=httpx2.Timeout(_CONNECT_S, read=_READ_S))
+            target = streamable_http_client(spec.url, http_client=await stack.enter_async_context(http))
+        else:
+            target = _in_process(str(spec.server))
+        yield await stack.enter_async_context(Client(target, message_handler=on_message))
+
+
+def _in_process(path: str) -> Any:
+    from mcp.server import Server
+    from mcp.server.mcpserver import MCPServer
+
+    try:
+        found = import_path(path, "server")
+    except ImportError as error:
+        raise MCPServerError(str(error)) from error
+    made = found if isinstance(found, MCPServer | Server) or not callable(found) else found()
+    if not isinstance(made, MCPServer | Server):
+        raise MCPServerError(
+            f"server {path!r} must be an MCPServer or a function that makes one, not {shortened(made)}"
+        )
+    return made
+
+
+MAX_PAUSE_S = 30.0
+
+
+class ServerOutage:
+    """Failures in a row of connecting to one server, over all rollouts of this process. Used on the server's loop only.
+
+    Failures that overlap in time count as one: a short outage fails for every rollout that starts in it.
+
+    Args:
+        name: The server, for messages.
+        max_failures: Failures in a row after which the run stops.
+        backoff_s: Pause after the first failure; doubled by each further one, up to 30 seconds.
+    """
+
+    def __init__(self, name: str, max_failures: int, backoff_s: float) -> None:
+        self._name = name
+        self._max_failures = max_failures
+        self._backoff_s = backoff_s
+        self._last = float("-inf")
+        self.failures = 0
+        self.was_up = False
+
+    def up(self) -> None:
+        """The server has been reached."""
+        self.was_up = True
+        self.failures = 0
+
+    def failed(self, began: float, problem: Exception) -> None:
+        """A connection that was tried from ``began`` on (``time.monotonic()``) has failed.
+
+        Raises:
+            EnvironmentUnavailableError: That was one too many.
+        """
+        if began >= self._last:
+            self._last = time.monotonic()
+            self.failures += 1
+        if self.failures >= self._max_failures:
+            raise EnvironmentUnavailableError(
+                f"the MCP server could not be reached {self.failures} times in a row, and the run stops: {problem}"
+            ) from problem
+
+    def pause_s(self, restarts: int) -> float:
+        """Seconds to wait before the next try.
+
+        Args:
+            restarts: How often this connection has been opened again already.
+        """
+        return min(self._backoff_s * 2.0 ** max(restarts, self.failures - 1, 0), MAX_PAUSE_S)
+
+
+def tool_schemas(tools: Sequence[Any], include: Collection[str] | None) -> list[ToolSchema]:
+    """The tools of a server in OpenAI format.
+
+    Args:
+        tools: What the server lists.
+        include: Names of those to keep, in the order of this list; ``None`` for all.
+
+    Raises:
+        ValueError: The server lists a name twice, lists no tool, or lacks one of ``include``.
+    """
+    schemas: dict[str, ToolSchema] = {}
+    for tool in tools:
+        if tool.name in schemas:
+            raise ValueError(f"it lists two tools named {tool.name!r}, and a call could mean either")
+        function = {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
+        schemas[tool.name] = {"type": "function", "function": function}
+    absent = [name for name in include or () if name not in schemas]
+    if absent:
+        raise ValueError(f"it has no tool {absent[0]!r} to include; it has {', '.join(schemas) or 'none'}")
+    if not schemas:
+        raise ValueError("it lists no tools")
+    return [schemas[name] for name in include] if include is not None else list(schemas.values())
+
+
+def tool_result(result: Any) -> ToolResult:
+    """A server's answer to a call as an observation.
+
+    A structured result is given as JSON; where it is an object of the single field ``result``, which is how servers
+    wrap what is no object, that field alone, and a text as it is [D]. Otherwise the texts are joined by line breaks.
+    Content that is no text is named, not shown.
+
+    Args:
+        result: The SDK's ``CallToolResult``.
+    """
+    named = [_named(block) for block in result.content if _text_of(block) is None]
+    texts = [text for block in result.content if (text := _text_of(block)) is not None]
+    if result.structured_content is not None and not result.is_error:
+        texts = [_structured_text(result.structured_content)]
+    text = "\n".join([*texts, *named])
+    if result.is_error and not text:
+        text = "The tool failed and did not say why."
+    return ToolResult(text, error=bool(result.is_error))
+
+
+def _structured_text(value: Any) -> str:
+    if isinstance(value, dict) and value.keys() == {"result"}:
+        value = value["result"]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _text_of(block: Any) -> str | None:
+    if block.type == "text":
+        return str(block.text)
+    text = getattr(getattr(block, "resource", None), "text", None)
+    return None if text is None else str(text)
+
+
+def _named(block: Any) -> str:
+    resource = getattr(block, "resource", block)
+    facts = [getattr(resource, name, None) for name in ("uri", "mime_type")]
+    return f"[{' '.join([block.type, *(str(fact) for fact in facts if fact)])}, not shown]"

@@ -1,0 +1,82 @@
+"""Tools that are Python snippets from a data file, as FTRL and ToolHop ship them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.environments.sandbox.sandbox import Limits, shared_pool
+from pact_lightning.types.prompt import PromptView, ToolSchema
+
+FAILURE_PREFIX = "an error occured when call"
+"""How every failed call's text starts; the spelling is FTRL's, and models trained elsewhere know it. [C]"""
+
+
+class CodeToolEnvironment:
+    """Run one snippet per tool, in the sandbox of this room. Calls share no state.
+
+    A result that is a dictionary or a list is given as JSON, anything else as ``str``. Whatever goes wrong becomes the
+    text ``an error occured when call {name}: {exception}`` [C]; an exception without a text gives its class name [D].
+    The code and its function run in one namespace, where upstream loses the imports at the snippet's top [D].
+
+    Args:
+        codes: Source of each tool, by its name; the source defines a function of that name.
+        tools: The tools' schemas in OpenAI format.
+        timeout_s: Time limit of a call in seconds. [C] 10
+        memory_mb: Address space of a call in MiB.
+        max_output_chars: Longer observations are cut and end in ``[truncated]``.
+
+    Raises:
+        ValueError: A tool has no code, or a limit makes no sense.
+    """
+
+    def __init__(
+        self,
+        codes: Mapping[str, str],
+        tools: Sequence[ToolSchema],
+        timeout_s: float = 10.0,
+        memory_mb: int = 512,
+        max_output_chars: int = 10_000,
+    ) -> None:
+        self._codes = dict(codes)
+        self._tools = tuple(tools)
+        self._limits = Limits(timeout_s, memory_mb, max_output_chars)
+        self._seed = 0
+        without = [name for name in (tool["function"]["name"] for tool in tools) if name not in self._codes]
+        if without:
+            raise ValueError(f"no code is given for the tools {', '.join(without)}; add them to `codes`")
+
+    @property
+    def tools(self) -> Sequence[ToolSchema]:
+        """The tools' schemas in OpenAI format."""
+        return self._tools
+
+    def reset(self, task: PromptView, seed: int) -> None:
+        """Takes the seed of the snippets' ``random``; there is no other state.
+
+        Args:
+            task: Not needed.
+            seed: Seeds ``random`` in every call.
+        """
+        del task
+        self._seed = seed
+
+    def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """Runs one tool.
+
+        Args:
+            name: The tool.
+            arguments: Its keyword arguments, as JSON values.
+
+        Returns:
+            The observation; ``error`` is set when the call failed.
+
+        Raises:
+            SandboxError: The sandbox itself does not work on this machine.
+        """
+        if name not in self._codes:
+            return self._failure(name, f"there is no such tool; the tools are {', '.join(self._codes)}")
+        result = shared_pool().run(self._codes[name], name, arguments, limits=self._limits, seed=self._seed)
+        return self._failure(name, result.text) if result.error else result
+
+    def _failure(self, name: str, reason: str) -> ToolResult:
+        return ToolResult(f"{FAILURE_PREFIX} {name}: {reason}", error=True)

@@ -1,0 +1,116 @@
+"""What the sampled tokens of a phase say about the policy's distribution, without a further forward.
+
+What the rollouts of a phase earned, took and show, over all processes.
+
+What the rollouts of a phase did, in one line of the log.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import lightning.pytorch as pl
+
+from pact_lightning.credit.group import Group
+from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.rollout.engine import RolloutStats
+from pact_lightning.utils.processes import over_processes
+
+
+def sampling_counts(groups: Sequence[Group], renderer: ChatRenderer) -> dict[str, float]:
+    """What :func:`sampling_signs` is made of; counts of several processes add up.
+
+    Args:
+        groups: The groups of a phase.
+        renderer: The policy's renderer, which knows the control tokens.
+    """
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    logps = [logp for trajectory in trajectories for logp in trajectory.sampled_logps]
+    sampled = [trajectory.ids()[trajectory.policy_mask()] for trajectory in trajectories]
+    return {
+        "sampled_rollouts": len(trajectories),
+        "sampled_tokens": len(logps),
+        "sampled_logps": sum(logps),
+        "control_tokens": sum(renderer.codec.is_control(int(token)) for ids in sampled for token in ids),
+        "empty": sum(not trajectory.turns[-1].text.strip() for trajectory in trajectories),
+    }
+
+
+def sampling_signs(counts: Mapping[str, float]) -> dict[str, float]:
+    """Estimates from the tokens that the policy sampled [D].
+
+    Sampled tokens are draws from the policy, so that the mean of ``-log p`` over them estimates its entropy, and the
+    share of control tokens among them the mean probability that it gives to those.
+
+    Args:
+        counts: What :func:`sampling_counts` gave.
+
+    Returns:
+        ``entropy`` in nats per token, ``control_tokens`` in ``[0, 1]``, and ``empty``, the share of rollouts whose
+        last turn is empty. Nothing where no token was sampled.
+    """
+    if not counts["sampled_tokens"]:
+        return {}
+    return {
+        "entropy": -counts["sampled_logps"] / counts["sampled_tokens"],
+        "control_tokens": counts["control_tokens"] / counts["sampled_tokens"],
+        "empty": counts["empty"] / counts["sampled_rollouts"],
+    }
+
+
+def rollout_figures(
+    groups: Sequence[Group], stats: RolloutStats, renderer: ChatRenderer, trainer: pl.Trainer
+) -> dict[str, float]:
+    """Figures by name; all processes have to call this together.
+
+    Args:
+        groups: This process's groups of the phase.
+        stats: What its rollouts took.
+        renderer: The policy's renderer.
+        trainer: The Trainer.
+
+    Returns:
+        Means over all rollouts or groups, and the signs of :func:`sampling_signs`.
+        ``seconds`` are those of the slowest process, for which the others wait. ``tokens`` is the mean length of a
+        rollout behind its prompt, ``sampled_share`` how much of that the policy sampled.
+    """
+    rewards = [reward for group in groups for reward in group.rewards]
+    own = {
+        "groups": len(groups),
+        "zero_variance": sum(group.zero_variance for group in groups),
+        "rewarded": len(rewards),
+        "reward": sum(rewards),
+        "tokens": stats.tokens,
+        "trajectory_tokens": sum(len(row.ids()) for group in groups for row in group.trajectories),
+        "seconds": stats.seconds,
+        "tool_seconds": stats.tool_seconds,
+        "tool_timeouts": stats.tool_timeouts,
+        "unanswered_calls": stats.unanswered_calls,
+        "environment_failures": stats.environment_failures,
+    } | sampling_counts(groups, renderer)
+    processes = over_processes(trainer, own)
+    found = {name: sum(process[name] for process in processes) for name in own}
+    seconds = max(process["seconds"] for process in processes)
+    return sampling_signs(found) | {
+        "reward": found["reward"] / max(found["rewarded"], 1),
+        "zero_variance": found["zero_variance"] / found["groups"],
+        "tokens": found["trajectory_tokens"] / max(found["sampled_rollouts"], 1),
+        "sampled_share": found["sampled_tokens"] / max(found["trajectory_tokens"], 1),
+        "tokens_per_second": found["tokens"] / max(seconds, 1e-9),
+        "seconds": seconds,
+        "tool_share": found["tool_seconds"] / max(found["seconds"], 1e-9),
+        "tool_timeouts": float(found["tool_timeouts"]),
+        "unanswered_calls": float(found["unanswered_calls"]),
+        "environment_failures": float(found["environment_failures"]),
+    }
+
+
+def rollout_line(phase: int, metrics: Mapping[str, float]) -> str:
+    """What the rollouts of a phase did, for people who watch."""
+    found = {name.removeprefix("rollout/"): value for name, value in metrics.items()}
+    correct = f", {found['answer_correct']:.0%} correct" if "answer_correct" in found else ""
+    steps = "step" if found["staleness"] == 1 else "steps"
+    stale = f", by weights {found['staleness']:.0f} {steps} old" if found["staleness"] else ""
+    return (
+        f"phase {phase}: mean reward {found['reward']:.2f}{correct}, {found['answered']:.0%} answered, "
+        f"{found['turns']:.1f} turns and {found['calls']:.1f} calls each, {found['zero_variance']:.0%} of the prompts "
+        f"without variance, {found['seconds']:.1f} s of rollouts{stale}"
+    )

@@ -1,0 +1,292 @@
+"""Bytes of what is there all the time: weights, adapter, reference, optimiser.
+
+Memory of an optimiser step: the training pass itself, run on the meta device, where tensors have no values.
+
+No formula per layer stands here that could fall behind the code: what is kept for the backward pass, what is alive at
+the same time and when it is freed is counted while the real forward and the real backward pass run.
+
+Memory of rollouts: keys and values of all rows, and what prefill and decoding take beside them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from pact_lightning.plan.lengths import PlannedPack
+from pact_lightning.plan.meta_device import AttentionKernels, LiveBytes, PlannedAttention, run_backward
+from pact_lightning.policy.attention.choice import AttentionPath
+from pact_lightning.policy.attention.shape import AttentionShape
+from pact_lightning.policy.flops import FlopCount
+from pact_lightning.policy.loading import Adapter
+from pact_lightning.policy.logprobs import decoder_and_head, token_logprobs
+from pact_lightning.policy.reference import reference_policy
+from pact_lightning.rollout.samplers.kv_cache import CachedPlan, KVCache
+
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Per weight: four bits, a byte of scale per 64 weights, a float32 per 256 such scales (double quantisation)."""
+
+_BLOCK, _SMALL = 256, 4096
+"""bitsandbytes' 8-bit moments have a float32 of scale per 256, and tensors of fewer than 4,096 weights keep theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class StandingBytes:
+    """What stays in memory through a phase.
+
+    Attributes:
+        weights: The frozen weights, or those of a policy trained in full.
+        adapter: The adapter's weights.
+        reference: The frozen second copy; 0 with an adapter, or without a KL term.
+        gradients: One per trained weight, from the first backward pass of a step to its end.
+        optimizer: AdamW's moments, from the first step on.
+        dequantised: The largest 4-bit layer in the type that it computes in, while it is used.
+    """
+
+    weights: int
+    adapter: int
+    reference: int
+    gradients: int
+    optimizer: int
+    dequantised: int
+
+    @property
+    def always(self) -> int:
+        """Bytes that are there in rollouts and in updates."""
+        return self.weights + self.adapter + self.reference + self.optimizer
+
+
+def standing_bytes(
+    skeleton: nn.Module, adapter: Adapter, *, needs_reference: bool, optimizer_bits: int = 32
+) -> StandingBytes:
+    """Adds up a policy's tensors.
+
+    Args:
+        skeleton: The policy on the meta device.
+        adapter: What is trained.
+        needs_reference: Whether there is a KL term.
+        optimizer_bits: 32, or 8 for moments of 8 bits.
+    """
+    frozen = sum(weight.nbytes for weight in skeleton.parameters() if not weight.requires_grad)
+    frozen += sum(buffer.nbytes for buffer in skeleton.buffers())
+    trained = sum(weight.nbytes for weight in skeleton.parameters() if weight.requires_grad)
+    full = adapter == "full"
+    dequantised = 0
+    if adapter == "qlora":
+        linear = [module for name, module in skeleton.named_modules() if _is_base_layer(name, module)]
+        size = linear[0].weight.element_size()
+        frozen -= round(FlopCount.of(skeleton).base * (size - NF4_BYTES))
+        dequantised = max(module.weight.nbytes for module in linear)
+    weights = frozen + trained if full else frozen
+    return StandingBytes(
+        weights=weights,
+        adapter=0 if full else trained,
+        reference=weights if full and needs_reference else 0,
+        gradients=trained,
+        optimizer=sum(_moments(weight, optimizer_bits) for weight in skeleton.parameters() if weight.requires_grad),
+        dequantised=dequantised,
+    )
+
+
+def _moments(weight: nn.Parameter, bits: int) -> int:
+    """Bytes of AdamW's two moments of a weight."""
+    if bits == 32:
+        return 2 * weight.nbytes
+    if weight.numel() < _SMALL:
+        return 2 * 4 * weight.numel()
+    return 2 * (weight.numel() + 4 * -(-weight.numel() // _BLOCK))
+
+
+def _is_base_layer(name: str, module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and name.endswith("base_layer")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringConfig:
+    """How a pack is scored.
+
+    Attributes:
+        head_chunk: Tokens whose logits exist at the same time.
+        with_entropy: Whether there is an entropy term.
+        with_reference: Whether there is a KL term.
+        attention: How packed rows attend.
+    """
+
+    head_chunk: int
+    with_entropy: bool
+    with_reference: bool
+    attention: AttentionPath = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateBytes:
+    """Bytes of one pack, without what is there all the time.
+
+    Attributes:
+        saved: Kept from the forward for the backward pass.
+        working: The most that is alive beyond that at any moment, gradients left out where they were there before.
+        step: The most that the optimiser's step takes for itself.
+    """
+
+    saved: int
+    working: int
+    step: int
+
+    @property
+    def peak(self) -> int:
+        """The most at any moment before the optimiser's step."""
+        return self.saved + self.working
+
+
+def update_bytes(
+    skeleton: nn.Module, planned: PlannedPack, config: ScoringConfig, *, device_type: str, gradients_exist: bool
+) -> UpdateBytes:
+    """Runs a pack forward and backward and takes a step, all on the meta device.
+
+    Args:
+        skeleton: The policy on the meta device.
+        planned: The pack.
+        config: How it is scored.
+        device_type: Whose attention kernels are taken.
+        gradients_exist: Whether an earlier pack of the same step has left gradients. Otherwise they come to be layer
+            by layer, while what was saved is freed.
+    """
+    trained = [weight for weight in skeleton.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.grad = torch.empty_like(weight) if gradients_exist else None
+    with AttentionKernels(device_type), LiveBytes() as live:
+        live.hold([*skeleton.parameters(), *skeleton.buffers()])
+        live.hold([weight.grad for weight in trained if weight.grad is not None])
+        before = live.now
+        settings: dict[str, Any] = {
+            "only": planned.masks,
+            "chunk_size": config.head_chunk,
+            "with_entropy": config.with_entropy,
+            "attention": PlannedAttention(config.attention, device_type),
+        }
+        scores = token_logprobs(skeleton, planned.pack, **settings)
+        loss = torch.stack([score.logp.sum() for score in scores]).sum()
+        if config.with_entropy:
+            loss = loss + torch.stack([score.entropy.sum() for score in scores if score.entropy is not None]).sum()
+        saved = live.now - before
+        if config.with_reference:
+            frozen_copy = None if isinstance(skeleton, PeftModel) else skeleton
+            with reference_policy(skeleton, frozen_copy) as model:
+                reference = token_logprobs(model, planned.pack, **(settings | {"with_entropy": False}))
+            loss = loss + reference[0].logp.sum()
+        run_backward(loss)
+        peak = live.peak - before
+        del scores, loss
+        step = _step_bytes(live, trained, device_type)
+    for weight in trained:
+        weight.grad = None
+    return UpdateBytes(saved, peak - saved, step)
+
+
+def _step_bytes(live: LiveBytes, trained: list[nn.Parameter], device_type: str) -> int:
+    """What AdamW takes beside its moments; on CUDA it goes over all weights at once."""
+    optimizer = torch.optim.AdamW(trained, foreach=device_type == "cuda")
+    optimizer.step()  # the first one makes the moments
+    live.mark()
+    before = live.now
+    optimizer.step()
+    return live.peak - before
+
+
+BYTES_PER_LOGIT = 4 + 4
+"""Of a drawing step, per row and word: logits and probabilities in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutShape:
+    """What is in work at the same time.
+
+    Attributes:
+        rows: Rollouts at a time.
+        prompt: Tokens of a prompt.
+        turn: Most tokens of a turn.
+        trajectory: Tokens of a rollout after the prompt.
+        prefill_tokens: Tokens of one forward over prompts or observations.
+    """
+
+    rows: int
+    prompt: int
+    turn: int
+    trajectory: int
+    prefill_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutBytes:
+    """Bytes of rollouts, without what is there all the time.
+
+    Attributes:
+        cache: Keys and values of all rows at the end of the longest rollouts.
+        growth: The most that the cache takes beside that while it grows.
+        prefill: The most that a forward over prompts takes.
+        drawing: What drawing a token for every row takes.
+    """
+
+    cache: int
+    growth: int
+    prefill: int
+    drawing: int
+
+    @property
+    def peak(self) -> int:
+        """The most at any moment; the parts beside the cache do not come together."""
+        return self.cache + max(self.growth, self.prefill, self.drawing)
+
+
+def rollout_bytes(skeleton: nn.Module, shape: RolloutShape, *, device_type: str) -> RolloutBytes:
+    """Fills a cache as long rollouts would, and runs a prefill, on the meta device.
+
+    Args:
+        skeleton: The policy on the meta device.
+        shape: What is in work.
+        device_type: Whose attention kernels are taken.
+    """
+    source: Any = skeleton
+    cache, growth = _cache_bytes(source, shape)
+    vocabulary = source.get_output_embeddings().weight.shape[0]
+    drawing = shape.rows * vocabulary * BYTES_PER_LOGIT
+    return RolloutBytes(cache, growth, _prefill_bytes(source, shape, device_type), drawing)
+
+
+def _cache_bytes(skeleton: Any, shape: RolloutShape) -> tuple[int, int]:
+    """The sampler's own cache, grown turn by turn."""
+    with LiveBytes() as live:
+        length, end = shape.prompt, shape.prompt + shape.trajectory
+        cache = _filled_cache(skeleton, shape.rows, min(length + shape.turn, end))
+        while length + shape.turn < end:
+            length += shape.turn
+            cache.reserve(shape.rows, min(length + shape.turn, end))
+        return live.now, live.peak - live.now
+
+
+def _filled_cache(skeleton: Any, rows: int, capacity: int) -> KVCache:
+    shape = AttentionShape.of(skeleton)
+    dtype = skeleton.get_input_embeddings().weight.dtype
+    key = torch.empty(1, shape.kv_heads, 1, shape.head_dim, dtype=dtype, device="meta")
+    cache = KVCache()
+    cache.reserve(rows, capacity)
+    for layer in range(shape.layers):
+        cache.layer(layer, key)
+    return cache
+
+
+def _prefill_bytes(skeleton: Any, shape: RolloutShape, device_type: str) -> int:
+    """The largest forward over prompts, with the plan that the sampler makes."""
+    prompts = min(shape.rows, max(1, shape.prefill_tokens // shape.prompt))
+    decoder, _ = decoder_and_head(skeleton)
+    with torch.no_grad(), AttentionKernels(device_type), LiveBytes() as live:
+        cache = _filled_cache(skeleton, prompts, shape.prompt)
+        live.hold([*skeleton.parameters(), *skeleton.buffers()])
+        live.mark()
+        before = live.now
+        plan = CachedPlan(cache, [0] * prompts, shape.prompt, torch.device("meta"), list(range(prompts)))
+        ids = torch.zeros(prompts, shape.prompt, dtype=torch.long, device="meta")
+        decoder(input_ids=ids, position_ids=plan.positions, attention_plan=plan, use_cache=False)
+        return live.peak - before

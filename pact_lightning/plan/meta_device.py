@@ -1,0 +1,212 @@
+"""How many bytes are alive at a time, counted while code runs on tensors without values.
+
+Which attention kernel a device would take, for tensors without values.
+
+On the meta device torch writes out all scores, as no real kernel would. Here the kernel that the planned device takes
+is called by its name, so that torch's own rules say what it keeps for the backward pass.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pact_lightning.policy.attention.blockwise import BlockwisePlan
+from pact_lightning.policy.attention.choice import AttentionChoice, AttentionPath, check_path, choose_path
+from pact_lightning.policy.attention.plan import AttentionPlan, BlockLayout, SharedPrefixPlan
+
+_OWN_COPIES = {torch.ops.aten.logsumexp.default: 1}
+"""Copies of its input that an operation makes inside, where they cannot be seen: the exponentials that it adds up."""
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base has no types
+    """Counts the storages of one kind of device that are alive; each once, however many tensors look at it [D].
+
+    Meant for the meta device, where any model runs in no time and in no memory; real tensors are counted alike, so that
+    the one can be checked against the other.
+
+    Args:
+        device_type: Whose tensors are counted.
+
+    Attributes:
+        now: Bytes alive.
+        peak: The most that ``now`` has been, since the last :meth:`mark`.
+    """
+
+    def __init__(self, device_type: str = "meta") -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._device_type = device_type
+        self._known: dict[int, weakref.ref[Any]] = {}
+
+    def hold(self, tensors: Iterable[Tensor]) -> int:
+        """Counts tensors that are there already, such as weights; returns their bytes."""
+        before = self.now
+        for tensor in tensors:
+            self._see(tensor)
+        self.peak = max(self.peak, self.now)
+        return self.now - before
+
+    def mark(self) -> None:
+        """Begins a new stretch for ``peak``."""
+        self.peak = self.now
+
+    def __enter__(self) -> Self:
+        """Begins to count."""
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].device.type == "meta":
+            return 0  # a tensor without values, asked for one
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._see(leaf)
+        inside = _OWN_COPIES[func] * args[0].nbytes if func in _OWN_COPIES else 0
+        self.peak = max(self.peak, self.now + inside)
+        return result
+
+    def _see(self, tensor: Tensor) -> None:
+        if tensor.device.type != self._device_type:
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._known:
+            size = storage.nbytes()
+            self._known[key] = weakref.ref(storage, self._gone(key, size))
+            self.now += size
+
+    def _gone(self, key: int, size: int) -> Callable[[Any], None]:
+        def forget(_: Any) -> None:
+            del self._known[key]
+            self.now -= size
+
+        return forget
+
+
+_PADDED_TO = 16
+"""CUDA's memory-efficient kernel wants rows of a mask to begin at multiples of so many elements."""
+
+
+class AttentionKernels(TorchFunctionMode):
+    """Sends attention on the meta device to the kernels of another one [D].
+
+    Args:
+        device_type: ``cpu`` or ``cuda``.
+    """
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self._attend = _on_cuda if device_type == "cuda" else _on_cpu
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        given = kwargs or {}
+        if func is scaled_dot_product_attention and args[0].device.type == "meta":
+            return self._attend(*args, **given)
+        return func(*args, **given)
+
+
+class PlannedAttention(AttentionChoice):
+    """The path that a run would take on the planned device, without its check: there are no values to compare.
+
+    Args:
+        path: What the recipe asks for.
+        device_type: ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: The path is for another device.
+    """
+
+    def __init__(self, path: AttentionPath, device_type: str) -> None:
+        check_path(path, device_type)
+        super().__init__(choose_path(torch.device(device_type))[0] if path == "auto" else path)
+
+    def plan(self, decoder: nn.Module, layouts: Sequence[BlockLayout], device: torch.device) -> AttentionPlan:
+        """The plan of one forward."""
+        del decoder
+        # Both keep queries, keys, values, outputs and log-sum-exps of all tokens, and nothing else.
+        alike = self.path in ("blockwise", "flex")
+        return BlockwisePlan(layouts) if alike else SharedPrefixPlan(layouts, device)
+
+
+def run_backward(loss: Tensor) -> None:
+    """``loss.backward()``, but such that the mode stays on while checkpointed layers are computed anew."""
+    _engine_run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
+def _on_cpu(  # noqa: PLR0917  # as torch's own function
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    del enable_gqa  # this kernel knows shared key heads anyway
+    result: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, dropout_p, is_causal, attn_mask=_as_bias(attn_mask, query), scale=scale
+    )[0]
+    return result
+
+
+def _on_cuda(  # noqa: PLR0917  # as torch's own function
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    result: Tensor
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    if attn_mask is None and half:
+        result = torch.ops.aten._scaled_dot_product_flash_attention(
+            query, key, value, dropout_p, is_causal, False, scale=scale
+        )[0]
+        return result
+    if enable_gqa and query.shape[1] != key.shape[1]:  # torch itself has no kernel for this but the plain one
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True
+        )
+    result = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, _padded(attn_mask, query), True, dropout_p, is_causal, scale=scale
+    )[0]
+    return result
+
+
+def _as_bias(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    """What torch makes of a mask of truth values: one that is added to the scores."""
+    if mask is None or mask.dtype is not torch.bool:
+        return mask
+    zero, hidden = query.new_zeros(()), query.new_zeros(())
+    return torch.where(mask, zero, hidden)
+
+
+def _padded(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    bias = _as_bias(mask, query)
+    if bias is None:
+        return None
+    columns = bias.shape[-1]
+    if columns % _PADDED_TO:
+        bias = torch.nn.functional.pad(bias, (0, -columns % _PADDED_TO))[..., :columns]
+    return bias.expand(query.shape[0], query.shape[1], *bias.shape[-2:])

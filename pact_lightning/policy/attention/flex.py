@@ -1,0 +1,119 @@
+"""Shared-prefix attention by torch's FlexAttention: one compiled kernel that skips what a mask hides.
+
+A token sees two runs of the flat row: its block's prefix, and its own branch up to itself. So which blocks of the
+kernel are seen wholly, in part or not at all follows from lengths alone; the square of the row is never written out.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.functional import pad
+from torch.utils._triton import has_triton
+
+from pact_lightning.policy.attention.plan import BlockLayout, check_planned
+
+_SIDE = 128
+"""Tokens of a block of the kernel; rows are padded to whole blocks."""
+_QUERY_BLOCKS = 32
+"""So many rows of blocks are looked at together, to bound the memory that making a mask takes."""
+_VARIANTS = 64
+"""Of the kernel: with and without gradients, and where numbers of blocks and heads happen to be equal."""
+
+
+class FlexPlan:
+    """An :class:`~pact_lightning.policy.attention.plan.AttentionPlan` for blocks on CUDA [D].
+
+    Equal, gradients included, to running every ``prefix + branch`` on its own.
+
+    Args:
+        blocks: The blocks in the order of the flat row.
+        device: Where the model runs.
+
+    Raises:
+        ValueError: There is no block.
+    """
+
+    def __init__(self, blocks: Sequence[BlockLayout], device: torch.device | str | None = None) -> None:
+        if not blocks:
+            raise ValueError("an attention plan needs at least one block")
+        self.tokens = sum(block.tokens for block in blocks)
+        self.places = -(-self.tokens // _SIDE) * _SIDE
+        """Query places that are computed, padding included."""
+        self.mask = _block_mask(*(part.to(device) for part in _runs(blocks, self.places)))
+
+    @staticmethod
+    def available(device: torch.device) -> bool:
+        """Whether the kernel can be compiled for a device, backward pass and all."""
+        return device.type == "cuda" and has_triton()
+
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
+        """Attends in one layer; see :class:`~pact_lightning.policy.attention.plan.AttentionPlan`."""
+        del module
+        check_planned(query, self.tokens)
+        padding = (0, 0, 0, self.places - self.tokens)
+        # Always laid out alike, or the kernel would be compiled once more.
+        q, k, v = (pad(tensor, padding).contiguous() for tensor in (query, key, value))
+        out: Tensor = compiled_kernel()(q, k, v, block_mask=self.mask, scale=scaling, enable_gqa=True)
+        return out[:, :, : self.tokens].transpose(1, 2)
+
+
+@cache
+def compiled_kernel() -> Callable[..., Any]:
+    """FlexAttention for any length; what cannot be compiled is an error, and never run uncompiled."""
+    # Its own setting, since torch's general one is a thread's; older releases have only that.
+    limit = {"recompile_limit": _VARIANTS} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+    compile_: Any = torch.compile  # its types know no keywords by name
+    compiled: Callable[..., Any] = compile_(flex_attention, dynamic=True, fullgraph=True, **limit)
+    return compiled
+
+
+def _runs(blocks: Sequence[BlockLayout], places: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For every place of the padded row ``[T]``: first token of its own run, and begin and end of the shared one."""
+    own, begin, end = (torch.arange(places, dtype=torch.int32) for _ in range(3))  # padding sees itself only
+    start = 0
+    for block in blocks:
+        prefix = slice(start, start + block.prefix)
+        own[prefix] = begin[prefix] = end[prefix] = start  # nothing is shared but its own run
+        offset = prefix.stop
+        for length in block.branches:
+            branch = slice(offset, offset + length)
+            own[branch], begin[branch], end[branch] = offset, start, prefix.stop
+            offset += length
+        start = offset
+    return own, begin, end
+
+
+def _block_mask(own: Tensor, begin: Tensor, end: Tensor) -> BlockMask:
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        del batch, head
+        shared = (key >= begin[query]) & (key < end[query])
+        return (key <= query) & ((key >= own[query]) | shared)
+
+    query = torch.arange(len(own), dtype=torch.int32, device=own.device)
+    first = query[::_SIDE][None]  # first key of every block of keys [1, n]
+    full, part = [], []
+    for start in range(0, len(own), _SIDE * _QUERY_BLOCKS):
+        rows = slice(start, start + _SIDE * _QUERY_BLOCKS)
+        # How many keys of every block a query sees [., n].
+        seen = _overlap(own[rows], query[rows] + 1, first) + _overlap(begin[rows], end[rows], first)
+        seen = torch.unflatten(seen, 0, (-1, _SIDE))
+        full.append(seen.amin(1) == _SIDE)
+        part.append((seen.amax(1) > 0) & ~full[-1])
+    part_lists, full_lists = _listed(torch.cat(part)), _listed(torch.cat(full))
+    return BlockMask.from_kv_blocks(*part_lists, *full_lists, BLOCK_SIZE=_SIDE, mask_mod=visible)
+
+
+def _overlap(begin: Tensor, end: Tensor, first: Tensor) -> Tensor:
+    """Length of ``[begin, end)`` within each block of keys."""
+    return (torch.minimum(end[:, None], first + _SIDE) - torch.maximum(begin[:, None], first)).clamp(min=0)
+
+
+def _listed(wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a matrix of blocks ``[n, n]``, how many a row wants, and their columns, those first."""
+    columns = wanted.int().argsort(dim=-1, descending=True, stable=True)
+    return wanted.sum(-1, dtype=torch.int32)[None, None], columns.int()[None, None]

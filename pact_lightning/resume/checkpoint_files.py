@@ -1,0 +1,193 @@
+"""Checkpoint files: written whole, checked before they are trusted, and the newest whole one found."""
+
+import os
+import pickle
+import re
+import time
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+_SAVED_AT = "saved_at_ns"
+
+
+class WholeFileIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, onto the disk, and only then puts it there under its name.
+
+    Lightning's own way makes the file in the system's folder for temporary files and moves it; between two file systems
+    a move is a copy, which a kill can leave half done.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Writes a checkpoint; one at a remote address is left to Lightning.
+
+        Raises:
+            OSError: It could not be written; what was there under its name stays.
+        """
+        if storage_options is not None or is_remote(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name("checkpoint.partial")  # one name: what a kill leaves is overwritten next time
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint | {_SAVED_AT: time.time_ns()}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except (OSError, RuntimeError) as error:  # torch covers the system's word by one on its own position
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise OSError(
+                f"the checkpoint {target} could not be written ({cause}); make room or mend its folder, and go on from "
+                "the checkpoint before it, which stays as it was"
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)  # there only where an error has left it
+        _sync_folder(target.parent)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Loads a checkpoint; a file of this machine only if it is whole.
+
+        By default only weights and plain values are read [D]; Lightning would unpickle what is behind a URL.
+
+        Raises:
+            ValueError: It is not.
+            TypeError: It holds more than weights and plain values.
+            FileNotFoundError: It is not there.
+        """
+        if not is_remote(path) and Path(path).is_file():
+            try:
+                _check_whole(Path(path))
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; name an earlier one, or ckpt_path=pact_lightning.last_checkpoint(trainer) for a fit and "
+                    "pact_lightning.evaluated_checkpoint(trainer) otherwise, which take the newest one that is whole"
+                ) from error
+        try:
+            return super().load_checkpoint(path, map_location, weights_only is not False)
+        except pickle.UnpicklingError as error:
+            raise _not_plain(path, error) from error
+
+
+def use_whole_files(trainer: pl.Trainer) -> None:
+    """Has a Trainer write and read checkpoints by :class:`WholeFileIO`, unless a plugin of the user's does."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeFileIO()
+
+
+def is_remote(path: Any) -> bool:
+    """Whether a path is an address and no file of this machine."""
+    return "://" in str(path)
+
+
+def read_checkpoint(path: Path, weights_only: bool = True) -> dict[str, Any]:
+    """A checkpoint's content; tensors stay on the disk until they are used.
+
+    Args:
+        path: The file.
+        weights_only: Whether only weights and plain values are read; other objects may run code as they are read.
+
+    Raises:
+        ValueError: The file is cut off, changed, or no checkpoint.
+        TypeError: It is whole, but holds more than weights and plain values.
+    """
+    _check_whole(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise _not_plain(path, error) from error
+    except (EOFError, RuntimeError) as error:
+        raise ValueError(f"the checkpoint {path} is cut off or no checkpoint: {error}") from error
+    if not isinstance(content, dict) or "loops" not in content:
+        raise ValueError(f"the file {path} is no checkpoint of a run")
+    return content
+
+
+def newest_whole(
+    paths: Iterable[Path], weights_only: bool = True, put_aside: bool = True
+) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, and its content; each newer one that is not is told in a line.
+
+    A checkpoint says itself when it was saved, since a copied folder has other dates [D]. The step would not do: a run
+    that has gone on from an earlier checkpoint leaves later steps of its former way beside its own.
+
+    Args:
+        paths: Checkpoint files.
+        weights_only: As for :func:`read_checkpoint`.
+        put_aside: Whether a damaged one that is called ``last`` gets another name: beside it Lightning would call the
+            next one that it writes ``last-v1`` [D].
+
+    Raises:
+        TypeError: The newest whole one holds more than weights and plain values; nothing is wrong with it, so an
+            older one would not do.
+    """
+    for path in sorted(paths, key=lambda path: _saved_at(path, weights_only), reverse=True):
+        try:
+            return path, read_checkpoint(path, weights_only)
+        except FileNotFoundError:  # another process has put it aside at this moment
+            continue
+        except ValueError as error:
+            told = f"{error}; the one before it is used"
+            if put_aside and path.name.startswith("last"):
+                aside = path.with_name(f"{path.name}.damaged")
+                _put_aside(path, aside)
+                told += f", and this one is now {aside.name}"
+            rank_zero_warn(told)
+    return None
+
+
+@rank_zero_only
+def _put_aside(path: Path, aside: Path) -> None:
+    path.replace(aside)
+
+
+def _saved_at(path: Path, weights_only: bool) -> int:
+    """When a checkpoint was saved, in nanoseconds since 1970; the file's date where it cannot be asked."""
+    try:
+        date = path.stat().st_mtime_ns
+        with zipfile.ZipFile(path) as file:  # reads the small part that is unpickled below, against its checksum
+            for name in file.namelist():
+                if name.endswith("/data.pkl"):
+                    file.read(name)
+        content = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
+    except FileNotFoundError:
+        return 0
+    except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError):  # newest_whole says what is wrong
+        return date
+    return int(content.get(_SAVED_AT, date)) if isinstance(content, dict) else date
+
+
+def _not_plain(path: Any, error: pickle.UnpicklingError) -> TypeError:
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    return TypeError(
+        f"the checkpoint {path} holds an object ({named[1] if named else 'of a type that torch does not name'}) beside "
+        "weights and plain values, and reading it might run code; if you trust the file, give --weights_only false "
+        "(in Python: weights_only=False), and let the state_dict() of your callbacks return plain values from now on"
+    )
+
+
+def _check_whole(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
+        raise ValueError(f"the checkpoint {path} is cut off or no checkpoint: {error}") from error
+    if damaged is not None:
+        raise ValueError(f"the checkpoint {path} is damaged at {damaged}")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

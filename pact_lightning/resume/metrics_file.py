@@ -1,0 +1,108 @@
+"""The rows of a ``metrics.csv``: read, written whole, and compared between runs.
+
+``metrics.csv``, gone on with: no row is lost, none is written twice, no kill leaves half a file.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_warn
+
+from pact_lightning.utils.files import whole_file
+
+TIMED_FOLDERS = ("time/", "perf/")
+TIMED = ("_seconds", "/seconds", "_per_second", "tool_share")
+"""What differs between two runs of the same thing: how long it took, and what is computed from that."""
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a file by column; a last line that was cut off is left out."""
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    return list(csv.DictReader(whole.splitlines()))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
+    """Writes a file whole or not at all; values of other columns are left out."""
+    with whole_file(path) as file:
+        writer = csv.DictWriter(file, fieldnames=columns, extrasaction="ignore", lineterminator="\r\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def is_timed(column: str) -> bool:
+    """Whether a column tells of durations, so that it differs even between two runs that did the same."""
+    return column.startswith(TIMED_FOLDERS) or column.endswith(TIMED)
+
+
+def comparable(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Rows without what :func:`is_timed` names and without empty cells."""
+    return [{name: value for name, value in row.items() if value and not is_timed(name)} for row in rows]
+
+
+class MetricsFile(ExperimentWriter):
+    """Writes for a ``CSVLogger`` as its own writer does, but never rewrites in place.
+
+    An earlier file is left alone until it is known how much of it a resumed run keeps.
+
+    Args:
+        log_dir: The folder of ``metrics.csv``.
+    """
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self.rows = 0
+        self.begun = False
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning's writer deletes the file here, before anything is known of a checkpoint."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.metrics_file_path)
+
+    def begin(self, keep: int = 0) -> None:
+        """Decides what of an earlier file stays: so many rows of its start; further rows are of a future undone.
+
+        Args:
+            keep: Rows that the resumed checkpoint knows of.
+        """
+        self.begun = True
+        if not self.path.is_file():
+            return
+        if not keep:
+            rank_zero_warn(f"{self.path} is of an earlier run and is written anew")
+            self.path.unlink()
+            return
+        rows = read_rows(self.path)
+        if len(rows) < keep:
+            rank_zero_warn(f"{self.path} holds {len(rows)} rows, but the checkpoint knows of {keep}; some are lost")
+        kept = rows[:keep]
+        self.metrics_keys = sorted({name for row in kept for name, value in row.items() if value})
+        write_rows(self.path, kept, self.metrics_keys)
+        self.rows = len(kept)
+
+    def begin_behind(self) -> None:
+        """Keeps an earlier file as it is and goes on behind it: an evaluation undoes no run."""
+        self.begun = True
+        if self.path.is_file():
+            self.begin(keep=len(read_rows(self.path)))
+
+    def saved_rows(self) -> int:
+        """Writes what is not written yet, and counts all rows."""
+        self.save()
+        return self.rows
+
+    def save(self) -> None:
+        """Appends the rows that are not written yet."""
+        if not self.begun:
+            return
+        count = len(self.metrics)
+        super().save()
+        self.rows += count
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        write_rows(self.path, read_rows(self.path), fieldnames)

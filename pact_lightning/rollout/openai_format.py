@@ -1,0 +1,81 @@
+"""Trajectories as JSON lines that other tools can read: OpenAI messages, with what each turn earned."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pact_lightning.types.prompt import PromptView
+from pact_lightning.types.trajectory import RolloutTurn, Trajectory
+
+
+def trajectory_record(
+    prompt: PromptView,
+    trajectory: Trajectory,
+    *,
+    rewards: Sequence[float] | None = None,
+    advantages: Sequence[float] | None = None,
+    **facts: Any,
+) -> dict[str, Any]:
+    """One rollout as a JSON-able object.
+
+    Args:
+        prompt: Its prompt.
+        trajectory: The rollout.
+        rewards: Reward per turn, in training.
+        advantages: Advantage per turn, in training.
+        **facts: Further entries, such as the phase.
+    """
+    messages: list[dict[str, Any]] = [dict(message) for message in prompt.messages]
+    for index, turn in enumerate(trajectory.turns):
+        messages += _messages(index, turn)
+    record: dict[str, Any] = {
+        "task_id": trajectory.task_id,
+        "sample": trajectory.sample,
+        **facts,
+        "stop_reason": str(trajectory.stop_reason),
+        "messages": messages,
+        "tokens": sum(len(segment.ids) for segment in trajectory.segments),
+    }
+    if rewards is not None:
+        record["turn_rewards"] = list(rewards)
+    if advantages is not None:
+        record["turn_advantages"] = list(advantages)
+    return record
+
+
+def _messages(index: int, turn: RolloutTurn) -> list[dict[str, Any]]:
+    assistant: dict[str, Any] = {"role": "assistant", "content": turn.answer, "reasoning_content": turn.reasoning}
+    calls, responses = [], []
+    for number, entry in enumerate(turn.parsed):
+        if entry.call is not None:
+            call_id = f"call_{index}_{number}"
+            arguments = json.dumps(entry.call["arguments"], ensure_ascii=False)
+            calls.append(
+                {"id": call_id, "type": "function", "function": {"name": entry.call["name"], "arguments": arguments}}
+            )
+        else:
+            call_id = ""
+            assistant.setdefault("malformed_calls", []).append(entry.error)
+        if number < len(turn.responses):
+            response = {"role": "tool", "content": turn.responses[number], "error": turn.errors[number]}
+            responses.append(response | ({"tool_call_id": call_id} if call_id else {}))
+    if calls:
+        assistant["tool_calls"] = calls
+    if turn.parsed:
+        assistant["content"] = _before_calls(turn)
+    elif not turn.reasoning and not turn.answer:
+        assistant["content"] = turn.text
+        # A rollout that never began holds why, without a call that could have asked for it.
+        responses = [{"role": "tool", "content": response, "error": True} for response in turn.responses]
+    if turn.user is not None:
+        user: dict[str, Any] = {"role": "user", "content": turn.user.content}
+        responses.append(user | ({"tools": [dict(tool) for tool in turn.user.tools]} if turn.user.tools else {}))
+    return [assistant, *responses]
+
+
+def _before_calls(turn: RolloutTurn) -> str:
+    """What the policy wrote between its thinking and its first call."""
+    text = turn.text
+    if text.startswith("<think>"):
+        text = text.partition("</think>")[2]
+    return text.partition("<tool_call>")[0].strip()

@@ -1,0 +1,162 @@
+"""Rollouts by a vLLM engine in this very process, asleep while the policy is trained."""
+
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from pact_lightning.policy.loading import PolicyConfig, policy_source
+from pact_lightning.rollout.samplers.base import LentPolicy, Sampler, SamplingConfig, TurnOutput, TurnRequest
+from pact_lightning.rollout.samplers.vllm.turns import VLLMTurns, check_has_adapter, saved_adapter
+
+
+class VLLMEngine:
+    """A vLLM engine beside the policy, on the same card; made at the first rollouts, asleep between them on CUDA.
+
+    Asleep (level 1) its weights lie in the machine's memory and its key-value cache is given up, so that training has
+    the card. On a CPU vLLM does not sleep. The base is loaded once; only the adapter is handed over, never merged.
+
+    Args:
+        base: A folder or hub id with the base to sample from, where it is not the policy's own ``model``. vLLM does
+            not read NF4: by default a QLoRA's base is sampled in 16 bits (see ``docs/vllm.md``).
+        gpu_memory_utilization: Share of the card's memory that vLLM may take while it is awake; the policy is there
+            too.
+        max_model_len: Longest dialogue in tokens, prompt included; ``None`` for the model's own limit.
+        engine_args: Further arguments of ``vllm.LLM``.
+
+    Raises:
+        ImportError: vLLM is missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        base: str | None = None,
+        gpu_memory_utilization: float = 0.4,
+        max_model_len: int | None = None,
+        engine_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            raise ImportError("sampling by a vLLM engine needs vLLM: pip install 'pact-lightning[vllm]'")
+        self.base = base
+        self.gpu_memory_utilization = gpu_memory_utilization
+        self.max_model_len = max_model_len
+        self.engine_args = dict(engine_args or {})
+        self._llm: Any = None
+
+    def check(self, config: PolicyConfig) -> None:
+        """Refuses policies that vLLM cannot take.
+
+        Raises:
+            ValueError: The policy has no adapter, or comes as a GGUF file.
+        """
+        check_has_adapter(config)
+        if config.gguf_file is not None and self.base is None:
+            raise ValueError(
+                f"the vLLM engine does not read the GGUF file {config.gguf_file}; save the model with save_pretrained, "
+                "and give that folder as model.policy.model"
+            )
+
+    @contextmanager
+    def lend(self, policy: LentPolicy, sampling: SamplingConfig) -> Iterator[Sampler]:
+        """Wakes the engine, gives it the policy's adapter, and puts it to sleep again."""
+        from vllm.lora.request import LoRARequest
+
+        torch.cuda.empty_cache()  # what training has let go of, but its allocator still holds
+        if self._llm is None:
+            self._llm = self._make(policy.config)
+        elif self._sleeps:
+            self._llm.wake_up()
+        engine = self._llm.llm_engine
+        try:
+            with saved_adapter(policy.model) as version:
+                lora = LoRARequest(version.name, version.number, str(version.folder))
+                engine.add_lora(lora)
+                sampler = _EngineSampler(engine, lora, VLLMTurns(policy.stop_ids, sampling))
+                try:
+                    yield sampler
+                finally:
+                    sampler.abort()
+                    engine.remove_lora(version.number)
+        finally:
+            if self._sleeps:
+                self._llm.sleep(level=1)
+
+    @property
+    def _sleeps(self) -> bool:
+        return torch.cuda.is_available()
+
+    def _make(self, config: PolicyConfig) -> Any:
+        # In this process: no copies between two, and nothing that a killed run could leave behind.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        from vllm import LLM
+
+        settings: dict[str, Any] = {
+            "model": self.base or policy_source(config),
+            "dtype": config.dtype,
+            "skip_tokenizer_init": True,
+            "enable_lora": True,
+            "max_loras": 1,
+            "max_lora_rank": _vllm_rank(config.lora_r),
+            "logprobs_mode": "processed_logprobs",  # at the temperature that is sampled at
+            "max_model_len": self.max_model_len,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "enable_sleep_mode": self._sleeps,
+        }
+        with isolate_rng():  # in this process vLLM would seed the trainer's generators with its own seed
+            return LLM(**(settings | self.engine_args))
+
+
+class _EngineSampler:
+    """Steps the engine token by token, as the rollout engine asks."""
+
+    def __init__(self, engine: Any, lora: Any, turns: VLLMTurns) -> None:
+        self._engine = engine
+        self._lora = lora
+        self._turns = turns
+        self._row_of: dict[str, int] = {}
+        self._requests = 0
+
+    def submit(self, requests: Sequence[TurnRequest]) -> None:
+        """Hands turns to the engine."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        for request in requests:
+            name = f"{self._lora.lora_name}-{self._requests}"
+            self._requests += 1
+            self._row_of[name] = request.row
+            params = SamplingParams(
+                **self._turns.fields(request), detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+            )
+            prompt = {"prompt_token_ids": self._turns.open(request)}
+            self._engine.add_request(name, prompt, params, lora_request=self._lora)
+
+    def step(self) -> list[TurnOutput]:
+        """Advances all turns by a token."""
+        outputs = []
+        for output in self._engine.step() if self._row_of else []:
+            if output.finished:
+                (completion,) = output.outputs
+                ids = list(completion.token_ids)
+                logps = [entry[token].logprob for entry, token in zip(completion.logprobs, ids, strict=True)]
+                outputs.append(self._turns.close(self._row_of.pop(output.request_id), ids, logps))
+        return outputs
+
+    def release(self, row: int) -> None:
+        """Forgets a finished row."""
+        self._turns.release(row)
+
+    def abort(self) -> None:
+        """Ends what is still in work, after an error."""
+        if self._row_of:
+            self._engine.abort_request(list(self._row_of))
+
+
+def _vllm_rank(rank: int) -> int:
+    """The smallest rank that vLLM has kernels for and that holds an adapter of this one."""
+    return next((allowed for allowed in (8, 16, 32, 64, 128, 256, 320, 512) if allowed >= rank), rank)

@@ -1,0 +1,350 @@
+"""One attempt of a teacher at one task, in the same tool loop as a rollout of the policy.
+
+From a teacher's attempt to an expert trace, or to the reason why it becomes none (METHOD section 6).
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from pact_lightning.environments.protocol import Environment, ToolResult
+from pact_lightning.environments.tool_calls import (
+    ToolThreads,
+    ToolTimeoutError,
+    cut_response,
+    failure,
+    leave_environment,
+    left_with,
+    run_tool,
+    start_environment,
+)
+from pact_lightning.teacher.endpoint import Endpoint, RequestFailedError, Usage
+from pact_lightning.teacher.turn import (
+    CallFormat,
+    TeacherTurn,
+    follow_up_message,
+    read_teacher_turn,
+    response_messages,
+    teacher_messages,
+)
+from pact_lightning.traces.leak import leak_reasons, trace_problems
+from pact_lightning.traces.segmentation import segment_reasoning, turn_pattern
+from pact_lightning.traces.verdict import can_be_verified, verified_by, without_wrong_answer
+from pact_lightning.types.prompt import ToolSchema, UserTurn
+from pact_lightning.types.task import Task
+from pact_lightning.types.tool_call import ToolCall
+from pact_lightning.types.trace import Chunk, ExpertTrace, ExpertTurn, TurnPattern
+
+_log = logging.getLogger(__name__)
+
+
+class EnvironmentFailedError(Exception):
+    """A task's environment does not start."""
+
+
+class CannotBeVerifiedError(Exception):
+    """Nothing says what solves a task."""
+
+
+class Ending(StrEnum):
+    """How an attempt ended."""
+
+    ANSWERED = "answered"
+    MAX_TURNS = "max_turns"
+    MALFORMED_TURN = "malformed_turn"
+    UNKNOWN_TOOL = "unknown_tool"
+    REQUEST_REFUSED = "request_refused"
+
+
+@dataclass(frozen=True)
+class TeacherLimits:
+    """Where an attempt ends; the names are those of :class:`~pact_lightning.RolloutLimits`.
+
+    Attributes:
+        max_turns: Assistant turns [P]: 10.
+        max_response_characters: A longer tool response is cut, and says so.
+        tool_timeout_s: Seconds that one tool call may take, from its start; after that it is an error observation.
+    """
+
+    max_turns: int = 10
+    max_response_characters: int = 20_000
+    tool_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: One of them is not positive.
+        """
+        if self.max_turns < 1 or self.max_response_characters < 1 or self.tool_timeout_s <= 0:
+            raise ValueError("max_turns, max_response_characters and tool_timeout_s must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptTurn:
+    """A teacher's turn with what came back to its calls.
+
+    Attributes:
+        turn: The turn.
+        responses: One observation per call.
+        errors: Whether each of them reports a failure.
+    """
+
+    turn: TeacherTurn
+    responses: tuple[str, ...] = ()
+    errors: tuple[bool, ...] = ()
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A finished attempt.
+
+    Attributes:
+        ending: How it ended.
+        detail: One sentence on an ending that is a failure.
+        messages: The dialogue, in OpenAI format.
+        turns: The good turns, in order; the one that a failure ended is in ``messages`` only.
+        replies: How many of the turns answered the user.
+        usage: What its requests took.
+        environment_reward: What the environment's own ``reward()`` gave, where it has one.
+    """
+
+    ending: Ending = Ending.ANSWERED
+    detail: str = ""
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    turns: list[AttemptTurn] = field(default_factory=list)
+    replies: int = 0
+    usage: Usage = field(default_factory=Usage)
+    environment_reward: float | None = None
+
+    @property
+    def final_answer(self) -> str | None:
+        """Text of the answer to the last user turn; ``None`` without one."""
+        return self.turns[-1].turn.answer if self.ending is Ending.ANSWERED and self.turns else None
+
+    @property
+    def executed(self) -> list[tuple[str, str]]:
+        """Tool name and response of every call, in order."""
+        return [
+            (call["name"], response)
+            for entry in self.turns
+            for call, response in zip(entry.turn.calls, entry.responses, strict=True)
+        ]
+
+
+async def attempt_task(
+    task: Task,
+    endpoint: Endpoint,
+    tools: ToolThreads,
+    *,
+    limits: TeacherLimits,
+    call_format: CallFormat = "native",
+    seed: int = 0,
+    send_reasoning: bool = True,
+) -> Attempt:
+    """Lets the teacher try a task once.
+
+    A call that fails is an observation, as in training. An attempt whose trace the paper's filters would drop whatever
+    came next (a malformed turn, an unknown tool) ends there [D]: what follows would be paid for nothing.
+
+    Args:
+        task: The task.
+        endpoint: The teacher, open.
+        tools: Where the calls run.
+        limits: Where the attempt ends.
+        call_format: How the teacher calls tools.
+        seed: Seed of the environment.
+        send_reasoning: See :class:`~pact_lightning.teacher.generate.TeacherConfig`.
+
+    Returns:
+        The attempt.
+
+    Raises:
+        RequestFailedError: The endpoint did not answer, or refused the very first request.
+        EndpointError: The endpoint is of no use.
+        EnvironmentFailedError: The environment does not start.
+        CannotBeVerifiedError: Nothing says what solves the task; nothing was asked.
+    """
+    attempt = Attempt(messages=teacher_messages(task, call_format))
+    try:
+        environment = await asyncio.to_thread(start_environment, task.prompt, seed)
+    except Exception as error:  # the user's code: any failure
+        message = f"The environment cannot be started: {type(error).__name__}: {error}"
+        raise EnvironmentFailedError(message) from error
+    loop = _Loop(task, attempt, environment, endpoint, tools, limits, call_format, send_reasoning)
+    try:
+        if not can_be_verified(task, environment):
+            raise CannotBeVerifiedError(
+                "There is no reference answer, no expected answers, and no reward of the environment to verify it by."
+            )
+        await loop.run()
+    finally:
+        await loop.leave()
+    return attempt
+
+
+@dataclass(slots=True)
+class _Loop:
+    task: Task
+    attempt: Attempt
+    environment: Environment
+    endpoint: Endpoint
+    tools: ToolThreads
+    limits: TeacherLimits
+    call_format: CallFormat
+    send_reasoning: bool
+    busy: threading.Lock = field(default_factory=threading.Lock)
+
+    async def run(self) -> None:
+        attempt = self.attempt
+        while len(attempt.turns) < self.limits.max_turns:
+            turn = await self._next_turn()
+            if turn is None:
+                return
+            if turn.calls:
+                results = await self._call(turn.calls)
+                responses = tuple(cut_response(r.text, self.limits.max_response_characters) for r in results)
+                attempt.turns.append(AttemptTurn(turn, responses, tuple(result.error for result in results)))
+                attempt.messages += response_messages(turn.call_ids, responses, self.call_format)
+            else:
+                attempt.turns.append(AttemptTurn(turn))
+                if attempt.replies == len(self.task.prompt.follow_ups):
+                    return
+                user = self.task.prompt.follow_ups[attempt.replies]
+                attempt.messages.append(follow_up_message(user, self.call_format))
+                attempt.replies += 1
+        attempt.ending, attempt.detail = Ending.MAX_TURNS, f"No answer after {self.limits.max_turns} turns."
+
+    async def _next_turn(self) -> TeacherTurn | None:
+        """Asks for a turn; ``None`` where it ends the attempt."""
+        attempt = self.attempt
+        try:
+            reply = await self.endpoint.complete(attempt.messages, self._offered_natively())
+        except RequestFailedError as error:
+            if not (error.refused and attempt.turns):
+                raise
+            attempt.ending, attempt.detail = Ending.REQUEST_REFUSED, str(error)
+            return None
+        attempt.usage.add(Usage(1, 0, reply.prompt_tokens, reply.completion_tokens, int(not reply.counted)))
+        turn = read_teacher_turn(reply, len(attempt.turns), self.call_format, send_reasoning=self.send_reasoning)
+        attempt.messages.append(turn.message)
+        if turn.problem:
+            attempt.ending, attempt.detail = Ending.MALFORMED_TURN, turn.problem
+            return None
+        offered = self.task.prompt.tool_names_after(attempt.replies)
+        unknown = next((call["name"] for call in turn.calls if call["name"] not in offered), None)
+        if unknown is not None:
+            attempt.ending, attempt.detail = Ending.UNKNOWN_TOOL, f"There is no tool named {unknown!r}."
+            return None
+        return turn
+
+    def _offered_natively(self) -> list[ToolSchema]:
+        if self.call_format == "text":
+            return []
+        released: Sequence[UserTurn] = self.task.prompt.follow_ups[: self.attempt.replies]
+        return [*self.task.prompt.tools, *(tool for turn in released for tool in turn.tools)]
+
+    async def _call(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
+        futures = self.tools.submit(self.busy, [partial(run_tool, self.environment, call) for call in calls])
+        return [_result(await _settled(future)) for future in futures]
+
+    async def leave(self) -> None:
+        """Takes the environment's own reward, where it gives one, and lets it clean up; under the limit of a call."""
+        ended = await asyncio.to_thread(leave_environment, self.environment, self.tools, self.busy)
+        self.attempt.environment_reward, failures = left_with([await _settled(future) for future in ended])
+        for error in failures:
+            _log.warning("the environment of task %s failed after an attempt: %r", self.task.id, error)
+
+
+def _result(future: Future[ToolResult]) -> ToolResult:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    return ToolResult(str(error), error=True) if isinstance(error, ToolTimeoutError) else failure(error)
+
+
+async def _settled(future: Future[Any]) -> Future[Any]:
+    """Waits for a future of another thread. Its exception stays inside: asyncio cannot carry a ``StopIteration``."""
+    done, loop = asyncio.Event(), asyncio.get_running_loop()
+    future.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(done.set))
+    await done.wait()
+    return future
+
+
+KEPT = "kept"
+
+
+def judge_attempt(task: Task, attempt: Attempt, source: str) -> tuple[str, str, ExpertTrace | None]:
+    """Applies the paper's rule and filters.
+
+    Args:
+        task: The task.
+        attempt: A teacher's attempt at it.
+        source: What the trace will say of where it comes from.
+
+    Returns:
+        The outcome (``kept``, or why not: an :class:`~pact_lightning.teacher.attempt.Ending`, ``no_call``,
+        ``not_verified``, ``follow_ups_left``, ``unclean_response``, ``leak``), one sentence on it, and the trace if
+        it is kept.
+    """
+    if attempt.ending not in (Ending.ANSWERED, Ending.MAX_TURNS):
+        return attempt.ending, attempt.detail, None
+    if not attempt.executed:
+        return "no_call", "The teacher called no tool.", None
+    if attempt.replies < len(task.prompt.follow_ups):
+        return "follow_ups_left", "The teacher did not get to the last user turn.", None
+    if not verified_by(task.reference, attempt.final_answer, attempt.executed, attempt.environment_reward):
+        if attempt.ending is Ending.MAX_TURNS:
+            return attempt.ending, attempt.detail, None
+        return "not_verified", f"The answer {(attempt.final_answer or '')[-200:]!r} does not verify.", None
+    trace = without_wrong_answer(trace_of(attempt, source), task.reference)
+    problems = trace_problems(trace, task.prompt.tool_names)
+    if problems:
+        return "unclean_response", problems[0], None
+    leaks = leak_reasons(trace, task.reference.answer)
+    return ("leak", leaks[0], None) if leaks else (KEPT, "", trace)
+
+
+def trace_of(attempt: Attempt, source: str) -> ExpertTrace:
+    """The attempt as an expert trace; its reasoning is cut into chunks by rule.
+
+    A last turn that calls tools, where the attempt ended at its limit, is part of it; then there is no final turn.
+    """
+    turns = [_expert_turn(index, entry, attempt) for index, entry in enumerate(attempt.turns)]
+    final = turns.pop() if attempt.final_answer is not None else None
+    return ExpertTrace(tuple(turns), final, source)
+
+
+def with_chunks(trace: ExpertTrace, chunks: Sequence[tuple[Chunk, ...]]) -> ExpertTrace:
+    """The trace with other chunks, one tuple per turn; they must cover the same reasoning.
+
+    Raises:
+        ValueError: They do not.
+    """
+    turns = []
+    for index, (turn, given) in enumerate(zip(trace.turns, chunks, strict=True)):
+        if "".join(chunk.text for chunk in given) != turn.reasoning:
+            raise ValueError(f"the chunks of turn {index} do not cover its reasoning once and in order")
+        failed = turn.pattern is TurnPattern.RETRY_AFTER_FAILED_CALL
+        turns.append(replace(turn, chunks=given, pattern=turn_pattern(index, failed, given, is_final=False)))
+    return replace(trace, turns=tuple(turns))
+
+
+def _expert_turn(index: int, entry: AttemptTurn, attempt: Attempt) -> ExpertTurn:
+    turn = entry.turn
+    chunks = segment_reasoning(turn.reasoning, turn.calls)
+    last = index == len(attempt.turns) - 1
+    is_final = last and attempt.final_answer is not None
+    failed = index > 0 and any(attempt.turns[index - 1].errors)
+    pattern = turn_pattern(index, failed, chunks, is_final)
+    if is_final:
+        return ExpertTurn(chunks, pattern=pattern, answer=turn.answer)
+    if not turn.calls:
+        return ExpertTurn(chunks, pattern=pattern, reply=turn.answer)
+    return ExpertTurn(chunks, turn.calls, entry.responses, pattern)

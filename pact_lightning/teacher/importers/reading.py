@@ -1,0 +1,166 @@
+"""Reads files of records one by one; a record that cannot be read becomes a located problem and the rest is read on.
+
+Which formats there are, and which of them a record is in.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pact_lightning.teacher.importers.conversation import Conversation, RecordError
+from pact_lightning.teacher.importers.openai_messages import conversation_from_openai
+from pact_lightning.teacher.importers.sharegpt import conversation_from_sharegpt
+from pact_lightning.teacher.importers.toolrl import conversation_from_toolrl
+from pact_lightning.utils.errors import TaskFileError
+from pact_lightning.utils.json_lines import JsonLine, scan_json_lines
+from pact_lightning.utils.json_list import JsonItem, scan_json_list
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+"""Files that are read: JSON Lines, or one JSON array of records."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record stands.
+
+    Attributes:
+        path: The file.
+        number: Its line, or its place in a JSON array, counted from 1.
+        unit: ``line`` or ``record``.
+        line: The line on which a record of an array starts or is broken, counted from 1.
+    """
+
+    path: Path
+    number: int
+    unit: str = "line"
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}, {self.unit} {self.number}{'' if self.line is None else f', line {self.line}'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a record is not used.
+
+    Attributes:
+        place: The record.
+        reason: A short name by which problems are counted.
+        text: What is wrong, in one clause.
+        field: Where in the record, such as ``messages[2].tool_calls[0]``; empty for the record as a whole.
+        id: The record's id, or the one it would get; empty where nothing asks for one.
+    """
+
+    place: Place
+    reason: str
+    text: str
+    field: str = ""
+    id: str = ""
+
+    def __str__(self) -> str:
+        field = f"field `{self.field}`: " if self.field else ""
+        return f"{self.place}: {field}{self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A JSON value and where it stands."""
+
+    place: Place
+    value: Any
+
+
+def record_files(source: Path) -> list[Path]:
+    """The files to read: the one given, or those of a folder, by name.
+
+    Args:
+        source: A file, or a folder whose files with one of :data:`SUFFIXES` are meant; not those of its subfolders.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder, or the folder has no such file.
+        ValueError: The file has another suffix.
+    """
+    if source.is_dir():
+        files = sorted(path for path in source.iterdir() if path.is_file() and path.name.endswith(SUFFIXES))
+        if not files:
+            raise FileNotFoundError(f"the folder {source} holds no file that ends in {', '.join(SUFFIXES)}")
+        return files
+    if not source.is_file():
+        raise FileNotFoundError(
+            f"there is no file {source}; paths count from the folder in which the command is started"
+        )
+    if not source.name.endswith(SUFFIXES):
+        raise ValueError(f"{source}: cannot tell how to read it; its name must end in {', '.join(SUFFIXES)}")
+    return [source]
+
+
+def read_records(path: Path) -> Iterator[Record | Problem]:
+    """Reads the records of a file, one at a time; blank lines are skipped.
+
+    Lines may be as long as :data:`~pact_lightning.utils.json_lines.MAX_LINE_MB`, arrays as large as
+    :data:`~pact_lightning.utils.json_list.MAX_FILE_MB`.
+
+    Args:
+        path: A file that ends in one of :data:`SUFFIXES`. One that ends in ``.json`` and holds a single object is one
+            record.
+
+    Yields:
+        In the file's order, each record or what is wrong with it: invalid UTF-8, no JSON, a line that is too long.
+        Damage that ends the file early (a torn ``.gz``, broken syntax of an array) is one problem at the place it was
+        met.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    try:
+        if path.name.endswith((".json", ".json.gz")):
+            for item in scan_json_list(path, lone_value=True):
+                yield _entry(Place(path, item.index + 1, "record", item.line), item)
+        else:
+            for line in scan_json_lines(path):
+                yield _entry(Place(path, line.number), line)
+    except TaskFileError as error:  # the file as a whole
+        yield Problem(Place(path, error.line), error.reason, error.problem)
+
+
+def _entry(place: Place, read: JsonLine | JsonItem) -> Record | Problem:
+    if read.error is None:
+        return Record(place, read.value)
+    if place.line is not None:
+        place = replace(place, line=read.error.line)
+    return Problem(place, read.error.reason, read.error.problem)
+
+
+Format = Literal["auto", "openai", "sharegpt", "toolrl"]
+
+IMPORTERS: dict[str, Callable[[Any], Conversation]] = {
+    "openai": conversation_from_openai,
+    "sharegpt": conversation_from_sharegpt,
+    "toolrl": conversation_from_toolrl,
+}
+"""By name the function that reads a record; each raises :class:`RecordError` for one that is broken."""
+_MARKS = {"messages": "openai", "conversations": "sharegpt", "instruction": "toolrl"}
+
+
+def read_conversation(record: Any, format: Format = "auto") -> Conversation:
+    """Reads one record.
+
+    Args:
+        record: A JSON value.
+        format: A key of :data:`IMPORTERS`; ``auto`` tells by the field ``messages``, ``conversations`` or
+            ``instruction``.
+
+    Returns:
+        The conversation.
+
+    Raises:
+        RecordError: The record is broken, or of no known format.
+    """
+    if format != "auto":
+        return IMPORTERS[format](record)
+    found = next((name for mark, name in _MARKS.items() if isinstance(record, dict) and mark in record), None)
+    if found is None:
+        problem = f"is of no known format: it has none of the fields {', '.join(_MARKS)}"
+        raise RecordError("unknown format", "(the record)", problem)
+    return IMPORTERS[found](record)

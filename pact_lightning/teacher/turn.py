@@ -1,0 +1,194 @@
+"""How a teacher is asked: the task's own messages with the paper's request around the question (METHOD section 6).
+
+One turn of a teacher, read out of an endpoint's reply as strictly as a rollout's turn.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pact_lightning.dialogue.tool_text import joined, parse_tool_calls, response_pieces, system_pieces, user_pieces
+from pact_lightning.teacher.endpoint import NativeCall, Reply
+from pact_lightning.types.prompt import UserTurn
+from pact_lightning.types.task import Task
+from pact_lightning.types.tool_call import ParsedCall, ToolCall
+
+CallFormat = Literal["native", "text"]
+"""``native``: the protocol's own ``tools`` and ``tool_calls``. ``text``: Qwen's ``<tools>`` in the system turn and
+``<tool_call>`` in the text, for models or servers without native calling."""
+
+PROMPT_VERSION = 1
+"""Counts up with every change of wording, so that runs before and after are told apart."""
+
+_REQUEST = (
+    "Work this out with the tools: whatever you need to know, get it through tool calls and not from memory. Before "
+    "each call, think about what is still missing. If a call fails, read the error, correct the call and carry on."
+)
+_ANSWER = (
+    "Once you have all you need, reply without a tool call, and put the final answer, and nothing else, between "
+    "<answer> and </answer>."
+)
+_NO_ANSWER = "Once you have all you need, reply without a tool call."
+
+
+def teacher_messages(task: Task, call_format: CallFormat) -> list[dict[str, Any]]:
+    """The dialogue up to the teacher's first turn.
+
+    The request stands before the question, which is the last user message; system messages stay as they are. The tag
+    for the answer is asked for where the task has a reference answer to compare it with [D].
+
+    Args:
+        task: The task; nothing of its reference or of an older trace gets into the messages.
+        call_format: How the teacher calls tools.
+    """
+    messages = [dict(message) for message in task.prompt.messages]
+    ending = _ANSWER if task.reference.answer is not None else _NO_ANSWER
+    messages[-1]["content"] = f"{_REQUEST} {ending}\n\nQuestion: {messages[-1]['content']}"
+    if call_format == "text" and task.prompt.tools:
+        system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
+        messages.insert(0, {"role": "system", "content": joined(system_pieces(system, task.prompt.tools))})
+    return messages
+
+
+def follow_up_message(turn: UserTurn, call_format: CallFormat) -> dict[str, Any]:
+    """The user's next message; in text format the tools that come with it are listed in it."""
+    content = turn.content if call_format == "native" else joined(user_pieces(turn.content, turn.tools))
+    return {"role": "user", "content": content}
+
+
+def response_messages(
+    call_ids: Sequence[str], responses: Sequence[str], call_format: CallFormat
+) -> list[dict[str, Any]]:
+    """What comes back to a turn's calls: one tool message each, or one user message in Qwen's format."""
+    if call_format == "native":
+        return [
+            {"role": "tool", "tool_call_id": call_id, "content": response}
+            for call_id, response in zip(call_ids, responses, strict=True)
+        ]
+    return [{"role": "user", "content": joined(response_pieces(responses))}]
+
+
+_BLOCK = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
+_THINK = re.compile(r"</?think>")
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherTurn:
+    """What a reply says.
+
+    Attributes:
+        reasoning: The thinking and, in a turn that calls tools, the text before its first call [D]: models without
+            thinking marks say there what they are about to do.
+        answer: The text of a turn without calls.
+        calls: The well-formed calls.
+        call_ids: One id per call.
+        message: The assistant message that goes back into the dialogue.
+        problem: Why no expert could have written this turn; empty for a good one.
+    """
+
+    reasoning: str
+    answer: str
+    calls: tuple[ToolCall, ...]
+    call_ids: tuple[str, ...]
+    message: dict[str, Any]
+    problem: str = ""
+
+
+def read_teacher_turn(reply: Reply, index: int, call_format: CallFormat, *, send_reasoning: bool = True) -> TeacherTurn:
+    """Reads a reply.
+
+    Args:
+        reply: What the endpoint answered.
+        index: The turn's index; it makes ids for calls that came without.
+        call_format: How the teacher was asked to call.
+        send_reasoning: Whether the turn's message has the thinking that the server gave apart from the text.
+
+    Returns:
+        The turn. A malformed call, text behind the first call, thinking that does not end, a reply that was cut, and
+        one without words or calls are problems: the paper drops malformed turns, and nothing is repaired.
+    """
+    thought, body, open_thinking = _split_thinking(reply.text)
+    if call_format == "native":
+        parsed = [parse_native_call(call) for call in reply.calls]
+        before, behind = body, ""
+    else:
+        parsed = parse_tool_calls(body)
+        before, block, rest = body.partition("<tool_call>")
+        behind = _BLOCK.sub("", block + rest)
+    thinking = [reply.reasoning.strip(), thought.strip(), before.strip() if parsed else ""]
+    ids = tuple(call.id or f"call_{index}_{number}" for number, call in enumerate(reply.calls))
+    turn = TeacherTurn(
+        reasoning="\n\n".join(part for part in thinking if part),
+        answer="" if parsed else body.strip(),
+        calls=tuple(entry.call for entry in parsed if entry.call is not None),
+        call_ids=ids,
+        message=_message(reply, ids, send_reasoning),
+    )
+    problem = _problem(reply, turn, parsed, behind, open_thinking)
+    return TeacherTurn(turn.reasoning, turn.answer, turn.calls, ids, turn.message, problem) if problem else turn
+
+
+def parse_native_call(call: NativeCall) -> ParsedCall:
+    r"""Reads a native call by the rules of :func:`~pact_lightning.dialogue.tool_text.parse_tool_calls`.
+
+    Empty arguments are those of a call without any; many servers write it that way.
+
+    >>> parse_native_call(NativeCall("1", "add", '{"a": 1}')).call
+    {'name': 'add', 'arguments': {'a': 1}}
+    >>> parse_native_call(NativeCall("1", "add", '{"a": 1')).error
+    "The tool call's arguments are not valid JSON: Expecting ',' delimiter at character 7."
+    """
+    arguments = call.arguments.strip() or "{}"
+    try:
+        json.loads(arguments)
+    except json.JSONDecodeError as error:
+        where = f"{error.msg.removesuffix(' at')} at character {error.pos}"
+        return ParsedCall(None, f"The tool call's arguments are not valid JSON: {where}.")
+    except (ValueError, RecursionError) as error:
+        return ParsedCall(None, f"The tool call's arguments cannot be read: {error}.")
+    block = f'<tool_call>{{"name": {json.dumps(call.name)}, "arguments": {arguments}}}</tool_call>'
+    # Valid JSON has "<" in strings only, where an escaped slash is the same slash: the block closes where it ends.
+    (parsed,) = parse_tool_calls(block.replace("</", "<\\/", block.count("</") - 1))
+    return parsed
+
+
+def _split_thinking(text: str) -> tuple[str, str, bool]:
+    """Thinking, the rest, and whether the thinking does not end. Some templates open the thinking in the prompt."""
+    stripped = text.lstrip()
+    if stripped.startswith("<think>"):
+        inside, closed, after = stripped.removeprefix("<think>").partition("</think>")
+        return inside, after, not closed
+    inside, closed, after = text.partition("</think>")
+    return (inside, after, False) if closed else ("", text, False)
+
+
+def _message(reply: Reply, ids: tuple[str, ...], send_reasoning: bool) -> dict[str, Any]:
+    """The reply as it goes back."""
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text}
+    if reply.reasoning_field and send_reasoning:
+        message[reply.reasoning_field] = reply.reasoning
+    if reply.calls:
+        message["tool_calls"] = [
+            {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments or "{}"}}
+            for call_id, call in zip(ids, reply.calls, strict=True)
+        ]
+    return message
+
+
+def _problem(reply: Reply, turn: TeacherTurn, parsed: list[ParsedCall], behind: str, open_thinking: bool) -> str:
+    if reply.cut:
+        return "The reply reached the token limit."
+    if open_thinking:
+        return "The thinking does not end."
+    error = next((entry.error for entry in parsed if entry.call is None), "")
+    if error:
+        return error
+    if behind.strip():
+        return f"There is text behind the first call: {behind.strip()[:80]!r}."
+    if _THINK.search(turn.reasoning) or _THINK.search(turn.answer):
+        return "The turn holds a thinking mark inside its reasoning or answer."
+    if not parsed and not turn.answer:
+        return "The turn has neither words nor calls."
+    return ""

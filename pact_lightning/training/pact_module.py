@@ -1,0 +1,350 @@
+"""PACTModule: one policy, one frozen reference, three objectives (METHOD section 2).
+
+The choices, where the paper is silent or an ablation asks for another one, are arguments of the module:
+
+=====================  ============================================================  =======
+argument               what it decides                                               METHOD
+=====================  ============================================================  =======
+``trace_template``     where ``h*`` stands in ``c^h``                                5.1
+``trace_context``      how much of its reasoning is shown                            5.3
+``ratio_context``      the context of numerator and denominator of the ratio         2, 8
+``sft_normalizer``     what the SFT sum is divided by                                5.4
+``supervise_delimiters``  whether turn delimiters belong to the tool-call span       5.5
+``zero_variance``      what happens to a group whose rollouts all earned the same    5.10
+``importance_cap``     the bound on weights that correct for the sampler             5.19
+=====================  ============================================================  =======
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from pact_lightning.callbacks.collapse import CollapseMonitor
+from pact_lightning.credit.group import Group
+from pact_lightning.metrics.evaluation import EvaluationMetrics, RolloutMetric
+from pact_lightning.metrics.rollout_figures import rollout_figures, rollout_line
+from pact_lightning.objectives.annealing import Supervision
+from pact_lightning.objectives.component_sft import Normalizer, sft_weights
+from pact_lightning.objectives.pact import Coefficients
+from pact_lightning.objectives.surrogate import ClipConfig
+from pact_lightning.policy.attention.choice import AttentionPath
+from pact_lightning.policy.loading import PolicyConfig
+from pact_lightning.policy.logprobs import LogProbs
+from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
+from pact_lightning.policy.reference import reference_policy
+from pact_lightning.policy.sharding import score_pack
+from pact_lightning.rollout.ahead import SampledBy
+from pact_lightning.rollout.engine import RolloutStats
+from pact_lightning.rollout.samplers.base import SamplerBackend
+from pact_lightning.training.policy_module import PolicyModule
+from pact_lightning.update.context import ContextBuilder, PrivilegedContext, TraceContext, TraceTemplate
+from pact_lightning.update.gradient import gather_gradient, idle_forwards
+from pact_lightning.update.layout import Layout, PromptPlan, RatioContext, head_masks, lay_out
+from pact_lightning.update.optimizer import OptimizerConfig
+from pact_lightning.update.performance import PhasePerformance, performance_line
+from pact_lightning.update.prompt_loss import PromptLoss, ScoredRollout
+from pact_lightning.update.sampler_correction import ImportanceCap, SamplerCorrection, cap_in_force
+from pact_lightning.update.step_metrics import step_counts, step_metrics
+from pact_lightning.utils.processes import sum_over_processes
+from pact_lightning.utils.seeds import derive_seed, python_random
+
+
+class PACTModule(PolicyModule):
+    """Trains a policy by PACT.
+
+    One batch is a list of groups and one optimiser step; its loss is the mean over its prompts, however many
+    forwards they take.
+
+    Args:
+        policy: Which policy to train.
+        optimizer: How to train it.
+        coefficients: Weights of the SFT, KL and entropy terms.
+        clip: Bounds of the surrogate.
+        anchor_probability: ``q``: share of prompts scored under the prompt alone [P].
+        trace_template: ``turns``, ``user_block`` or ``system_block``.
+        trace_context: ``full`` [P], ``safe`` or ``follow``.
+        ratio_context: ``trace`` [P]; ``prompt`` scores trace prompts under ``x`` too (the naive mix of RL and SFT);
+            ``cross`` divides ``pi_theta(. | c^h)`` by ``pi_old(. | x)``.
+        sft_normalizer: ``weight_sum`` [P] or ``token_count``.
+        supervise_delimiters: Count turn delimiters to the tool-call span.
+        zero_variance: ``drop`` leaves out the rollout terms of groups whose rollouts all earned the same; ``keep``
+            as in the paper.
+        level: Level of the reasoning prefix where no AnnealingCallback sets it.
+        tool_call_scale: ``lambda_a`` where no AnnealingCallback sets it.
+        max_tokens_per_forward: Tokens of one forward.
+        packing: ``shared_prefix``, or ``rows`` as the plain alternative.
+        head_chunk: Tokens whose logits exist at the same time.
+        attention: How packed rows attend: ``auto``, ``blockwise``, ``two_calls`` or ``flex``; see docs/performance.md.
+        offload_activations: Keep what the backward pass needs in the host's memory.
+        metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
+        sampler: What samples the rollouts in the policy's stead, such as
+            :class:`~pact_lightning.VLLMServer`; by default the policy does so itself.
+        importance_cap: Largest weight of a token where sampler and trainer give it different probabilities [D];
+            ``auto`` is 2.0 with a ``sampler`` of its own and ``null`` without, ``null`` corrects nothing.
+        seed: Seed of the anchoring draws.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: PolicyConfig = PolicyConfig(),  # noqa: B008  # frozen
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008  # frozen
+        coefficients: Coefficients = Coefficients(),  # noqa: B008  # frozen
+        clip: ClipConfig = ClipConfig(),  # noqa: B008  # frozen
+        anchor_probability: float = 0.4,
+        trace_template: TraceTemplate = "turns",
+        trace_context: TraceContext = "full",
+        ratio_context: RatioContext = "trace",
+        sft_normalizer: Normalizer = "weight_sum",
+        supervise_delimiters: bool = False,
+        zero_variance: Literal["drop", "keep"] = "drop",
+        level: int = 4,
+        tool_call_scale: float = 0.8,
+        max_tokens_per_forward: int = 32_768,
+        packing: PackingMode = "shared_prefix",
+        head_chunk: int = 1024,
+        attention: AttentionPath = "auto",
+        offload_activations: bool = False,
+        metrics: list[RolloutMetric] | None = None,
+        sampler: SamplerBackend | None = None,
+        importance_cap: ImportanceCap = "auto",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            policy,
+            optimizer,
+            max_tokens_per_forward=max_tokens_per_forward,
+            packing=packing,
+            head_chunk=head_chunk,
+            attention=attention,
+            offload_activations=offload_activations,
+            metrics=metrics,
+            sampler=sampler,
+        )
+        if not 0.0 <= anchor_probability <= 1.0:
+            raise ValueError(f"anchor_probability is a probability, not {anchor_probability}; set it between 0 and 1")
+        self.coefficients = coefficients
+        self.clip = clip
+        self.anchor_probability = anchor_probability
+        self.ratio_context: RatioContext = ratio_context
+        self.sft_normalizer: Normalizer = sft_normalizer
+        self.supervise_delimiters = supervise_delimiters
+        self.zero_variance = zero_variance
+        self.importance_cap = cap_in_force(importance_cap, sampler)
+        self._correction = SamplerCorrection(self.importance_cap)
+        self.seed = seed
+        self.supervision = Supervision(level, tool_call_scale)
+        self._phase_metrics: dict[str, float] = {}
+        self.performance = PhasePerformance()
+        self.contexts = ContextBuilder(self.renderer, trace_template, trace_context, max_tokens_per_forward)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether there is a KL term."""
+        return self.coefficients.kl > 0
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Watches for a collapse; a monitor among the Trainer's own callbacks takes this one's place."""
+        given = any(isinstance(callback, CollapseMonitor) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [*super().configure_callbacks(), *([] if given else [CollapseMonitor()])]
+
+    def prepare_phase(self, groups: Sequence[Group], optimizer_steps: int) -> None:
+        """Draws the anchors of a phase and takes ``pi_old`` where it is needed (METHOD 5.8, 5.19).
+
+        Groups that have it already, in a phase that goes on after an interruption, keep it.
+
+        Args:
+            groups: All groups of the phase.
+            optimizer_steps: How many optimiser steps the phase will make.
+        """
+        for group in groups:
+            draw = python_random("anchor", self.seed, group.phase, group.task.id, group.position).random()
+            if group.task.trace is None or not group.task.trace.turns:
+                group.anchored = "no_trace"
+            elif draw < self.anchor_probability:
+                group.anchored = "drawn"
+        plans = [plan for plan in map(self._plan, groups) if plan.with_rollouts]
+        if optimizer_steps > 1 or self.ratio_context == "cross":
+            under_prompt = self.ratio_context == "cross"
+            missing = [plan for plan in plans if plan.group.old_logps is None]
+            for plan, logps in zip(missing, self._old_logps(missing, under_prompt=under_prompt), strict=True):
+                plan.group.old_logps = logps
+        if self.importance_cap is not None:
+            missing = [plan for plan in plans if not plan.old_under_prompt and plan.group.prompt_logps is None]
+            for plan, logps in zip(missing, self._old_logps(missing, under_prompt=True), strict=True):
+                plan.group.prompt_logps = logps
+
+    def on_train_epoch_start(self) -> None:
+        """Seeds what is left to global generators (LoRA dropout) before the phase's first step."""
+        torch.manual_seed(derive_seed("phase", self.seed, self.trainer.current_epoch))
+        self.performance.start(self.model, self.device)
+
+    def on_train_epoch_end(self) -> None:
+        """Logs and shows what the phase cost; a validation after it is not part of that."""
+        metrics = self.performance.metrics()
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1)
+        rank_zero_info(performance_line(self.trainer.current_epoch, metrics))
+
+    def log_phase(self, groups: Sequence[Group], stats: RolloutStats, ahead: SampledBy | None = None) -> None:
+        """Takes the figures of a phase's rollouts; they are logged when the phase ends.
+
+        Args:
+            groups: The groups of the phase.
+            stats: What their rollouts took.
+            ahead: The weights that sampled, where the rollouts were made ahead of the phase.
+        """
+        metrics = EvaluationMetrics().to(self.device)  # where torchmetrics can gather from all processes
+        for group in groups:
+            for trajectory in (*group.trajectories, *group.failed):
+                metrics.update(group.task, trajectory)
+        figures = metrics.compute() | rollout_figures(groups, stats, self.renderer, self.trainer)
+        figures["staleness"] = 0.0 if ahead is None else float(ahead.staleness(self.trainer.global_step))
+        self._phase_metrics = {f"rollout/{name}": value for name, value in figures.items()}
+        if figures["zero_variance"] == 1.0:
+            rank_zero_warn(
+                "all groups of a phase are of zero variance: all rollouts of a prompt earned the same, so that nothing "
+                "is learned from them; look at the rewards in the trajectories, or at the tasks' difficulty"
+            )
+        if ahead is None:  # else their seconds are no part of this phase: they passed beside another update
+            self.performance.rollouts(groups, stats)
+        rank_zero_info(rollout_line(groups[0].phase, self._phase_metrics))
+
+    def training_step(self, batch: list[Group], batch_idx: int) -> dict[str, Any]:
+        """One optimiser step on a list of groups that :meth:`prepare_phase` has seen."""
+        del batch_idx
+        plans, sums = self.accumulate_gradients(batch, self.manual_backward)
+        with self.performance.clock.measure("step"):
+            norm = self.apply_gradients()
+        found = sum_over_processes(self.trainer, sums | step_counts(batch, plans)) | {"gradient_norm": norm}
+        found["loss"] /= self.trainer.world_size
+        self._log_step(len(batch), found)
+        return {"loss": torch.tensor(found["loss"])}
+
+    def accumulate_gradients(
+        self, batch: Sequence[Group], backward: Callable[[Tensor], Any]
+    ) -> tuple[list[PromptPlan], dict[str, float]]:
+        """Adds the gradients of one batch to the weights', calling ``backward`` on the loss of every pack.
+
+        Returns:
+            How every group was scored, and the sums of the metrics.
+        """
+        plans = [self._plan(group) for group in batch]
+        layout = lay_out(plans)
+        sums: dict[str, float] = defaultdict(float)
+        self._correction = SamplerCorrection(self.importance_cap)
+        packs = pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing)
+
+        def loss_of(pack: Pack) -> Tensor:
+            with self.offloading(), self.performance.clock.measure("forward"):
+                return self._pack_loss(pack, plans, layout, sums)
+
+        def measured_backward(loss: Tensor) -> None:
+            with self.performance.clock.measure("backward"):
+                backward(loss)
+
+        gather_gradient(self, packs, loss_of, measured_backward)
+        return plans, sums
+
+    def _plan(self, group: Group) -> PromptPlan:
+        """What a group needs to be scored; sends prompts to the anchor whose trace does not fit."""
+        context = None if group.anchored else self._context(group)
+        with_rollouts = bool(group.trajectories) and not (group.zero_variance and self.zero_variance == "drop")
+        weights = None
+        if context is not None and self.coefficients.sft > 0:
+            weights = sft_weights(
+                torch.from_numpy(context.target.components),
+                torch.from_numpy(context.target.min_levels),
+                self.supervision,
+                supervise_delimiters=self.supervise_delimiters,
+            )
+        prompt = self.contexts.prompt(group.task) if context is None else context.prompt
+        return PromptPlan(group, context, prompt, self.ratio_context, with_rollouts, weights)
+
+    def _context(self, group: Group) -> PrivilegedContext | None:
+        assert group.task.trace is not None
+        longest = max((len(trajectory.ids()) for trajectory in group.trajectories), default=0)
+        context = self.contexts.privileged(group.task, group.task.trace, self.supervision.level, longest)
+        if context is None:
+            group.anchored = "overlong"
+        return context
+
+    @torch.no_grad()
+    def _old_logps(self, plans: Sequence[PromptPlan], *, under_prompt: bool) -> list[list[Tensor]]:
+        """Log-probabilities of the rollouts under ``pi_old``, by plan and rollout."""
+        plans = [replace(plan, context=None if under_prompt else plan.context, sft_weights=None) for plan in plans]
+        layout = lay_out(plans)
+        found = [[torch.zeros(0)] * plan.samples for plan in plans]
+        packs = pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing)
+        idle = idle_forwards(self, len(packs))
+        for pack in packs:
+            for read, score in zip(pack.reads, self._score(pack, plans, layout), strict=True):
+                scored = layout.scored(read)
+                assert scored.sample is not None
+                found[scored.plan][scored.sample] = score.logp
+        for _ in idle:
+            pass
+        return found
+
+    def _score(
+        self,
+        pack: Pack,
+        plans: Sequence[PromptPlan],
+        layout: Layout,
+        *,
+        with_entropy: bool = False,
+        reference: bool = False,
+    ) -> list[LogProbs]:
+        """Log-probabilities of every read of a pack under the policy, or under the reference."""
+        masks = head_masks(plans, layout, pack)
+        settings: dict[str, Any] = {
+            "only": masks,
+            "temperature": plans[0].group.temperature,
+            "chunk_size": self.head_chunk,
+            "with_entropy": with_entropy,
+            "attention": self.attention,
+        }
+        with self.performance.forward(pack, masks, reference=reference):
+            if not reference:
+                return score_pack(self.model, pack, **settings)
+            with reference_policy(self.model, self.reference_copy) as model:
+                return score_pack(model, pack, **settings)
+
+    def _pack_loss(self, pack: Pack, plans: Sequence[PromptPlan], layout: Layout, sums: dict[str, float]) -> Tensor:
+        """The share of the batch's loss that this pack holds.
+
+        It does not matter how they were packed: see :class:`~pact_lightning.update.prompt_loss.PromptLoss`.
+        """
+        scores = self._score(pack, plans, layout, with_entropy=self.coefficients.entropy > 0)
+        has_rollouts = any(layout.scored(read).sample is not None for read in pack.reads)
+        needs_reference = self.coefficients.kl > 0 and has_rollouts
+        references = self._score(pack, plans, layout, reference=True) if needs_reference else [None] * len(scores)
+        rollouts: dict[int, list[ScoredRollout]] = defaultdict(list)
+        traces: dict[int, Tensor] = {}
+        for read, score, reference in zip(pack.reads, scores, references, strict=True):
+            scored = layout.scored(read)
+            if scored.sample is None:
+                traces[scored.plan] = score.logp[layout.offset(read) :]
+            else:
+                rollouts[scored.plan].append(ScoredRollout(scored.sample, score, reference))
+        loss_of = PromptLoss(self.coefficients, self.clip, self.sft_normalizer, self._correction, sums)
+        total = torch.zeros((), device=self.device)
+        for number in sorted({*rollouts, *traces}):
+            loss = loss_of(plans[number], rollouts.get(number, []), traces.get(number))
+            total = total + loss / len(plans)
+        sums["loss"] += float(total.detach())
+        return total
+
+    def _log_step(self, prompts: int, found: Mapping[str, float]) -> None:
+        """Logs the figures of an optimiser step, and those of its phase's rollouts."""
+        metrics = step_metrics(found) | {"train/learning_rate": self.learning_rate}
+        metrics |= self._correction.metrics(self.trainer)
+        self.log_dict(metrics, batch_size=prompts)
+        # Once per phase and so by the epoch: a Trainer that logs every n steps would lose most of them.
+        self.log_dict(self._phase_metrics, on_step=False, on_epoch=True, batch_size=1)
+        self._phase_metrics = {}

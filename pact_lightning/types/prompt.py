@@ -1,0 +1,93 @@
+"""What the rollout side of the house may know of a task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pact_lightning.utils.imports import import_path
+
+Message = Mapping[str, Any]
+"""A message in OpenAI format: ``role`` and ``content``."""
+ToolSchema = Mapping[str, Any]
+"""A tool in OpenAI format: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentSpec:
+    """Which environment a task runs in.
+
+    Attributes:
+        class_path: Import path of a class that follows :class:`pact_lightning.Environment`.
+        init_args: Its constructor arguments.
+    """
+
+    class_path: str
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Any:
+        """Imports the class and makes the environment; what is no environment's class is never called.
+
+        Raises:
+            ImportError: The class cannot be found, or lacks the methods; the message names ``class_path``.
+        """
+        found = import_path(self.class_path, "environment class")
+        lacks = [verb for verb in ("reset", "call") if not callable(getattr(found, verb, None))]
+        if not isinstance(found, type):
+            raise ImportError(
+                f"{self.class_path!r} is not a class; environment.class_path names a class with the methods reset and "
+                "call"
+            )
+        if lacks:
+            raise ImportError(
+                f"the environment class {self.class_path!r} has no method {' and no method '.join(lacks)}; a class in "
+                "TRL's style runs in pact_lightning.TRLEnvironment"
+            )
+        return found(**self.init_args)
+
+
+@dataclass(frozen=True, slots=True)
+class UserTurn:
+    """A user turn that comes after the policy has answered the one before.
+
+    Attributes:
+        content: What the user says.
+        tools: Tools that the policy has from here on, beside those it had.
+    """
+
+    content: str
+    tools: tuple[ToolSchema, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptView:
+    """A task as the rollout engine sees it: no reference, no trace, so neither can reach a sampler.
+
+    Attributes:
+        id: The task's id.
+        messages: System and user messages that stand before the first assistant turn, in order.
+        tools: The tools' schemas, in the order in which the prompt lists them.
+        environment: Where the tools run.
+        follow_ups: Further user turns, in order. Each is released when the policy answers the one before it, that is
+            by a turn without a tool call; a rollout has answered once none is left.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSchema, ...]
+    environment: EnvironmentSpec
+    follow_ups: tuple[UserTurn, ...] = ()
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """Names of all tools, in order, those of later user turns last."""
+        return self.tool_names_after(len(self.follow_ups))
+
+    def tool_names_after(self, released: int) -> tuple[str, ...]:
+        """Names of the tools that the policy has once so many follow-ups are released."""
+        later = [tool for turn in self.follow_ups[:released] for tool in turn.tools]
+        return tuple(str(tool["function"]["name"]) for tool in (*self.tools, *later))
+
+
+def as_messages(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Copies messages into an immutable tuple of plain dictionaries."""
+    return tuple(dict(message) for message in messages)

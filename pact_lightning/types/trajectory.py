@@ -1,0 +1,148 @@
+"""The kinds of token a dialogue is made of.
+
+What a rollout leaves behind: token segments with their components, calls, responses, a stop reason.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from pact_lightning.types.prompt import UserTurn
+from pact_lightning.types.tool_call import ParsedCall, ToolCall
+
+
+class Component(IntEnum):
+    """What a token is part of. Policy tokens are those the policy writes itself (METHOD section 1).
+
+    An ``IntEnum`` so that a sequence of components is an integer tensor.
+    """
+
+    PROMPT = 0
+    """System prompt, tool schemas and user turns: context only."""
+    REASONING = 1
+    """Text between ``<think>`` and ``</think>`` (or before the first call where a model does not mark its thinking)."""
+    TOOL_CALL = 2
+    """From ``<tool_call>`` to ``</tool_call>``, both included."""
+    ANSWER = 3
+    """Text of a turn without a tool call, after the reasoning."""
+    DELIMITER = 4
+    """Control tokens and white space the policy writes between the others, ``<|im_end|>`` included."""
+    OBSERVATION = 5
+    """Tool responses and the turn headers around them: context only."""
+
+
+POLICY_COMPONENTS: frozenset[Component] = frozenset(
+    {Component.REASONING, Component.TOOL_CALL, Component.ANSWER, Component.DELIMITER}
+)
+"""Components of tokens that the policy samples; in a rollout exactly these receive gradient."""
+
+
+class StopReason(StrEnum):
+    """Why a rollout ended."""
+
+    ANSWERED = "answered"
+    MAX_TURNS = "max_turns"
+    MAX_TOKENS_TURN = "max_tokens_turn"
+    MAX_TOKENS_TRAJECTORY = "max_tokens_trajectory"
+    ENVIRONMENT_FAILED = "environment_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of token ids of one component in one turn. Ids are the truth: text is only ever read off them."""
+
+    ids: tuple[int, ...]
+    component: Component
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutTurn:
+    """One turn of the policy and what came back.
+
+    Attributes:
+        text: The turn as text, end-of-turn token excluded; for reading and parsing only.
+        reasoning: The text between the thinking marks (empty without them).
+        answer: The text after the reasoning, in a turn without tool-call blocks.
+        parsed: One entry per tool-call block, malformed ones included.
+        responses: One observation per entry of ``parsed``.
+        errors: Whether each response reports a failed or malformed call.
+        user: The user turn that this turn's answer released; ``None`` where it released none.
+    """
+
+    text: str
+    reasoning: str = ""
+    answer: str = ""
+    parsed: tuple[ParsedCall, ...] = ()
+    responses: tuple[str, ...] = ()
+    errors: tuple[bool, ...] = ()
+    user: UserTurn | None = None
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The well-formed calls, in order."""
+        return tuple(entry.call for entry in self.parsed if entry.call is not None)
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """One rollout ``tau``.
+
+    Attributes:
+        task_id: The task it belongs to; groups are told by it, never by the prompt's tokens.
+        sample: Index ``k`` within the group.
+        prompt_ids: The prompt ``x``, token by token as the sampler saw it.
+        segments: Everything after the prompt, in order.
+        turns: The turns, parsed.
+        stop_reason: Why it ended.
+        sampled_logps: Log-probability of every policy token under the sampling distribution, in order.
+        environment_reward: What the environment's own ``reward()`` gave, where it has one.
+        tool_calls: Executed calls.
+        tool_timeouts: Calls that ran into their limit of time.
+        unanswered_calls: Calls that nobody answered, those over their limit among them.
+        environment_failures: Failures of ``reward`` or ``close`` after the rollout.
+    """
+
+    task_id: str
+    sample: int
+    prompt_ids: tuple[int, ...]
+    segments: list[Segment] = field(default_factory=list)
+    turns: list[RolloutTurn] = field(default_factory=list)
+    stop_reason: StopReason = StopReason.ANSWERED
+    sampled_logps: list[float] = field(default_factory=list)
+    environment_reward: float | None = None
+    tool_calls: int = 0
+    tool_timeouts: int = 0
+    unanswered_calls: int = 0
+    environment_failures: int = 0
+
+    @property
+    def final_answer(self) -> str | None:
+        """The last turn's text after the reasoning, or ``None`` when the rollout did not answer the last user turn."""
+        if self.stop_reason is not StopReason.ANSWERED or not self.turns:
+            return None
+        return self.turns[-1].answer
+
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Token ids after the prompt, ``[R]``."""
+        return np.fromiter((i for segment in self.segments for i in segment.ids), dtype=np.int64)
+
+    def components(self) -> npt.NDArray[np.int64]:
+        """:class:`Component` of every token, ``[R]``."""
+        return np.fromiter(self._per_token(lambda s: int(s.component)), dtype=np.int64)
+
+    def turn_indices(self) -> npt.NDArray[np.int64]:
+        """Turn index of every token, ``[R]``."""
+        return np.fromiter(self._per_token(lambda s: s.turn), dtype=np.int64)
+
+    def policy_mask(self) -> npt.NDArray[np.bool_]:
+        """``M_{i,k}``: which tokens the policy wrote, ``[R]``."""
+        policy = [int(component) for component in POLICY_COMPONENTS]
+        return np.isin(self.components(), policy)
+
+    def _per_token(self, value: Callable[[Segment], int]) -> Iterator[int]:
+        for segment in self.segments:
+            yield from (value(segment) for _ in segment.ids)

@@ -1,0 +1,150 @@
+"""What stands before a rollout when it is scored: the prompt ``x``, or the privileged context ``c^h = [x; h*]``."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.traces.levels import MAX_LEVEL, prefix_ends
+from pact_lightning.traces.tokens import RenderedTrace, render_trace
+from pact_lightning.types.prompt import UserTurn
+from pact_lightning.types.task import Task
+from pact_lightning.types.trace import Chunk, ExpertTrace, ExpertTurn
+
+TraceTemplate = Literal["turns", "user_block", "system_block"]
+TraceContext = Literal["full", "safe", "follow"]
+
+_BLOCK_HEAD = "An expert solved this task as follows.\n<expert_trace>\n"
+_BLOCK_TAIL = "\n</expert_trace>"
+
+
+@dataclass(frozen=True, slots=True)
+class PrivilegedContext:
+    """The privileged context of one prompt.
+
+    Attributes:
+        prompt: Tokens of ``x``, ``[P]``.
+        ids: Tokens of ``c^h``, ``[C]``.
+        target: The trace as SFT scores it, after ``x``; its tokens are ``ids[P:]`` where ``shared``.
+        shared: ``c^h`` is the prompt followed by the very tokens of ``target``.
+        dropped_turns: Turns whose reasoning was dropped to make it fit.
+    """
+
+    prompt: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.int64]
+    target: RenderedTrace
+    shared: bool
+    dropped_turns: int = 0
+
+
+class ContextBuilder:
+    """Builds contexts.
+
+    Args:
+        renderer: The policy's renderer.
+        template: Where the trace stands (METHOD 5.1): ``turns`` real chat turns after the prompt, ``user_block`` or
+            ``system_block`` quoted in the last user or the system message.
+        context: How much of its reasoning is shown (METHOD 5.3): ``full`` all of it, ``safe`` the L4 prefixes,
+            ``follow`` the prefixes of the active level.
+        max_tokens: Tokens that context and longest rollout may take together.
+    """
+
+    def __init__(self, renderer: ChatRenderer, template: TraceTemplate, context: TraceContext, max_tokens: int) -> None:
+        self.renderer = renderer
+        self.template = template
+        self.context = context
+        self.max_tokens = max_tokens
+
+    def prompt(self, task: Task) -> npt.NDArray[np.int64]:
+        """Tokens of ``x``."""
+        return np.array(self.renderer.prompt(task.prompt.messages, task.prompt.tools), dtype=np.int64)
+
+    def privileged(self, task: Task, trace: ExpertTrace, level: int, longest_rollout: int) -> PrivilegedContext | None:
+        """Builds ``c^h``; drops reasoning, oldest turn first, while it is too long (METHOD 5.6).
+
+        Args:
+            task: The task.
+            trace: Its expert trace; the final answer turn is never shown.
+            level: The active level, for ``follow``.
+            longest_rollout: Tokens of the longest rollout that has to fit behind the context.
+
+        Returns:
+            The context, or ``None`` where it does not fit even without reasoning.
+        """
+        prompt = self.prompt(task)
+        shown = self._shown(trace, level)
+        for cut in range(len(trace.turns) + 1):
+            if cut and not shown.turns[cut - 1].chunks:
+                continue
+            turns = [replace(turn, chunks=()) for turn in shown.turns[:cut]]
+            candidate = ExpertTrace((*turns, *shown.turns[cut:]))
+            ids = self._context_ids(task, prompt, candidate)
+            target = self._target(task, len(prompt), trace, candidate)
+            if len(ids) + longest_rollout <= self.max_tokens and target is not None:
+                shared = np.array_equal(np.concatenate([prompt, target.ids]), ids)
+                dropped = sum(bool(turn.chunks) for turn in shown.turns[:cut])
+                return PrivilegedContext(prompt, ids, target, bool(shared), dropped)
+        return None
+
+    def _target(self, task: Task, prompt_tokens: int, trace: ExpertTrace, shown: ExpertTrace) -> RenderedTrace | None:
+        """What SFT scores: the whole trace, else what is shown of it; ``None`` where neither fits after the prompt."""
+        for candidate in (trace, shown):
+            target = render_trace(self.renderer, candidate, task.prompt.follow_ups)
+            if prompt_tokens + len(target.ids) <= self.max_tokens:
+                return target
+        return None
+
+    def _shown(self, trace: ExpertTrace, level: int) -> ExpertTrace:
+        """The trace with as much of its reasoning as the context may show."""
+        if self.context == "full":
+            return ExpertTrace(trace.turns)
+        level = MAX_LEVEL if self.context == "safe" else level
+        return ExpertTrace(tuple(_cut(turn, level) for turn in trace.turns))
+
+    def _context_ids(self, task: Task, prompt: npt.NDArray[np.int64], trace: ExpertTrace) -> npt.NDArray[np.int64]:
+        if self.template == "turns":
+            return np.concatenate([prompt, render_trace(self.renderer, trace, task.prompt.follow_ups).ids])
+        messages = [dict(message) for message in task.prompt.messages]
+        quoted = _BLOCK_HEAD + quote_trace(trace, task.prompt.follow_ups) + _BLOCK_TAIL
+        if self.template == "user_block":
+            messages[-1]["content"] = f"{messages[-1]['content']}\n\n{quoted}"
+        elif messages[0]["role"] == "system":
+            messages[0]["content"] = f"{messages[0]['content']}\n\n{quoted}"
+        else:
+            messages.insert(0, {"role": "system", "content": quoted})
+        return np.array(self.renderer.prompt(messages, task.prompt.tools), dtype=np.int64)
+
+
+def _cut(turn: ExpertTurn, level: int) -> ExpertTurn:
+    end = prefix_ends(turn.chunks, turn.calls)[level]
+    kept: list[Chunk] = []
+    for chunk in turn.chunks:
+        if end <= 0:
+            break
+        kept.append(Chunk(chunk.text[:end], chunk.type))
+        end -= len(chunk.text)
+    return replace(turn, chunks=tuple(kept))
+
+
+def quote_trace(trace: ExpertTrace, follow_ups: Sequence[UserTurn] = ()) -> str:
+    """A trace as plain text, for the block templates.
+
+    Args:
+        trace: The trace.
+        follow_ups: The task's further user turns; each follows the reply that releases it.
+    """
+    coming = iter(follow_ups)
+    return "\n".join(line for turn in trace.turns for line in _quoted_turn(turn, coming))
+
+
+def _quoted_turn(turn: ExpertTurn, coming: Iterator[UserTurn]) -> Sequence[str]:
+    lines = [turn.reasoning] if turn.reasoning else []
+    if turn.reply is not None:
+        lines += [f"reply: {turn.reply}", f"user: {next(coming).content}"]
+    for call, response in zip(turn.calls, turn.responses, strict=True):
+        lines += [f"call: {json.dumps(dict(call), ensure_ascii=False)}", f"response: {response}"]
+    return lines

@@ -1,0 +1,95 @@
+"""What the processes of a run agree on: one gradient per step, equally many forwards, figures over all of them.
+
+Nothing distributed is written here: the strategy of the Trainer averages gradients and reduces, torchmetrics gathers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+
+from pact_lightning.policy.packing import Block, Pack, pack_blocks
+from pact_lightning.policy.sharding import score_pack
+
+if TYPE_CHECKING:
+    from pact_lightning.training.policy_module import PolicyModule
+
+
+def gather_gradient(
+    module: "PolicyModule",
+    packs: Sequence[Pack],
+    loss_of: Callable[[Pack], Tensor],
+    backward: Callable[[Tensor], Any],
+) -> None:
+    """Runs the packs of a step forward and backward; the gradient is the mean over the processes of what each adds up.
+
+    The processes may hold different numbers of packs, or none. Replicas average once per step, after the last pack. A
+    sharded policy averages in every pack, in which all processes take part: those with fewer run idle ones. Where no
+    process had anything to learn from, there is no gradient.
+
+    Args:
+        module: The module in training.
+        packs: This process's packs.
+        loss_of: The loss of a pack, this process's mean over its prompts.
+        backward: Runs the backward pass of a loss.
+    """
+    passes = 0
+    idle = idle_forwards(module, len(packs))
+    with _each_for_itself(module):
+        for pack in packs:
+            loss = loss_of(pack)
+            if loss.requires_grad:
+                backward(loss)
+                passes += 1
+        for score in idle:
+            backward(0.0 * score.sum())
+    if _is_replica(module) and _largest(module.trainer, passes):
+        # Its gradient is 0 and reaches every trained weight, so that the strategy averages what has been added up.
+        trained = [weight for weight in module.model.parameters() if weight.requires_grad]
+        backward(0.0 * torch.stack([weight.sum().float() for weight in trained]).sum())
+
+
+def idle_forwards(module: "PolicyModule", own: int) -> Iterator[Tensor]:
+    """Forwards without meaning, by which this process makes as many as the one that makes the most.
+
+    Only a sharded policy needs them, since its forwards wait for all processes. The processes agree on their number
+    here, so that this has to be called before the first of all those forwards.
+
+    Args:
+        module: The module in training.
+        own: Forwards of its own that this process is to make.
+
+    Returns:
+        Makes one forward whenever it is asked, and gives log-probabilities that belong to nothing.
+    """
+    missing = _largest(module.trainer, own) - own if isinstance(module.model, FSDPModule) else 0
+    (pack,) = pack_blocks([Block([0], [[0]])], 2)
+    # A run's first forward checks the attention, by further forwards: in all processes at once, the idle ones too.
+    return (score_pack(module.model, pack, attention=module.attention)[0].logp for _ in range(missing))
+
+
+@contextmanager
+def _each_for_itself(module: "PolicyModule") -> Iterator[None]:
+    if not _is_replica(module):
+        yield
+        return
+    strategy = module.trainer.strategy
+    assert isinstance(strategy, ParallelStrategy)
+    with strategy.block_backward_sync():
+        yield
+
+
+def _is_replica(module: "PolicyModule") -> bool:
+    # Without processes there need not be a Trainer either.
+    return torch.distributed.is_initialized() and isinstance(module.trainer.strategy.model, DistributedDataParallel)
+
+
+def _largest(trainer: pl.Trainer, count: int) -> int:
+    strategy = trainer.strategy
+    return int(strategy.reduce(torch.tensor(count, device=strategy.root_device), reduce_op="max"))

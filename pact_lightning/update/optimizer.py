@@ -1,0 +1,126 @@
+"""Optimiser steps whose gradient is not finite: skipped, counted, and after too many in a row the end of the run.
+
+The optimiser and its learning rate.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class NonFiniteGradientError(RuntimeError):
+    """So many steps in a row had to be skipped that the run cannot be expected to recover."""
+
+
+@dataclass
+class FiniteSteps:
+    """Counts the steps that were skipped [D].
+
+    Attributes:
+        limit: Skipped steps in a row that end the run.
+        skipped: Skipped steps of the run.
+        in_a_row: Skipped steps since the last one that was taken.
+    """
+
+    limit: int
+    skipped: int = 0
+    in_a_row: int = 0
+
+    def takes(self, norm: float) -> bool:
+        """Whether the step is to be taken; counts it if not.
+
+        Args:
+            norm: Norm of the whole gradient.
+        """
+        if math.isfinite(norm):
+            self.in_a_row = 0
+            return True
+        self.skipped += 1
+        self.in_a_row += 1
+        return False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the limit is reached."""
+        return self.in_a_row >= self.limit
+
+
+def which_are_not_finite(gradients: Iterable[tuple[str, Tensor | None]]) -> str:
+    """Names the weights behind a gradient that is not finite, for a message.
+
+    Args:
+        gradients: Every trained weight's name and gradient.
+    """
+    found = [(name, gradient) for name, gradient in gradients if gradient is not None]
+    bad = [name for name, gradient in found if not bool(gradient.isfinite().all())]
+    if not bad:
+        return f"each of the {len(found)} gradients is finite, but their norm overflows"
+    return f"{len(bad)} of {len(found)} gradients hold NaN or infinity, the first is that of {bad[0]}"
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with gradient clipping.
+
+    Attributes:
+        learning_rate: Peak learning rate; 1e-6 is the paper's for full weights [P], adapters need more.
+        weight_decay: AdamW's weight decay [C].
+        beta1: AdamW's first moment decay.
+        beta2: AdamW's second moment decay.
+        gradient_clip: Largest norm of the gradient of one optimiser step [C]; 0 switches clipping off.
+        schedule: ``constant`` [P], or ``cosine`` down to zero over ``schedule_steps``.
+        warmup_steps: Optimiser steps of linear warm-up.
+        schedule_steps: Optimiser steps of the cosine schedule; without meaning for ``constant``.
+        max_skipped_steps: A step whose gradient is not finite is skipped; so many in a row end the run [D].
+        bits: 32 for torch's AdamW; 8 for bitsandbytes' with moments of 8 bits, a quarter of the memory.
+    """
+
+    learning_rate: float = 1e-6
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    gradient_clip: float = 1.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    schedule_steps: int = 0
+    max_skipped_steps: int = 5
+    bits: Literal[8, 32] = 32
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: A value makes no sense.
+        """
+        if self.learning_rate <= 0 or self.gradient_clip < 0:
+            raise ValueError("optimizer.learning_rate must be above 0 and optimizer.gradient_clip at least 0")
+        if self.max_skipped_steps < 1:
+            raise ValueError("optimizer.max_skipped_steps must be at least 1")
+        if self.schedule == "cosine" and self.schedule_steps < 1:
+            raise ValueError("optimizer.schedule 'cosine' needs optimizer.schedule_steps, the run's length in steps")
+        if self.bits not in (8, 32):
+            raise ValueError(f"optimizer.bits is 8 or 32, not {self.bits}")
+
+    def factor(self, step: int) -> float:
+        """Learning rate at an optimiser step, as a share of the peak."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        return 0.5 * (1.0 + math.cos(math.pi * min(step / self.schedule_steps, 1.0)))
+
+    def over(self, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of the given weights."""
+        adamw: Any = torch.optim.AdamW
+        if self.bits == 8:
+            from bitsandbytes.optim.adamw import AdamW8bit
+
+            adamw = AdamW8bit
+        optimizer: torch.optim.Optimizer = adamw(
+            weights, lr=self.learning_rate, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
+        )
+        return optimizer

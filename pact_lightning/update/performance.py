@@ -1,0 +1,123 @@
+"""What a phase cost: seconds by part, operations, utilisation, memory."""
+
+import resource
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pact_lightning.credit.group import Group
+from pact_lightning.policy.flops import FlopCount, Work, attended_pairs, causal_pairs, peak_flops
+from pact_lightning.policy.packing import Pack
+from pact_lightning.rollout.engine import RolloutStats
+from pact_lightning.utils.clock import PARTS, Part, PhaseClock
+
+_UPDATE: tuple[Part, ...] = ("old", "reference", "forward", "backward", "step")
+_SAMPLING: tuple[Part, ...] = ("prefill", "decode")
+_TERA = 10**12
+_GIB = 2**30
+
+
+class PhasePerformance:
+    """Gathers what a phase cost [D].
+
+    Attributes:
+        clock: Seconds by part.
+    """
+
+    def __init__(self) -> None:
+        self.clock = PhaseClock()
+        self._device = torch.device("cpu")
+        self._peak: float | None = None
+        self._count: FlopCount | None = None  # outside of a fit nothing is counted
+        self._flops: dict[Part, int] = defaultdict(int)
+        self._rollout_flops = 0
+        self._update_tokens = 0
+
+    def start(self, model: nn.Module, device: torch.device) -> None:
+        """Begins a phase."""
+        self._device = device
+        self._count = FlopCount.of(model)
+        source: Any = model
+        in_bfloat16 = source.get_input_embeddings().weight.dtype == torch.bfloat16
+        self._peak = peak_flops(device) if in_bfloat16 else None
+        self._flops.clear()
+        self._rollout_flops = self._update_tokens = 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self.clock.start(device)
+
+    def rollouts(self, groups: Sequence[Group], stats: RolloutStats) -> None:
+        """Counts the rollouts of the phase: each prompt once, and every token after it once per rollout."""
+        self.clock.add("tools", stats.tool_seconds)
+        if self._count is not None:
+            self._rollout_flops += self._count.forward(sum((_rollout_work(group) for group in groups), Work()))
+
+    @contextmanager
+    def forward(self, pack: Pack, masks: Sequence[Tensor], *, reference: bool) -> Iterator[None]:
+        """Measures and counts one forward: of the reference, of ``pi_old`` (without gradient), or of the update."""
+        part: Part = "reference" if reference else "forward" if torch.is_grad_enabled() else "old"
+        if self._count is not None:
+            head_tokens = sum(int(mask.sum()) for mask in masks)
+            work = Work(pack.tokens, head_tokens, attended_pairs(pack.layouts))
+            self._flops[part] += self._count.forward(work, with_adapter=not reference)
+            if part == "forward":
+                self._flops["backward"] += self._count.backward(work)
+                self._update_tokens += pack.tokens
+        with self.clock.measure(part):
+            yield
+
+    def metrics(self) -> dict[str, float]:
+        """Seconds as ``time/...``; rates and memory as ``perf/...``; utilisation where the device's peak is known."""
+        seconds = self.clock.seconds
+        metrics = {f"time/{part}": seconds.get(part, 0.0) for part in PARTS}
+        metrics |= {"time/other": self.clock.other, "time/phase": self.clock.total}
+        update = sum(seconds.get(part, 0.0) for part in _UPDATE)
+        sampling = sum(seconds.get(part, 0.0) for part in _SAMPLING)
+        if update:
+            metrics["perf/update_tokens_per_second"] = self._update_tokens / update
+        rates = {"update": _rate(sum(self._flops.values()), update), "rollout": _rate(self._rollout_flops, sampling)}
+        for name, rate in rates.items():
+            metrics[f"perf/{name}_tflops"] = rate / _TERA
+            if self._peak is not None:
+                metrics[f"perf/{name}_mfu"] = rate / self._peak
+        return metrics | {"perf/peak_memory_gib": peak_memory(self._device) / _GIB}
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: on CUDA the most that tensors took since the phase began, on a CPU the most this process ever took."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Kilobytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def performance_line(phase: int, metrics: Mapping[str, float]) -> str:
+    """What a phase cost, for people who watch; parts that took no time are left out."""
+    parts = [f"{name} {metrics[f'time/{name}']:.1f}" for name in (*PARTS, "other") if metrics[f"time/{name}"] >= 0.05]
+    line = f"phase {phase} took {metrics['time/phase']:.1f} s" + (f": {', '.join(parts)}" if parts else "")
+    if "perf/update_tokens_per_second" in metrics:
+        used = f" ({metrics['perf/update_mfu']:.0%} of the device)" if "perf/update_mfu" in metrics else ""
+        speed, teraflops = metrics["perf/update_tokens_per_second"], metrics["perf/update_tflops"]
+        line += f"; update {speed:,.0f} tokens/s, {teraflops:.2f} TFLOP/s{used}"
+    return f"{line}; peak memory {metrics['perf/peak_memory_gib']:.2f} GiB"
+
+
+def _rate(amount: float, seconds: float) -> float:
+    return amount / seconds if seconds else 0.0
+
+
+def _rollout_work(group: Group) -> Work:
+    """The prompt goes through the policy once, what follows once per rollout; the last sampled token is never fed."""
+    work = Work()
+    for number, trajectory in enumerate(group.trajectories):
+        prompt = len(trajectory.prompt_ids)
+        if number == 0:
+            work += Work(prompt, 0, causal_pairs(prompt))
+        fed = sum(len(segment.ids) for segment in trajectory.segments) - 1
+        work += Work(fed, len(trajectory.sampled_logps), causal_pairs(fed, prompt))
+    return work
