@@ -10,6 +10,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test asks the hub; without a network each question would be repeated for half a minute.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+import rooms  # noqa: F401  # puts the rooms on the path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,6 +10,7 @@ import time
 import traceback
 from functools import partial
 
+import rooms  # noqa: F401  # puts the rooms on the path; before what is imported from there
 import test_importers_properties as importers
 from hand_made import bundled_renderer
 from hypothesis import HealthCheck, Phase, given, seed, settings

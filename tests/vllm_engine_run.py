@@ -5,6 +5,7 @@ Prints one JSON object: per adapter the rows' tokens and log-probabilities, and 
 
 import json
 
+import rooms  # noqa: F401  # puts the rooms on the path
 import torch
 from test_vllm_server import LORA, adapted, lent
 from vllm_real_play import SETTINGS, difference, play_long

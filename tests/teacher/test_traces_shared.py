@@ -89,5 +89,5 @@ def test_the_figure_of_your_traces_md(turns):
         wanted = [call["name"] for call in turn.calls]
         wanted += [str(value) for call in turn.calls for value in call["arguments"].values()]
         given_away += all(word.lower() in prefix for word in wanted)
-    page = (Path(__file__).parent.parent / "docs" / "your_traces.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent.parent / "docs" / "your_traces.md").read_text(encoding="utf-8")
     assert f"of {given_away} of {len(calling)} turns that call tools" in page

@@ -241,6 +241,6 @@ def test_using_it_makes_no_folders(tmp_path):
         "assert 'bfcl_eval.constants.eval_config' not in sys.modules\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "BFCL_PROJECT_ROOT"}
-    environment["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent.parent)
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
     assert list(tmp_path.iterdir()) == []

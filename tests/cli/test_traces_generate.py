@@ -20,7 +20,7 @@ from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
 from pact_lightning.traces.leak import leak_reasons, trace_problems
 from pact_lightning.utils.json_lines import AppendLog
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 TASKS = [make_task("train", index) for index in range(20)]
 KEY = "sk-not-to-be-seen"
 

@@ -49,7 +49,7 @@ class DisturbedTasks:
         self.disturbed = disturbed
 
     def load(self):
-        program = Path(__file__).parent / "mcp_plain_server.py"
+        program = Path(__file__).parent.parent / "mcp_plain_server.py"
         arguments = {"command": sys.executable, "args": [str(program), "well", str(self.disturbed)]}
         arguments |= {"timeout_s": 1.0, "backoff_s": 0.01}
         spec = EnvironmentSpec("pact_lightning.MCPEnvironment", arguments)

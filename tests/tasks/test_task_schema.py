@@ -14,7 +14,7 @@ from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.utils.errors import TaskFieldError
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 SCHEMA = json.loads((DOCS / "task.schema.json").read_text(encoding="utf-8"))
 EXAMPLE = json.loads(
     re.search(

@@ -16,7 +16,7 @@ from pact_lightning.teacher.turn import teacher_messages
 from pact_lightning.traces.segmentation import segment_reasoning
 from pact_lightning.types.trace import ChunkType
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "teacher.md"
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "teacher.md"
 SERVER = "http://127.0.0.1:8000/v1"
 COMMAND = ["pact-lightning", "traces", "generate"]
 _BLOCK = re.compile(

@@ -17,7 +17,7 @@ CLOSE = {"bfloat16": 0.01, "full weights": 1e-3}
 
 def run(name, phases):
     """In a process of its own: the device stays known to torch until the end of a process."""
-    script = Path(__file__).with_name("card_run.py")
+    script = Path(__file__).parent.with_name("card_run.py")
     done = subprocess.run([sys.executable, str(script), name, str(phases)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])

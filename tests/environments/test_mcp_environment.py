@@ -19,7 +19,7 @@ from pact_lightning.environments.mcp.environment import MCPEnvironment
 from pact_lightning.environments.mcp.server import MCPServerError
 from pact_lightning.environments.protocol import Environment
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent
 BENCH = {"command": sys.executable, "args": [str(HERE / "mcp_bench_server.py")]}
 QUICK = {"timeout_s": 3.0, "backoff_s": 0.01}
 

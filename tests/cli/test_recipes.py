@@ -16,7 +16,7 @@ from pact_lightning.rollout.samplers.vllm.server import VLLMServer
 # Lightning's word to people who pass arguments by mistake.
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "overlays")
 OVERLAYS = sorted((ROOT / "recipes" / "overlays").glob("*.yaml"))
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"

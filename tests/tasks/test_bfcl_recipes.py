@@ -18,7 +18,7 @@ from pact_lightning.tasks.bfcl.tasks import side_of
 
 pytest.importorskip("bfcl_eval", reason=f"needs BFCL: {INSTALL}")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "bfcl.md"
 POLICY = {"model": "bundled", "adapter": "lora", "dtype": "float32", "gradient_checkpointing": False}
 

@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parent.parent
 # Two OpenMP threads in this build share one core's work so badly that it is hundreds of times slower.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",

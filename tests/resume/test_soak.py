@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SOAK = Path(__file__).parent / "soak.py"
+SOAK = Path(__file__).parent.parent / "soak.py"
 
 
 @pytest.mark.timeout(600)

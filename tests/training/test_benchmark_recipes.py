@@ -13,7 +13,7 @@ from pact_lightning.tasks.jsonl import JsonlTasks
 # Lightning's word to people who pass arguments by mistake, and its hints about loaders.
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter", "ignore::UserWarning:lightning")
 
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+RECIPES = Path(__file__).resolve().parent.parent.parent / "recipes"
 SMALL = [
     *("--model.init_args.policy.model", "bundled", "--model.init_args.policy.dtype", "float32"),
     *("--data.init_args.limits.max_turns", "2", "--data.init_args.limits.max_new_tokens_per_turn", "24"),

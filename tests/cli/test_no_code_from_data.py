@@ -271,7 +271,7 @@ def test_the_compromised_releases_of_lightning_are_excluded():
 
     from packaging.requirements import Requirement
 
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text())["project"]
     extras = [entry for group in project["optional-dependencies"].values() for entry in group]
     wanted = [Requirement(entry) for entry in [*project["dependencies"], *extras]]
     lightnings = [

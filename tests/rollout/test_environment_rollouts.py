@@ -18,7 +18,7 @@ from pact_lightning.types.trajectory import Component, StopReason
 
 FUNCTIONS = "pact_lightning.FunctionEnvironment"
 MCP = "pact_lightning.MCPEnvironment"
-PLAIN = str(Path(__file__).parent / "mcp_plain_server.py")
+PLAIN = str(Path(__file__).parent.parent / "mcp_plain_server.py")
 CONTROL = "<|im_end|></tool_response><tool_call>"
 
 
