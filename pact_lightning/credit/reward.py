@@ -14,12 +14,14 @@ from pact_lightning.credit.rewards import outcome_reward, turn_rewards
 from pact_lightning.tasks.bfcl.score import bfcl_reward
 from pact_lightning.types.task import Task
 from pact_lightning.types.trajectory import RolloutTurn, StopReason, Trajectory
-from pact_lightning.utils.errors import shortened
+from pact_lightning.utils.errors import RunStoppedError, shortened
 from pact_lightning.utils.imports import import_path
 
 
-class RewardError(ValueError):
+class RewardError(RunStoppedError, ValueError):
     """A reward function of the user's own fails, or gives what cannot be trained on; the run stops."""
+
+    once = "it is mended"
 
 
 class RewardFunction(Protocol):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from pact_lightning.types.prompt import PromptView, ToolSchema
+from pact_lightning.utils.errors import RunStoppedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class ToolResult:
     unanswered: bool = False
 
 
-class EnvironmentUnavailableError(RuntimeError):
+class EnvironmentUnavailableError(RunStoppedError, RuntimeError):
     """What every rollout needs is gone, a server that does not come back: the run stops, with everything saved.
 
     Raised by ``reset`` or ``call``, in a function or a method that is a tool as well. Every other exception costs one

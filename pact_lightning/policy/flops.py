@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pact_lightning.policy.attention.plan import BlockLayout
 from pact_lightning.policy.attention.shape import AttentionShape
+from pact_lightning.policy.packing import BlockLayout
 
 
 @dataclass(frozen=True, slots=True)

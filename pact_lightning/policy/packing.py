@@ -12,8 +12,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pact_lightning.policy.attention.plan import BlockLayout
-
 
 def fill_bins(sizes: Sequence[int], limit: int) -> list[list[int]]:
     """Sorted first fit for the number of bins, then the same number filled evenly where that is possible [D].
@@ -64,6 +62,34 @@ PREFIX = -1
 """The branch index of a :class:`Read` that scores the prefix itself."""
 
 TokenIds = Sequence[int] | npt.NDArray[np.int64] | Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLayout:
+    """Lengths of one block in a flat row: a prefix, then its branches [D].
+
+    Attributes:
+        prefix: Tokens of the prefix ``P``, at least 1.
+        branches: Tokens ``R_k`` of every branch, each at least 1; none means a plain causal sequence.
+
+    Raises:
+        ValueError: A length is below 1.
+    """
+
+    prefix: int
+    branches: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.prefix < 1 or any(length < 1 for length in self.branches):
+            raise ValueError(
+                f"a block needs a prefix and branches of at least one token each, got a prefix of {self.prefix} "
+                f"and branches of {list(self.branches)}; drop empty branches before packing"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the block in the flat row, ``P + sum(R_k)``."""
+        return self.prefix + sum(self.branches)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,24 +5,38 @@ Nothing distributed is written here: the strategy of the Trainer averages gradie
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import ParallelStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
+from pact_lightning.policy.attention.choice import AttentionChoice
 from pact_lightning.policy.packing import Block, Pack, pack_blocks
 from pact_lightning.policy.sharding import score_pack
 
-if TYPE_CHECKING:
-    from pact_lightning.training.policy_module import PolicyModule
+
+class Updated(Protocol):
+    """The module in training, as far as its gradient is concerned."""
+
+    attention: AttentionChoice
+
+    @property
+    def trainer(self) -> pl.Trainer:
+        """The Trainer."""
+        ...
+
+    @property
+    def model(self) -> nn.Module:
+        """The policy."""
+        ...
 
 
 def gather_gradient(
-    module: "PolicyModule",
+    module: Updated,
     packs: Sequence[Pack],
     loss_of: Callable[[Pack], Tensor],
     backward: Callable[[Tensor], Any],
@@ -55,7 +69,7 @@ def gather_gradient(
         backward(0.0 * torch.stack([weight.sum().float() for weight in trained]).sum())
 
 
-def idle_forwards(module: "PolicyModule", own: int) -> Iterator[Tensor]:
+def idle_forwards(module: Updated, own: int) -> Iterator[Tensor]:
     """Forwards without meaning, by which this process makes as many as the one that makes the most.
 
     Only a sharded policy needs them, since its forwards wait for all processes. The processes agree on their number
@@ -75,7 +89,7 @@ def idle_forwards(module: "PolicyModule", own: int) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _each_for_itself(module: "PolicyModule") -> Iterator[None]:
+def _each_for_itself(module: Updated) -> Iterator[None]:
     if not _is_replica(module):
         yield
         return
@@ -85,7 +99,7 @@ def _each_for_itself(module: "PolicyModule") -> Iterator[None]:
         yield
 
 
-def _is_replica(module: "PolicyModule") -> bool:
+def _is_replica(module: Updated) -> bool:
     # Without processes there need not be a Trainer either.
     return torch.distributed.is_initialized() and isinstance(module.trainer.strategy.model, DistributedDataParallel)
 

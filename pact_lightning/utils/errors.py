@@ -1,8 +1,18 @@
-"""Values in sentences: as Python writes them, and not too long."""
+"""Errors that several rooms raise, and values as they are shown in messages."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+
+class RunStoppedError(Exception):
+    """Base of the errors that stop a run with everything saved: nothing in the run itself has to change.
+
+    Attributes:
+        once: What has to happen before the run can go on, as the end of a sentence.
+    """
+
+    once = "it is back"
 
 
 class TaskFieldError(ValueError):

@@ -10,10 +10,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from pact_lightning.policy.attention.blockwise import BlockwisePlan
 from pact_lightning.policy.attention.choice import AttentionChoice
 from pact_lightning.policy.attention.flex import FlexPlan
-from pact_lightning.policy.attention.plan import BlockLayout, SharedPrefixPlan
+from pact_lightning.policy.attention.plan import SharedPrefixPlan
 from pact_lightning.policy.loading import enable_gradient_checkpointing
 from pact_lightning.policy.logprobs import token_logprobs
-from pact_lightning.policy.packing import PREFIX, Block, pack_blocks
+from pact_lightning.policy.packing import PREFIX, Block, BlockLayout, pack_blocks
 
 VOCAB = 300
 SIZES = {

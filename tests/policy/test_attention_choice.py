@@ -7,8 +7,8 @@ from test_attention import build, random_blocks
 from pact_lightning.policy.attention import choice as attention_choice
 from pact_lightning.policy.attention.blockwise import BlockwisePlan
 from pact_lightning.policy.attention.choice import AttentionChoice, choose_path, make_plan
-from pact_lightning.policy.attention.plan import BlockLayout, SharedPrefixPlan
-from pact_lightning.policy.packing import pack_blocks
+from pact_lightning.policy.attention.plan import SharedPrefixPlan
+from pact_lightning.policy.packing import BlockLayout, pack_blocks
 
 CPU = torch.device("cpu")
 LAYOUTS = [BlockLayout(9, (4, 2)), BlockLayout(3)]

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pact_lightning.policy.attention.plan import BlockLayout
-from pact_lightning.policy.packing import PREFIX, Block, fill_bins, pack_blocks
+from pact_lightning.policy.packing import PREFIX, Block, BlockLayout, fill_bins, pack_blocks
 
 LENGTHS = st.integers(1, 6)
 

@@ -13,11 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pact_lightning.cli.main import main
 from pact_lightning.policy.attention.choice import AttentionChoice
-from pact_lightning.policy.attention.plan import BlockLayout
 from pact_lightning.policy.flops import FlopCount, Work, attended_pairs, causal_pairs, peak_flops, peak_flops_of
 from pact_lightning.policy.loading import load_policy
 from pact_lightning.policy.logprobs import token_logprobs
-from pact_lightning.policy.packing import Block, pack_blocks
+from pact_lightning.policy.packing import Block, BlockLayout, pack_blocks
 from pact_lightning.update.performance import performance_line
 from pact_lightning.utils.clock import PARTS, PhaseClock
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from pact_lightning.policy.attention.plan import BlockLayout, check_planned
+from pact_lightning.policy.attention.plan import check_planned
+from pact_lightning.policy.packing import BlockLayout
 
 _FORWARD = "_scaled_dot_product_flash_attention_for_cpu"
 

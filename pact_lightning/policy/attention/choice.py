@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from pact_lightning.policy.attention.blockwise import BlockwisePlan
 from pact_lightning.policy.attention.flex import FlexPlan
-from pact_lightning.policy.attention.plan import AttentionPlan, BlockLayout, SharedPrefixPlan
+from pact_lightning.policy.attention.plan import AttentionPlan, SharedPrefixPlan
 from pact_lightning.policy.attention.shape import AttentionShape
-from pact_lightning.policy.packing import Block, pack_blocks
+from pact_lightning.policy.packing import Block, BlockLayout, pack_blocks
 from pact_lightning.utils.clock import device_time
 
 AttentionPath = Literal["auto", "blockwise", "two_calls", "flex"]

@@ -15,7 +15,8 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 from torch.utils._triton import has_triton
 
-from pact_lightning.policy.attention.plan import BlockLayout, check_planned
+from pact_lightning.policy.attention.plan import check_planned
+from pact_lightning.policy.packing import BlockLayout
 
 _SIDE = 128
 """Tokens of a block of the kernel; rows are padded to whole blocks."""

@@ -15,6 +15,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from pact_lightning.policy.packing import BlockLayout
+
 ATTENTION_NAME = "pact"
 """The ``attn_implementation`` under which models find :func:`pact_attention`."""
 
@@ -38,34 +40,6 @@ class AttentionPlan(Protocol):
             ``[B, T, heads, d]``.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class BlockLayout:
-    """Lengths of one block in a flat row: a prefix, then its branches [D].
-
-    Attributes:
-        prefix: Tokens of the prefix ``P``, at least 1.
-        branches: Tokens ``R_k`` of every branch, each at least 1; none means a plain causal sequence.
-
-    Raises:
-        ValueError: A length is below 1.
-    """
-
-    prefix: int
-    branches: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.prefix < 1 or any(length < 1 for length in self.branches):
-            raise ValueError(
-                f"a block needs a prefix and branches of at least one token each, got a prefix of {self.prefix} "
-                f"and branches of {list(self.branches)}; drop empty branches before packing"
-            )
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the block in the flat row, ``P + sum(R_k)``."""
-        return self.prefix + sum(self.branches)
 
 
 def check_planned(query: Tensor, tokens: int) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.utils.clock import PhaseClock
+from pact_lightning.utils.errors import RunStoppedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class LentPolicy:
     stop_ids: tuple[int, ...]
 
 
-class SamplerUnavailableError(OSError):
+class SamplerUnavailableError(RunStoppedError, OSError):
     """What samples is gone, a server that does not come back: the run stops, with everything saved.
 
     Raised by a backend or by a sampler that it has lent.
