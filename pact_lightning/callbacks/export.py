@@ -1,36 +1,35 @@
-"""Saves the trained policy as an ordinary model folder when a fit ends."""
+"""Export of the trained policy as an ordinary model folder."""
 
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 
-from pact_lightning.training.policy_module import PolicyModule
+
+@runtime_checkable
+class Exports(Protocol):
+    """Module that can write its policy to a folder."""
+
+    def export(self, folder: Path) -> None:
+        """Write the policy to ``folder``."""
 
 
 class ExportPolicy(pl.Callback):
-    """Writes weights, config and tokenizer to a folder that transformers (and this package) can load.
+    """Callback that writes the policy's weights, config and tokenizer to a folder at the end of a fit.
 
-    A LoRA is merged into its base, so that the folder stands alone. A QLoRA is never merged: its 4-bit base would
-    have to be rounded again; its adapter is written instead, to be loaded on the same base.
+    transformers and this package can load the folder. A LoRA adapter is merged into its base model, and the folder
+    stands alone. A QLoRA adapter is written unmerged, to be loaded on the same base: merging would round the 4-bit
+    base again.
 
     Args:
-        folder: Where to write; made if need be.
+        folder: Output folder; created if it does not exist.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes the folder, once per run."""
-        assert isinstance(pl_module, PolicyModule)
-        from peft import PeftModel
-
-        with pl_module.whole_policy() as whole:
-            if not trainer.is_global_zero:
-                return
-            model: Any = whole
-            if isinstance(model, PeftModel) and pl_module.policy_config.adapter == "lora":
-                model = model.merge_and_unload()
-            model.save_pretrained(self.folder)
-            pl_module.tokenizer.save_pretrained(self.folder)
+        """Export the policy; Lightning calls this once per fit."""
+        del trainer
+        assert isinstance(pl_module, Exports)
+        pl_module.export(self.folder)

@@ -287,6 +287,26 @@ class PolicyModule(pl.LightningModule):
         with self._whole.lend(self.model) as model:
             yield model
 
+    def export(self, folder: Path) -> None:
+        """Write weights, config and tokenizer to a folder that transformers can load.
+
+        A LoRA adapter is merged into its base model; a QLoRA adapter is written unmerged, since merging would round
+        the 4-bit base again. All processes have to call this together; rank 0 writes.
+
+        Args:
+            folder: Output folder; created if it does not exist.
+        """
+        from peft import PeftModel
+
+        with self.whole_policy() as whole:
+            if not self.trainer.is_global_zero:
+                return
+            model: Any = whole
+            if isinstance(model, PeftModel) and self.policy_config.adapter == "lora":
+                model = model.merge_and_unload()
+            model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
     def _stop_ids(self) -> list[int]:
         eos = self.tokenizer.eos_token_id
         return sorted({self.renderer.end_of_turn, *([eos] if isinstance(eos, int) else [])})
