@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pact_lightning.utils.endpoint import api_key, check_base_url
+from pact_lightning.utils.endpoint import api_key, can_be_repeated, check_base_url, status_problem
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -339,14 +339,14 @@ class Endpoint:
         return reply
 
     def _status_error(self, status: int, said: str) -> EndpointError:
-        if status in (401, 403):
-            variable = self.config.api_key_env or "no key: api_key_env is empty"
-            return EndpointError(f"{self._name} refuses the key ({status}); it is taken from {variable}")
         if status == 404:
             return EndpointError(f"{self._name} has no such model or path ({status}): {said}")
-        refused = status < 500 and status not in (408, 409, 429)
-        verb = "refuses the request" if refused else f"still failed after {self.config.retries} retries"
-        return RequestFailedError(f"{self._name} {verb} ({status}): {said}", refused=refused)
+        problem = status_problem(
+            self._name, status, said, api_key_env=self.config.api_key_env, retries=self.config.retries
+        )
+        if status in (401, 403):
+            return EndpointError(problem)
+        return RequestFailedError(problem, refused=not can_be_repeated(status))
 
     @property
     def _name(self) -> str:

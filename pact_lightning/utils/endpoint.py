@@ -1,4 +1,4 @@
-"""Where an endpoint is and which key it wants: checked before anything is sent there."""
+"""Checks of an OpenAI-compatible endpoint's address and key, and sentences for the HTTP errors it answers with."""
 
 import os
 from urllib.parse import urlsplit
@@ -21,7 +21,9 @@ def check_base_url(base_url: str) -> None:
 
 
 def api_key(variable: str) -> str:
-    """The key that an environment variable holds; without a variable a word, since OpenAI's client insists on one.
+    """Return the key that an environment variable holds.
+
+    Without a variable it is a placeholder, since OpenAI's client insists on a key.
 
     Raises:
         ValueError: The variable is not set, or what it holds cannot be a key.
@@ -37,3 +39,25 @@ def api_key(variable: str) -> str:
     if not (key.isascii() and key.isprintable()):
         raise ValueError(f"the environment variable {variable} holds characters that no API key has")
     return key
+
+
+def can_be_repeated(status: int) -> bool:
+    """Tell whether OpenAI's client repeats a request that was answered with this HTTP status."""
+    return status >= 500 or status in (408, 409, 429)
+
+
+def status_problem(name: str, status: int, said: str, *, api_key_env: str, retries: int) -> str:
+    """Describe a request's last HTTP error in one sentence.
+
+    Args:
+        name: The endpoint, as it is called in messages.
+        status: The HTTP status.
+        said: The endpoint's own words.
+        api_key_env: The environment variable of the key; empty for none.
+        retries: How often the client repeats a request.
+    """
+    if status in (401, 403):
+        variable = api_key_env or "no key: api_key_env is empty"
+        return f"{name} refuses the key ({status}); it is taken from {variable}"
+    verb = f"still failed after {retries} retries" if can_be_repeated(status) else "refuses the request"
+    return f"{name} {verb} ({status}): {said}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from pact_lightning.rollout.samplers.base import SamplerUnavailableError
 from pact_lightning.rollout.samplers.vllm.turns import AdapterVersion
-from pact_lightning.utils.endpoint import api_key
+from pact_lightning.utils.endpoint import api_key, can_be_repeated, status_problem
 
 _RETRY_COUNT = "x-stainless-retry-count"
 """The header in which the client counts the repetitions of a request."""
@@ -172,7 +172,12 @@ class VLLMClient:
                 "the server up?"
             ) from error
         except APIStatusError as error:
-            raise self._status_error(error.status_code, " ".join(str(error.message).split())[:500]) from error
+            status, said = error.status_code, " ".join(str(error.message).split())[:500]
+            key, retries = self._config.api_key_env, self._config.retries
+            problem = status_problem(self._name, status, said, api_key_env=key, retries=retries)
+            if status in (401, 403) or can_be_repeated(status):
+                raise VLLMServerError(problem) from error
+            raise _RefusedError(problem, status) from error
 
     def _notice_request(self, request: Any) -> None:
         """Says once per outage that requests are repeated: the pauses between tries can take half a minute."""
@@ -189,14 +194,6 @@ class VLLMClient:
         if self._repeating and _is_repeated(response.request) and response.status_code < 400:
             self._repeating = False
             _log.warning("%s answers again", self._name)
-
-    def _status_error(self, status: int, said: str) -> VLLMServerError:
-        if status in (401, 403):
-            variable = self._config.api_key_env or "no key: api_key_env is empty"
-            return VLLMServerError(f"{self._name} refuses the key ({status}); it is taken from {variable}")
-        if status >= 500 or status in (408, 409, 429):
-            return VLLMServerError(f"{self._name} still failed after {self._config.retries} retries ({status}): {said}")
-        return _RefusedError(f"{self._name} refuses the request ({status}): {said}", status)
 
     def _json(self, content: str) -> Any:
         try:
