@@ -1,15 +1,19 @@
-"""How supervision by the expert trace fades: the schedule, and the callback that applies it (METHOD 2 and 5.2)."""
+"""Annealing schedule of the expert trace's supervision (METHOD sections 2 and 5.2).
+
+lambda_a(s) = lambda_start - (lambda_start - lambda_end) min(s / S, 1)
+level(s)    = max(0, L - floor((L + 1) s / S)),    L the level at step 0
+"""
 
 import math
 from dataclasses import dataclass
 
 MAX_LEVEL = 4
-"""L4, the longest safe prefix of the reasoning; L0 is none of it."""
+"""L4, the longest safe prefix of the reasoning; L0 is the empty prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """What the SFT term teaches at one training step.
+    """Supervision by the SFT term at one training step.
 
     Attributes:
         level: Level of the active reasoning prefix, 0 (none) to 4 (longest).
@@ -20,20 +24,23 @@ class Supervision:
     tool_call_scale: float
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` for a level outside 0 to 4 or a scale that is negative or not finite."""
+        """Check the ranges.
+
+        Raises:
+            ValueError: The level is outside 0 to 4, or the scale is negative or not finite.
+        """
         _check_level("level", self.level)
         _check_scale("tool_call_scale", self.tool_call_scale)
 
 
 @dataclass(frozen=True, slots=True)
 class AnnealingSchedule:
-    """From a training step to :class:`Supervision`; pure.
+    """Schedule from a training step to its :class:`Supervision`.
 
     Attributes:
         scale_start: ``lambda_a`` at step 0 [P: 0.8].
         scale_end: ``lambda_a`` at the horizon and after it [P: 0.2].
-        level_start: The level at step 0. Training passes through the levels from there to 0 in equal stages, five of
-            them from L4 [D].
+        level_start: The level at step 0. The levels from there to 0 are equal stages, five of them from L4 [D].
         anneal_reasoning: ``False`` holds the level at ``level_start`` (the ablation "reasoning fixed").
         anneal_tool_calls: ``False`` holds the scale at ``scale_start`` (the ablation "call scale fixed").
     """
@@ -45,19 +52,22 @@ class AnnealingSchedule:
     anneal_tool_calls: bool = True
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` for a level outside 0 to 4 or a scale that is negative or not finite."""
+        """Check the ranges.
+
+        Raises:
+            ValueError: The level is outside 0 to 4, or a scale is negative or not finite.
+        """
         _check_scale("scale_start", self.scale_start)
         _check_scale("scale_end", self.scale_end)
         _check_level("level_start", self.level_start)
 
     def at(self, step: int, horizon: int) -> Supervision:
-        """Supervision at step ``s`` of horizon ``S``.
+        """Return the supervision at step ``s`` of horizon ``S``.
 
-        ``level = max(0, L - floor((L + 1) s / S))`` with ``L = level_start``, in integers, so that no stage begins a
-        step early or late; ``lambda_a = start - (start - end) min(s / S, 1)``.
+        The level is computed in integers: no stage begins a step early or late.
 
         Args:
-            step: ``s >= 0``; steps past the horizon are as the horizon.
+            step: ``s >= 0``; steps past the horizon count as the horizon.
             horizon: ``S >= 1``, in the unit of ``step``.
 
         Raises:
@@ -78,7 +88,7 @@ class AnnealingSchedule:
     def _scale(self, step: int, horizon: int) -> float:
         if not self.anneal_tool_calls:
             return self.scale_start
-        if step >= horizon:  # not by the formula, which would miss the end by rounding
+        if step >= horizon:  # the formula would miss the end by rounding
             return self.scale_end
         return self.scale_start - (self.scale_start - self.scale_end) * (step / horizon)
 

@@ -1,14 +1,18 @@
-"""Component-aware SFT on the expert trace (METHOD section 2, eq. 9-11)."""
+"""Component-aware SFT on the expert trace (METHOD section 2, eq. 9-11).
 
-from typing import TYPE_CHECKING, Literal, get_args
+m_n(s) = 1            n in the active reasoning prefix
+lambda_a(s)  n in a tool-call span
+0            elsewhere
+L_SFT  = -(1/Z) sum_n m_n log pi_theta(h*_n | x, h*_<n),    Z = sum_n m_n
+"""
+
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from pact_lightning.objectives.annealing import Supervision
 from pact_lightning.types.trajectory import Component
-
-if TYPE_CHECKING:
-    from pact_lightning.objectives.annealing import Supervision
 
 Normalizer = Literal["weight_sum", "token_count"]
 """``weight_sum`` divides by ``Z = sum m`` [P]; ``token_count`` by the number of tokens with ``m > 0`` [D]."""
@@ -17,16 +21,15 @@ Normalizer = Literal["weight_sum", "token_count"]
 def component_sft_loss(
     logp: Tensor, weights: Tensor, *, normalizer: Normalizer = "weight_sum"
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """``-(1/Z) sum_n m_n log pi(h*_n | x, h*_<n)`` [P].
+    """Compute ``-(1/Z) sum_n m_n log pi(h*_n | x, h*_<n)`` [P].
 
     With ``weight_sum`` a factor common to all weights cancels: where no reasoning token is active, ``lambda_a`` has no
-    effect whatever. ``token_count`` lets it act there (METHOD 5.4). Log-probabilities of tokens with weight 0 are never
-    read.
+    effect. ``token_count`` lets it act there (METHOD 5.4). Log-probabilities of tokens with weight 0 are never read.
 
     Args:
         logp: Log-probabilities of the trace's tokens under the policy, ``[N]``.
         weights: ``m``, ``[N]``, ``>= 0``; see :func:`sft_weights`. No gradient flows into them.
-        normalizer: What the weighted sum is divided by.
+        normalizer: Divisor of the weighted sum, see :data:`Normalizer`.
 
     Returns:
         The scalar loss, and detached scalars: ``tokens`` (with ``m > 0``), ``weight_sum`` (``Z``) and ``skipped``. With
@@ -42,28 +45,28 @@ def component_sft_loss(
             f"logp and weights must both have the shape [tokens], "
             f"but they have {list(logp.shape)} and {list(weights.shape)}"
         )
-    weights = weights.detach().to(logp.dtype)
+    weights = weights.detach().to(logp.dtype)  # [N]
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
         raise ValueError("SFT weights must be finite and >= 0; check the reasoning and tool-call scales")
-    active = weights > 0
-    tokens, weight_sum = active.sum(), weights.sum()
-    # The sum over no token is 0 and divides to 0, still connected to logp.
-    total = (weights * logp.masked_fill(~active, 0.0)).sum()
+    active = weights > 0  # [N]
+    tokens, weight_sum = active.sum(), weights.sum()  # [], []
+    # Over no token the sum is 0 and divides to 0, still connected to logp.
+    total = (weights * logp.masked_fill(~active, 0.0)).sum()  # []
     scale = weight_sum if normalizer == "weight_sum" else tokens
-    loss = -total / torch.where(tokens > 0, scale, 1)
+    loss = -total / torch.where(tokens > 0, scale, 1)  # []
     return loss, {"tokens": tokens.to(logp.dtype), "weight_sum": weight_sum, "skipped": (tokens == 0).to(logp.dtype)}
 
 
 def sft_weights(
-    components: Tensor, min_levels: Tensor, supervision: "Supervision", *, supervise_delimiters: bool = False
+    components: Tensor, min_levels: Tensor, supervision: Supervision, *, supervise_delimiters: bool = False
 ) -> Tensor:
-    """Weight ``m_n`` of every token of an expert trace under the given supervision [P].
+    """Weigh every token of an expert trace: ``m_n`` under the given supervision [P].
 
     Args:
         components: :class:`~pact_lightning.types.trajectory.Component` of each token, integers, ``[N]``.
-        min_levels: The lowest level at which a reasoning token is active, 1 to 4, and 5 for never; ``[N]``. Not read
-            for other components.
-        supervision: The level and the tool-call scale in force.
+        min_levels: Lowest level at which a reasoning token is active, 1 to 4, and 5 for never; ``[N]``. Not read for
+            other components.
+        supervision: Level and tool-call scale in force.
         supervise_delimiters: Whether delimiters weigh as much as tool calls; else 0 [D].
 
     Returns:
@@ -77,8 +80,8 @@ def sft_weights(
             f"components and min_levels must both have the shape [tokens], "
             f"but they have {list(components.shape)} and {list(min_levels.shape)}"
         )
-    reasoning = (components == Component.REASONING) & (min_levels <= supervision.level)
-    scaled = components == Component.TOOL_CALL
+    reasoning = (components == Component.REASONING) & (min_levels <= supervision.level)  # [N]
+    scaled = components == Component.TOOL_CALL  # [N]
     if supervise_delimiters:
-        scaled = scaled | (components == Component.DELIMITER)
-    return reasoning.float() + supervision.tool_call_scale * scaled.float()
+        scaled = scaled | (components == Component.DELIMITER)  # [N]
+    return reasoning.float() + supervision.tool_call_scale * scaled.float()  # [N]

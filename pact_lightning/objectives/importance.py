@@ -1,4 +1,4 @@
-"""Where sampler and trainer disagree about a token's probability: how far, and a bounded correction for it."""
+"""Truncated importance weights between sampler and trainer, ``min(pi_old / pi_sampler, C)`` [D]."""
 
 import torch
 from torch import Tensor
@@ -11,19 +11,19 @@ _MAX_LOG_RATIO = 20.0  # past it only exp() overflows
 def truncated_importance_weights(
     logp: Tensor, sampled_logp: Tensor, mask: Tensor, *, cap: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """``min(exp(logp - sampled_logp), cap)`` per token: truncated importance sampling [D].
+    """Compute ``min(exp(logp - sampled_logp), cap)`` per token: truncated importance sampling [D].
 
-    Rollouts are drawn from the sampler's distribution, which an engine of its own rounds otherwise than the trainer.
-    A token's surrogate term times its weight has the expectation that it would have under the trainer's own policy,
-    but for what the cap cuts off: it bounds the variance at the price of a small bias. Weights are per token, not per
-    rollout: the product over thousands of tokens would be all noise.
+    Rollouts come from the sampler's distribution, and a separate engine rounds differently from the trainer. A token's
+    surrogate term times its weight has its expectation under the trainer's policy, except for the part that the cap
+    cuts off: the cap bounds the variance at the price of a small bias. Weights are per token, not per rollout: a
+    product over thousands of tokens would be noise.
 
-    The surrogate is homogeneous in its advantages, so that weighting these weights its terms.
+    The surrogate is homogeneous in its advantages: multiplying them by the weights weighs its terms.
 
     Args:
-        logp: Log-probabilities of the rollout tokens under the trainer's policy when they were sampled, under the
-            prompt alone, ``[K, T]``.
-        sampled_logp: The same as the sampler reported them, ``[K, T]``.
+        logp: Log-probabilities of the rollout tokens under the trainer's policy at sampling time, given the prompt
+            alone, ``[K, T]``.
+        sampled_logp: The same, as reported by the sampler, ``[K, T]``.
         mask: Policy tokens, bool or 0/1, ``[K, T]``.
         cap: ``C``, the largest weight, at least 1.
 
@@ -36,14 +36,14 @@ def truncated_importance_weights(
     """
     if not cap >= 1.0:
         raise ValueError(f"the cap bounds weights that are 1 where sampler and trainer agree: at least 1, not {cap}")
-    ratio = _log_ratio(logp, sampled_logp, mask).exp()
-    weights = ratio.clamp(max=cap)
-    kept = mask != 0
+    ratio = _log_ratio(logp, sampled_logp, mask).exp()  # [K, T]
+    weights = ratio.clamp(max=cap)  # [K, T]
+    kept = mask != 0  # [K, T]
     return weights, {"weight_mean": weights[kept].mean(), "capped": (ratio[kept] > cap).float().mean()}
 
 
 def sampling_mismatch(logp: Tensor, sampled_logp: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """How far the sampler's log-probabilities are from the trainer's, over a group's masked tokens.
+    """Measure the distance between the sampler's and the trainer's log-probabilities over a group's masked tokens.
 
     Args:
         logp: As in :func:`truncated_importance_weights`.
@@ -58,7 +58,7 @@ def sampling_mismatch(logp: Tensor, sampled_logp: Tensor, mask: Tensor) -> dict[
     Raises:
         ValueError: Shapes differ, or the mask is empty for the whole group.
     """
-    log_ratio = _log_ratio(logp, sampled_logp, mask)[mask != 0]
+    log_ratio = _log_ratio(logp, sampled_logp, mask)[mask != 0]  # [masked tokens]
     return {
         "abs_difference": log_ratio.abs().mean(),
         "kl": (torch.expm1(log_ratio) - log_ratio).mean(),
@@ -68,5 +68,5 @@ def sampling_mismatch(logp: Tensor, sampled_logp: Tensor, mask: Tensor) -> dict[
 
 def _log_ratio(logp: Tensor, sampled_logp: Tensor, mask: Tensor) -> Tensor:
     check_group(mask, logp=logp, sampled_logp=sampled_logp)
-    difference = (logp.detach() - sampled_logp.detach()).masked_fill(mask == 0, 0.0)
-    return difference.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    difference = (logp.detach() - sampled_logp.detach()).masked_fill(mask == 0, 0.0)  # [K, T]
+    return difference.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)  # [K, T]

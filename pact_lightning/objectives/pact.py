@@ -1,4 +1,7 @@
-"""How the terms of one prompt add up (METHOD section 2, eq. 12-14)."""
+"""Total loss of one prompt (METHOD section 2, eq. 12-14).
+
+L_i = (1 - z_i) [ L_RL(r^h) + beta_SFT L_SFT ] + z_i L_RL(r^x)
+"""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Weights of the terms beside the surrogate. A term with coefficient 0 is left out and need not be computed.
+    """Weights of the terms beside the surrogate. A term with weight 0 is left out and need not be computed.
 
     Attributes:
         sft: ``beta_SFT`` of the component-aware SFT term [P].
@@ -22,7 +25,11 @@ class Coefficients:
     entropy: float = 0.001
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` for a coefficient that is negative or not finite."""
+        """Check the ranges.
+
+        Raises:
+            ValueError: A coefficient is negative or not finite.
+        """
         for name in ("sft", "kl", "entropy"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0.0):
@@ -38,28 +45,28 @@ def pact_prompt_loss(
     sft: Tensor | None = None,
     coefficients: Coefficients | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """``L_i = (1 - z_i) [L_RL(r^h) + beta_SFT L_SFT] + z_i L_RL(r^x)``, plus KL and entropy, of one prompt [P].
+    """Add up ``L_i = (1 - z_i) [L_RL(r^h) + beta_SFT L_SFT] + z_i L_RL(r^x)``, plus KL and entropy [P].
 
-    The caller computes the rollout terms (``rl``, ``kl``, ``entropy``) in one context, ``x`` for an anchored prompt and
-    ``c^h`` else; their coefficients are the same in both. An anchored prompt gets no trace loss: its ``sft``, if any is
+    The caller computes the rollout terms (``rl``, ``kl``, ``entropy``) in one context: ``x`` for an anchored prompt,
+    otherwise ``c^h``. Their coefficients are the same in both. An anchored prompt gets no trace loss: its ``sft``, if
     passed, is left out.
 
-    A group of zero variance drops its rollout terms together (METHOD 5.10): pass ``rl=None``, and ``kl`` and
-    ``entropy`` are left out as well, for without a reward signal they would be all that moves the policy. The SFT term
-    of a trace prompt stays.
+    A group of zero variance drops its rollout terms together (METHOD 5.10). Pass ``rl=None``: ``kl`` and ``entropy``
+    are left out as well, for without a reward signal they alone would move the policy. The SFT term of a trace prompt
+    stays.
 
-    A term that is left out is not touched: no gradient, not even of 0, flows into it, and a ``nan`` in it does no harm.
+    A term that is left out is not touched: no gradient, not even 0, flows into it, and a ``nan`` in it does no harm.
 
     Args:
-        anchored: ``z_i``: drawn, or for want of a trace that fits.
+        anchored: ``z_i``: drawn, or set because the prompt has no trace that fits.
         rl: Surrogate loss, a scalar; ``None`` drops all rollout terms.
         kl: KL loss before its coefficient, a scalar; ``None`` where its coefficient is 0.
         entropy: Entropy loss (minus the mean entropy) before its coefficient, a scalar; ``None`` as for ``kl``.
         sft: SFT loss before ``beta_SFT``, a scalar; ``None`` for an anchored prompt or where ``beta_SFT`` is 0.
-        coefficients: Weights of the terms, the defaults of :class:`Coefficients` if left out.
+        coefficients: Weights of the terms; ``None`` for the defaults of :class:`Coefficients`.
 
     Returns:
-        The scalar ``L_i``, and detached scalars: ``loss``, each term that went in, before its coefficient (``rl``,
+        The scalar ``L_i``, and detached scalars: ``loss``, each term included, before its coefficient (``rl``,
         ``kl``, ``entropy``, ``sft``), ``anchored`` and ``rl_dropped`` (0 or 1). With no term left the loss is a plain 0
         that requires no gradient; the prompt still counts in the mean over the batch.
 

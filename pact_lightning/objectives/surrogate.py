@@ -1,52 +1,14 @@
-"""How per-token values of a group become one number (METHOD section 4, aggregation).
+"""Clipped policy surrogate ``L_RL`` of one group (METHOD section 2, eq. 4-5 and 7-8).
 
-The clipped policy surrogate ``L_RL`` (METHOD section 2, eq. 4-5 and 7-8).
+    L_RL(r) = - E_{k, n in M} [ min( r_n A_n , clip(r_n, 1 - eps, 1 + eps) A_n ) ]
+
+The mean is taken over a rollout's policy tokens, then over the group's rollouts (METHOD section 4).
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-
-def group_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over a rollout's masked tokens, then over the group's rollouts [C].
-
-    A rollout without a masked token contributes 0 and still counts as a rollout [D], so that a group's scale does not
-    depend on how many of its rollouts were cut. Values outside the mask are never read: they may be anything, ``nan``
-    included, and get a gradient of 0.
-
-    Args:
-        values: One value per token, ``[K, T]``.
-        mask: Which tokens count, bool or 0/1, ``[K, T]``.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: The shapes differ or are not ``[K, T]``, or the mask is empty for the whole group.
-    """
-    check_group(mask, values=values)
-    kept = mask.bool()
-    sums = values.masked_fill(~kept, 0.0).sum(dim=-1)
-    return (sums / kept.sum(dim=-1).clamp(min=1)).mean()
-
-
-def check_group(mask: Tensor, **tensors: Tensor) -> None:
-    """Checks that the named tensors have the mask's shape ``[K, T]`` and that some token of the group is masked in.
-
-    Raises:
-        ValueError: They have not, or none is; the sentence names the tensor.
-    """
-    for name, tensor in tensors.items():
-        if tensor.dim() != 2 or tensor.shape != mask.shape:
-            raise ValueError(
-                f"{name} and mask must both have the shape [rollouts, tokens], "
-                f"but they have {list(tensor.shape)} and {list(mask.shape)}"
-            )
-    if not bool(torch.any(mask != 0)):
-        raise ValueError("the mask selects no token in the whole group; leave such a group out of the loss")
-
 
 _MAX_LOG_RATIO = 20.0
 
@@ -79,16 +41,16 @@ def clipped_surrogate(
     clip_high: float = 0.2,
     dual_clip: float | None = 3.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """``-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)`` per token, averaged over the group [P].
+    """Average ``-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)`` over a group's tokens [P].
 
-    The ratio is ``r = exp(logp - old_logp)``. Which objective this is, is decided by the contexts of the two: both
-    under ``x`` give the anchor ``L_RL(r^x)``, both under ``c^h`` the trace-conditioned ``L_RL(r^h)``, and ``logp``
-    under ``c^h`` with ``old_logp`` under ``x`` the *cross* variant. At the first step the ratio is 1 and the loss is
-    minus the mean advantage.
+    The ratio is ``r = exp(logp - old_logp)``. The contexts of the two select the objective: both under ``x`` give the
+    anchor ``L_RL(r^x)``, both under ``c^h`` the trace-conditioned ``L_RL(r^h)``, and ``logp`` under ``c^h`` with
+    ``old_logp`` under ``x`` the *cross* variant. At the first step the ratio is 1 and the loss is minus the mean
+    advantage.
 
     For a negative advantage ``r A`` has no lower bound; dual clipping stops it at ``dual_clip * A`` [C], and no
-    gradient flows beyond. The log-ratio is clamped at +-20 [D]: past that only ``exp`` overflows, whose gradient
-    would be ``nan``.
+    gradient flows beyond. The log-ratio is clamped at +-20 [D]: past that ``exp`` overflows and its gradient is
+    ``nan``.
 
     Args:
         logp: Log-probabilities of the rollout tokens under the policy, ``[K, T]``, float32 or wider.
@@ -110,17 +72,17 @@ def clipped_surrogate(
     """
     _check_bounds(clip_low, clip_high, dual_clip)
     check_group(mask, logp=logp, old_logp=old_logp, advantages=advantages)
-    outside = mask == 0
-    advantages = advantages.detach().masked_fill(outside, 0.0)
-    log_ratio = (logp - old_logp.detach()).masked_fill(outside, 0.0).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-    ratio = log_ratio.exp()
-    objective = torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages)
+    outside = mask == 0  # [K, T]
+    advantages = advantages.detach().masked_fill(outside, 0.0)  # [K, T]
+    log_ratio = (logp - old_logp.detach()).masked_fill(outside, 0.0).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)  # [K, T]
+    ratio = log_ratio.exp()  # [K, T]
+    objective = torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages)  # [K, T]
     if dual_clip is not None:
-        bounded = torch.maximum(objective, dual_clip * advantages)
-        objective = torch.where(advantages < 0, bounded, objective)
-    loss = -group_mean(objective, mask)
+        bounded = torch.maximum(objective, dual_clip * advantages)  # [K, T]
+        objective = torch.where(advantages < 0, bounded, objective)  # [K, T]
+    loss = -group_mean(objective, mask)  # []
     with torch.no_grad():
-        kept, sign = ratio[~outside], advantages[~outside].sign()
+        kept, sign = ratio[~outside], advantages[~outside].sign()  # [masked tokens]
         stopped_dual = torch.zeros_like(kept) if dual_clip is None else (kept > dual_clip) & (sign < 0)
         metrics = {
             "clip_low": _share((kept < 1.0 - clip_low) & (sign < 0)),
@@ -131,6 +93,45 @@ def clipped_surrogate(
             "approx_kl": (kept - 1.0 - log_ratio[~outside]).mean(),
         }
     return loss, metrics
+
+
+def group_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Average over each rollout's masked tokens, then over the group's rollouts [C].
+
+    A rollout without a masked token contributes 0 and still counts as a rollout [D]: a group's scale does not depend
+    on how many of its rollouts were cut. Values outside the mask are never read: they may be anything, ``nan``
+    included, and get a gradient of 0.
+
+    Args:
+        values: One value per token, ``[K, T]``.
+        mask: Tokens that count, bool or 0/1, ``[K, T]``.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: The shapes differ or are not ``[K, T]``, or the mask is empty for the whole group.
+    """
+    check_group(mask, values=values)
+    kept = mask.bool()  # [K, T]
+    sums = values.masked_fill(~kept, 0.0).sum(dim=-1)  # [K]
+    return (sums / kept.sum(dim=-1).clamp(min=1)).mean()  # []
+
+
+def check_group(mask: Tensor, **tensors: Tensor) -> None:
+    """Check that named tensors have the mask's shape ``[K, T]`` and that the mask selects a token.
+
+    Raises:
+        ValueError: A shape differs, and the sentence names the tensor; or the mask selects no token.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dim() != 2 or tensor.shape != mask.shape:
+            raise ValueError(
+                f"{name} and mask must both have the shape [rollouts, tokens], "
+                f"but they have {list(tensor.shape)} and {list(mask.shape)}"
+            )
+    if not bool(torch.any(mask != 0)):
+        raise ValueError("the mask selects no token in the whole group; leave such a group out of the loss")
 
 
 def _share(condition: Tensor) -> Tensor:
