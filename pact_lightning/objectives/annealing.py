@@ -1,7 +1,9 @@
 """Annealing schedule of the expert trace's supervision (METHOD sections 2 and 5.2).
 
-lambda_a(s) = lambda_start - (lambda_start - lambda_end) min(s / S, 1)
-level(s)    = max(0, L - floor((L + 1) s / S)),    L the level at step 0
+At training step ``s`` of horizon ``S``, with level ``L`` at step 0::
+
+    lambda_a(s) = lambda_start - (lambda_start - lambda_end) min(s / S, 1)
+    level(s)    = max(0, L - floor((L + 1) s / S))
 """
 
 import math

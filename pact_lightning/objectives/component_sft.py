@@ -1,9 +1,11 @@
 """Component-aware SFT on the expert trace (METHOD section 2, eq. 9-11).
 
-m_n(s) = 1            n in the active reasoning prefix
-lambda_a(s)  n in a tool-call span
-0            elsewhere
-L_SFT  = -(1/Z) sum_n m_n log pi_theta(h*_n | x, h*_<n),    Z = sum_n m_n
+At training step ``s``, with weights by component::
+
+    m_n(s) = 1            n in the active reasoning prefix
+             lambda_a(s)  n in a tool-call span
+             0            elsewhere
+    L_SFT  = -(1/Z) sum_n m_n log pi_theta(h*_n | x, h*_<n),    Z = sum_n m_n
 """
 
 from typing import Literal, get_args

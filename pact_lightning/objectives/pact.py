@@ -1,6 +1,8 @@
 """Total loss of one prompt (METHOD section 2, eq. 12-14).
 
-L_i = (1 - z_i) [ L_RL(r^h) + beta_SFT L_SFT ] + z_i L_RL(r^x)
+For prompt ``i``, anchored where ``z_i = 1``::
+
+    L_i = (1 - z_i) [ L_RL(r^h) + beta_SFT L_SFT ] + z_i L_RL(r^x)
 """
 
 import math
