@@ -1,29 +1,73 @@
-"""One sentence out of an error, for people at a command line.
+"""Errors and functions at a command line.
 
-Runs a command line made of functions: their parameters are its options, their docstrings its help.
+:func:`error_sentence` makes one sentence of an error. :func:`run` turns typed functions into a command: their
+parameters are its options, their docstrings its help.
 """
 
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, auto_cli
 
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
+from pact_lightning.utils.imports import import_path, new_path
 
 _KEY = re.compile(r'Parser key "(.+)":')
 _CLASS_PATH = re.compile(r"Problem with given class_path '(.+)':")
+_OWN_PATH = re.compile(r"\bpact_lightning(?:\.\w+){2,}")
 _CHOICE = re.compile(r"^Expected a typing\.Literal\[(.+?)\]")
 _TYPE = re.compile(r"^Expected a <class '(.+?)'>")
 _NO_REASON = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
+Functions = Callable[..., Any] | Mapping[str, Callable[..., Any]]
+
+
+def run(functions: Functions, command: str, arguments: Sequence[str]) -> None:
+    """Parse the arguments and call the function.
+
+    Wrong input ends in one sentence and exit status 2, a server that stays away in one sentence and exit status 1. An
+    ``int`` that the function returns is the exit status.
+
+    Args:
+        functions: One function, or several by the name of their subcommand. Typed, with Google docstrings.
+        command: Words in front of the arguments, for the help texts.
+        arguments: The arguments.
+    """
+    components: Any = dict(functions) if isinstance(functions, Mapping) else functions
+    try:
+        status = auto_cli(
+            components, args=list(arguments), prog=command, exit_on_error=False, as_positional=True, fail_untyped=True
+        )
+    except (ValueError, OSError, ImportError, TypeError, ArgumentError) as error:
+        end(error, 2)
+    except EnvironmentUnavailableError as error:
+        end(error, 1)
+    if isinstance(status, int) and status:
+        sys.exit(status)
+
+
+def end(error: Exception, status: int) -> NoReturn:
+    """Print an error as one sentence and exit."""
+    print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
+    sys.exit(status)
+
 
 def error_sentence(error: Exception) -> str:
-    """Where and what is wrong, without the parser's listing of every type it tried and every value it was given."""
-    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines() if line.strip()]
+    """Return the field and the mistake, without jsonargparse's listing of every type and value that it tried."""
+    sentence = _parser_sentence(str(error)) or type(error).__name__
+    for path in dict.fromkeys(_OWN_PATH.findall(str(error))):
+        hint = new_path(path)
+        if hint and hint not in sentence and not _imports(path):
+            return sentence + hint
+    return sentence
+
+
+def _parser_sentence(text: str) -> str:
+    lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip()]
     if not any(_KEY.match(line) or line.startswith(_NO_REASON) for line in lines):
-        return " ".join(lines) or type(error).__name__
+        return " ".join(lines)
     keys: list[str] = []
     for number, line in enumerate(lines):
         if key := _KEY.match(line):
@@ -40,35 +84,13 @@ def error_sentence(error: Exception) -> str:
 
 
 def _plain(line: str) -> str:
-    """What is expected, in words rather than in Python's names of types."""
+    """Say what is expected in words, not by Python's names of types."""
     return _TYPE.sub(r"Expected a value of type \1", _CHOICE.sub(r"Expected one of \1", line))
 
 
-Functions = Callable[..., Any] | Mapping[str, Callable[..., Any]]
-
-
-def run(functions: Functions, command: str, arguments: Sequence[str]) -> None:
-    """Parses the arguments and calls the function; wrong input ends in one sentence and exit status 2.
-
-    A server that stays away ends it too, with exit status 1.
-
-    A function that returns an ``int`` says by it how the process ends; 0 is success.
-
-    Args:
-        functions: One function, or several by the name of their subcommand. Typed, with Google docstrings.
-        command: What stands before the arguments, for the help texts.
-        arguments: The arguments.
-    """
-    components: Any = dict(functions) if isinstance(functions, Mapping) else functions
+def _imports(path: str) -> bool:
     try:
-        status = auto_cli(
-            components, args=list(arguments), prog=command, exit_on_error=False, as_positional=True, fail_untyped=True
-        )
-    except (ValueError, OSError, ImportError, TypeError, ArgumentError) as error:
-        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
-        sys.exit(2)
-    except EnvironmentUnavailableError as error:
-        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # no mistake here, so no traceback
-        sys.exit(1)
-    if isinstance(status, int) and status:
-        sys.exit(status)
+        import_path(path, "name")
+    except ImportError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""TODO cli.plan_recipe."""
+"""Recipe reader of ``pact-lightning plan``: parses recipes as ``fit`` does, and makes nothing of them."""
 
 import logging
 import warnings
@@ -6,34 +6,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
+from jsonargparse import ArgumentParser
 
 from pact_lightning.cli.fit import PactCLI
 from pact_lightning.plan.recipe import Recipe, recipe_of
+from pact_lightning.training.pact_module import PACTModule
 from pact_lightning.training.policy_module import PolicyModule
-
-
-class _ParsedRecipe(PactCLI):
-    """Reads recipes as ``fit`` does, and stops there."""
-
-    def instantiate_classes(self) -> None:
-        """Makes nothing: no tokenizer is read, and a recipe for a GPU can be planned without one."""
-
-    def _parse_ckpt_path(self) -> None:
-        """Looks for no checkpoint: there is no verb to go on with one."""
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.utils.imports import import_path
 
 
 def read_recipe(arguments: Sequence[str], device_type: str | None = None) -> Recipe:
-    """Reads recipes and overrides as ``pact-lightning fit`` takes them.
+    """Read recipes and overrides as ``pact-lightning fit`` takes them.
 
     Args:
         arguments: ``-c recipe.yaml`` and what follows.
-        device_type: ``cpu`` or ``cuda``, where the recipe's own is not meant.
+        device_type: ``cpu`` or ``cuda``, in place of the recipe's own.
 
     Raises:
         ValueError: The recipe does not train by rollouts, or has a mistake.
     """
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
-    # Its word to people who pass arguments by mistake; what is passed here is the rest of a command line.
+    # Lightning warns of arguments that are passed by mistake; these are the rest of a command line.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     given: Any = list(arguments)
     cli = _ParsedRecipe(
@@ -46,4 +40,33 @@ def read_recipe(arguments: Sequence[str], device_type: str | None = None) -> Rec
         parser_kwargs={"exit_on_error": False},
         args=given,
     )
-    return recipe_of(cli.config.as_dict(), device_type)
+    config = cli.config.as_dict()
+    model = _init_args(config, "model", PACTModule)
+    return recipe_of(model, _init_args(config, "data", RolloutDataModule), config["trainer"], device_type)
+
+
+class _ParsedRecipe(PactCLI):
+    """A command line that is read and not run."""
+
+    def instantiate_classes(self) -> None:
+        """Make nothing: no tokenizer is read, and a recipe for a GPU can be planned without one."""
+
+    def _parse_ckpt_path(self) -> None:
+        """Look for no checkpoint: no command is run that could resume from one."""
+
+
+def _init_args(config: dict[str, Any], part: str, known: type) -> dict[str, Any]:
+    """Return the arguments of a class; those that a subclass does not have take the known class's defaults."""
+    given = config.get(part) or {}
+    class_path = given.get("class_path")
+    found = None if class_path is None else import_path(class_path, part)
+    if not (isinstance(found, type) and issubclass(found, known)):
+        raise ValueError(
+            f"plan knows recipes that train by rollouts, with pact_lightning.{known.__name__}, but {part} is "
+            f"{class_path}"
+        )
+    parser = ArgumentParser()
+    parser.add_class_arguments(known)
+    defaults: dict[str, Any] = parser.get_defaults().as_dict()
+    # dict_kwargs are those of a constructor whose **kwargs jsonargparse could not follow.
+    return defaults | given.get("init_args", {}) | given.get("dict_kwargs", {})

@@ -11,8 +11,6 @@ from pact_lightning.policy.attention.choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.policy.packing import PackingMode
 
-_MODULE, _DATA = "pact_lightning.PACTModule", "pact_lightning.RolloutDataModule"
-
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -100,13 +98,17 @@ class Recipe:
         return Lengths(self.max_prompt_tokens, trace, self.max_trajectory_tokens)
 
 
-def recipe_of(config: Mapping[str, Any], device_type: str | None = None) -> Recipe:
-    """Takes what matters out of a complete configuration."""
-    for part, known in (("model", _MODULE), ("data", _DATA)):
-        found = config.get(part, {}).get("class_path")
-        if found != known:
-            raise ValueError(f"plan knows recipes that train by rollouts, with {known}, but {part} is {found}")
-    model, data, trainer = config["model"]["init_args"], config["data"]["init_args"], config["trainer"]
+def recipe_of(
+    model: Mapping[str, Any], data: Mapping[str, Any], trainer: Mapping[str, Any], device_type: str | None = None
+) -> Recipe:
+    """Take the settings that a plan needs from a complete configuration.
+
+    Args:
+        model: Arguments of PACTModule.
+        data: Arguments of RolloutDataModule.
+        trainer: Arguments of the Trainer.
+        device_type: ``cpu`` or ``cuda``, in place of the Trainer's accelerator.
+    """
     processes = _count(trainer["devices"]) * (trainer["num_nodes"] or 1)
     coefficients, limits = model["coefficients"], data["limits"]
     sampler = (model["sampler"] or {}).get("class_path", "")

@@ -1,13 +1,16 @@
-"""What an import path names: classes and functions of the user's own, with one sentence where there is nothing."""
+"""Imports by dotted path, of classes and functions of the user's own, with one-sentence errors."""
 
 import importlib
+import sys
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+_PACKAGE = __name__.partition(".")[0]
+
 
 def import_path(path: str, what: str) -> Any:
-    """Imports what a path such as ``package.module.Class`` names.
+    """Import what a path such as ``package.module.Class`` names.
 
     Args:
         path: The path.
@@ -28,7 +31,7 @@ def import_path(path: str, what: str) -> Any:
 
 
 def import_module(path: str, what: str = "module") -> ModuleType:
-    """Imports a module.
+    """Import a module.
 
     Args:
         path: Its path.
@@ -46,7 +49,7 @@ def import_module(path: str, what: str = "module") -> ModuleType:
 
 
 def make_object(path: str, what: str, init_args: Mapping[str, Any] | None = None) -> Any:
-    """Imports a class and makes an object of it.
+    """Import a class and make an object of it.
 
     Args:
         path: Import path of the class.
@@ -64,5 +67,22 @@ def make_object(path: str, what: str, init_args: Mapping[str, Any] | None = None
         raise ValueError(f"the {what} {path!r} cannot be made: {error}") from error
 
 
+def new_path(path: str) -> str:
+    """Return ``"; <path> is now <short path>"`` for a public name of this package at a place that it has left.
+
+    Args:
+        path: A path that cannot be imported.
+
+    Returns:
+        An empty string for every other path.
+    """
+    package, name = path.partition(".")[0], path.rpartition(".")[2]
+    homes = sys.modules[_PACKAGE]._HOMES
+    short = f"{package}.{name}"
+    if package != _PACKAGE or name not in homes or path in (short, f"{package}.{homes[name]}.{name}"):
+        return ""
+    return f"; {path} is now {short}"
+
+
 def _nothing(what: str, path: str, why: object) -> ImportError:
-    return ImportError(f"the {what} {path!r} cannot be imported: {why}")
+    return ImportError(f"the {what} {path!r} cannot be imported: {why}{new_path(path)}")

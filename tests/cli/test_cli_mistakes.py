@@ -221,6 +221,31 @@ def test_two_tasks_of_one_id_from_any_source_are_refused(refusal):
     assert "two train tasks have the id 'train-1'" in refusal(changes)
 
 
+@pytest.mark.parametrize(
+    ("field", "old"),
+    [
+        ("model.class_path", "pact_lightning.module.PACTModule"),
+        ("data.class_path", "pact_lightning.datamodule.RolloutDataModule"),
+        ("data.init_args.train.class_path", "pact_lightning.tasks.nowhere.JsonlTasks"),
+        ("trainer.callbacks", [{"class_path": "pact_lightning.annealing.AnnealingCallback"}]),
+    ],
+)
+def test_a_class_path_from_before_the_move_is_told_with_the_short_one(refusal, field, old):
+    sentence = refusal({field: old})
+    path = old if isinstance(old, str) else old[0]["class_path"]
+    assert sentence.endswith(f"; {path} is now pact_lightning.{path.rpartition('.')[2]}")
+
+
+def test_a_task_file_with_an_environment_from_before_the_move_is_told_the_short_path(tmp_path, refusal):
+    task = task_to_json(make_task("train", 1))
+    task["environment"]["class_path"] = "pact_lightning.environments.bundled.tools.BundledWorld"
+    path = tmp_path / "old.jsonl"
+    path.write_text(json.dumps(task) + "\n")
+    assert refusal(jsonl(str(path))).endswith(
+        "pact_lightning.environments.bundled.tools.BundledWorld is now pact_lightning.BundledWorld"
+    )
+
+
 class NoSource:
     """Has no ``load``."""
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
 from pact_lightning.plan.fitting import Largest, _largest, largest_fit
 from pact_lightning.plan.lengths import Decoding, Lengths, Passes, StepShape, fullest, step_packs
 from pact_lightning.plan.run_plan import make_plan, planned_packs
-from pact_lightning.policy.loading import BUNDLED, load_policy, policy_skeleton
+from pact_lightning.policy.loading import BUNDLED, PolicyConfig, load_policy, policy_skeleton
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.rollout_datamodule import RolloutDataModule
 
 HOURS = re.compile(
     r"([\d,.]+) h at least, with rollouts of these lengths: ([\d,.]+) h of rollouts and ([\d,.]+) h of upd"
@@ -311,6 +315,52 @@ def test_a_plan_without_a_recipe_or_of_another_method_says_so(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(["plan", *arguments])
         assert sentence in capsys.readouterr().err
+
+
+class FewerArguments(PACTModule):
+    """Has arguments of its own and few of PACTModule's."""
+
+    def __init__(self, *, policy: PolicyConfig = PolicyConfig(), tokens: int = 4096, extra: str = "") -> None:  # noqa: B008
+        super().__init__(policy=policy, max_tokens_per_forward=tokens)
+        self.extra = extra
+
+
+class MoreArguments(PACTModule):
+    """Hands on whatever it does not know."""
+
+    def __init__(self, *, extra: str = "", head_chunk: int = 99, **kwargs: Any) -> None:
+        super().__init__(head_chunk=head_chunk, **kwargs)
+        self.extra = extra
+
+
+class MoreData(RolloutDataModule):
+    """Hands on whatever it does not know."""
+
+    def __init__(self, *, extra: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.extra = extra
+
+
+def test_a_subclass_is_planned_with_its_own_defaults_and_the_parents_arguments(tmp_path, capsys):
+    path = saved(tmp_path)
+    classes = ["--model.class_path", f"{__name__}.MoreArguments", "--data.class_path", f"{__name__}.MoreData"]
+    recipe = read_recipe(["-c", path, *classes, "--data.init_args.extra", "3"])
+    assert recipe == replace(read_recipe(["-c", path]), head_chunk=99)
+    main(["plan", "-c", path, *classes, *GIVEN])
+    assert "Memory of one cpu process" in capsys.readouterr().out
+
+
+def test_arguments_that_a_subclass_does_not_have_take_the_parents_defaults(tmp_path):
+    config = {"class_path": f"{__name__}.FewerArguments", "init_args": {"policy": {"lora_r": 4}, "tokens": 5000}}
+    recipe = read_recipe(["-c", saved(tmp_path, {"model": config})])
+    assert (recipe.policy.lora_r, recipe.policy.adapter) == (4, "lora")
+    assert (recipe.max_tokens_per_forward, recipe.head_chunk, recipe.anchor_probability) == (32_768, 1024, 0.4)
+    assert recipe.rows == 4, "the data are as they were"
+
+
+def test_a_class_by_its_home_is_the_class(tmp_path):
+    changes = {"model.class_path": "pact_lightning.training.pact_module.PACTModule"}
+    assert read_recipe(["-c", saved(tmp_path, changes)]) == read_recipe(["-c", saved(tmp_path)])
 
 
 def test_no_weights_are_loaded(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pact_lightning.types.prompt import EnvironmentSpec
-from pact_lightning.utils.imports import import_module, import_path, make_object
+from pact_lightning.utils.imports import import_module, import_path, make_object, new_path
 
 
 class Environment:
@@ -55,6 +55,30 @@ def test_what_names_nothing_is_told_with_its_purpose_its_path_and_why(path, why)
     with pytest.raises(ImportError) as caught:
         import_path(path, "number")
     assert str(caught.value).startswith(f"the number {path!r} cannot be imported: {why}")
+
+
+@pytest.mark.parametrize(
+    ("path", "now"),
+    [
+        ("pact_lightning.module.PACTModule", "; pact_lightning.module.PACTModule is now pact_lightning.PACTModule"),
+        (
+            "pact_lightning.tasks.nowhere.JsonlTasks",
+            "; pact_lightning.tasks.nowhere.JsonlTasks is now pact_lightning.JsonlTasks",
+        ),
+        ("pact_lightning.module.NoSuchName", ""),
+        ("pact_lightning.NoSuchName", ""),
+        ("my_module.PACTModule", ""),
+    ],
+)
+def test_a_public_name_at_a_place_it_has_left_is_told_with_its_short_path(path, now):
+    with pytest.raises(ImportError) as caught:
+        import_path(path, "model")
+    assert str(caught.value).partition("; ")[2] == now.removeprefix("; ")
+
+
+def test_a_public_name_whose_home_cannot_be_imported_has_not_moved():
+    assert new_path("pact_lightning.VLLMEngine") == ""
+    assert new_path("pact_lightning.rollout.samplers.vllm.engine.VLLMEngine") == ""
 
 
 @pytest.mark.parametrize("path", ["", "os..path", ".os", "no_such_module", "json.nothing"])
