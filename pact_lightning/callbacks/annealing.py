@@ -1,4 +1,4 @@
-"""TODO callbacks.annealing."""
+"""Callback that applies the annealing schedule."""
 
 from typing import Protocol, runtime_checkable
 
@@ -9,26 +9,24 @@ from pact_lightning.objectives.annealing import MAX_LEVEL, AnnealingSchedule, Su
 
 @runtime_checkable
 class Supervised(Protocol):
-    """A module whose SFT term obeys a ``supervision`` attribute."""
+    """Module whose SFT term follows a ``supervision`` attribute."""
 
     supervision: Supervision
 
 
 class AnnealingCallback(Callback):
-    """Sets the module's ``supervision`` at the start of every epoch and logs it.
+    """Callback that sets the module's ``supervision`` at the start of every epoch, which is one phase.
 
-    One epoch is one phase. The callback has no state: a resumed run finds its supervision from the epoch alone. A
-    module trains without the callback too, under the supervision that it was made with.
-
-    Logs ``anneal/level`` and ``anneal/tool_call_scale``.
+    It logs ``anneal/level`` and ``anneal/tool_call_scale``. It has no state: the epoch alone determines the
+    supervision of a resumed run. Without the callback a module keeps the supervision that it was made with.
 
     Args:
         scale_start: ``lambda_a`` in the first epoch.
         scale_end: ``lambda_a`` at the horizon. The last epoch is one step short of it.
         level_start: Reasoning level in the first epoch, 0 to 4.
-        anneal_reasoning: Whether the level falls; else it stays at ``level_start``.
-        anneal_tool_calls: Whether the scale changes; else it stays at ``scale_start``.
-        horizon: Number of epochs over which supervision fades; by default the trainer's ``max_epochs``.
+        anneal_reasoning: ``False`` holds the level at ``level_start``.
+        anneal_tool_calls: ``False`` holds the scale at ``scale_start``.
+        horizon: Number of epochs over which supervision fades; ``None`` for the trainer's ``max_epochs``.
 
     Raises:
         ValueError: A value is out of its range.
@@ -56,7 +54,7 @@ class AnnealingCallback(Callback):
         self.horizon = horizon
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts the epoch's supervision in force.
+        """Set and log the epoch's supervision.
 
         Raises:
             TypeError: The module has no ``supervision``.

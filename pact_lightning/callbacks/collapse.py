@@ -1,6 +1,6 @@
-"""Signs that a policy collapses, from the figures of its rollouts alone (METHOD section 9).
+"""Monitor of a policy's collapse: no calls, malformed calls, control tokens, entropy (METHOD section 9).
 
-Warns when a policy begins to collapse: no more calls, malformed calls, runaway control tokens, no more variety.
+It reads the metrics of the rollouts alone and compares each phase with the run's first.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,16 +13,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 @dataclass(frozen=True)
 class CollapseThresholds:
-    """When a figure is a sign of collapse; each is compared with the run's first phase [D].
+    """Thresholds of the signs of a collapse, each relative to the run's first phase [D].
 
     Attributes:
         no_call: Share of rollouts without a tool call.
         malformed_call: Share of rollouts with a malformed call.
-        share_rise: How far both must have risen as well.
-        control_tokens: How many times the first phase's share of control tokens; that share estimates their mean
+        share_rise: Least rise of either share since the first phase.
+        control_tokens: Multiple of the first phase's share of control tokens; that share estimates their mean
             probability.
-        entropy_fall: Share of the first phase's entropy below which the policy has lost its variety.
-        entropy_rise: How many times the first phase's entropy the policy babbles at.
+        entropy_fall: Fraction of the first phase's entropy below which the policy has lost its variety.
+        entropy_rise: Multiple of the first phase's entropy above which the policy babbles.
     """
 
     no_call: float = 0.5
@@ -69,87 +69,66 @@ _SIGNS = {
 }
 
 
-class CollapseSigns:
-    """Follows the figures from phase to phase.
+class CollapseMonitor(pl.Callback):
+    """Callback that compares every phase's rollouts with the first phase's and warns once per sign.
+
+    :class:`~pact_lightning.PACTModule` adds one by itself; list it among the callbacks to set other thresholds.
 
     Args:
-        thresholds: When a figure is a sign.
-        patience: Phases in a row that must show it.
+        thresholds: Thresholds of the signs.
+        patience: Phases in a row that must show a sign before the warning, which names the first of them.
+
+    Raises:
+        ValueError: ``patience`` is below 1.
     """
 
-    def __init__(self, thresholds: CollapseThresholds, patience: int) -> None:
+    def __init__(self, thresholds: CollapseThresholds = CollapseThresholds(), patience: int = 2) -> None:
+        if patience < 1:
+            raise ValueError(f"CollapseMonitor's patience counts phases and must be at least 1, not {patience}")
         self.thresholds = thresholds
         self.patience = patience
-        self.start: dict[str, float] = {}
-        self.since: dict[str, int] = {}  # phase in which a sign that still shows began
-        self.warned: list[str] = []
+        self._start: dict[str, float] = {}
+        self._since: dict[str, int] = {}  # phase in which a sign that still shows began
+        self._warned: list[str] = []
 
-    def update(self, phase: int, figures: Mapping[str, float]) -> list[str]:
-        """Takes a phase's figures and gives the warnings that are due.
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Warn of the signs that the phase's metrics show."""
+        del pl_module
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
+        for warning in self.warnings_of(trainer.current_epoch, figures):
+            rank_zero_warn(warning)
+
+    def warnings_of(self, phase: int, figures: Mapping[str, float]) -> list[str]:
+        """Record a phase's metrics and return the warnings that are due.
 
         Args:
             phase: Number of the phase.
-            figures: Values by metric name; what is missing is not judged.
+            figures: Values by metric name; a metric that is missing is not judged.
         """
         warnings = []
         for name, sign in _SIGNS.items():
             if sign.figure not in figures:
                 continue
             now = figures[sign.figure]
-            start = self.start.setdefault(sign.figure, now)
+            start = self._start.setdefault(sign.figure, now)
             if not sign.shown(self.thresholds, now, start):
-                self.since.pop(name, None)
+                self._since.pop(name, None)
                 continue
-            since = self.since.setdefault(name, phase)
-            if name not in self.warned and phase - since + 1 >= self.patience:
-                self.warned.append(name)
-                warnings.append(_warning(sign.what.format(now=now, start=start), since, phase))
+            since = self._since.setdefault(name, phase)
+            if name not in self._warned and phase - since + 1 >= self.patience:
+                self._warned.append(name)
+                warnings.append(
+                    f"the policy may be collapsing: {sign.what.format(now=now, start=start)}; it began in phase "
+                    f"{since} and is so in phase {phase}. Look at the trajectories of these phases; go back to a "
+                    "checkpoint from before and lower the learning rate, or raise model.coefficients.kl"
+                )
         return warnings
 
-    def state(self) -> dict[str, Any]:
-        """What a resumed run needs."""
-        return {"start": dict(self.start), "since": dict(self.since), "warned": list(self.warned)}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes what :meth:`state` gave."""
-        self.start, self.since = dict(state["start"]), dict(state["since"])
-        self.warned = list(state["warned"])
-
-
-def _warning(what: str, since: int, phase: int) -> str:
-    return (
-        f"the policy may be collapsing: {what}; it began in phase {since} and is so in phase {phase}. Look at the "
-        "trajectories of these phases; go back to a checkpoint from before and lower the learning rate, or raise "
-        "model.coefficients.kl"
-    )
-
-
-class CollapseMonitor(pl.Callback):
-    """Compares every phase's rollouts with those of the run's first phase, and warns once per sign (METHOD section 9).
-
-    :class:`~pact_lightning.PACTModule` brings one along; list it among the callbacks to set other thresholds.
-
-    Args:
-        thresholds: When a sign counts.
-        patience: Phases in a row that must show a sign before the warning, which names the first of them.
-    """
-
-    def __init__(self, thresholds: CollapseThresholds = CollapseThresholds(), patience: int = 2) -> None:
-        if patience < 1:
-            raise ValueError(f"CollapseMonitor's patience counts phases and must be at least 1, not {patience}")
-        self.signs = CollapseSigns(thresholds, patience)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks at the phase's figures."""
-        del pl_module
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
-        for warning in self.signs.update(trainer.current_epoch, figures):
-            rank_zero_warn(warning)
-
     def state_dict(self) -> dict[str, Any]:
-        """The first phase's figures and the signs so far, so that a resumed run goes on watching."""
-        return self.signs.state()
+        """Return the first phase's metrics and the signs so far; a resumed run goes on watching."""
+        return {"start": dict(self._start), "since": dict(self._since), "warned": list(self._warned)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the state of the run that is resumed."""
-        self.signs.restore(state_dict)
+        """Restore the state of the run that is resumed."""
+        self._start, self._since = dict(state_dict["start"]), dict(state_dict["since"])
+        self._warned = list(state_dict["warned"])

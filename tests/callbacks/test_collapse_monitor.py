@@ -4,7 +4,7 @@ import lightning.pytorch as pl
 import pytest
 from hand_made import FULL, STILL, Batches, RecordingModule, bundled_renderer, hand_made_group, quiet_trainer
 
-from pact_lightning.callbacks.collapse import CollapseMonitor, CollapseSigns, CollapseThresholds
+from pact_lightning.callbacks.collapse import CollapseMonitor
 from pact_lightning.metrics.rollout_figures import sampling_counts, sampling_signs
 
 START = {
@@ -14,10 +14,6 @@ START = {
     "rollout/entropy": 0.5,
 }
 RENDERER = bundled_renderer()
-
-
-def signs(patience=2):
-    return CollapseSigns(CollapseThresholds(), patience)
 
 
 @pytest.mark.parametrize(
@@ -31,42 +27,42 @@ def signs(patience=2):
     ],
 )
 def test_a_sign_is_told_once_with_the_phase_it_began_in(figure, value, what):
-    watch = signs()
-    assert watch.update(0, START) == []
-    assert watch.update(1, START | {figure: value}) == []
-    (warning,) = watch.update(2, START | {figure: value})
+    watch = CollapseMonitor()
+    assert watch.warnings_of(0, START) == []
+    assert watch.warnings_of(1, START | {figure: value}) == []
+    (warning,) = watch.warnings_of(2, START | {figure: value})
     assert what in warning
     assert "it began in phase 1 and is so in phase 2" in warning
-    assert watch.update(3, START | {figure: value}) == []
+    assert watch.warnings_of(3, START | {figure: value}) == []
 
 
 def test_one_bad_phase_is_no_collapse():
-    watch = signs()
+    watch = CollapseMonitor()
     bad = START | {"rollout/no_call": 0.9}
     for phase, figures in enumerate([START, bad, START, bad, START]):
-        assert watch.update(phase, figures) == []
+        assert watch.warnings_of(phase, figures) == []
 
 
 def test_a_policy_that_starts_without_calls_has_not_collapsed():
-    watch = signs(patience=1)
+    watch = CollapseMonitor(patience=1)
     for phase in range(3):
-        assert watch.update(phase, START | {"rollout/no_call": 1.0}) == []
+        assert watch.warnings_of(phase, START | {"rollout/no_call": 1.0}) == []
 
 
 def test_figures_that_are_not_there_are_not_judged():
-    watch = signs(patience=1)
-    assert watch.update(0, {}) == watch.update(1, {"val/no_call": 1.0}) == []
+    watch = CollapseMonitor(patience=1)
+    assert watch.warnings_of(0, {}) == watch.warnings_of(1, {"val/no_call": 1.0}) == []
 
 
 def test_a_resumed_watch_goes_on_where_it_was():
     bad = START | {"rollout/entropy": 0.0}
-    watch = signs()
-    watch.update(0, START)
-    watch.update(1, bad)
-    resumed = signs()
-    resumed.restore(watch.state())
-    assert resumed.update(2, bad) == watch.update(2, bad) != []
-    assert resumed.update(3, bad) == []
+    watch = CollapseMonitor()
+    watch.warnings_of(0, START)
+    watch.warnings_of(1, bad)
+    resumed = CollapseMonitor()
+    resumed.load_state_dict(watch.state_dict())
+    assert resumed.warnings_of(2, bad) == watch.warnings_of(2, bad) != []
+    assert resumed.warnings_of(3, bad) == []
 
 
 class Collapsing(RecordingModule):
@@ -122,6 +118,6 @@ def test_the_signs_come_from_the_sampled_tokens_alone():
 
 def test_the_monitor_is_a_callback_whose_state_is_saved():
     monitor = CollapseMonitor()
-    monitor.signs.update(0, START)
+    monitor.warnings_of(0, START)
     assert isinstance(monitor, pl.Callback)
     assert monitor.state_dict() == {"start": START, "since": {}, "warned": []}
