@@ -1,12 +1,11 @@
-"""Rollouts one phase ahead of the update: when they are made, which weights sampled them, how stale those are [D].
+"""Rollouts one phase ahead of the update [D].
 
-While phase n trains, the rollouts of phase n + 1 are made by the weights that began phase n. They are off by one phase
-of updates, no more: the next ones start only when these have been taken. The surrogate is in its decoupled form: its
-ratio is taken to the weights that begin the update (``pi_old``), and each token is weighted by what these give it over
-what its sampler gave it (METHOD 5.19, 5.20). That corrects a token for the weights that drew it, up to the cap, and not
-for the turns before it, as all weights per token do.
+While phase n trains, a thread makes the rollouts of phase n + 1 with the weights that began phase n. They are off by
+one phase of updates and no more, since the next ones start only when these have been taken.
 
-The thread in which the rollouts of the next phase are made while the present one trains.
+The surrogate is in its decoupled form: its ratio is taken to the weights that begin the update (``pi_old``), and each
+token is weighted by its probability under these over that under its sampler (METHOD 5.19, 5.20). As every weight per
+token, this corrects a token for the weights that drew it, up to the cap, and not for the turns before it.
 """
 
 import threading
@@ -21,12 +20,12 @@ from pact_lightning.types.trajectory import Trajectory
 
 @dataclass(frozen=True, slots=True)
 class SampledBy:
-    """The weights that sampled the rollouts of a phase.
+    """Weights that sampled the rollouts of a phase.
 
     Attributes:
         phase: The phase that trains on the rollouts.
-        policy: The weights' name, as of :attr:`~pact_lightning.PolicyModule.policy_name`.
-        step: Optimiser steps that had led to them.
+        policy: Name of the weights (the policy module's ``policy_name``).
+        step: Optimiser steps made before they sampled.
     """
 
     phase: int
@@ -34,7 +33,7 @@ class SampledBy:
     step: int
 
     def staleness(self, step: int) -> int:
-        """Optimiser steps between these weights and those that begin the update.
+        """Return the number of optimiser steps between these weights and those that begin the update.
 
         Args:
             step: Optimiser steps made when the update begins.
@@ -46,17 +45,17 @@ class SampledBy:
 
 
 def check_overlap(sampler: SamplerBackend | None, importance_cap: float | None, processes: int) -> None:
-    """Checks that rollouts can be made beside the update, and are corrected for the weights that sampled them.
+    """Check that rollouts can be made beside the update, and are corrected for the weights that sampled them.
 
-    Without the correction nothing in the loss would know of those weights, so that it is no choice here [D].
+    Without the correction nothing in the loss would know of those weights, so it cannot be switched off here [D].
 
     Args:
-        sampler: What samples in the policy's stead.
-        importance_cap: The bound on the weights that correct, ``None`` for no correction.
-        processes: Processes that train together.
+        sampler: The sampler backend; ``None`` for the policy itself.
+        importance_cap: Bound on the weights of the correction; ``None`` for no correction.
+        processes: Number of processes that train together.
 
     Raises:
-        ValueError: They cannot, or are not.
+        ValueError: The sampler holds no weights of its own, there is no correction, or several processes train.
     """
     if not keeps_weights(sampler):
         who = "the policy itself, which is being trained" if sampler is None else type(sampler).__name__
@@ -78,16 +77,16 @@ def check_overlap(sampler: SamplerBackend | None, importance_cap: float | None, 
 
 
 def another_phase_follows(phase: int, *, step: int, phase_steps: int, max_phases: int | None, max_steps: int) -> bool:
-    """Whether a phase comes after this one, so that its rollouts are worth making now.
+    """Tell whether a phase will come after this one, whose rollouts are then worth making now.
 
-    A step that is skipped makes no difference for long: where a phase follows after all, it makes its own rollouts.
+    Skipped steps may make the answer wrong. That does no harm: a phase without rollouts makes its own.
 
     Args:
         phase: The phase that begins.
-        step: Optimiser steps made by then.
+        step: Optimiser steps made before it.
         phase_steps: Optimiser steps of a phase.
-        max_phases: Phases of the run (``trainer.max_epochs``); -1 or ``None`` for no end.
-        max_steps: Optimiser steps of the run (``trainer.max_steps``); -1 for no end.
+        max_phases: Limit on the run's phases (``trainer.max_epochs``); -1 or ``None`` for none.
+        max_steps: Limit on the run's optimiser steps (``trainer.max_steps``); -1 for none.
 
     >>> another_phase_follows(1, step=8, phase_steps=8, max_phases=3, max_steps=-1)
     True
@@ -101,21 +100,21 @@ def another_phase_follows(phase: int, *, step: int, phase_steps: int, max_phases
 
 
 RolledOut = tuple[list[list[Trajectory]], RolloutStats]
-"""For every request its rollouts, and what all of them took."""
+"""The rollouts of every request, and the counts and times of them all."""
 
 Pause = Callable[[], None]
-"""Called between two steps of the sampler; it raises in order to end the run."""
+"""Function called between two steps of the sampler; it raises to end the run."""
 
 _LOOK_S = 0.2
 
 
 class RolloutsAhead:
-    """A run of rollouts beside the update.
+    """Run of rollouts in a thread of its own, beside the update.
 
-    Its thread does not keep the process from ending, should nobody wait for it.
+    The thread is a daemon: the process can end without waiting for it.
 
     Args:
-        sampled_by: Which weights sample, for which phase.
+        sampled_by: The weights that sample.
         work: Makes the rollouts.
     """
 
@@ -127,10 +126,10 @@ class RolloutsAhead:
         self._thread.start()
 
     def wait(self, meanwhile: Pause) -> None:
-        """Waits until the run has ended, well or not.
+        """Wait until the run has ended, with or without an error.
 
         Args:
-            meanwhile: Called a few times a second; it may raise in order to wait no longer.
+            meanwhile: Called a few times a second; it may raise to end the wait.
         """
         meanwhile()
         while self._thread.is_alive():
@@ -138,15 +137,15 @@ class RolloutsAhead:
             meanwhile()
 
     def result(self) -> RolledOut:
-        """What a run that has ended has made.
+        """Return the rollouts of the run, which must have ended.
 
         Raises:
-            BaseException: Whatever ended it.
+            BaseException: The error that ended the run.
         """
         return self._outcome.result()
 
     def drop(self) -> None:
-        """Ends the run at the next step of its sampler, and waits for that; what has been finished stays on disk."""
+        """End the run at the next step of its sampler, and wait for that; finished rollouts stay on disk."""
         self._dropped.set()
         self._thread.join()
 
@@ -162,4 +161,4 @@ class RolloutsAhead:
 
 
 class _DroppedError(Exception):
-    """Nobody wants the rollouts any more."""
+    """Signal that ends a dropped run."""

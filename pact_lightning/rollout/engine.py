@@ -1,4 +1,7 @@
-"""The rollout engine: advances many prompt-only rollouts independently through turns of tokens and tool calls."""
+"""Rollout engine: many prompt-only rollouts at once, each through its own turns of tokens and tool calls.
+
+It receives prompt views, which have no trace field.
+"""
 
 import logging
 import threading
@@ -32,25 +35,25 @@ from pact_lightning.utils.seeds import derive_seed
 _log = logging.getLogger(__name__)
 
 RolloutKey = tuple[int, int]
-"""A rollout of a run of the engine: the number of its request, and its sample."""
+"""Position of a rollout in a run of the engine: the number of its request, and its sample."""
 
 
 @dataclass(frozen=True)
 class RolloutLimits:
-    """Where a rollout ends, and how many run at a time.
+    """Limits of a rollout, and of how many run at the same time.
 
     Attributes:
         max_turns: Assistant turns per rollout [P]: 10.
         max_new_tokens_per_turn: Tokens of one turn; a turn that reaches it ends the rollout (``max_tokens_turn``).
         max_trajectory_tokens: Tokens after the prompt, observations included [P]: 23,000 (``max_tokens_trajectory``).
         max_response_characters: A longer tool response is cut, and says so.
-        tool_timeout_s: Seconds that one tool call may take, from its start; after that it is an error observation. So
-            long may an environment take to start, too; after that its rollout has failed.
+        tool_timeout_s: Seconds that one tool call may take; a longer one becomes an error observation. An environment
+            may take as long to start; after that its rollout has failed.
         rows: Rollouts in work at the same time; freed places are refilled.
-        tool_threads: Rollouts whose tools run, or whose environments start, at the same time; the calls of one rollout
+        tool_threads: Rollouts whose tools run, or whose environments start, at the same time. The calls of one rollout
             run one after the other.
-        admit_every: Sampler steps between two admissions of tool responses. Responses are waited for at fixed
-            steps, so that rollouts do not depend on how fast a tool happens to be.
+        admit_every: Sampler steps between two admissions of tool responses. Rollouts do not depend on the speed of a
+            tool, since responses are waited for at fixed steps.
     """
 
     max_turns: int = 10
@@ -63,10 +66,10 @@ class RolloutLimits:
     admit_every: int = 6
 
     def __post_init__(self) -> None:
-        """Checks the values.
+        """Check the values.
 
         Raises:
-            ValueError: One is not above 0: no rollout could end, or none begin.
+            ValueError: A limit is not above 0, with which no rollout could begin or end.
         """
         for limit in fields(self):
             value = getattr(self, limit.name)
@@ -76,7 +79,7 @@ class RolloutLimits:
 
 @dataclass(frozen=True, slots=True)
 class RolloutRequest:
-    """``samples`` rollouts of one prompt; ``seed`` is this prompt's in this phase."""
+    """Request for ``samples`` rollouts of one prompt; ``seed`` belongs to this prompt and phase."""
 
     prompt: PromptView
     samples: int
@@ -85,17 +88,17 @@ class RolloutRequest:
 
 @dataclass(slots=True)
 class RolloutStats:
-    """What a run of the engine took.
+    """Counts and times of a run of the engine.
 
     Attributes:
         rollouts: Finished rollouts.
         tokens: Sampled tokens.
         tool_calls: Executed calls.
         tool_timeouts: Calls that ran into ``tool_timeout_s``.
-        unanswered_calls: Calls that nobody answered, those over their limit among them.
-        environment_failures: Environments whose ``reward`` or ``close`` failed or took too long, after their rollout.
-        tool_seconds: Time spent waiting for tools.
-        seconds: Time in all.
+        unanswered_calls: Calls that nobody answered, timeouts included.
+        environment_failures: Failures or timeouts of an environment's ``reward`` or ``close`` after its rollout.
+        tool_seconds: Seconds spent waiting for tools.
+        seconds: Seconds in all.
     """
 
     rollouts: int = 0
@@ -108,7 +111,7 @@ class RolloutStats:
     seconds: float = 0.0
 
     def add(self, trajectory: Trajectory) -> None:
-        """Counts a rollout that is known already; it takes no time."""
+        """Count a rollout that is known already; it takes no time."""
         self.rollouts += 1
         self.tokens += len(trajectory.sampled_logps)
         self.tool_calls += trajectory.tool_calls
@@ -122,30 +125,24 @@ class _Row:
     key: RolloutKey
     trajectory: Trajectory
     prompt: PromptView
-    environment: Environment
     seed: int
-    tokens: int = 0
+    starting: Future[Environment]
+    busy: threading.Lock  # held by the one call of the environment that runs
+    tokens: int = 0  # after the prompt
     released: int = 0  # user turns of the prompt's follow-ups
-    pending: list[Future[ToolResult] | ToolResult] = field(default_factory=list)
-    busy: threading.Lock = field(default_factory=threading.Lock)
+    pending: list[Future[ToolResult] | ToolResult] = field(default_factory=list)  # results of the last turn's calls
 
-
-@dataclass(slots=True)
-class _Starting:
-    key: RolloutKey
-    trajectory: Trajectory
-    prompt: PromptView
-    environment: Future[Environment]
-    seed: int
-    busy: threading.Lock
+    @property
+    def environment(self) -> Environment:
+        return self.starting.result()
 
 
 class RolloutEngine:
-    """Runs rollouts from prompts alone: it receives prompt views, which have no trace field.
+    """Rollouts of a policy in its tools' environments, from prompts alone.
 
     Args:
         renderer: The policy's renderer.
-        limits: Where rollouts end.
+        limits: Limits of the rollouts.
     """
 
     def __init__(self, renderer: ChatRenderer, limits: RolloutLimits) -> None:
@@ -163,61 +160,48 @@ class RolloutEngine:
         pause: Callable[[], None] | None = None,
         stats: RolloutStats | None = None,
     ) -> tuple[list[list[Trajectory]], RolloutStats]:
-        """Runs all rollouts.
+        """Run all rollouts.
 
         Args:
-            requests: What to roll out.
+            requests: Prompts to roll out.
             sampler: The policy.
-            progress: Called whenever rollouts have ended.
-            known: Rollouts that were finished before, by the same policy; they are not run again.
+            progress: Called whenever a rollout has ended.
+            known: Rollouts that the same policy has finished before; they are not run again.
             finished: Called with every rollout that ends.
-            pause: Called between two steps of the sampler; it may raise in order to end the run.
-            stats: What earlier runs took, to be added to.
+            pause: Called between two steps of the sampler; it may raise to end the run.
+            stats: Counts and times of earlier runs, to which this one's are added.
 
         Returns:
-            For every request its rollouts in order of ``sample``, and what it took.
+            The rollouts of every request in order of ``sample``, and the counts and times.
 
         Raises:
             EnvironmentUnavailableError: An environment says that no rollout can go on.
         """
-        run = _Run(self, requests, sampler, progress=progress, known=known or {}, finished=finished, pause=pause)
-        run.stats = stats or RolloutStats()
-        return run.run()
+        done = dict(known or {})
+        taken = stats or RolloutStats()
+        return _Run(self.renderer, self.limits, requests, sampler, progress, finished, pause, done, taken).run()
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        engine: RolloutEngine,
-        requests: Sequence[RolloutRequest],
-        sampler: Sampler,
-        *,
-        progress: Callable[[RolloutStats], None] | None,
-        known: Mapping[RolloutKey, Trajectory],
-        finished: Callable[[RolloutKey, Trajectory], None] | None,
-        pause: Callable[[], None] | None,
-    ) -> None:
-        self.renderer = engine.renderer
-        self.limits = engine.limits
-        self.sampler = sampler
-        self.progress = progress
-        self.finished = finished
-        self.pause = pause
+    renderer: ChatRenderer
+    limits: RolloutLimits
+    requests: Sequence[RolloutRequest]
+    sampler: Sampler
+    progress: Callable[[RolloutStats], None] | None
+    finished: Callable[[RolloutKey, Trajectory], None] | None
+    pause: Callable[[], None] | None
+    done: dict[RolloutKey, Trajectory]
+    stats: RolloutStats
+    rows: dict[int, _Row] = field(default_factory=dict)
+    calling: list[int] = field(default_factory=list)  # rows that wait for tools or the user, in order
+    next_row: int = 0
+    steps: int = 0
+
+    def __post_init__(self) -> None:
         # By number and not by task: a phase that begins a new pass may hold the same task twice.
-        self.waiting = [
-            (number, sample)
-            for number, request in enumerate(requests)
-            for sample in range(request.samples)
-            if (number, sample) not in known
-        ]
-        self.waiting.reverse()
-        self.requests = requests
-        self.rows: dict[int, _Row] = {}
-        self.calling: list[int] = []  # rows that wait for tools or for the user, in the order in which their turn ended
-        self.done: dict[RolloutKey, Trajectory] = dict(known)
-        self.stats = RolloutStats()
-        self.next_row = 0
-        self.steps = 0
+        keys = [(number, n) for number, request in enumerate(self.requests) for n in range(request.samples)]
+        self.waiting = [key for key in reversed(keys) if key not in self.done]
         self.tools = ToolThreads(self.limits.tool_threads, self.limits.tool_timeout_s)
 
     def run(self) -> tuple[list[list[Trajectory]], RolloutStats]:
@@ -239,45 +223,43 @@ class _Run:
         return results, self.stats
 
     def _admit(self) -> None:
-        """At fixed steps: takes in the tool responses, and new rollouts into freed places."""
+        """Take in tool responses and start new rollouts, at fixed steps or when all rows wait."""
         idle = len(self.calling) == len(self.rows)
         if not idle and self.steps % self.limits.admit_every:
             return
-        turns = [turn for row in self.calling if (turn := self._observed(row)) is not None]
+        turns = [turn for row in self.calling if (turn := self._next_turn(row)) is not None]
         self.calling = []
-        starting: list[_Starting] = []
+        starting: list[_Row] = []
         while self.waiting and len(self.rows) + len(starting) < self.limits.rows:
             starting.append(self._start(*self.waiting.pop()))
-        turns += [turn for rollout in starting if (turn := self._started(rollout)) is not None]
+        turns += [turn for row in starting if (turn := self._first_turn(row)) is not None]
         if turns:
             self.sampler.submit(turns)
 
-    def _start(self, number: int, sample: int) -> _Starting:
-        """Makes and resets a rollout's environment off the main thread; those of an admission start side by side."""
+    def _start(self, number: int, sample: int) -> _Row:
+        """Start a rollout's environment in a tool thread; those of one admission start side by side."""
         request = self.requests[number]
         prompt = request.prompt
         trajectory = Trajectory(prompt.id, sample, tuple(self.renderer.prompt(prompt.messages, prompt.tools)))
         busy = threading.Lock()
         begin = partial(start_environment, prompt, derive_seed(request.seed, prompt.id))
-        (environment,) = self.tools.submit(busy, [begin])
+        (starting,) = self.tools.submit(busy, [begin])
         seed = derive_seed(request.seed, prompt.id, sample)
-        return _Starting((number, sample), trajectory, prompt, environment, seed, busy)
+        return _Row((number, sample), trajectory, prompt, seed, starting, busy)
 
-    def _started(self, begun: _Starting) -> TurnRequest | None:
-        """Opens a rollout's first turn, unless its environment did not start."""
-        error = begun.environment.exception()
+    def _first_turn(self, row: _Row) -> TurnRequest | None:
+        """Open a rollout's first turn, unless its environment did not start."""
+        error = row.starting.exception()
         if error is not None:
             stop_where_unavailable(error)
-            begun.trajectory.turns.append(RolloutTurn(text="", responses=(f"environment failed: {error}",)))
-            self._finish(begun.key, begun.trajectory, StopReason.ENVIRONMENT_FAILED)
+            row.trajectory.turns.append(RolloutTurn(text="", responses=(f"environment failed: {error}",)))
+            self._finish(row, StopReason.ENVIRONMENT_FAILED)
             return None
-        number = self.next_row
+        index = self.next_row
         self.next_row += 1
-        environment = begun.environment.result()
-        row = _Row(begun.key, begun.trajectory, begun.prompt, environment, begun.seed, busy=begun.busy)
-        self.rows[number] = row
-        ids = begun.trajectory.prompt_ids
-        return TurnRequest(number, ids, self._budget(row), derive_seed(row.seed, 0), shared_prompt=row.prompt.id)
+        self.rows[index] = row
+        ids = row.trajectory.prompt_ids
+        return TurnRequest(index, ids, self._budget(row), derive_seed(row.seed, 0), shared_prompt=row.prompt.id)
 
     def _budget(self, row: _Row) -> int:
         return min(self.limits.max_new_tokens_per_turn, self.limits.max_trajectory_tokens - row.tokens)
@@ -302,7 +284,7 @@ class _Run:
             self.calling.append(output.row)
 
     def _call(self, row: _Row, parsed: Sequence[ParsedCall]) -> list[Future[ToolResult] | ToolResult]:
-        """Starts a turn's calls; those that cannot be run have their result at once."""
+        """Start a turn's calls; those that cannot be run have their result at once."""
         offered = row.prompt.tool_names_after(row.released)
         pending = [refusal_of(offered, entry) for entry in parsed]
         calls: list[ToolFunction] = [
@@ -315,8 +297,8 @@ class _Run:
         running = iter(self.tools.submit(row.busy, calls) if calls else [])
         return [next(running) if refusal is None else refusal for refusal in pending]
 
-    def _observed(self, index: int) -> TurnRequest | None:
-        """Waits for the row's tools, or releases its next user turn, and opens its next turn unless a limit ends it."""
+    def _next_turn(self, index: int) -> TurnRequest | None:
+        """Append the tool responses or the next user turn, and open the next turn unless a limit ends the rollout."""
         row = self.rows[index]
         trajectory, last = row.trajectory, row.trajectory.turns[-1]
         user = None if last.parsed else row.prompt.follow_ups[row.released]
@@ -348,7 +330,7 @@ class _Run:
         if isinstance(entry, ToolResult):
             return entry
         started = time.perf_counter()
-        # Asked for and not raised: what a tool raises, sys.exit() included, must not stop the run.
+        # Asked for and not raised: an exception of a tool, sys.exit() included, must not stop the run.
         error = entry.exception()
         self.stats.tool_seconds += time.perf_counter() - started
         if isinstance(error, ToolTimeoutError):
@@ -365,10 +347,10 @@ class _Run:
         row = self.rows.pop(index)
         self.sampler.release(index)
         self._leave_environment(row)
-        self._finish(row.key, row.trajectory, reason)
+        self._finish(row, reason)
 
     def _leave_environment(self, row: _Row) -> None:
-        """Takes the environment's own reward, where it gives one, and lets it clean up; under the limit of a call."""
+        """Take the environment's own reward, if it gives one, and close it, within the time limit of a call."""
         reward, failures = left_with(leave_environment(row.environment, self.tools, row.busy))
         row.trajectory.environment_reward = reward
         self.stats.environment_failures += len(failures)
@@ -376,11 +358,11 @@ class _Run:
         for error in failures:
             _log.warning("the environment of task %s failed after its rollout: %r", row.prompt.id, error)
 
-    def _finish(self, key: RolloutKey, trajectory: Trajectory, reason: StopReason) -> None:
-        trajectory.stop_reason = reason
-        self.done[key] = trajectory
+    def _finish(self, row: _Row, reason: StopReason) -> None:
+        row.trajectory.stop_reason = reason
+        self.done[row.key] = row.trajectory
         self.stats.rollouts += 1
         if self.finished is not None:
-            self.finished(key, trajectory)
+            self.finished(row.key, row.trajectory)
         if self.progress is not None:
             self.progress(self.stats)

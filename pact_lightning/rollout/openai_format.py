@@ -1,4 +1,4 @@
-"""Trajectories as JSON lines that other tools can read: OpenAI messages, with what each turn earned."""
+"""Trajectories in OpenAI's message format, with each turn's reward and advantage, for other tools to read."""
 
 import json
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ def trajectory_record(
     advantages: Sequence[float] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
-    """One rollout as a JSON-able object.
+    """Return one rollout as a JSON object.
 
     Args:
-        prompt: Its prompt.
+        prompt: The rollout's prompt.
         trajectory: The rollout.
-        rewards: Reward per turn, in training.
-        advantages: Advantage per turn, in training.
+        rewards: Reward of each turn, in training.
+        advantages: Advantage of each turn, in training.
         **facts: Further entries, such as the phase.
     """
     messages: list[dict[str, Any]] = [dict(message) for message in prompt.messages]
@@ -65,7 +65,7 @@ def _messages(index: int, turn: RolloutTurn) -> list[dict[str, Any]]:
         assistant["content"] = _before_calls(turn)
     elif not turn.reasoning and not turn.answer:
         assistant["content"] = turn.text
-        # A rollout that never began holds why, without a call that could have asked for it.
+        # A rollout that never began holds the reason as a response without a call.
         responses = [{"role": "tool", "content": response, "error": True} for response in turn.responses]
     if turn.user is not None:
         user: dict[str, Any] = {"role": "user", "content": turn.user.content}
@@ -74,7 +74,7 @@ def _messages(index: int, turn: RolloutTurn) -> list[dict[str, Any]]:
 
 
 def _before_calls(turn: RolloutTurn) -> str:
-    """What the policy wrote between its thinking and its first call."""
+    """Return the text between the thinking and the first call."""
     text = turn.text
     if text.startswith("<think>"):
         text = text.partition("</think>")[2]

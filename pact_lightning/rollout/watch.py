@@ -1,4 +1,4 @@
-"""Rollouts whose environments are of no use: where none starts, or nobody answers any call, the run stops."""
+"""Watch over a phase's environments: the run stops if none of them starts, or none answers a tool call."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,22 +8,22 @@ from pact_lightning.rollout.engine import RolloutRequest
 from pact_lightning.types.trajectory import StopReason, Trajectory
 
 _ENOUGH = 32
-"""Tasks without one success after which the rest is not tried [D]. Where half of all fail by chance, that many in a row
-come once in four billion times."""
+"""Failed tasks without one success after which the run stops [D]. If half of all tasks fail by chance, 32 in a row
+happen once in four billion times."""
 
 
 class UselessEnvironmentsError(EnvironmentUnavailableError):
-    """All environments of a run of rollouts failed; its rollouts are not worth keeping."""
+    """Error for a run of rollouts whose environments have all failed; its rollouts are not worth keeping."""
 
 
 @dataclass
 class _Tally:
-    """Successes, and tasks that have seen a failure.
+    """Tally of rollouts in which something succeeded, and of tasks for which it failed.
 
     Attributes:
-        words: What can be said where there was no success.
-        successes: Rollouts that had one.
-        failed: Tasks of rollouts that had none though they tried.
+        words: Start of the error message.
+        successes: Rollouts with a success.
+        failed: Tasks of the rollouts that tried without success.
         first: The first failure, in words.
     """
 
@@ -44,14 +44,14 @@ class _Tally:
 
 
 class EnvironmentWatch:
-    """Follows the rollouts of a phase or an evaluation as they end.
+    """Watch over the rollouts of a phase or an evaluation as they end.
 
-    A share of failures is nothing to stop for; it is counted elsewhere. Calls that a tool refuses count as answered:
-    they are the policy's mistakes.
+    Some failures do not stop a run; they are counted elsewhere. Calls that a tool refuses count as answered, since they
+    are the policy's mistakes.
 
     Args:
         what: Name of the phase or evaluation.
-        tasks: How many different tasks it has.
+        tasks: Number of its different tasks.
     """
 
     def __init__(self, what: str, tasks: int) -> None:
@@ -63,7 +63,7 @@ class EnvironmentWatch:
         }
 
     def add(self, trajectory: Trajectory) -> None:
-        """Takes a rollout that had ended before."""
+        """Count a rollout that had ended before."""
         starts, calls = self._tallies.values()
         if trajectory.stop_reason is StopReason.ENVIRONMENT_FAILED:
             starts.failure(trajectory)
@@ -75,10 +75,10 @@ class EnvironmentWatch:
             calls.failure(trajectory)
 
     def ended(self, trajectory: Trajectory) -> None:
-        """Takes a rollout that has just ended, and looks whether it is worth going on.
+        """Count a rollout that has just ended, and stop the run after too many failures.
 
         Raises:
-            UselessEnvironmentsError: It is not.
+            UselessEnvironmentsError: Many tasks have failed, and no rollout has succeeded.
         """
         self.add(trajectory)
         for tally in self._tallies.values():
@@ -86,20 +86,20 @@ class EnvironmentWatch:
                 raise tally.error(self.what, len(tally.failed))
 
     def counts(self) -> dict[str, float]:
-        """What :meth:`check_all` needs of each process; counts of several processes add up."""
+        """Return this process's counts for :meth:`check_all`; those of several processes add up."""
         found: dict[str, float] = {"tasks": self.tasks}
         for name, tally in self._tallies.items():
             found |= {f"{name}_succeeded": tally.successes, f"{name}_failed": len(tally.failed)}
         return found
 
     def check_all(self, counts: Mapping[str, float]) -> None:
-        """Looks at the end, at the rollouts of all processes.
+        """Check the rollouts of all processes at the end.
 
         Args:
             counts: Sums of :meth:`counts` over the processes.
 
         Raises:
-            UselessEnvironmentsError: Every task has failed, and no rollout has not.
+            UselessEnvironmentsError: Every task has failed, and no rollout has succeeded.
         """
         for name, tally in self._tallies.items():
             failed = counts[f"{name}_failed"]
@@ -108,10 +108,10 @@ class EnvironmentWatch:
 
 
 def watch_over(requests: Sequence[RolloutRequest], what: str) -> EnvironmentWatch:
-    """A watch of the rollouts that are asked for.
+    """Return the watch over the rollouts of some requests.
 
     Args:
-        requests: They.
+        requests: The requests.
         what: Name of the phase or evaluation.
     """
     return EnvironmentWatch(what, len({request.prompt.id for request in requests}))
