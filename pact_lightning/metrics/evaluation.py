@@ -1,11 +1,9 @@
-"""What a metric over rollouts is that a recipe can add to the usual ones.
-
-What rollouts are worth and what they do: all metrics together, and the tables that show them.
-"""
+"""Metrics of an evaluation: solve rates, answers and tool use, and the base class of further metrics."""
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -15,12 +13,14 @@ from pact_lightning.metrics.tool_use import ToolUse
 from pact_lightning.types.task import Task
 from pact_lightning.types.trajectory import Trajectory
 
+Scores = dict[str, float]
+
 
 class RolloutMetric(Metric):
-    """A metric over rollouts, for a benchmark's own scores; recipes name it under ``model.metrics``.
+    """Base of metrics over rollouts, such as a benchmark's own scores; recipes list them under ``model.metrics``.
 
     Attributes:
-        shares: Names, among those that ``compute`` gives, of values in ``[0, 1]``; tables show them in percent.
+        shares: Names of the values in ``[0, 1]`` that ``compute`` returns; tables show them in percent.
     """
 
     full_state_update = False
@@ -28,24 +28,21 @@ class RolloutMetric(Metric):
 
     @abstractmethod
     def update(self, trajectory: Trajectory, task: Task) -> None:
-        """Adds one rollout, or passes over one of a task that the metric does not know."""
+        """Add one rollout; skip a task that the metric does not know."""
 
     @abstractmethod
     def compute(self) -> dict[str, Tensor]:
-        """All values by name; NaN where nothing was counted."""
-
-
-Scores = dict[str, float]
+        """Return all values by name; NaN where nothing was counted."""
 
 
 _Metric = AnswerCorrectness | SolveRate | ToolUse | RolloutMetric
 
 
 class EvaluationMetrics(nn.Module):
-    """Solve rates, answer correctness and tool use of a set of rollouts, and further metrics.
+    """Solve rates, answer correctness, tool use and further metrics of a set of rollouts.
 
     Args:
-        further: Metrics beside those three.
+        further: Metrics in addition to these three.
     """
 
     def __init__(self, further: Sequence[RolloutMetric] = ()) -> None:
@@ -61,15 +58,15 @@ class EvaluationMetrics(nn.Module):
         return frozenset(name for metric in self._all() for name in metric.shares)
 
     def update(self, task: Task, trajectory: Trajectory) -> None:
-        """Adds one rollout."""
+        """Add one rollout."""
         self.solve.update(trajectory, task.reference)
         self.answer.update(trajectory, task.reference)
         self.tool_use.update(trajectory, task.prompt.tool_names)
-        for metric in self._further():
+        for metric in self._further:
             metric.update(trajectory, task)
 
     def compute(self) -> Scores:
-        """All figures by name; those that no task allows (no reference answer, say) are absent.
+        """Return all values by name; a value that no task allows, such as one without a reference answer, is absent.
 
         Raises:
             ValueError: Two metrics give the same name.
@@ -84,26 +81,23 @@ class EvaluationMetrics(nn.Module):
         return {name: value for name, value in scores.items() if not math.isnan(value)}
 
     def reset(self) -> None:
-        """Starts afresh."""
+        """Reset all metrics."""
         for metric in self._all():
             metric.reset()
 
-    def _further(self) -> Iterator[RolloutMetric]:
-        for metric in self.further:
-            assert isinstance(metric, RolloutMetric)
-            yield metric
+    def _all(self) -> tuple[_Metric, ...]:
+        return (self.answer, self.solve, *self._further, self.tool_use)
 
-    def _all(self) -> Iterator[_Metric]:
-        yield from (self.answer, self.solve)
-        yield from self._further()
-        yield self.tool_use
+    @property
+    def _further(self) -> tuple[RolloutMetric, ...]:
+        return tuple(cast(RolloutMetric, metric) for metric in self.further)
 
 
 def _values(metric: _Metric) -> Scores:
-    """What a metric gives.
+    """Return a metric's values as floats.
 
     Raises:
-        ValueError: It gives something else than numbers by name.
+        ValueError: ``compute`` returns something other than numbers by name.
     """
     given = metric.compute()
     try:

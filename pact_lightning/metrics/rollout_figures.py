@@ -1,8 +1,7 @@
-"""What the sampled tokens of a phase say about the policy's distribution, without a further forward.
+"""Metrics of a phase's rollouts, summed over processes, and their line in the log.
 
-What the rollouts of a phase earned, took and show, over all processes.
-
-What the rollouts of a phase did, in one line of the log.
+Rewards, lengths, durations and failed tools come from the rollouts. Entropy and control tokens are estimated from the
+sampled tokens, without a further forward pass.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,11 @@ from pact_lightning.utils.processes import over_processes
 
 
 def sampling_counts(groups: Sequence[Group], renderer: ChatRenderer) -> dict[str, float]:
-    """What :func:`sampling_signs` is made of; counts of several processes add up.
+    """Count what :func:`sampling_signs` needs; the counts of several processes add up.
 
     Args:
         groups: The groups of a phase.
-        renderer: The policy's renderer, which knows the control tokens.
+        renderer: The policy's renderer; its codec knows the control tokens.
     """
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     logps = [logp for trajectory in trajectories for logp in trajectory.sampled_logps]
@@ -35,17 +34,17 @@ def sampling_counts(groups: Sequence[Group], renderer: ChatRenderer) -> dict[str
 
 
 def sampling_signs(counts: Mapping[str, float]) -> dict[str, float]:
-    """Estimates from the tokens that the policy sampled [D].
+    """Estimate the policy's distribution from the tokens that it sampled [D].
 
-    Sampled tokens are draws from the policy, so that the mean of ``-log p`` over them estimates its entropy, and the
-    share of control tokens among them the mean probability that it gives to those.
+    Sampled tokens are draws from the policy. The mean of ``-log p`` over them estimates its entropy; the share of
+    control tokens among them estimates their mean probability.
 
     Args:
-        counts: What :func:`sampling_counts` gave.
+        counts: Sums of :func:`sampling_counts`.
 
     Returns:
         ``entropy`` in nats per token, ``control_tokens`` in ``[0, 1]``, and ``empty``, the share of rollouts whose
-        last turn is empty. Nothing where no token was sampled.
+        last turn is empty. An empty dictionary if no token was sampled.
     """
     if not counts["sampled_tokens"]:
         return {}
@@ -59,18 +58,18 @@ def sampling_signs(counts: Mapping[str, float]) -> dict[str, float]:
 def rollout_figures(
     groups: Sequence[Group], stats: RolloutStats, renderer: ChatRenderer, trainer: pl.Trainer
 ) -> dict[str, float]:
-    """Figures by name; all processes have to call this together.
+    """Compute a phase's metrics by name; all processes have to call this together.
 
     Args:
         groups: This process's groups of the phase.
-        stats: What its rollouts took.
+        stats: Tokens, seconds and failures of its rollouts.
         renderer: The policy's renderer.
         trainer: The Trainer.
 
     Returns:
-        Means over all rollouts or groups, and the signs of :func:`sampling_signs`.
-        ``seconds`` are those of the slowest process, for which the others wait. ``tokens`` is the mean length of a
-        rollout behind its prompt, ``sampled_share`` how much of that the policy sampled.
+        Means over all rollouts or groups, and the estimates of :func:`sampling_signs`. ``seconds`` are those of the
+        slowest process, for which the others wait. ``tokens`` is the mean length of a rollout behind its prompt,
+        ``sampled_share`` the share of it that the policy sampled.
     """
     rewards = [reward for group in groups for reward in group.rewards]
     own = {
@@ -97,14 +96,12 @@ def rollout_figures(
         "tokens_per_second": found["tokens"] / max(seconds, 1e-9),
         "seconds": seconds,
         "tool_share": found["tool_seconds"] / max(found["seconds"], 1e-9),
-        "tool_timeouts": float(found["tool_timeouts"]),
-        "unanswered_calls": float(found["unanswered_calls"]),
-        "environment_failures": float(found["environment_failures"]),
+        **{name: float(found[name]) for name in ("tool_timeouts", "unanswered_calls", "environment_failures")},
     }
 
 
 def rollout_line(phase: int, metrics: Mapping[str, float]) -> str:
-    """What the rollouts of a phase did, for people who watch."""
+    """Describe a phase's rollouts in one line of the log."""
     found = {name.removeprefix("rollout/"): value for name, value in metrics.items()}
     correct = f", {found['answer_correct']:.0%} correct" if "answer_correct" in found else ""
     steps = "step" if found["staleness"] == 1 else "steps"

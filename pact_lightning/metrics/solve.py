@@ -1,7 +1,4 @@
-"""FTRL's scores: how many expected answers the tool responses hold, and with how many calls.
-
-Whether the final answer is the right one.
-"""
+"""Metrics of solved tasks: FTRL's solve rates, and the correctness of the final answer."""
 
 import torch
 from torch import Tensor
@@ -14,20 +11,20 @@ from pact_lightning.types.trajectory import Trajectory
 
 
 def executed_calls(trajectory: Trajectory) -> list[tuple[str, str]]:
-    """Tool name and response of every well-formed call of a rollout, in order."""
+    """Return tool name and response of every well-formed call of a rollout, in order."""
     return [
         (entry.call["name"], response)
         for turn in trajectory.turns
-        # A rollout cut off in its last turn may hold calls that were never run.
+        # Calls of a last turn that was cut off were never run and have no response.
         for entry, response in zip(turn.parsed, turn.responses, strict=False)
         if entry.call is not None
     ]
 
 
 class SolveRate(Metric):
-    """Mean Solve-P, Solve-R and Solve-F1 over rollouts. Tasks without expected answers are not counted.
+    """FTRL's mean Solve-P, Solve-R and Solve-F1 over rollouts; tasks without expected answers are not counted.
 
-    ``compute`` gives ``{"solve_p", "solve_r", "solve_f1"}``, each in ``[0, 1]``, NaN when no rollout counted.
+    ``compute`` returns ``solve_p``, ``solve_r`` and ``solve_f1``, each in ``[0, 1]``; NaN if no rollout counted.
     """
 
     full_state_update = False
@@ -41,7 +38,7 @@ class SolveRate(Metric):
         self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, trajectory: Trajectory, reference: Reference) -> None:
-        """Adds one rollout.
+        """Add one rollout.
 
         Args:
             trajectory: The rollout.
@@ -56,16 +53,16 @@ class SolveRate(Metric):
         self.count += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """The three means."""
+        """Return the three means."""
         means = self.sums / self.count
         return {"solve_p": means[0], "solve_r": means[1], "solve_f1": means[2]}
 
 
 class AnswerCorrectness(Metric):
-    """Share of rollouts whose final answer is the reference answer, and share that give an answer at all.
+    """Shares of rollouts with the right final answer, and with a final answer at all.
 
-    ``compute`` gives ``answer_correct``, over the rollouts whose task has a reference answer (a rollout without an
-    answer is wrong), and ``answered``, over all. NaN where nothing was counted.
+    ``compute`` returns ``answer_correct`` over the rollouts whose task has a reference answer (a rollout without an
+    answer is wrong), and ``answered`` over all. NaN where nothing was counted.
     """
 
     full_state_update = False
@@ -81,7 +78,7 @@ class AnswerCorrectness(Metric):
             self.add_state(name, default=torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, trajectory: Trajectory, reference: Reference) -> None:
-        """Adds one rollout.
+        """Add one rollout.
 
         Args:
             trajectory: The rollout.
@@ -96,5 +93,5 @@ class AnswerCorrectness(Metric):
             self.correct += answers_match(answer, reference.answer)
 
     def compute(self) -> dict[str, Tensor]:
-        """The two shares."""
+        """Return the two shares."""
         return {"answer_correct": self.correct / self.scored, "answered": self.answered / self.total}

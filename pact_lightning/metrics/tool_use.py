@@ -1,4 +1,4 @@
-"""How rollouts use their tools, whether that solves the task or not."""
+"""Metric of the tool use of rollouts, solved or not."""
 
 import json
 from collections.abc import Collection
@@ -13,9 +13,9 @@ _STOPS = tuple(StopReason)
 
 
 class ToolUse(Metric):
-    """Means and shares over rollouts; early signs of a collapse (METHOD section 9).
+    """Means and shares of tool use over rollouts; early signs of a collapse (METHOD section 9).
 
-    ``compute`` gives, per rollout: ``turns``, ``calls`` (malformed ones not among them) and ``unique_calls`` (a call
+    ``compute`` returns, per rollout: ``turns``, ``calls`` (malformed ones not among them) and ``unique_calls`` (a call
     with the same name and arguments counts once); and shares of rollouts: ``no_call`` (without a well-formed call),
     ``malformed_call``, ``failed_call`` (a well-formed call whose response reports an error), ``unknown_tool``, and
     ``stop_{reason}`` for every stop reason. NaN before the first rollout.
@@ -35,7 +35,7 @@ class ToolUse(Metric):
         self.add_state("total", default=torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, trajectory: Trajectory, tool_names: Collection[str]) -> None:
-        """Adds one rollout.
+        """Add one rollout.
 
         Args:
             trajectory: The rollout.
@@ -45,7 +45,7 @@ class ToolUse(Metric):
         failed = any(
             entry.call is not None and error
             for turn in trajectory.turns
-            # A rollout cut off in its last turn may hold calls that were never run.
+            # Calls of a last turn that was cut off were never run and have no response.
             for entry, error in zip(turn.parsed, turn.errors, strict=False)
         )
         row = (
@@ -62,7 +62,7 @@ class ToolUse(Metric):
         self.total += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """The means and shares."""
+        """Return the means and shares."""
         means = dict(zip(self.names, self.sums / self.total, strict=True))
         stops = {f"stop_{reason}": share for reason, share in zip(_STOPS, self.stops / self.total, strict=True)}
         return means | stops
