@@ -1,11 +1,14 @@
 """Checks of tools' schemas, and the arguments made up from them."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from referencing.exceptions import Unresolvable
 
 from pact_lightning.environments.checker.schemas import bad_arguments, check_schemas, good_arguments
 
@@ -49,7 +52,15 @@ for _ in range(5000):
         ([tool(form({"x": {"$ref": "#/$defs/none"}}))], "error", "leads nowhere"),
         ([tool(form({"x": {"$ref": "https://example.org/schema"}}))], "error", "leads nowhere"),
         ([tool(RECURSIVE)], "warning", "contains itself"),
+        ([tool(form({"x": {"$ref": "#word"}}))], "error", "leads nowhere"),
+        ([tool(form({"x": {"$ref": "#/properties/y/maximum/0"}, "y": {"maximum": 1}}))], "error", "leads nowhere"),
+        ([tool(form({"x": {"$ref": "#/required/first"}}))], "error", "leads nowhere"),
+        ([tool(form({"x": {"$ref": "#/properties/x/description"}}))], "error", "leads nowhere"),
+        ([tool(form({"x": {"$ref": "#/properties/y/description"}, "y": X}))], "error", "leads nowhere"),
+        ([tool(form({"x": {"$ref": "http://["}}))], "error", "leads nowhere"),
+        ([tool(form({"x": {"$dynamicRef": "https://example.org/schema"}}))], "error", "leads nowhere"),
         ([tool(form({"x": {"$ref": "#"}}))], "warning", "contains itself"),
+        ([tool(form({"x": {"items": {"$ref": "#/properties/x"}}}))], "warning", "contains itself"),
         ([tool(RING)], "error", "is not JSON"),
         ([tool(DEEP)], "error", "is not JSON"),
         ([tool(form({"x": {"enum": {1}}}))], "error", "is not JSON"),
@@ -70,6 +81,10 @@ def test_mistakes_in_schemas(tools, severity, said):
         form({"x": X}, "x"),
         form({"x": {"anyOf": [X, {"type": "null"}], "description": "A."}}),
         form({"x": {"$ref": "#/$defs/word"}}, **{"$defs": {"word": X}}),
+        form({"x": {"$ref": "#word"}}, **{"$defs": {"word": {**X, "$anchor": "word"}}}),
+        form({"x": {"$ref": "#/$defs/word"}}, **{"$id": "schemas/look", "$defs": {"word": X}}),
+        form({"x": {"$ref": "https://example.org/word"}}, **{"$defs": {"w": {**X, "$id": "https://example.org/word"}}}),
+        form({"x": {**X, "default": {"$ref": "#/no/schema"}}}),
         form({"x": {"type": "array", "items": {"$ref": "#/properties/y"}, "description": "A."}, "y": X}),
     ],
 )
@@ -101,6 +116,24 @@ def test_arguments_made_from_schemas(parameters, expected):
     made = list(good_arguments(parameters))
     assert len(made) == len(expected)
     assert all(one == other for one, other in zip(made, expected, strict=True) if other is not None)
+
+
+def test_a_remote_reference_is_never_fetched():
+    asked = []
+
+    class Schemas(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Schemas) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        parameters = form({"x": {"$ref": f"http://127.0.0.1:{server.server_port}/schema"}}, "x")
+        assert "leads nowhere" in check_schemas([tool(parameters)])[0].problem
+        with pytest.raises(Unresolvable):
+            list(good_arguments(parameters))
+        server.shutdown()
+    assert asked == []
 
 
 TYPES = st.sampled_from(["string", "integer", "number", "boolean", "null"]).map(lambda kind: {"type": kind})

@@ -1,6 +1,7 @@
-"""Whether tools' schemas can stand in a prompt and say what a call must be; pure.
+"""Checks of tools' schemas, and arguments made from a schema: some that it allows, some that it forbids.
 
-Arguments made from a tool's schema: some that it allows, some that it forbids; pure.
+Schemas follow JSON Schema draft 2020-12. References stay within a schema: a remote one is a mistake, and is never
+fetched.
 """
 
 import json
@@ -12,6 +13,10 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
+from jsonschema.protocols import Validator
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from pact_lightning.environments.checker.findings import Finding, error, warning
 
@@ -23,13 +28,13 @@ _FORM = '{"type": "function", "function": {"name": ..., "description": ..., "par
 
 
 def check_schemas(tools: Sequence[Any]) -> list[Finding]:
-    """Checks the schemas of all tools.
+    """Check the schemas of all tools: OpenAI format, names, JSON Schema, references, types and descriptions.
 
     Args:
-        tools: What an environment gives as its ``tools``.
+        tools: The ``tools`` of an environment.
 
     Returns:
-        What is wrong: JSON Schema draft 2020-12, names, the form of OpenAI's tools, references, descriptions.
+        Mistakes and how to mend them.
     """
     if not tools:
         return [error("tools", "there are none", "return the schema of at least one tool")]
@@ -89,10 +94,10 @@ def _check_parameters(name: str, parameters: Mapping[str, Any]) -> Iterator[Find
     if undeclared:
         listed = ", ".join(undeclared)
         yield error(name, f"`required` names {listed}, which `properties` does not have", "declare it or drop it")
-    for reference in _references(parameters):
-        if resolved(parameters, reference) is None:
-            yield error(name, f"$ref {reference!r} leads nowhere", "define it under `$defs` of the same schema")
-    if _is_recursive(parameters):
+    dead, contains_itself = _follow_references(parameters)
+    for reference in dead:
+        yield error(name, f"$ref {reference!r} leads nowhere", "define it under `$defs` of the same schema")
+    if contains_itself:
         yield warning(name, "its schema contains itself", "unroll it: a policy is better led by a finite form")
     schemas = {argument: schema for argument, schema in properties.items() if isinstance(schema, Mapping)}
     typeless = [argument for argument, schema in schemas.items() if not _SAYS_A_TYPE & schema.keys()]
@@ -103,57 +108,48 @@ def _check_parameters(name: str, parameters: Mapping[str, Any]) -> Iterator[Find
         yield warning(name, f"no description is given for {', '.join(silent)}", "describe each argument in a few words")
 
 
-def resolved(root: Mapping[str, Any], reference: str) -> Any | None:
-    """What a ``$ref`` within the same schema leads to; ``None`` where it leads nowhere or elsewhere.
+def _follow_references(parameters: Mapping[str, Any]) -> tuple[list[str], bool]:
+    """Return the references that lead nowhere, and whether the schema contains itself."""
+    dead: set[str] = set()
+    done: set[int] = set()
 
-    Args:
-        root: The whole schema.
-        reference: The reference, such as ``#/$defs/node``.
-    """
-    if not reference.startswith("#"):
-        return None
-    node: Any = root
-    for step in reference[1:].split("/")[1:]:
-        key = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(node, Mapping) and key in node:
-            node = node[key]
-        elif isinstance(node, list) and key.isdigit() and int(key) < len(node):
-            node = node[int(key)]
-        else:
-            return None
-    return node
-
-
-def _references(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        if isinstance(node.get("$ref"), str):
-            yield node["$ref"]
-        for value in node.values():
-            yield from _references(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _references(value)
-
-
-def _is_recursive(root: Mapping[str, Any]) -> bool:
-    """Whether following references from any definition leads back to it."""
-    leads_to = {reference: set(_references(resolved(root, reference))) for reference in _references(root)}
-    if "#" in leads_to:
-        return True
-    for start, first in leads_to.items():
-        seen: set[str] = set()
-        ahead = set(first)
-        while ahead - seen:
-            reference = (ahead - seen).pop()
-            seen.add(reference)
-            ahead |= leads_to.get(reference, set())
-        if start in seen:
+    def contains_itself(schema: Any, resolver: Any, above: frozenset[int]) -> bool:
+        if not isinstance(schema, Mapping) or id(schema) in done:
+            return False
+        if id(schema) in above:
             return True
-    return False
+        parts = DRAFT202012.create_resource(schema).subresources()
+        inner = [(part.contents, resolver.in_subresource(part)) for part in parts]
+        for reference in (schema[key] for key in ("$ref", "$dynamicRef") if isinstance(schema.get(key), str)):
+            found = _lookup(resolver, reference)
+            if found[0] is None:
+                dead.add(reference)
+            else:
+                inner.append(found)
+        loops = [contains_itself(part, base, above | {id(schema)}) for part, base in inner]
+        done.add(id(schema))
+        return any(loops)
+
+    recursive = contains_itself(parameters, _resolver(parameters), frozenset())
+    return sorted(dead), recursive
+
+
+def _resolver(root: Mapping[str, Any]) -> Any:
+    """Return a resolver of the references within one schema; an empty registry never fetches a remote one."""
+    return Registry[Any]().resolver_with_root(DRAFT202012.create_resource(root))
+
+
+def _lookup(resolver: Any, reference: str) -> tuple[Any, Any]:
+    """Return the schema that a reference leads to, or ``None``, and the resolver of the references in it."""
+    try:
+        found = resolver.lookup(reference)
+    except (Unresolvable, ValueError, TypeError, AttributeError):  # the last three: a pointer into what is no schema
+        return None, resolver
+    return (found.contents if isinstance(found.contents, Mapping | bool) else None), found.resolver
 
 
 WORD = "zephyr"
-"""The text of every free string."""
+"""Text of every free string."""
 
 _DEEPEST = 8
 _FORMATS = {
@@ -161,7 +157,7 @@ _FORMATS = {
     "email": "ann@example.org", "uri": "https://example.org", "uuid": "0b3a7f52-6f0c-4f0e-9a43-3f1f3f0d2c11",
     "ipv4": "192.0.2.1", "ipv6": "2001:db8::1", "hostname": "example.org",
 }  # fmt: skip
-# What stands for a value of another type than the key's.
+# For each type, a value of another type.
 _OTHER_TYPE: dict[str, Any] = {
     "string": 7, "integer": "seven", "number": "seven", "boolean": "perhaps", "array": "one", "object": "one",
     "null": "nothing",
@@ -173,9 +169,9 @@ class BadArguments:
     """Arguments that no call should have.
 
     Attributes:
-        what: What is wrong with them.
+        what: Their mistake, as the end of a sentence.
         arguments: The arguments.
-        forbidden: Whether the schema forbids them; it mostly allows what it does not know.
+        forbidden: ``True`` if the schema forbids them; most schemas allow unknown arguments.
     """
 
     what: str
@@ -184,26 +180,26 @@ class BadArguments:
 
 
 def good_arguments(parameters: Mapping[str, Any], word: str = WORD) -> Iterator[dict[str, Any]]:
-    """Arguments that the schema allows: the required ones only, then all of them.
+    """Make arguments that the schema allows: the required ones only, then all of them.
 
     Args:
         parameters: The tool's JSON Schema.
-        word: The text of strings that nothing else is said of.
+        word: Text of strings without further constraints.
 
     Yields:
-        Up to two sets; none where a schema says more than can be made up here (a pattern, say).
+        Up to two sets; none where a schema asks for more than can be made up here, such as a pattern.
     """
-    validator = Draft202012Validator(parameters)
+    validator = _validator(parameters)
     made: list[dict[str, Any]] = []
     for everything in (False, True):
-        arguments = _Maker(parameters, word, everything).value(parameters, 0)
+        arguments = _Maker(_resolver(parameters), word, everything).value(parameters, 0)
         if isinstance(arguments, dict) and arguments not in made and validator.is_valid(arguments):
             made.append(arguments)
             yield arguments
 
 
 def bad_arguments(parameters: Mapping[str, Any], good: Mapping[str, Any]) -> Iterator[BadArguments]:
-    """Arguments that the schema forbids, and an unknown one whether it does or not.
+    """Make arguments that the schema forbids, and an unknown one whether it forbids that or not.
 
     Args:
         parameters: The tool's JSON Schema.
@@ -213,7 +209,7 @@ def bad_arguments(parameters: Mapping[str, Any], good: Mapping[str, Any]) -> Ite
         One set per required argument without it, one per argument with a value of another type, and one with an
         argument that does not exist.
     """
-    validator = Draft202012Validator(parameters)
+    validator = _validator(parameters)
     candidates = [
         BadArguments(
             f"without the required argument {name}", {key: value for key, value in good.items() if key != name}
@@ -229,26 +225,30 @@ def bad_arguments(parameters: Mapping[str, Any], good: Mapping[str, Any]) -> Ite
     yield BadArguments("with an argument that does not exist", unknown, not validator.is_valid(unknown))
 
 
+def _validator(parameters: Mapping[str, Any]) -> Validator:
+    return Draft202012Validator(parameters, registry=Registry())
+
+
 def _kind(schema: Any, root: Mapping[str, Any]) -> str | None:
-    """The single type that a schema names."""
+    """Return the single type that a schema names."""
     if isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str):
-        schema = resolved(root, schema["$ref"])
+        schema = _lookup(_resolver(root), schema["$ref"])[0]
     kind = schema.get("type") if isinstance(schema, Mapping) else None
     return kind if isinstance(kind, str) else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Maker:
-    root: Mapping[str, Any]
+    resolver: Any
     word: str
     everything: bool
 
     def value(self, schema: Any, depth: int) -> Any:
-        """A value for a schema, as far as that can be guessed; the caller validates the whole."""
+        """Guess a value for a schema; the caller validates the whole."""
         if not isinstance(schema, Mapping) or depth > _DEEPEST:
             return None if depth > _DEEPEST else self.word
         if isinstance(schema.get("$ref"), str):
-            return self.value(resolved(self.root, schema["$ref"]), depth + 1)
+            return self.value(_lookup(self.resolver, schema["$ref"])[0], depth + 1)
         for key in ("const", "default"):
             if key in schema:
                 return schema[key]
@@ -283,7 +283,7 @@ class _Maker:
     def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
         properties = schema.get("properties", {})
         required = schema.get("required", ())
-        # Below the top, optional fields may be where a recursive schema goes on for ever.
+        # A recursive schema may repeat itself for ever through optional fields below the top.
         names = [name for name in properties if name in required or (self.everything and depth < _DEEPEST // 2)]
         return {name: self.value(properties[name], depth + 1) for name in names}
 
