@@ -1,4 +1,4 @@
-"""From turn rewards to advantages on two levels (METHOD section 3, items 4 to 6)."""
+"""Advantages on two levels, from turn rewards (METHOD section 3, items 4 to 6)."""
 
 import math
 from collections.abc import Sequence
@@ -8,25 +8,24 @@ from typing import Literal, get_args
 import numpy as np
 
 Fusion = Literal["sum", "mean", "trajectory"]
-"""How both levels become one: ``sum`` is ``A^g + A^l`` [P], ``mean`` its half [C], ``trajectory`` is ``A^g`` alone."""
+"""Fusion of both levels: ``sum`` is ``A^g + A^l`` [P], ``mean`` its half [C], ``trajectory`` is ``A^g`` alone."""
 
 
 def dual_level_advantages(
     turn_rewards: Sequence[Sequence[float]], *, gamma: float = 0.9, eps: float = 1e-6, fusion: Fusion = "sum"
 ) -> list[list[float]]:
-    """Advantage of every turn of every rollout of a group; each token of a turn gets its turn's value.
+    """Compute the advantage of every turn of every rollout of a group; a turn's tokens share its value.
 
     Trajectory level: ``R_k = sum_t r_{k,t}``, normalised over the group. Turn level: the discounted return from turn
     ``t`` on, normalised over the rollouts that have a turn ``t``. To normalise is ``(v - mean) / (std + eps)`` with
-    the unbiased standard deviation [C]. A single value cannot be normalised and stays as it is, discounted but raw:
-    a turn index that only one rollout reaches [C], and likewise both levels of a group of one rollout [D], which
-    thereby trains on its plain return.
+    the unbiased standard deviation [C]. A single value cannot be normalised and stays raw: a turn index that only one
+    rollout reaches [C], and both levels of a group of one rollout [D], which trains on its plain return.
 
     Args:
         turn_rewards: ``r_{k,t}``, ``K`` lists of any lengths. A rollout without turns counts with ``R_k = 0``.
         gamma: Discount of the turn level, in ``[0, 1]``.
         eps: Added to the standard deviation, ``> 0``.
-        fusion: How the two levels are put together, see :data:`Fusion`.
+        fusion: Fusion of the two levels, see :data:`Fusion`.
 
     Returns:
         ``K`` lists of the same lengths as ``turn_rewards``.
@@ -51,10 +50,10 @@ def dual_level_advantages(
 
 
 def is_zero_variance(rewards: Sequence[float], *, tolerance: float = 1e-9) -> bool:
-    """Whether a group's rollouts are all worth the same, so that comparing them teaches nothing (METHOD 5.10).
+    """Tell whether all rollouts of a group earned the same, so a comparison teaches nothing (METHOD 5.10).
 
-    A group of one rollout is not compared with anything and keeps its raw return as its advantage (see
-    :func:`dual_level_advantages`); it is never of zero variance in this sense [D].
+    A group of one rollout keeps its raw return as its advantage (see :func:`dual_level_advantages`); it is never of
+    zero variance in this sense [D].
 
     Args:
         rewards: One reward per rollout, before any shaping, ``[K]``.
@@ -78,7 +77,7 @@ def _turn_level(turn_rewards: Sequence[Sequence[float]], gamma: float, eps: floa
 
 
 def _discounted_returns(rewards: Sequence[float], gamma: float) -> list[float]:
-    """``R^l_t = sum_{u >= t} gamma^(u - t) r_u`` for every turn ``t``."""
+    """Compute ``R^l_t = sum_{u >= t} gamma^(u - t) r_u`` for every turn ``t``."""
     return list(accumulate(reversed(rewards), lambda later, reward: reward + gamma * later))[::-1]
 
 

@@ -1,8 +1,7 @@
-"""Whether a tool response holds an expected answer, by FTRL's rule.
+"""Comparison of answers: equality after normalisation, and FTRL's rule for answers in tool responses.
 
-Whether two answers are the same.
-
-FTRL's rule: which expected answers calls solve, and the scores that follow.
+:func:`answers_match` compares a final answer with a reference. :func:`open_answers` compares tool responses with the
+expected answers of a task's sub-questions, as FTRL does.
 """
 
 import re
@@ -12,41 +11,6 @@ from decimal import Decimal
 
 from pact_lightning.types.task import SubAnswer
 
-
-def answer_in_response(answer: str, response: str) -> bool:
-    """Whether every ``", "``-separated piece of ``answer`` is in ``response``, case and commas aside [C].
-
-    >>> answer_in_response("Brazil, China", '{"parties": ["China", "Brazil"]}')
-    True
-    >>> answer_in_response("1,500,000", "1500000 hectares"), answer_in_response("12", "1.2")
-    (True, False)
-    """
-    text = plain(response)
-    return all(plain(piece) in text for piece in answer.split(", "))
-
-
-def first_solved(tool: str, response: str, still_open: Sequence[tuple[str, str]]) -> int | None:
-    """Which open answer a call solves: the first one of its own tool that its response holds [C].
-
-    Args:
-        tool: Name of the called tool.
-        response: What it returned.
-        still_open: Tool and answer of every open sub-question.
-
-    Returns:
-        Its place in ``still_open``, or ``None`` where the call solves none.
-    """
-    for index, (own_tool, answer) in enumerate(still_open):
-        if own_tool == tool and answer_in_response(answer, response):
-            return index
-    return None
-
-
-def plain(text: str) -> str:
-    """Lower case, without commas [C]."""
-    return text.lower().replace(",", "")
-
-
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
 _AROUND = "\"'()[]{}<>,;:!?$€£%*`"
@@ -54,8 +18,18 @@ _REMOVED = re.compile(r"[.'’`]")
 _SEPARATING = re.compile(r"[^\w\s]|_")
 
 
+def answers_match(prediction: str, reference: str) -> bool:
+    """Tell whether two answers are equal after normalisation; an empty one matches nothing [D].
+
+    >>> answers_match("865.550", "865.55"), answers_match("Copenhagen, Denmark", "Copenhagen")
+    (True, False)
+    """
+    wanted = normalise_answer(reference)
+    return bool(wanted) and normalise_answer(prediction) == wanted
+
+
 def normalise_answer(text: str) -> str:
-    """Case, punctuation, articles and white space evened out; a number is given as its value [D].
+    """Remove differences of case, punctuation, articles and white space; write numbers as their values [D].
 
     >>> normalise_answer("The  U.S. (1,500,000.0 ha)"), normalise_answer("us 1500000 HA!")
     ('us 1500000 ha', 'us 1500000 ha')
@@ -74,18 +48,8 @@ def normalise_answer(text: str) -> str:
     return " ".join([word for word in words if word not in _ARTICLES] or words)
 
 
-def answers_match(prediction: str, reference: str) -> bool:
-    """Whether two answers are the same once normalised; an answer that leaves nothing matches none [D].
-
-    >>> answers_match("865.550", "865.55"), answers_match("Copenhagen, Denmark", "Copenhagen")
-    (True, False)
-    """
-    wanted = normalise_answer(reference)
-    return bool(wanted) and normalise_answer(prediction) == wanted
-
-
 def _number(word: str) -> str:
-    """A number's value in plain digits; empty when the word is none."""
+    """Return a number's value in plain digits; an empty string for any other word."""
     bare = word.strip(_AROUND).rstrip(".")
     if not any(character.isdecimal() for character in bare) or not _NUMBER.fullmatch(bare):
         return ""
@@ -95,11 +59,28 @@ def _number(word: str) -> str:
     return digits if value else "0"
 
 
-def open_answers(calls: Iterable[tuple[str, str]], sub_answers: Sequence[SubAnswer]) -> list[SubAnswer]:
-    """The expected answers that the calls leave unsolved [C].
+def answer_in_response(answer: str, response: str) -> bool:
+    """Tell whether every ``", "``-separated piece of ``answer`` is in ``response``, case and commas aside [C].
 
-    Calls are taken in order; each solves at most one answer that is still open, the first one of its own tool that is
-    in its response.
+    >>> answer_in_response("Brazil, China", '{"parties": ["China", "Brazil"]}')
+    True
+    >>> answer_in_response("1,500,000", "1500000 hectares"), answer_in_response("12", "1.2")
+    (True, False)
+    """
+    text = plain(response)
+    return all(plain(piece) in text for piece in answer.split(", "))
+
+
+def plain(text: str) -> str:
+    """Return the text in lower case and without commas [C]."""
+    return text.lower().replace(",", "")
+
+
+def open_answers(calls: Iterable[tuple[str, str]], sub_answers: Sequence[SubAnswer]) -> list[SubAnswer]:
+    """Return the expected answers that the calls leave unsolved [C].
+
+    Calls are taken in order. Each solves at most one open answer: the first one of its own tool that its response
+    holds.
 
     Args:
         calls: Tool name and response of each call.
@@ -107,19 +88,20 @@ def open_answers(calls: Iterable[tuple[str, str]], sub_answers: Sequence[SubAnsw
     """
     still_open = list(sub_answers)
     for tool, response in calls:
-        solved = first_solved(tool, response, [(sub_answer.tool, sub_answer.answer) for sub_answer in still_open])
-        if solved is not None:
-            del still_open[solved]
+        for index, (own_tool, answer) in enumerate(still_open):
+            if own_tool == tool and answer_in_response(answer, response):
+                del still_open[index]
+                break
     return still_open
 
 
 def count_solved(calls: Iterable[tuple[str, str]], sub_answers: Sequence[SubAnswer]) -> int:
-    """How many expected answers the calls solve; see :func:`open_answers`."""
+    """Count the expected answers that the calls solve; see :func:`open_answers`."""
     return len(sub_answers) - len(open_answers(calls, sub_answers))
 
 
 def solve_scores(expected: int, calls: int, solved: int) -> tuple[float, float, float]:
-    """``(Solve-P, Solve-R, Solve-F1) = (q/p, q/n, 2q/(p+n))``; Solve-P is 1 without a call [C].
+    """Compute ``(Solve-P, Solve-R, Solve-F1) = (q/p, q/n, 2q/(p+n))``; Solve-P is 1 without a call [C].
 
     Args:
         expected: ``n``, at least 1.

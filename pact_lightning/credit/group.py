@@ -1,4 +1,7 @@
-"""A group: the K rollouts of one prompt with their credit. Here, after the rollouts exist, the expert trace joins."""
+"""Group: the K rollouts of one prompt with rewards and advantages.
+
+The expert trace joins here, after the rollouts exist.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,17 +22,17 @@ AnchorReason = Literal["drawn", "no_trace", "overlong"]
 
 @dataclass(frozen=True)
 class CreditConfig:
-    """How rollouts earn their advantages (METHOD section 3).
+    """Settings of rewards and advantages (METHOD section 3).
 
     Attributes:
         reward: A name of :data:`~pact_lightning.credit.reward.REWARDS`, such as ``matchtir`` (every turn by its calls,
             the last by the answer [P]) or ``outcome`` (the answer alone, GRPO), or the import path of one of your own.
         reward_args: Further arguments of the reward.
-        matching: How predicted and reference calls are paired: ``hungarian`` [P], ``greedy`` or ``ot`` [C].
-        unmatched_penalty: ``lambda_pen``: what an unmatched or malformed call costs [P]: 0.
+        matching: Pairing of predicted and reference calls: ``hungarian`` [P], ``greedy`` or ``ot`` [C].
+        unmatched_penalty: ``lambda_pen``, the cost of an unmatched or malformed call [P]: 0.
         gamma: Discount of later turns' rewards [C].
         eps: Added to the standard deviations [C].
-        advantage_fusion: How trajectory and turn advantage join: ``sum`` [P], ``mean`` [C], or ``trajectory`` alone.
+        advantage_fusion: Fusion of trajectory and turn advantage: ``sum`` [P], ``mean`` [C], or ``trajectory`` alone.
     """
 
     reward: str = "matchtir"
@@ -41,7 +44,7 @@ class CreditConfig:
     advantage_fusion: Fusion = "sum"
 
     def __post_init__(self) -> None:
-        """Finds the reward, so that a wrong name is told before anything is loaded.
+        """Find the reward: a wrong name fails before anything is loaded.
 
         Raises:
             ValueError: There is no such reward.
@@ -50,7 +53,7 @@ class CreditConfig:
         self.reward_function()
 
     def reward_function(self) -> RewardFunction:
-        """The reward as a function of a rollout and its task."""
+        """Return the reward as a function of a rollout and its task."""
         return make_reward(
             self.reward,
             matching=self.matching,
@@ -72,12 +75,12 @@ class Group:
         temperature: What they were sampled at; training log-probabilities use the same.
         phase: Number of the phase.
         position: Number of this visit within the run; names the gate's draw.
-        anchored: Why the prompt goes to the anchor, or ``None`` where its trace is used.
-        failed: Rollouts whose environment could not be started; they hold no token of the policy.
+        anchored: The reason for anchoring the prompt; ``None`` where its trace is used.
+        failed: Rollouts without a policy token, since their environment did not start.
         old_logps: Log-probabilities under ``pi_old`` in the ratio's context, per rollout ``[R_k]``; ``None`` where
-            the phase makes one optimiser step only, so that the ratio is 1 by construction.
+            the phase makes one optimiser step only, where the ratio is 1 by construction.
         prompt_logps: Log-probabilities under ``pi_old`` and the prompt alone, per rollout ``[R_k]``; ``None`` where the
-            sampler needs no correction, or where the ratio's denominator is that already.
+            sampler needs no correction, or where the ratio's denominator holds them already.
     """
 
     task: Task
@@ -99,12 +102,12 @@ class Group:
         return [sum(rewards) for rewards in self.turn_rewards]
 
     def token_advantages(self, sample: int) -> Tensor:
-        """Advantage of every token of a rollout, ``[R_k]``: its turn's."""
+        """Return the advantage of every token of a rollout, ``[R_k]``: that of its turn."""
         turns = self.trajectories[sample].turn_indices()
         return torch.from_numpy(np.asarray(self.advantages[sample], dtype=np.float32)[turns])
 
     def policy_mask(self, sample: int) -> Tensor:
-        """``M_{i,k}``, ``[R_k]``.
+        """Return ``M_{i,k}``, the mask of policy tokens, ``[R_k]``.
 
         Raises:
             ValueError: The rollout has no policy token; its segments were not labelled.
@@ -115,7 +118,7 @@ class Group:
         return mask
 
     def sampled_logps(self, sample: int) -> Tensor:
-        """Log-probabilities as the sampler reported them, ``[R_k]``; 0 at tokens that are not the policy's.
+        """Return the sampler's log-probabilities, ``[R_k]``; 0 at tokens that are not the policy's.
 
         Raises:
             ValueError: The trajectory does not hold one for each token of the policy.
@@ -138,10 +141,10 @@ def make_group(
     phase: int = 0,
     position: int = 0,
 ) -> Group:
-    """Scores the rollouts of a prompt and computes their advantages.
+    """Score the rollouts of a prompt and compute their advantages.
 
-    Rollouts whose environment failed to start hold no token of the policy; they stand apart. A group of which nothing
-    else is left is of zero variance: it has no rollout terms, and its trace, if it has one, is still imitated [D].
+    Rollouts whose environment failed to start hold no policy token and are set apart. A group without any other
+    rollout has zero variance: no rollout terms, but its trace, if it has one, is still imitated [D].
     """
     kept = [trajectory for trajectory in trajectories if trajectory.segments]
     failed = [trajectory for trajectory in trajectories if not trajectory.segments]

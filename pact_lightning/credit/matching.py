@@ -1,4 +1,4 @@
-"""Which predicted call answers which reference call, and how well (METHOD section 3, items 1 and 2)."""
+"""Matching of predicted with reference calls, and its scores (METHOD section 3, items 1 and 2)."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from pact_lightning.types.tool_call import ToolCall
 MatchMethod = Literal["hungarian", "greedy", "ot"]
 """``hungarian`` is optimal [P]; ``greedy`` takes the best free pair first [C]; ``ot`` shares credit by Sinkhorn [C]."""
 
-# SciPy is imported where it is used: commands that only read rewards of answers do without.
+# SciPy is imported where it is used: commands that only score answers start without it.
 _Grid = npt.NDArray[np.float64]
 _OT_REGULARISATION = 0.1
 _OT_TOLERANCE = 1e-9
@@ -25,13 +25,12 @@ def match_calls(
     method: MatchMethod = "hungarian",
     unmatched_penalty: float = 0.0,
 ) -> list[float]:
-    """Scores every predicted call of a rollout against the task's reference calls.
+    """Score every predicted call of a rollout against the task's reference calls.
 
     ``hungarian`` and ``greedy`` match one-to-one, so at most ``len(reference)`` calls score at all, and at most as
     many calls of a name as the reference has. A pair of similarity 0 counts as unmatched. Calls that the reference
     cannot tell apart are credited in order, the earliest with the best score [D]: a repeated call earns nothing and
-    moves no credit. The weight that ``hungarian`` maximises is the similarity itself; the penalty is put in
-    afterwards.
+    moves no credit. ``hungarian`` maximises the similarity itself; the penalty is applied afterwards.
 
     ``ot`` has uniform marginals ``1/P`` and ``1/G`` for ``P`` predicted and ``G`` reference calls, and a call's score
     is ``sum_b T_ab S_ab`` [C]: at most ``1/P``, so a perfect rollout of ``P`` calls scores about 1 in total and not
@@ -40,7 +39,7 @@ def match_calls(
     Args:
         predicted: The rollout's well-formed calls, ``[P]``, all turns together and in order.
         reference: Calls that solve the task, ``[G]``; with none, every predicted call is unmatched.
-        method: How credit is assigned, see :data:`MatchMethod`.
+        method: Assignment of credit, see :data:`MatchMethod`.
         unmatched_penalty: ``lambda_pen >= 0``; an unmatched call scores ``-lambda_pen`` [P].
 
     Returns:
@@ -65,7 +64,7 @@ def match_calls(
 
 
 def call_similarity(predicted: ToolCall, reference: ToolCall) -> float:
-    """Similarity ``S_ab`` of a predicted call and a reference call, in ``[0, 1]`` [C].
+    """Compute the similarity ``S_ab`` of a predicted and a reference call, in ``[0, 1]`` [C].
 
     0 if the names differ (case apart); else ``(1 + J + V) / (2 + n)`` with ``n`` reference arguments, ``J`` the
     Jaccard index of the argument names (1 when both calls have none) and ``V`` the number of reference arguments
@@ -85,12 +84,12 @@ def call_similarity(predicted: ToolCall, reference: ToolCall) -> float:
 
 
 def json_equal(left: Any, right: Any) -> bool:
-    """Whether two JSON values are the same value.
+    """Tell whether two JSON values are equal.
 
-    Strict where Python is lax: ``True`` is not ``1``, at any depth. JSON has a single number type, so ``1`` equals
-    ``1.0`` [D]. Objects are equal whatever the order of their members; strings are compared as they are. Works with
-    a stack and not by recursion, since the policy decides how deep its arguments are nested.
+    ``True`` is not ``1``, at any depth, and ``1`` equals ``1.0``, since JSON has a single number type [D]. The order of
+    an object's members does not matter; strings are compared exactly.
     """
+    # A stack and no recursion: the policy decides how deep its arguments are nested.
     pairs = [(left, right)]
     while pairs:
         a, b = pairs.pop()
@@ -108,7 +107,7 @@ def json_equal(left: Any, right: Any) -> bool:
 
 
 def check_penalty(unmatched_penalty: float) -> None:
-    """Raises ``ValueError`` unless the penalty for an unmatched call is finite and not negative."""
+    """Raise ``ValueError`` unless the penalty for an unmatched call is finite and not negative."""
     if not (math.isfinite(unmatched_penalty) and unmatched_penalty >= 0.0):
         raise ValueError(f"unmatched_penalty is subtracted, so it must be finite and >= 0, not {unmatched_penalty}")
 
@@ -123,7 +122,7 @@ def _hungarian_scores(grid: _Grid) -> _Grid:
 
 
 def _earliest_first(grid: _Grid, scores: _Grid) -> _Grid:
-    """Among calls with the same row of similarities, gives the best score to the earliest; the sum stays."""
+    """Give the best score to the earliest of calls with equal rows of similarities; the sum stays."""
     _, kind = np.unique(grid, axis=0, return_inverse=True)
     ordered = scores.copy()
     for value in range(int(kind.max()) + 1):
@@ -145,9 +144,9 @@ def _greedy_scores(grid: _Grid) -> _Grid:
 
 
 def _transport_scores(grid: _Grid) -> _Grid:
-    """``sum_b T_ab S_ab`` with ``T`` the entropic plan of cost ``-S``, the one that Sinkhorn's iteration tends to.
+    """Compute ``sum_b T_ab S_ab`` with ``T`` the entropic plan of cost ``-S``, the limit of Sinkhorn's iteration.
 
-    Found by Newton's method on the convex dual: the iteration itself needs thousands of rounds near a perfect match.
+    Newton's method on the convex dual finds it: the iteration itself needs thousands of rounds near a perfect match.
     Rows hold ``1/P`` exactly, columns ``1/G`` to tolerance.
     """
     from scipy.optimize import minimize
@@ -169,7 +168,7 @@ def _transport_scores(grid: _Grid) -> _Grid:
 
 
 def _transport_plan(grid: _Grid, free: _Grid) -> tuple[_Grid, _Grid, _Grid]:
-    """Plan ``[P, G]``, its log row sums before normalisation ``[P]``, and the column potentials ``[G]``."""
+    """Return the plan ``[P, G]``, its log row sums before normalisation ``[P]``, and the column potentials ``[G]``."""
     from scipy.special import logsumexp
 
     potential = np.append(free, 0.0)
@@ -179,7 +178,7 @@ def _transport_plan(grid: _Grid, free: _Grid) -> tuple[_Grid, _Grid, _Grid]:
 
 
 def _transport_dual(grid: _Grid, free: _Grid) -> tuple[float, _Grid, _Grid]:
-    """The dual's value, gradient (what the columns hold too much) and Hessian, over all but the last potential."""
+    """Return the dual's value, gradient (the columns' excess) and Hessian, over all but the last potential."""
     plan, log_rows, potential = _transport_plan(grid, free)
     columns = plan.sum(axis=0)
     gradient = columns - 1.0 / grid.shape[1]

@@ -1,35 +1,39 @@
-"""FTRL's reward of a message: what its calls newly solve, or what its text is worth (METHOD section 8).
+"""Rewards of FTRL and ToolRL, for comparison with the paper's (METHOD section 8).
 
-ToolRL's reward: a point for the format, and how well the calls fit the reference (METHOD section 8).
+FTRL rewards a turn for the sub-questions that its calls newly solve. ToolRL gives a point for the format, and up to
+three for the fit of the calls with the reference.
 """
 
 import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from pact_lightning.credit.answers import first_solved, plain
+from pact_lightning.credit.answers import open_answers, plain
 from pact_lightning.credit.matching import json_equal
+from pact_lightning.types.task import SubAnswer
 from pact_lightning.types.tool_call import ToolCall
 
 STRAY_TAGS = ("<tool_call>", "</tool_call>", "<tool_parsed_response>")
-"""Marks of a call in a text that holds none that could be read [C]; the last one is spelled as in FTRL's code."""
+"""Marks of a call in a text without a readable call [C]; the last one is spelled as in FTRL's code."""
+_TOOLRL_RANGE = 6.0
+_TOOLRL_LOWEST = -3.0
 
 
 def ftrl_rewards(
     turn_calls: Sequence[Sequence[tuple[str, str | None]]],
     texts: Sequence[str],
-    sub_answers: Sequence[tuple[str, str]],
+    sub_answers: Sequence[SubAnswer],
     answer: str | None,
     *,
     malformed: Sequence[int] | None = None,
 ) -> list[float]:
-    """Reward of every turn of one rollout.
+    """Compute FTRL's reward of every turn of one rollout.
 
     A turn of ``p`` calls, of which ``t`` solve a sub-question that was open before, earns ``2t / (p + 1)`` [C]. A turn
     without a call earns -0.5 if it is empty, -0.3 if it holds stray call marks, ``1 / (1 + u)`` with ``u`` open
     sub-questions if its text holds the answer, 0.5 if nothing is open any more, else 0 [C].
 
-    FTRL scores single messages, each with its own set of open sub-questions. Here is what we do about the rest [D]:
+    FTRL scores single messages, each with its own set of open sub-questions. The rest is ours [D]:
 
     - Over a rollout the open set is carried from turn to turn, and "nothing is open any more" is read off it. A task
       without expected answers never earns that 0.5.
@@ -41,7 +45,7 @@ def ftrl_rewards(
     Args:
         turn_calls: Tool name and response of each turn's readable calls, in order, ``[T]``; ``None`` for the response
             of a call that was never run.
-        texts: Text of each turn after the reasoning, ``[T]``; looked at in turns without a readable call.
+        texts: Text of each turn after the reasoning, ``[T]``; read only in turns without a readable call.
         sub_answers: Tool and expected answer of every sub-question.
         answer: The known final answer, or ``None``.
         malformed: Number of malformed calls of each turn, ``[T]``; none by default.
@@ -52,7 +56,8 @@ def ftrl_rewards(
     Raises:
         ValueError: The sequences differ in length, or a number of malformed calls is negative.
 
-    >>> ftrl_rewards([[("age", "800"), ("age", "none")], []], ["", "It is 800."], [("age", "800")], "800")
+    >>> expected = [SubAnswer("age", "800")]
+    >>> ftrl_rewards([[("age", "800"), ("age", "none")], []], ["", "It is 800."], expected, "800")
     [0.6666666666666666, 1.0]
     """
     broken = [0] * len(turn_calls) if malformed is None else list(malformed)
@@ -65,23 +70,13 @@ def ftrl_rewards(
     rewards = []
     for calls, text, bad in zip(turn_calls, texts, broken, strict=True):
         if calls:
-            solved = _solve(calls, still_open)
-            rewards.append(2.0 * solved / (len(calls) + bad + 1))
+            left = open_answers([(tool, said) for tool, said in calls if said is not None], still_open)
+            rewards.append(2.0 * (len(still_open) - len(left)) / (len(calls) + bad + 1))
+            still_open = left
         else:
             finished = bool(sub_answers) and not still_open
             rewards.append(-0.3 if bad else _text_reward(text, answer, len(still_open), finished))
     return rewards
-
-
-def _solve(calls: Sequence[tuple[str, str | None]], still_open: list[tuple[str, str]]) -> int:
-    """How many open sub-questions the calls solve; takes these out of ``still_open``."""
-    solved = 0
-    for tool, response in calls:
-        index = None if response is None else first_solved(tool, response, still_open)
-        if index is not None:
-            del still_open[index]
-            solved += 1
-    return solved
 
 
 def _text_reward(text: str, answer: str | None, unsolved: int, finished: bool) -> float:
@@ -95,18 +90,14 @@ def _text_reward(text: str, answer: str | None, unsolved: int, finished: bool) -
     return 0.5 if finished else 0.0
 
 
-_RANGE = 6.0
-_LOWEST = -3.0
-
-
 def toolrl_score(predicted: Sequence[ToolCall], reference: Sequence[ToolCall]) -> float:
-    """How well the calls fit the reference, from 0 to :func:`toolrl_max`.
+    """Score the fit of the calls with the reference, from 0 to :func:`toolrl_max`.
 
-    The Jaccard index of the tool names, which counts repeated names [C]; and for each reference call, in order, the
-    best predicted call of its name that no earlier one took: the Jaccard index of the argument names plus the number
-    of reference arguments whose value is equal [C]. Names are compared as they are, values by
-    :func:`pact_lightning.credit.matching.json_equal` [D]. Of equally good calls the first in the order of their JSON
-    is taken, so that the score does not depend on the order of the predicted calls [D].
+    The score is a sum of two parts [C]. The first is the Jaccard index of the tool names, repeated names counted. The
+    second adds, for each reference call in order, the best predicted call of its name that no earlier one took: the
+    Jaccard index of the argument names plus the number of reference arguments whose value is equal. Names are
+    compared exactly, values by :func:`pact_lightning.credit.matching.json_equal` [D]. Ties go to the
+    first call in the order of their JSON, so the score does not depend on the order of the predicted calls [D].
 
     Args:
         predicted: The well-formed calls, in any order.
@@ -128,26 +119,26 @@ def toolrl_score(predicted: Sequence[ToolCall], reference: Sequence[ToolCall]) -
 
 
 def toolrl_max(reference: Sequence[ToolCall]) -> float:
-    """The score of the reference itself: ``1 + sum(1 + number of arguments)`` [C]."""
+    """Return the score of the reference itself: ``1 + sum(1 + number of arguments)`` [C]."""
     return 1.0 + sum(1.0 + len(call["arguments"]) for call in reference)
 
 
 def toolrl_correctness(predicted: Sequence[ToolCall], reference: Sequence[ToolCall]) -> float:
-    """``6 * score / max - 3``, in ``[-3, 3]``; 0 where there is no reference call [C].
+    """Compute ``6 * score / max - 3``, in ``[-3, 3]``; 0 without a reference call [C].
 
     Args:
         predicted: The well-formed calls.
-        reference: Calls that solve the task; empty where there are none or they are not known.
+        reference: Calls that solve the task; empty where none are known.
     """
     if not reference:
         return 0.0
-    return _RANGE * toolrl_score(predicted, reference) / toolrl_max(reference) + _LOWEST
+    return _TOOLRL_RANGE * toolrl_score(predicted, reference) / toolrl_max(reference) + _TOOLRL_LOWEST
 
 
 def toolrl_rewards(
     turn_calls: Sequence[Sequence[ToolCall]], reference: Sequence[ToolCall], *, well_formed: Sequence[bool]
 ) -> list[float]:
-    """Rewards of one rollout: 0 but for the last turn, which earns format plus correctness.
+    """Compute ToolRL's rewards of one rollout: the last turn earns format plus correctness, the others 0.
 
     ToolRL scores single turns, each against its own reference calls. Here the calls of all turns are compared with the
     task's reference at once, and the format point is earned by rollouts whose turns are all well formed [D]. A
@@ -183,7 +174,7 @@ def _fit(predicted: ToolCall, wanted: ToolCall) -> float:
 
 
 def _jaccard(left: Collection[str], right: Collection[str]) -> float:
-    """Jaccard index of two multisets; 1 where both are empty."""
+    """Compute the Jaccard index of two multisets; 1 where both are empty."""
     counts, others = Counter(list(left)), Counter(list(right))  # of a mapping, its keys and not its values
     union = (counts | others).total()
     return (counts & others).total() / union if union else 1.0

@@ -1,4 +1,4 @@
-"""Rewards by name or by import path: what every turn of a rollout is worth."""
+"""Reward functions by name or import path: one number per turn of a rollout."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from pact_lightning.credit.matching import MatchMethod
 from pact_lightning.credit.other_rewards import ftrl_rewards, toolrl_rewards
 from pact_lightning.credit.rewards import outcome_reward, turn_rewards
-from pact_lightning.tasks.bfcl.score import bfcl_reward
 from pact_lightning.types.task import Task
 from pact_lightning.types.trajectory import RolloutTurn, StopReason, Trajectory
 from pact_lightning.utils.errors import RunStoppedError, shortened
@@ -19,16 +18,16 @@ from pact_lightning.utils.imports import import_path
 
 
 class RewardError(RunStoppedError, ValueError):
-    """A reward function of the user's own fails, or gives what cannot be trained on; the run stops."""
+    """Failure of a user's reward function, or a result that cannot be trained on; it stops the run."""
 
     once = "it is mended"
 
 
 class RewardFunction(Protocol):
-    """Scores one rollout; a plain function will do."""
+    """Scorer of one rollout; a plain function will do."""
 
     def __call__(self, trajectory: Trajectory, task: Task) -> list[float]:
-        """``r_{k,t}``: one finite reward per turn of the rollout, ``[T]``."""
+        """Return ``r_{k,t}``: one finite reward per turn of the rollout, ``[T]``."""
         ...
 
 
@@ -39,30 +38,31 @@ def make_reward(
     unmatched_penalty: float = 0.0,
     arguments: Mapping[str, Any] | None = None,
 ) -> RewardFunction:
-    """Finds a reward.
+    """Return the reward function of a name or import path.
 
     Args:
-        name: A key of :data:`REWARDS`, or the import path of a :class:`RewardFunction`: of a function, or of a class,
-            of which an object is made.
-        matching: How ``matchtir`` pairs calls.
-        unmatched_penalty: What an unmatched or malformed call costs under ``matchtir``.
+        name: A key of :data:`REWARDS`, or the import path of a :class:`RewardFunction`: a function, or a class whose
+            objects are such functions.
+        matching: Pairing of calls under ``matchtir``.
+        unmatched_penalty: Cost of an unmatched or malformed call under ``matchtir``.
         arguments: Further keyword arguments of a function, or the constructor arguments of a class.
 
     Returns:
-        The reward. It raises :class:`RewardError` where what was found fails, or gives anything but a finite number
-        per turn.
+        The reward function. It raises :class:`RewardError` where the function found fails, or returns anything but
+        one finite number per turn.
 
     Raises:
-        ValueError: There is no such name, or what the path names cannot be called.
-        ImportError: The path names nothing.
+        ValueError: The name is unknown, or the object at the path cannot be called.
+        ImportError: Nothing can be imported from the path.
     """
     given = dict(arguments or {})
     if name == "matchtir":
         given = {"method": matching, "unmatched_penalty": unmatched_penalty} | given
-    if name in REWARDS:
-        reward: Any = partial(REWARDS[name], **given)
-    elif "." in name:
-        reward = _imported(name, given)
+    found = REWARDS.get(name, name)
+    if not isinstance(found, str):
+        reward: Any = partial(found, **given)
+    elif "." in found:
+        reward = _imported(found, given)
     else:
         known = ", ".join(REWARDS)
         raise ValueError(f"there is no reward {name!r}; use one of {known}, or the import path of one of your own")
@@ -116,7 +116,7 @@ def _outcome(trajectory: Trajectory, task: Task) -> list[float]:
 
 
 def _environment(trajectory: Trajectory, task: Task) -> list[float]:
-    """What the environment's own ``reward()`` gave, earned by the last turn; 0 where it failed, which is counted."""
+    """Give the environment's own ``reward()`` to the last turn; 0 where it failed, which is counted."""
     del task
     rewards = [0.0] * len(trajectory.turns)
     rewards[-1] = trajectory.environment_reward or 0.0
@@ -127,20 +127,20 @@ def _ftrl(trajectory: Trajectory, task: Task) -> list[float]:
     return ftrl_rewards(
         [_responded(turn) for turn in trajectory.turns],
         [turn.answer for turn in trajectory.turns],
-        [(sub_answer.tool, sub_answer.answer) for sub_answer in task.reference.sub_answers],
+        task.reference.sub_answers,
         task.reference.answer,
         malformed=[sum(entry.call is None for entry in turn.parsed) for turn in trajectory.turns],
     )
 
 
 def _responded(turn: RolloutTurn) -> list[tuple[str, str | None]]:
-    """Tool name and response of a turn's readable calls; a rollout that was cut off may hold calls never run."""
+    """Return tool name and response of a turn's readable calls; a cut-off rollout may hold calls never run."""
     responses = zip_longest(turn.parsed, turn.responses)
     return [(entry.call["name"], response) for entry, response in responses if entry is not None and entry.call]
 
 
 def _toolrl(trajectory: Trajectory, task: Task, *, require_reasoning: bool = True) -> list[float]:
-    """A turn is well formed that calls or answers, has no malformed call, was not cut off, and thinks first."""
+    """Score by ToolRL; a well-formed turn calls or answers, without malformed call, not cut off, and thinks first."""
     well_formed = [
         bool(turn.calls or turn.answer.strip())
         and all(entry.call is not None for entry in turn.parsed)
@@ -153,14 +153,16 @@ def _toolrl(trajectory: Trajectory, task: Task, *, require_reasoning: bool = Tru
     return toolrl_rewards([turn.calls for turn in trajectory.turns], task.reference.calls, well_formed=well_formed)
 
 
-REWARDS: dict[str, Callable[..., list[float]]] = {
+REWARDS: dict[str, Callable[..., list[float]] | str] = {
     "matchtir": _matchtir,
     "outcome": _outcome,
     "environment": _environment,
     "ftrl": _ftrl,
     "toolrl": _toolrl,
-    "bfcl": bfcl_reward,
+    "bfcl": "pact_lightning.tasks.bfcl.score.bfcl_reward",
 }
-"""``matchtir``: calls by their match with the reference, the last turn by the answer [P]. ``outcome``: the answer alone
+"""Rewards by name; a string is an import path, loaded on first use.
+
+``matchtir``: calls by their match with the reference, the last turn by the answer [P]. ``outcome``: the answer alone
 (GRPO). ``environment``: what the environment's own ``reward()`` gives. ``ftrl``: what each turn newly solves.
 ``toolrl``: format and calls, earned by the last turn. ``bfcl``: every user turn by BFCL's check."""

@@ -1,4 +1,4 @@
-"""What a rollout's turns are worth (METHOD section 3, items 2 and 3)."""
+"""Turn rewards of the paper: matched calls, and F1 of the final answer (METHOD section 3, items 2 and 3)."""
 
 import re
 import string
@@ -13,10 +13,9 @@ _ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 
 
 def answer_f1(prediction: str, reference: str) -> float:
-    """F1 of the *sets* of tokens of an answer and its reference, in ``[0, 1]`` [C].
+    """Compute the F1 of the *sets* of tokens of an answer and its reference, in ``[0, 1]`` [C].
 
-    Tokens: lower case, ASCII punctuation removed, split on white space. 0 where the two share no token; so an answer
-    or a reference without any token scores 0.
+    Tokens are lower-case, without ASCII punctuation, split on white space. Without a shared token the F1 is 0.
 
     >>> answer_f1("It is Paris, Paris!", "paris")
     0.5
@@ -27,7 +26,7 @@ def answer_f1(prediction: str, reference: str) -> float:
 
 
 def extract_answer(text: str) -> str:
-    """The content of the last complete ``<answer>...</answer>`` pair, else the whole text; stripped [D].
+    """Return the content of the last complete ``<answer>...</answer>`` pair, else the whole text; stripped [D].
 
     >>> extract_answer("So: <answer> 42 </answer>."), extract_answer(" 42 ")
     ('42', '42')
@@ -46,18 +45,18 @@ def turn_rewards(
     method: MatchMethod = "hungarian",
     unmatched_penalty: float = 0.0,
 ) -> list[float]:
-    """Reward ``r_{k,t}`` of every turn of one rollout [P].
+    """Compute the reward ``r_{k,t}`` of every turn of one rollout [P].
 
-    The calls of all turns are matched with the reference at once, then a tool turn gets the mean over its calls, 0
-    without a call. Malformed calls are calls that match nothing [D]: each scores ``-unmatched_penalty`` and counts
-    in its turn's mean. The answer turn, the last one, gets :func:`answer_f1` of :func:`extract_answer` of its text.
+    The calls of all turns are matched with the reference at once. A tool turn gets the mean over its calls, 0 without
+    a call. Malformed calls match nothing [D]: each scores ``-unmatched_penalty`` and counts in its turn's mean.
+    The answer turn, the last one, gets :func:`answer_f1` of :func:`extract_answer` of its text.
 
     Args:
         turn_calls: The well-formed calls of each turn, ``[T]``; empty for the answer turn.
         reference_calls: Calls that solve the task; empty where they are not known.
-        final_answer: Text of the answer turn after the reasoning; ``None`` when the rollout gave no answer, and then
-            the last turn is a tool turn like the others.
-        reference_answer: The known answer; ``None`` where there is none, and then the answer turn gets 0 [D].
+        final_answer: Text of the answer turn after the reasoning. ``None`` for a rollout without an answer, whose last
+            turn is a tool turn like the others.
+        reference_answer: The known answer; with ``None`` the answer turn gets 0 [D].
         malformed: Number of malformed calls of each turn, ``[T]``; none by default.
         method: See :func:`pact_lightning.credit.matching.match_calls`.
         unmatched_penalty: ``lambda_pen``, see there.
@@ -85,12 +84,12 @@ def turn_rewards(
 
 
 def outcome_reward(turns: int, final_answer: str | None, reference_answer: str | None) -> list[float]:
-    """Rewards of a rollout that is judged by its answer alone, as GRPO does: 0 but for the last turn.
+    """Reward a rollout by its answer alone, as GRPO does: every turn but the last gets 0.
 
     Args:
         turns: Number of turns ``T``.
         final_answer: Text of the answer turn after the reasoning, or ``None`` without an answer.
-        reference_answer: The known answer; ``None`` where there is none, and then the reward is 0.
+        reference_answer: The known answer; with ``None`` the reward is 0.
 
     Returns:
         One reward per turn, ``[T]``; the last is the answer's F1.

@@ -1,4 +1,4 @@
-"""What the rollout side of the house may know of a task."""
+"""Prompts: the part of a task that the rollout side may know."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ ToolSchema = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentSpec:
-    """Which environment a task runs in.
+    """Environment of a task, as a class path and its arguments.
 
     Attributes:
         class_path: Import path of a class that follows :class:`pact_lightning.Environment`.
@@ -25,7 +25,7 @@ class EnvironmentSpec:
     init_args: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self) -> Any:
-        """Imports the class and makes the environment; what is no environment's class is never called.
+        """Import the class and make the environment; any other object is never called.
 
         Raises:
             ImportError: The class cannot be found, or lacks the methods; the message names ``class_path``.
@@ -47,11 +47,11 @@ class EnvironmentSpec:
 
 @dataclass(frozen=True, slots=True)
 class UserTurn:
-    """A user turn that comes after the policy has answered the one before.
+    """Further user turn, released by the policy's answer to the one before.
 
     Attributes:
-        content: What the user says.
-        tools: Tools that the policy has from here on, beside those it had.
+        content: The user's words.
+        tools: Tools that become available with this turn.
     """
 
     content: str
@@ -60,15 +60,15 @@ class UserTurn:
 
 @dataclass(frozen=True, slots=True)
 class PromptView:
-    """A task as the rollout engine sees it: no reference, no trace, so neither can reach a sampler.
+    """Task as the rollout engine sees it: without reference and trace, so neither can reach a sampler.
 
     Attributes:
         id: The task's id.
-        messages: System and user messages that stand before the first assistant turn, in order.
-        tools: The tools' schemas, in the order in which the prompt lists them.
-        environment: Where the tools run.
-        follow_ups: Further user turns, in order. Each is released when the policy answers the one before it, that is
-            by a turn without a tool call; a rollout has answered once none is left.
+        messages: System and user messages before the first assistant turn, in order.
+        tools: The tools' schemas, in the order of the prompt.
+        environment: The environment that runs the tools.
+        follow_ups: Further user turns, in order. A turn of the policy without a tool call answers the user and
+            releases the next one; a rollout has answered once none is left.
     """
 
     id: str
@@ -83,11 +83,11 @@ class PromptView:
         return self.tool_names_after(len(self.follow_ups))
 
     def tool_names_after(self, released: int) -> tuple[str, ...]:
-        """Names of the tools that the policy has once so many follow-ups are released."""
+        """Return the names of the tools that are available once so many follow-ups are released."""
         later = [tool for turn in self.follow_ups[:released] for tool in turn.tools]
         return tuple(str(tool["function"]["name"]) for tool in (*self.tools, *later))
 
 
 def as_messages(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Copies messages into an immutable tuple of plain dictionaries."""
+    """Copy messages into a tuple of plain dictionaries."""
     return tuple(dict(message) for message in messages)

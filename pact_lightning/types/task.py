@@ -1,20 +1,16 @@
-"""A task: a prompt, what solves it, and perhaps an expert trace.
-
-Where tasks come from: one method that loads them all.
-"""
+"""Task: a prompt, its reference solution, and perhaps an expert trace; and the protocol of task sources."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trace import ExpertTrace
 
 
-@dataclass(frozen=True, slots=True)
-class SubAnswer:
-    """One sub-question's answer, to be found in a response of one tool (FTRL's ``unsolved_set``)."""
+class SubAnswer(NamedTuple):
+    """Answer to one sub-question, expected in a response of one tool (FTRL's ``unsolved_set``)."""
 
     tool: str
     answer: str
@@ -22,12 +18,12 @@ class SubAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What is known to solve a task; used by credit and metrics, never shown to the policy.
+    """Known solution of a task, for credit and metrics; the policy never sees it.
 
     Attributes:
-        answer: The final answer, or ``None`` where it is not known.
-        calls: Tool calls that solve the task, in order; empty where they are not known.
-        sub_answers: Expected answers per tool; empty where they are not known.
+        answer: The final answer; ``None`` if unknown.
+        calls: Tool calls that solve the task, in order; empty if unknown.
+        sub_answers: Expected answers per tool; empty if unknown.
     """
 
     answer: str | None = None
@@ -37,12 +33,12 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A prompt with its reference and, where there is one, its expert trace.
+    """Prompt with its reference and, if there is one, its expert trace.
 
     Attributes:
         prompt: All that a rollout may see.
-        reference: What credit and metrics compare with.
-        trace: Privileged; joins only after the rollouts exist.
+        reference: The known solution, for credit and metrics.
+        trace: The expert trace, which joins only after the rollouts exist.
         kind: A free label by which results are grouped (FTRL's ``data_source``).
         metadata: JSON-able facts that nothing in the package depends on.
     """
@@ -61,10 +57,10 @@ class Task:
 
 @runtime_checkable
 class TaskSource(Protocol):
-    """Anything that loads tasks; recipes name one by ``class_path`` and ``init_args``."""
+    """Source of tasks; recipes name one by ``class_path`` and ``init_args``."""
 
     def load(self) -> Sequence[Task]:
-        """Reads and checks every task.
+        """Load and check all tasks.
 
         Raises:
             TaskFileError: A file holds a task that is not well formed.

@@ -1,4 +1,4 @@
-"""TODO types.tool_call."""
+"""Tool calls, well-formed and malformed."""
 
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -13,11 +13,11 @@ class ToolCall(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class ParsedCall:
-    """What one ``<tool_call>`` block holds: a call, or the reason why it is none.
+    """Content of one ``<tool_call>`` block: a call, or the reason why it cannot be read.
 
     Attributes:
-        call: The call, or ``None`` when the block is malformed.
-        error: One sentence that says what is wrong with a malformed block; empty for a good one.
+        call: The call; ``None`` for a malformed block.
+        error: One sentence on the mistake in a malformed block; empty for a good one.
     """
 
     call: ToolCall | None

@@ -1,4 +1,4 @@
-"""Expert traces: what the privileged context is made of (METHOD sections 1 and 6)."""
+"""Expert traces, the material of the privileged context (METHOD sections 1 and 6)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class ChunkType(StrEnum):
 
 
 class TurnPattern(StrEnum):
-    """What an expert turn does (paper, appendix C)."""
+    """Roles of an expert turn (paper, appendix C)."""
 
     INITIAL_ATTEMPT = "initial_attempt"
     COMPARE_THEN_CALL = "compare_then_call"
@@ -37,7 +37,7 @@ class TurnPattern(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A contiguous piece of a turn's reasoning. The chunks of a turn cover its reasoning once and in order."""
+    """Contiguous piece of a turn's reasoning; the chunks of a turn cover its reasoning once and in order."""
 
     text: str
     type: ChunkType = ChunkType.OTHER
@@ -51,7 +51,7 @@ class ExpertTurn:
         chunks: The reasoning, cut into chunks; their texts joined are the reasoning, separators included.
         calls: The tool calls; empty in a turn that answers the user.
         responses: One observation per call.
-        pattern: What the turn does.
+        pattern: The turn's role.
         answer: Text after the reasoning, in a final turn only (for example ``<answer>42</answer>``).
         reply: Text after the reasoning, in a turn that answers the user and is followed by the task's next user turn.
     """
@@ -75,10 +75,9 @@ class ExpertTrace:
 
     Attributes:
         turns: The turns that call tools, and those that answer a user turn before the last (``reply``). By
-            construction the final answer is **not** among them (leak guard, METHOD section 1): it stands apart in
-            ``final``.
+            construction the final answer is **not** among them (leak guard, METHOD section 1).
         final: The final answer turn, for plain supervised warm-up only; no privileged context ever holds it.
-        source: Where the trace comes from, for reports.
+        source: The trace's origin, for reports.
     """
 
     turns: tuple[ExpertTurn, ...]
@@ -86,7 +85,7 @@ class ExpertTrace:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Checks the leak guard and that every call has its response.
+        """Check the leak guard and that every call has its response.
 
         Raises:
             ValueError: A turn neither calls nor replies, or does both, carries an answer, or has fewer or more
@@ -105,10 +104,10 @@ class ExpertTrace:
 
     @property
     def replies(self) -> int:
-        """How many user turns it answers before the last one; each releases one of the task's follow-ups."""
+        """Number of user turns answered before the last one; each releases one of the task's follow-ups."""
         return sum(turn.reply is not None for turn in self.turns)
 
 
 def flatten_calls(turns: Sequence[ExpertTurn]) -> tuple[ToolCall, ...]:
-    """All calls of the given turns, in order."""
+    """Return all calls of the given turns, in order."""
     return tuple(call for turn in turns for call in turn.calls)

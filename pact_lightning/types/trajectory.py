@@ -1,7 +1,4 @@
-"""The kinds of token a dialogue is made of.
-
-What a rollout leaves behind: token segments with their components, calls, responses, a stop reason.
-"""
+"""Trajectory: the tokens, turns and stop reason of one rollout, and the components of its tokens."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,10 +12,7 @@ from pact_lightning.types.tool_call import ParsedCall, ToolCall
 
 
 class Component(IntEnum):
-    """What a token is part of. Policy tokens are those the policy writes itself (METHOD section 1).
-
-    An ``IntEnum`` so that a sequence of components is an integer tensor.
-    """
+    """Component that a token belongs to (METHOD section 1); an integer, so a sequence of them makes a tensor."""
 
     PROMPT = 0
     """System prompt, tool schemas and user turns: context only."""
@@ -29,7 +23,7 @@ class Component(IntEnum):
     ANSWER = 3
     """Text of a turn without a tool call, after the reasoning."""
     DELIMITER = 4
-    """Control tokens and white space the policy writes between the others, ``<|im_end|>`` included."""
+    """Control tokens and white space that the policy writes between the others, ``<|im_end|>`` included."""
     OBSERVATION = 5
     """Tool responses and the turn headers around them: context only."""
 
@@ -41,7 +35,7 @@ POLICY_COMPONENTS: frozenset[Component] = frozenset(
 
 
 class StopReason(StrEnum):
-    """Why a rollout ended."""
+    """Reasons for the end of a rollout."""
 
     ANSWERED = "answered"
     MAX_TURNS = "max_turns"
@@ -52,7 +46,7 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of token ids of one component in one turn. Ids are the truth: text is only ever read off them."""
+    """Run of token ids of one component in one turn. The ids are authoritative; text is only decoded from them."""
 
     ids: tuple[int, ...]
     component: Component
@@ -61,7 +55,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class RolloutTurn:
-    """One turn of the policy and what came back.
+    """One turn of the policy, with the responses to its calls.
 
     Attributes:
         text: The turn as text, end-of-turn token excluded; for reading and parsing only.
@@ -69,8 +63,8 @@ class RolloutTurn:
         answer: The text after the reasoning, in a turn without tool-call blocks.
         parsed: One entry per tool-call block, malformed ones included.
         responses: One observation per entry of ``parsed``.
-        errors: Whether each response reports a failed or malformed call.
-        user: The user turn that this turn's answer released; ``None`` where it released none.
+        errors: Per response, true if the call failed or was malformed.
+        user: The user turn that this turn's answer released, if any.
     """
 
     text: str
@@ -92,18 +86,18 @@ class Trajectory:
     """One rollout ``tau``.
 
     Attributes:
-        task_id: The task it belongs to; groups are told by it, never by the prompt's tokens.
+        task_id: The task's id, by which groups are formed.
         sample: Index ``k`` within the group.
-        prompt_ids: The prompt ``x``, token by token as the sampler saw it.
+        prompt_ids: The prompt ``x``, with the very tokens that the sampler saw.
         segments: Everything after the prompt, in order.
         turns: The turns, parsed.
-        stop_reason: Why it ended.
+        stop_reason: The reason for its end.
         sampled_logps: Log-probability of every policy token under the sampling distribution, in order.
-        environment_reward: What the environment's own ``reward()`` gave, where it has one.
-        tool_calls: Executed calls.
-        tool_timeouts: Calls that ran into their limit of time.
-        unanswered_calls: Calls that nobody answered, those over their limit among them.
-        environment_failures: Failures of ``reward`` or ``close`` after the rollout.
+        environment_reward: The result of the environment's own ``reward()``, if it has one.
+        tool_calls: Number of executed calls.
+        tool_timeouts: Number of calls that exceeded their time limit.
+        unanswered_calls: Number of calls without an answer, timeouts included.
+        environment_failures: Number of failures of ``reward`` or ``close`` after the rollout.
     """
 
     task_id: str
@@ -121,25 +115,25 @@ class Trajectory:
 
     @property
     def final_answer(self) -> str | None:
-        """The last turn's text after the reasoning, or ``None`` when the rollout did not answer the last user turn."""
+        """Text of the last turn after the reasoning; ``None`` if the last user turn was not answered."""
         if self.stop_reason is not StopReason.ANSWERED or not self.turns:
             return None
         return self.turns[-1].answer
 
     def ids(self) -> npt.NDArray[np.int64]:
-        """Token ids after the prompt, ``[R]``."""
+        """Return the token ids after the prompt, ``[R]``."""
         return np.fromiter((i for segment in self.segments for i in segment.ids), dtype=np.int64)
 
     def components(self) -> npt.NDArray[np.int64]:
-        """:class:`Component` of every token, ``[R]``."""
+        """Return the :class:`Component` of every token, ``[R]``."""
         return np.fromiter(self._per_token(lambda s: int(s.component)), dtype=np.int64)
 
     def turn_indices(self) -> npt.NDArray[np.int64]:
-        """Turn index of every token, ``[R]``."""
+        """Return the turn index of every token, ``[R]``."""
         return np.fromiter(self._per_token(lambda s: s.turn), dtype=np.int64)
 
     def policy_mask(self) -> npt.NDArray[np.bool_]:
-        """``M_{i,k}``: which tokens the policy wrote, ``[R]``."""
+        """Return ``M_{i,k}``, the mask of the tokens that the policy wrote, ``[R]``."""
         policy = [int(component) for component in POLICY_COMPONENTS]
         return np.isin(self.components(), policy)
 
