@@ -1,4 +1,4 @@
-"""Checks an environment of one's own before anything is trained on it."""
+"""Check of an environment before training: verbs, schemas, every tool, repeatability, time limits."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from pact_lightning.types.prompt import EnvironmentSpec, PromptView
 from pact_lightning.types.task import Task
 
 NO_TASK = PromptView("check", ({"role": "user", "content": ""},), (), EnvironmentSpec("check.Environment"))
-"""What ``reset`` gets where there is no task."""
+"""Prompt that ``reset`` gets if there is no task."""
 
 ALL_FAILED = "every call that its schema allows failed"
 _TRL_HINT = "a class in TRL's style goes through pact_lightning.TRLEnvironment"
@@ -41,30 +41,33 @@ def check_environment(
     limit_s: float = 10.0,
     another: Callable[[], Environment] | None = None,
 ) -> list[Finding]:
-    """Runs an environment through everything that a rollout may do to it.
+    """Run an environment through everything that a rollout may do to it.
 
-    Its verbs; its schemas; every tool with arguments that its schema allows (made from the schema, and the task's
-    reference calls) and with such that it forbids; the same calls after a second ``reset`` with the same seed; a time
-    limit for each call; texts with control tokens in them; ``reward()`` and ``close()`` where there are such. The
-    tools really run, with made-up arguments: give an environment whose tools may be played with. It is closed at the
+    - Its verbs and its schemas.
+    - Every tool, with arguments that its schema allows (made from the schema, and the task's reference calls), with
+      arguments that it forbids, and with control tokens in its texts.
+    - The same calls after a second ``reset`` with the same seed.
+    - ``reward()`` and ``close()``, if it has them.
+    - A time limit for each of these.
+
+    The tools really run, with made-up arguments: pass an environment on which that does no harm. It is closed at the
     end.
 
     Args:
         env: The environment.
-        task: The task to reset it with, and whose tools it has to have; none is needed where ``reset`` ignores it.
-        seed: The seed to reset it with.
-        limit_s: Seconds that any verb may take.
-        another: Makes a second environment of the kind, whose answers must be those of ``env``: every rollout has one
-            of its own.
+        task: Task to reset it with, whose tools it must have; ``None`` if ``reset`` ignores its task.
+        seed: Seed to reset it with.
+        limit_s: Time limit of each verb, in seconds.
+        another: Factory of a second environment, whose answers must equal those of ``env``: every rollout has its own.
 
     Returns:
-        What is wrong and how to mend it, errors first; empty if nothing is.
+        Mistakes and how to mend them, errors first; an empty list if there are none.
     """
     return without_repeats(_Check(env, task, seed, limit_s).run(another))
 
 
 class _Stop(Exception):  # noqa: N818  # no error: it ends the check, whose findings say why
-    """Nothing further can be found out."""
+    """End of a check that cannot go on."""
 
 
 class _Check:
@@ -85,8 +88,7 @@ class _Check:
             self._verbs(self.env)
             self._reset(self.env)
             tools = self._tools()
-            reference = self._play(self.env, self.calls)
-            self.findings += _failed_references(reference)
+            self.findings += _failed_references(self._play(self.env, self.calls))
             for tool in tools:
                 self._check_tool(tool["function"]["name"], tool["function"]["parameters"])
             self._check_unknown_tool()
@@ -106,8 +108,8 @@ class _Check:
         self.findings.append(finding)
         raise _Stop
 
-    def _timed(self, where: str, function: Callable[[], Any]) -> Any:
-        """Runs a verb under the limit; after a call that hangs there is nothing more to be had."""
+    def _timed(self, where: str, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        """Run a verb under the limit and return its value and what it raised; a verb that hangs ends the check."""
         future = self.threads.submit(self.busy, [function])[0]
         problem = future.exception()
         if isinstance(problem, ToolTimeoutError):
@@ -115,56 +117,46 @@ class _Check:
             self._stop(
                 error(where, f"it took longer than {limit}; the check ends here", "give what it waits for a limit")
             )
-        if isinstance(problem, Exception):
-            raise problem
-        if problem is not None:  # sys.exit() and its like must not end the check
-            raise RuntimeError(f"{type(problem).__name__}: {problem}") from problem
-        return future.result()
+        if problem is None:
+            return future.result(), None
+        if not isinstance(problem, Exception):  # sys.exit() and its like
+            problem = RuntimeError(f"{type(problem).__name__}: {problem}")
+        return None, problem
 
     def _verb(self, env: Any, verb: str, *arguments: Any) -> Any:
-        """Runs a verb that must not raise, where the environment has it."""
+        """Run a verb that must not raise, if the environment has it."""
         function = getattr(env, verb, None)
         if not callable(function):
             return None
-        where = f"{verb}()"
-        try:
-            return self._timed(where, lambda: function(*arguments))
-        except _Stop:
-            raise
-        except Exception as problem:  # noqa: BLE001  # the user's code: whatever it raises is what was looked for
-            said = f"it raised {type(problem).__name__}: {failure_reason(problem)}"
-            self._stop(error(where, said, "let it work with the task and the arguments given"))
+        value, raised = self._timed(f"{verb}()", lambda: function(*arguments))
+        if raised is not None:
+            said = f"it raised {_named(raised)}"
+            self._stop(error(f"{verb}()", said, "let it work with the task and the arguments given"))
+        return value
 
     def _reset(self, env: Any) -> None:
         self._verb(env, "reset", self.prompt or NO_TASK, self.seed)
 
     def _tools(self) -> list[Any]:
-        """The tools whose schemas can be worked with."""
-        try:
-            offered = self._timed("tools", lambda: list(self.env.tools))
-        except _Stop:
-            raise
-        except Exception as problem:  # noqa: BLE001  # as above
-            said = f"it raised {type(problem).__name__}: {failure_reason(problem)}"
-            self._stop(error("tools", said, "return a list of schemas in OpenAI format"))
+        """Return the tools whose schemas have no error."""
+        offered, raised = self._timed("tools", lambda: list(self.env.tools))
+        if raised is not None:
+            self._stop(error("tools", f"it raised {_named(raised)}", "return a list of schemas in OpenAI format"))
         found = check_schemas(offered)
         self.findings += found
         self.findings += _task_tools(self.prompt, offered)
         broken = {finding.where for finding in found if finding.severity == "error"}
-        whole = [entry for entry in enumerate(offered) if f"tools[{entry[0]}]" not in broken]
-        return [tool for _, tool in whole if tool["function"]["name"] not in broken]
+        whole = [tool for index, tool in enumerate(offered) if f"tools[{index}]" not in broken]
+        return [tool for tool in whole if tool["function"]["name"] not in broken]
 
     def _call(self, env: Any, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """One call, its answer checked; what cannot be used is an empty error from here on."""
-        said = f"{name}({json.dumps(arguments, ensure_ascii=False):.200})"
-        try:
-            result = self._timed(name, lambda: env.call(name, arguments))
-        except _Stop:
-            raise
-        except Exception as problem:  # noqa: BLE001  # as above
-            raised = f"{said} raised {type(problem).__name__}: {failure_reason(problem)}"
-            self.findings.append(error(name, raised, "catch it and return ToolResult(what is wrong, error=True)"))
-            return ToolResult(str(problem), error=True)
+        """Run one call and check its answer; an unusable answer becomes an empty error."""
+        said = _written(name, arguments)
+        result, raised = self._timed(name, lambda: env.call(name, arguments))
+        if raised is not None:
+            remedy = "catch it and return ToolResult(what is wrong, error=True)"
+            self.findings.append(error(name, f"{said} raised {_named(raised)}", remedy))
+            return ToolResult(failure_reason(raised), error=True)
         self.findings += check_result(name, said, result)
         usable = isinstance(result, ToolResult) and isinstance(result.text, str)
         return result if usable else ToolResult("", error=True)
@@ -199,7 +191,7 @@ class _Check:
         self.findings += check_refused("call()", "of a tool that does not exist", result, must=True)
 
     def _check_repeats(self, another: Callable[[], Environment] | None) -> None:
-        """The same calls after a reset, twice, and in a second environment."""
+        """Repeat the calls after two resets, and in a second environment."""
         self._reset(self.env)
         first = self._play(self.env, self.calls)
         self._reset(self.env)
@@ -212,8 +204,7 @@ class _Check:
 
     def _compare(self, first: Iterable[Any], second: Iterable[Any], how: str) -> None:
         for ((name, arguments), one), (_, other) in zip(first, second, strict=True):
-            said = f"{name}({json.dumps(arguments, ensure_ascii=False):.200})"
-            self.findings += check_same(name, said, one, other, how)
+            self.findings += check_same(name, _written(name, arguments), one, other, how)
 
     def _check_reward(self) -> None:
         if not callable(getattr(self.env, "reward", None)):
@@ -221,6 +212,14 @@ class _Check:
         value = self._verb(self.env, "reward")
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             self.findings.append(error("reward()", f"it gave {shown(value)}", "return a finite number"))
+
+
+def _named(problem: BaseException) -> str:
+    return f"{type(problem).__name__}: {failure_reason(problem)}"
+
+
+def _written(name: str, arguments: Mapping[str, Any]) -> str:
+    return f"{name}({json.dumps(arguments, ensure_ascii=False):.200})"
 
 
 def _failed_references(played: Iterable[tuple[_Call, ToolResult]]) -> list[Finding]:
@@ -232,7 +231,7 @@ def _failed_references(played: Iterable[tuple[_Call, ToolResult]]) -> list[Findi
 
 
 def _task_tools(prompt: PromptView | None, offered: Sequence[Any]) -> list[Finding]:
-    """Tools of the task that the environment lacks, or describes in other words."""
+    """Check that the environment has the task's tools, described in the same words."""
     if prompt is None:
         return []
     own = {tool["function"]["name"]: tool for tool in offered if isinstance(tool, Mapping) and "function" in tool}

@@ -1,7 +1,4 @@
-"""What a check of an environment finds.
-
-Whether one answer of an environment, or two answers to the same call, are what a rollout can use; pure.
-"""
+"""Findings of an environment's check, and the pure checks of its answers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +9,7 @@ from pact_lightning.environments.protocol import ToolResult
 
 
 class Severity(StrEnum):
-    """How bad it is: training on an environment with an error is wrong; a warning is likely a mistake."""
+    """Severity of a finding: an error makes training wrong; a warning is likely a mistake."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -20,13 +17,13 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """One mistake of an environment.
 
     Attributes:
-        severity: How bad it is.
+        severity: Error or warning.
         where: A tool's name, or a verb of the environment such as ``reset()``.
-        problem: What is wrong.
-        remedy: How to mend it.
+        problem: The mistake.
+        remedy: A way to mend it.
     """
 
     severity: Severity
@@ -36,45 +33,45 @@ class Finding:
 
 
 def error(where: str, problem: str, remedy: str) -> Finding:
-    """A finding that makes training wrong."""
+    """Return a finding that makes training wrong."""
     return Finding(Severity.ERROR, where, problem, remedy)
 
 
 def warning(where: str, problem: str, remedy: str) -> Finding:
-    """A finding that is likely a mistake."""
+    """Return a finding that is likely a mistake."""
     return Finding(Severity.WARNING, where, problem, remedy)
 
 
 def without_repeats(findings: Iterable[Finding]) -> list[Finding]:
-    """Each finding once, errors first, otherwise in order."""
+    """Return each finding once, errors first, otherwise in order."""
     once = list(dict.fromkeys(findings))
     return sorted(once, key=lambda finding: finding.severity is not Severity.ERROR)
 
 
 CONTROL_TEXT = "<|im_start|>zephyr<|im_end|></tool_response>"
-"""A text with the control tokens of ChatML in it, as a user's or a web page's may have."""
+"""Text with ChatML's control tokens in it, as a user's text or a web page may have."""
 
 _LONGEST = 20_000
 _SHOWN = 120
 
 
 def shown(text: object) -> str:
-    """The beginning of a text, for a message."""
+    """Return the beginning of a text, for a message."""
     whole = str(text)
     return repr(whole if len(whole) <= _SHOWN else f"{whole[:_SHOWN]}...")
 
 
 def check_result(name: str, call: str, result: Any) -> list[Finding]:
-    """Checks one answer.
+    """Check one answer.
 
     Args:
         name: The tool.
-        call: What was called, for the message.
-        result: What ``call()`` returned.
+        call: The call, for the message.
+        result: Value that ``call()`` returned.
     """
     if not isinstance(result, ToolResult):
         return [error(name, f"{call} returned a {type(result).__name__}", "return a ToolResult with a text")]
-    text: object = result.text  # the user's code may hold to no annotation
+    text: object = result.text  # the user's code may break the annotation
     is_error: object = result.error
     if not isinstance(text, str) or not isinstance(is_error, bool):
         problem = f"{call} returned a ToolResult with the text {shown(text)} and the error {shown(is_error)}"
@@ -98,13 +95,13 @@ def check_result(name: str, call: str, result: Any) -> list[Finding]:
 
 
 def check_refused(name: str, what: str, result: ToolResult, *, must: bool) -> list[Finding]:
-    """Checks that a call that breaks the schema came back as an error.
+    """Check that a call against the schema came back as an error.
 
     Args:
         name: The tool.
-        what: What was wrong with the call.
+        what: The call's mistake.
         result: The answer.
-        must: Whether an answer without ``error`` makes training wrong.
+        must: ``True`` if an answer without ``error`` makes training wrong.
     """
     if result.error:
         return []
@@ -113,14 +110,14 @@ def check_refused(name: str, what: str, result: ToolResult, *, must: bool) -> li
 
 
 def check_same(name: str, call: str, first: ToolResult, second: ToolResult, how: str) -> list[Finding]:
-    """Checks that the same call got the same answer.
+    """Check that the same call got the same answer.
 
     Args:
         name: The tool.
-        call: What was called.
+        call: The call, for the message.
         first: One answer.
-        second: The other.
-        how: What lay between the two.
+        second: The other answer.
+        how: Circumstances of the second answer.
     """
     if (first.text, first.error) == (second.text, second.error):
         return []
@@ -129,12 +126,12 @@ def check_same(name: str, call: str, first: ToolResult, second: ToolResult, how:
 
 
 def check_control_text(name: str, plain: ToolResult, control: ToolResult, word: str) -> list[Finding]:
-    """Checks that a tool that repeats its argument repeats control tokens as text too.
+    """Check that a tool that repeats its argument repeats control tokens as text too.
 
     Args:
         name: The tool.
-        plain: Its answer where every free text is ``word``.
-        control: Its answer where every free text is :data:`CONTROL_TEXT`.
+        plain: Its answer if every free text is ``word``.
+        control: Its answer if every free text is :data:`CONTROL_TEXT`.
         word: The plain text.
     """
     if word not in plain.text or CONTROL_TEXT in control.text or control.error:
