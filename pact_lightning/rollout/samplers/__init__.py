@@ -1,1 +1,1 @@
-"""Samplers: what turns token ids into the next turn's token ids."""
+"""Samplers: token ids of many rows in, their next turns out. ``base`` has the protocols."""

@@ -1,8 +1,7 @@
-"""What the rollout engine asks of a sampler: turns, one row at a time, in any order.
+"""Protocols of samplers and of the backends that lend them.
 
-A sampler whose prefill and decoding are timed apart.
-
-Which program samples: the policy itself, or an engine of its own that a recipe names.
+A :class:`Sampler` turns the token ids of many rows into their next turns; the rollout engine knows no more of it. It is
+the policy itself (``transformers_sampler``), or a :class:`SamplerBackend` that a recipe names lends one (``vllm``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,21 +18,21 @@ from pact_lightning.utils.errors import RunStoppedError
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
-    """How tokens are drawn.
+    """Settings of the draws.
 
     Attributes:
-        temperature: Logits are divided by it, in sampling as in training [P]: 1.0.
-        greedy: Take the most probable token instead of drawing one; ``temperature`` then only scales log-probs.
+        temperature: Divisor of the logits, in sampling as in training [P]: 1.0.
+        greedy: Whether the most probable token is taken; ``temperature`` then only scales log-probabilities.
     """
 
     temperature: float = 1.0
     greedy: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the temperature.
+        """Check the temperature.
 
         Raises:
-            ValueError: It is not positive.
+            ValueError: The temperature is not positive.
         """
         if not self.temperature > 0:
             raise ValueError(f"the sampling temperature must be above 0, got {self.temperature}; use greedy for 0")
@@ -44,11 +43,11 @@ class TurnRequest:
     """One turn to sample.
 
     Attributes:
-        row: The rollout's number; the sampler remembers the tokens of its earlier turns under it.
+        row: Number of the rollout; the sampler keeps the tokens of its earlier turns.
         new_ids: Tokens since the row's last sampled token (the whole prompt in its first turn).
-        max_new_tokens: The turn ends after so many tokens even without an end-of-turn token.
+        max_new_tokens: Most tokens of the turn, end-of-turn token included.
         seed: Seed of this turn's draws.
-        shared_prompt: Rows with the same non-empty key have the same prompt, which is then computed once.
+        shared_prompt: Key of the prompt; the prompt of rows with the same non-empty key is computed once.
     """
 
     row: int
@@ -63,10 +62,10 @@ class TurnOutput:
     """One sampled turn.
 
     Attributes:
-        row: The rollout's number.
-        ids: The sampled tokens, the end-of-turn token included where one was sampled.
-        logps: Their log-probabilities under the sampling distribution.
-        finished: Whether the turn ended by itself, not by its token limit.
+        row: Number of the rollout.
+        ids: The sampled tokens, with the end-of-turn token if one was sampled.
+        logps: Log-probability of each token under the sampling distribution.
+        finished: Whether the turn ended with an end-of-turn token.
     """
 
     row: int
@@ -76,29 +75,29 @@ class TurnOutput:
 
 
 class Sampler(Protocol):
-    """Samples turns for many rows at once. Only token ids of prompts and rollouts ever reach it."""
+    """Source of turns for many rows at once; only token ids of prompts and rollouts ever reach it."""
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
-        """Takes turns into work."""
+        """Add turns to those in work."""
         ...
 
     def step(self) -> list[TurnOutput]:
-        """Advances all rows in work by at least one token and returns the turns that ended."""
+        """Advance all turns in work by at least one token and return those that ended."""
         ...
 
     def release(self, row: int) -> None:
-        """Forgets a finished row."""
+        """Forget a finished row."""
         ...
 
 
 class TimedSampler:
-    """Measures any sampler: ``submit`` is prefill, ``step`` is decoding.
+    """Sampler whose ``submit`` is timed as prefill and whose ``step`` is timed as decoding.
 
-    A sampler that only queues its turns in ``submit`` has its prefill counted as decoding.
+    If ``submit`` only queues its turns, their prefill counts as decoding.
 
     Args:
-        sampler: What samples.
-        clock: What is told.
+        sampler: The sampler.
+        clock: Clock that takes the times.
     """
 
     def __init__(self, sampler: Sampler, clock: PhaseClock) -> None:
@@ -106,27 +105,27 @@ class TimedSampler:
         self._clock = clock
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
-        """Takes turns into work."""
+        """Add turns to those in work."""
         with self._clock.measure("prefill"):
             self._sampler.submit(requests)
 
     def step(self) -> list[TurnOutput]:
-        """Advances all rows in work."""
+        """Advance all turns in work."""
         with self._clock.measure("decode"):
             return self._sampler.step()
 
     def release(self, row: int) -> None:
-        """Forgets a finished row."""
+        """Forget a finished row."""
         self._sampler.release(row)
 
 
 @dataclass(frozen=True, slots=True)
 class LentPolicy:
-    """The policy as a backend gets it.
+    """Policy that a backend samples from.
 
     Attributes:
-        model: The policy with its weights of the moment, in evaluation mode.
-        config: How it was loaded.
+        model: The policy with its present weights, in evaluation mode.
+        config: Configuration that it was loaded with.
         stop_ids: Tokens that end a turn.
     """
 
@@ -136,44 +135,40 @@ class LentPolicy:
 
 
 class SamplerUnavailableError(RunStoppedError, OSError):
-    """What samples is gone, a server that does not come back: the run stops, with everything saved.
-
-    Raised by a backend or by a sampler that it has lent.
-    """
+    """Error of a backend or its sampler that is gone for good, such as a dead server: the run stops, saved."""
 
 
 @runtime_checkable
 class SamplerBackend(Protocol):
-    """An engine that samples in the policy's stead; recipes name one by ``class_path`` and ``init_args``.
+    """Engine that samples in the policy's stead; recipes name one by ``class_path`` and ``init_args``.
 
-    One whose samplers hold weights of their own from the moment they are lent, so that the policy can be trained while
-    they sample, says so by an attribute ``keeps_weights = True``. Such a sampler is asked for in the main thread, and
-    used and given back in another one.
+    A backend sets ``keeps_weights = True`` if its samplers hold their own copy of the weights, since the policy can
+    then be trained while they sample. Such a sampler is lent in the main thread, and used and given back in another.
     """
 
     def check(self, config: PolicyConfig) -> None:
-        """Tells, before the policy is loaded, what would keep the backend from sampling it.
+        """Check, before the policy is loaded, that the backend can sample from it.
 
         Args:
-            config: The policy that is to be loaded.
+            config: Configuration of the policy.
 
         Raises:
             ValueError: The backend cannot sample from such a policy.
-            OSError: What it needs is not there.
+            OSError: A file or a server that the backend needs is missing.
         """
         ...
 
     @contextmanager
     def lend(self, policy: LentPolicy, sampling: SamplingConfig) -> Iterator[Sampler]:
-        """Lends a sampler that holds the policy's present weights.
+        """Lend a sampler with the policy's present weights.
 
         Args:
             policy: The policy.
-            sampling: How tokens are drawn.
+            sampling: Settings of the draws.
         """
         ...
 
 
 def keeps_weights(backend: SamplerBackend | None) -> bool:
-    """Whether the policy can be trained while a sampler of this backend samples; ``None`` is the policy itself."""
+    """Tell whether the policy can be trained while a backend samples; ``None`` stands for the policy itself."""
     return bool(getattr(backend, "keeps_weights", False))

@@ -1,4 +1,4 @@
-"""A key-value cache whose rows advance independently, and the attention plan that reads and writes it."""
+"""Key-value cache whose rows advance independently, and the attention plan that reads and writes it."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,24 +9,24 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 SPLIT_ABOVE = {"cpu": 512, "gpu": 8192}
-"""Columns of padding, summed over rows, that one more call of attention is worth. On a GPU a call costs little more
-than its launch, and columns are read some hundred times faster."""
+"""Columns of padding, summed over rows, that cost as much as one more call of attention. On a GPU columns are read some
+hundred times faster, while a call costs little more than its launch."""
 
 
 class KVCache:
     """Keys and values of many rows, each with a length of its own.
 
-    Rows live in slots ``0 .. n-1`` without gaps, so that a decoding step reads one view and copies nothing.
+    Rows live in slots ``0 .. n-1`` without gaps: a decoding step reads one view and copies nothing.
     """
 
     def __init__(self) -> None:
-        self.keys: dict[int, Tensor] = {}
+        self.keys: dict[int, Tensor] = {}  # by layer, [slots, kv_heads, capacity, d]
         self.values: dict[int, Tensor] = {}
         self.slots = 0
         self.capacity = 0
 
     def reserve(self, slots: int, capacity: int) -> None:
-        """Makes room for so many slots and tokens per slot; grows by half at least, so that it grows seldom."""
+        """Make room for so many slots and tokens per slot; it grows by half at least, and therefore seldom."""
         if slots <= self.slots and capacity <= self.capacity:
             return
         self.slots = max(self.slots, slots)
@@ -36,45 +36,44 @@ class KVCache:
             for layer, old in store.items():
                 new = store[layer] = old.new_empty(self.slots, old.shape[1], self.capacity, old.shape[3])
                 new[: old.shape[0], :, : old.shape[2]] = old
-                # A masked column still enters as 0 times its value, which must be a number.
+                # A masked column still enters as 0 times its value, which must not be NaN or infinite.
                 new[: old.shape[0], :, old.shape[2] :] = 0
                 new[old.shape[0] :] = 0
 
     def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer, ``[slots, kv_heads, capacity, d]``; made when first written."""
+        """Return the keys and values of a layer, made at the first call; ``like`` has their heads, size and type."""
         if index not in self.keys:
             shape = (self.slots, like.shape[1], self.capacity, like.shape[3])
             self.keys[index], self.values[index] = like.new_zeros(shape), like.new_zeros(shape)
         return self.keys[index], self.values[index]
 
     def copy(self, source: int, targets: list[int], length: int) -> None:
-        """Copies the first ``length`` tokens of a slot into others."""
+        """Copy the first ``length`` tokens of a slot into others."""
         for store in (self.keys, self.values):
             for tensor in store.values():
-                # Of a full slot torch takes the whole store for what is read, and refuses to write into it.
+                # Without the clone torch refuses to copy a full slot: it sees the tensor read and written at once.
                 tensor[targets, :, :length] = tensor[source, :, :length].clone()
 
 
 @dataclass(slots=True)
 class _Run:
-    """Neighbouring rows of a batch that attend in one call, over as many columns as the longest of them has."""
+    """Neighbouring rows of a batch that attend in one call."""
 
     start: int
     stop: int
-    span: int
+    span: int  # columns of the longest row
     mask: Tensor | None = None
 
 
 def runs_of_similar_length(lengths: Sequence[int], split_above: int) -> list[tuple[int, int]]:
-    """Cuts a batch into runs of neighbours, so that short rows are not padded to the longest row of all.
+    """Cut a batch into runs of neighbours of similar length, which need less padding than the whole batch.
 
     >>> runs_of_similar_length([900, 880, 100, 120, 90], split_above=512)
     [(0, 2), (2, 5)]
 
     Args:
-        lengths: Columns that each row needs.
-        split_above: A run ends where one more row would pad the run by more columns, summed over its rows, than a
-            call of its own is worth.
+        lengths: Columns of each row.
+        split_above: Most columns of padding in a run, summed over its rows.
 
     Returns:
         ``(start, stop)`` of every run, in order; together they are the batch.
@@ -91,14 +90,14 @@ def runs_of_similar_length(lengths: Sequence[int], split_above: int) -> list[tup
 
 
 class CachedPlan:
-    """New tokens of some rows attend to all earlier tokens of their row.
+    """Attention of new tokens to all earlier tokens of their rows.
 
     Args:
-        cache: The cache, with room for the new tokens.
-        lengths: Tokens already cached of each row. Plain numbers: a tensor on a GPU would have to be waited for.
-        tokens: New tokens per row, right-padded; what padding writes lies beyond the row's end and is overwritten.
-        device: Where the model runs.
-        slots: Slot of each row; ``None`` for slots ``0 .. B-1``, which costs no copy.
+        cache: Cache with room for the new tokens.
+        lengths: Cached tokens of each row, as numbers, since a tensor on a GPU would have to be waited for.
+        tokens: New tokens per row, right-padded; padding writes beyond the row's end and is overwritten later.
+        device: Device of the model.
+        slots: Slot of each row; ``None`` for slots ``0 .. B-1``, which need no copy.
     """
 
     def __init__(
@@ -123,11 +122,11 @@ class CachedPlan:
         """Write the new keys and values, then attend (see ``AttentionPlan``)."""
         layer = module.layer_idx
         assert isinstance(layer, int)
-        keys, values = self._cache.layer(layer, key)
+        keys, values = self._cache.layer(layer, key)  # [slots, kv_heads, capacity, d]
         keys[self._rows[:, None], :, self.positions] = key.transpose(1, 2)
         values[self._rows[:, None], :, self.positions] = value.transpose(1, 2)
         groups = query.shape[1] // key.shape[1]
-        # Query heads that share a key head stand below each other, so that keys need not be repeated.
+        # Query heads that share a key head stand below each other; no key has to be repeated.
         stacked = torch.unflatten(query, 1, (key.shape[1], groups)).flatten(2, 3)  # [B, kv_heads, groups * T, d]
         outs = [
             scaled_dot_product_attention(
@@ -139,23 +138,23 @@ class CachedPlan:
             )
             for run in self._runs
         ]
-        out = outs[0] if len(outs) == 1 else torch.cat(outs)
-        return torch.unflatten(out, 2, (groups, query.shape[2])).flatten(1, 2).transpose(1, 2)
+        out = outs[0] if len(outs) == 1 else torch.cat(outs)  # [B, kv_heads, groups * T, d]
+        return torch.unflatten(out, 2, (groups, query.shape[2])).flatten(1, 2).transpose(1, 2)  # [B, T, heads, d]
 
     def _read(self, store: Tensor, run: _Run) -> Tensor:
-        """What the run's rows have in a layer, ``[rows, kv_heads, span, d]``."""
+        """Return the keys or values of a run, ``[rows, kv_heads, span, d]``."""
         if self._slots is None:
             return store[run.start : run.stop, :, : run.span]
         return store[self._slots[run.start : run.stop], :, : run.span]
 
     def _additive_mask(self, run: _Run, groups: int, dtype: torch.dtype) -> Tensor:
-        """``[rows, 1, groups * T, span]``: 0 where a token may look, else minus infinity; one for all layers.
+        """Return the mask of a run: 0 where a token may attend, minus infinity elsewhere.
 
-        SDPA makes this of a Boolean mask by itself, but anew in every layer.
+        It serves all layers; from a Boolean mask SDPA would make the same in every layer anew.
         """
         if run.mask is None:
             columns = torch.arange(run.span, device=self.positions.device)
             hidden = columns > self.positions[run.start : run.stop, :, None]  # [rows, T, span]
             mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
-            run.mask = mask.repeat(1, groups, 1)[:, None]
+            run.mask = mask.repeat(1, groups, 1)[:, None]  # [rows, 1, groups * T, span]
         return run.mask

@@ -1,6 +1,6 @@
-"""Draws tokens by inverse transform: a uniform number picks the token in whose share of [0, 1) it lies.
+"""Default sampler: the policy itself, with a key-value cache that is kept between turns.
 
-The default sampler: the policy itself, with a key-value cache that is kept between turns.
+Tokens are drawn by inverse transform: a uniform number picks the token in whose share of [0, 1) it lies.
 """
 
 from collections.abc import Sequence
@@ -15,70 +15,29 @@ from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput, Tur
 from pact_lightning.rollout.samplers.kv_cache import CachedPlan, KVCache
 from pact_lightning.utils.seeds import numpy_random
 
-BLOCK = 128
-"""Tokens whose probabilities are summed before one of them is looked at."""
-
-
-def draw_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """One token per row: the first whose cumulative probability exceeds the row's uniform number.
-
-    A running sum over a whole vocabulary in float64 costs more than the head's own product on a CPU. So blocks are
-    summed first, a block is found, and only its tokens are summed one by one. Sums are float64: a vocabulary of 150,000
-    would lose its tail in float32 [D].
-
-    Args:
-        probabilities: ``[n, V]``, not negative, each row with a positive sum, which need not be 1.
-        uniforms: ``[n]``, in [0, 1), float64.
-
-    Returns:
-        Token ids ``[n]``.
-    """
-    vocabulary = probabilities.shape[1]
-    whole = vocabulary - vocabulary % BLOCK
-    sums = torch.unflatten(probabilities[:, :whole], 1, (-1, BLOCK)).sum(-1, dtype=torch.float64)
-    if whole < vocabulary:
-        sums = torch.cat([sums, probabilities[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], dim=1)
-    ends = sums.cumsum(-1)  # [n, blocks]
-    points = uniforms[:, None] * ends[:, -1:]
-    block = _first_above(ends, points)
-    inside = points - (ends - sums).gather(1, block)
-    tokens = block * BLOCK + torch.arange(BLOCK, device=probabilities.device)  # [n, BLOCK]
-    shares = probabilities.gather(1, tokens.clamp(max=vocabulary - 1)).double()
-    shares = shares.masked_fill(tokens >= vocabulary, 0.0)
-    return (block * BLOCK + _first_above(shares.cumsum(-1), inside))[:, 0]
-
-
-def _first_above(ends: Tensor, points: Tensor) -> Tensor:
-    """Index of the first end above the point, ``[n, 1]``.
-
-    Rounding may leave a point outside [0, last end); it is moved in, so that what is found has a share above 0.
-    """
-    below_end = torch.nextafter(ends[:, -1:], torch.zeros_like(points))
-    return torch.searchsorted(ends, torch.minimum(points.clamp(min=0.0), below_end), right=True)
-
 
 @dataclass(slots=True)
 class _Row:
-    """A row in a slot: its cached length, the token to feed next, and the turn in work."""
+    """Row in a slot of the cache."""
 
     row: int
-    length: int = 0
-    next_token: int = 0
+    length: int = 0  # cached tokens
+    next_token: int = 0  # sampled, but not fed yet
     limit: int = 0
-    output: TurnOutput | None = None
+    output: TurnOutput | None = None  # the turn in work
     uniforms: np.ndarray[tuple[int], np.dtype[np.float64]] = field(default_factory=lambda: np.zeros(0))
 
 
 class TransformersSampler:
-    """Samples from a transformers model, on CPU or GPU, quantised or not.
+    """Sampler over a transformers model, on CPU or GPU, quantised or not.
 
-    Rows advance independently. The draws of a turn depend on its seed alone, not on what else is in the batch.
+    Rows advance independently. The draws of a turn depend on its seed alone, not on the rest of the batch.
 
     Args:
-        model: A causal language model with ``attn_implementation="pact"``, with or without a PEFT adapter.
+        model: Causal language model with ``attn_implementation="pact"``, with or without a PEFT adapter.
         stop_ids: Tokens that end a turn.
-        sampling: How tokens are drawn.
-        prefill_tokens: Upper limit on the tokens of one forward over prompts or observations.
+        sampling: Settings of the draws.
+        prefill_tokens: Most tokens of one forward over prompts or observations.
     """
 
     def __init__(
@@ -96,40 +55,43 @@ class TransformersSampler:
 
     @torch.no_grad()
     def submit(self, requests: Sequence[TurnRequest]) -> None:
-        """Prefills the rows' new tokens and samples the first token of each turn."""
-        room = max(self._cached(request) + len(request.new_ids) + request.max_new_tokens for request in requests)
-        new = [request for request in requests if request.row not in self._slot_of]
-        self._cache.reserve(len(self._rows) + len(new), room)
-        for request in new:
-            self._slot_of[request.row] = len(self._rows)
-            self._rows.append(_Row(request.row))
-        leaders: dict[str | int, TurnRequest] = {}
-        followers: list[TurnRequest] = []
+        """Prefill the rows' new tokens and sample the first token of each turn."""
+        same_prompt: dict[str | int, list[TurnRequest]] = {}
         for request in requests:
-            row = self._rows[self._slot_of[request.row]]
+            if request.row not in self._slot_of:
+                self._slot_of[request.row] = len(self._rows)
+                self._rows.append(_Row(request.row))
+            row = self._row(request)
             row.output, row.limit = TurnOutput(request.row), request.max_new_tokens
             if not self._sampling.greedy:
                 row.uniforms = numpy_random("turn", request.seed).random(request.max_new_tokens)
-            first = leaders.setdefault(request.shared_prompt or request.row, request)
-            if first is not request:
-                followers.append(request)
-        hidden = self._prefill(list(leaders.values()))
-        self._follow(followers, leaders, hidden)
+            same_prompt.setdefault(request.shared_prompt or request.row, []).append(request)
+        room = max(self._row(request).length + len(request.new_ids) + request.max_new_tokens for request in requests)
+        self._cache.reserve(len(self._rows), room)
+        hidden = self._prefill([group[0] for group in same_prompt.values()])
+        for first, *others in same_prompt.values():
+            if not others:
+                continue
+            length = self._row(first).length
+            self._cache.copy(self._slot_of[first.row], [self._slot_of[other.row] for other in others], length)
+            for other in others:
+                self._row(other).length = length
+                hidden[other.row] = hidden[first.row]
         slots = [self._slot_of[request.row] for request in requests]
-        self._draw(slots, torch.stack([hidden[request.row] for request in requests]))
+        self._draw(slots, torch.stack([hidden[request.row] for request in requests]))  # [n, D]
 
     @torch.no_grad()
     def step(self) -> list[TurnOutput]:
-        """Decodes one token in every row that has a turn in work."""
+        """Decode one token of every turn in work."""
         active = [slot for slot, row in enumerate(self._rows) if row.output is not None]
         if active:
-            # Idle rows are computed along: cheaper than copying the cache of the others. What they write lies at
-            # their end and is overwritten by their next observation.
+            # Idle rows are computed along, which is cheaper than to copy the cache of the others. They write at their
+            # end, where their next observation overwrites it.
             count = active[-1] + 1
             lengths = [row.length for row in self._rows[:count]]
-            tokens = torch.tensor([[row.next_token] for row in self._rows[:count]], device=self._device)
+            tokens = torch.tensor([[row.next_token] for row in self._rows[:count]], device=self._device)  # [B, 1]
             self._cache.reserve(len(self._rows), max(lengths) + 1)
-            hidden = self._forward(tokens, CachedPlan(self._cache, lengths, 1, self._device))[:, 0]
+            hidden = self._forward(tokens, CachedPlan(self._cache, lengths, 1, self._device))[:, 0]  # [B, D]
             for slot in active:
                 self._rows[slot].length += 1
             self._draw(active, hidden[active])
@@ -137,7 +99,7 @@ class TransformersSampler:
         return ended
 
     def release(self, row: int) -> None:
-        """Frees the row's slot; the last slot's row moves into it, so that slots stay without gaps."""
+        """Free the row's slot; the last slot's row moves into it, which leaves no gaps."""
         slot = self._slot_of.pop(row)
         moved = self._rows.pop()
         if moved.row != row:
@@ -145,50 +107,31 @@ class TransformersSampler:
             self._rows[slot] = moved
             self._slot_of[moved.row] = slot
 
-    def _cached(self, request: TurnRequest) -> int:
-        slot = self._slot_of.get(request.row)
-        return 0 if slot is None else self._rows[slot].length
-
     def _prefill(self, requests: list[TurnRequest]) -> dict[int, Tensor]:
-        """Runs new tokens through the model; hidden state of the last one, by row."""
+        """Run new tokens through the model and return the hidden state of the last one, ``[D]``, by row."""
         hidden: dict[int, Tensor] = {}
-        # The last sampled token of the turn before was never fed; it stands in front of the new ones.
-        feeds = {
-            request.row: ([self._row(request).next_token] if self._row(request).length else []) + list(request.new_ids)
-            for request in requests
-        }
+        feeds = {}
+        for request in requests:
+            row = self._row(request)
+            # The last sampled token of the turn before was never fed; it stands in front of the new ones.
+            feeds[request.row] = [*([row.next_token] if row.length else []), *request.new_ids]
         order = sorted(requests, key=lambda request: len(feeds[request.row]))
         while order:
             longest = len(feeds[order[-1].row])
             batch = order[-max(1, self._prefill_tokens // longest) :]
             order = order[: -len(batch)]
-            tokens = torch.zeros(len(batch), longest, dtype=torch.long)
+            tokens = torch.zeros(len(batch), longest, dtype=torch.long)  # [B, T], right-padded
             for n, request in enumerate(batch):
                 tokens[n, : len(feeds[request.row])] = torch.tensor(feeds[request.row])
             lengths = [self._row(request).length for request in batch]
             slots = [self._slot_of[request.row] for request in batch]
             self._cache.reserve(len(self._rows), max(lengths) + longest)
             plan = CachedPlan(self._cache, lengths, longest, self._device, slots)
-            states = self._forward(tokens.to(self._device), plan)
+            states = self._forward(tokens.to(self._device), plan)  # [B, T, D]
             for n, request in enumerate(batch):
                 hidden[request.row] = states[n, len(feeds[request.row]) - 1]
                 self._row(request).length += len(feeds[request.row])
         return hidden
-
-    def _follow(
-        self, followers: list[TurnRequest], leaders: dict[str | int, TurnRequest], hidden: dict[int, Tensor]
-    ) -> None:
-        """Gives rows with a prompt that another row has just run a copy of its cache."""
-        by_leader: dict[int, list[TurnRequest]] = {}
-        for request in followers:
-            by_leader.setdefault(leaders[request.shared_prompt].row, []).append(request)
-        for leader, requests in by_leader.items():
-            slot = self._slot_of[leader]
-            length = self._rows[slot].length
-            self._cache.copy(slot, [self._slot_of[request.row] for request in requests], length)
-            for request in requests:
-                hidden[request.row] = hidden[leader]
-                self._row(request).length = length
 
     def _row(self, request: TurnRequest) -> _Row:
         return self._rows[self._slot_of[request.row]]
@@ -199,17 +142,17 @@ class TransformersSampler:
         return states
 
     def _draw(self, slots: list[int], hidden: Tensor) -> None:
-        """Samples one token per row from its hidden state ``[n, D]`` and ends the turns that are over."""
-        logits = self._head(hidden).float()
+        """Sample one token per slot from its hidden state ``[n, D]`` and end the turns that are over."""
+        logits = self._head(hidden).float()  # [n, V]
         if self._sampling.temperature != 1.0:
             logits = logits / self._sampling.temperature
-        probabilities = logits.softmax(-1)
+        probabilities = logits.softmax(-1)  # [n, V]
         if self._sampling.greedy:
-            tokens = logits.argmax(-1)
+            tokens = logits.argmax(-1)  # [n]
         else:
             drawn = [self._rows[slot].uniforms[len(self._turn(slot).ids)] for slot in slots]
             tokens = draw_tokens(probabilities, torch.tensor(drawn, dtype=torch.float64, device=logits.device))
-        chosen = probabilities.gather(-1, tokens[:, None])[:, 0].log()
+        chosen = probabilities.gather(-1, tokens[:, None])[:, 0].log()  # [n]
         for slot, token, logp in zip(slots, tokens.tolist(), chosen.tolist(), strict=True):
             row, turn = self._rows[slot], self._turn(slot)
             turn.ids.append(token)
@@ -224,3 +167,45 @@ class TransformersSampler:
         turn = self._rows[slot].output
         assert turn is not None
         return turn
+
+
+BLOCK = 128
+"""Tokens of a block, whose probabilities are summed before the block is searched."""
+
+
+def draw_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw one token per row: the first whose cumulative probability exceeds the row's uniform number.
+
+    On a CPU a running sum over a whole vocabulary in float64 costs more than the head's own product. Therefore blocks
+    are summed first, and only the tokens of one block are summed one by one. Sums are float64: in float32 a vocabulary
+    of 150,000 would lose its tail [D].
+
+    Args:
+        probabilities: ``[n, V]``, not negative; each row has a positive sum, which need not be 1.
+        uniforms: ``[n]``, in [0, 1), float64.
+
+    Returns:
+        Token ids ``[n]``.
+    """
+    vocabulary = probabilities.shape[1]
+    whole = vocabulary - vocabulary % BLOCK
+    sums = torch.unflatten(probabilities[:, :whole], 1, (-1, BLOCK)).sum(-1, dtype=torch.float64)  # [n, blocks]
+    if whole < vocabulary:
+        sums = torch.cat([sums, probabilities[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], dim=1)
+    ends = sums.cumsum(-1)  # [n, blocks]
+    points = uniforms[:, None] * ends[:, -1:]  # [n, 1]
+    block = _first_above(ends, points)  # [n, 1]
+    inside = points - (ends - sums).gather(1, block)  # [n, 1], from the block's start
+    tokens = block * BLOCK + torch.arange(BLOCK, device=probabilities.device)  # [n, BLOCK]
+    shares = probabilities.gather(1, tokens.clamp(max=vocabulary - 1)).double()  # [n, BLOCK]
+    shares = shares.masked_fill(tokens >= vocabulary, 0.0)
+    return (block * BLOCK + _first_above(shares.cumsum(-1), inside))[:, 0]
+
+
+def _first_above(ends: Tensor, points: Tensor) -> Tensor:
+    """Return the index of the first end above the point, ``[n, 1]``.
+
+    Rounding may leave a point outside [0, last end). It is moved inside, since only there every share is above 0.
+    """
+    below_end = torch.nextafter(ends[:, -1:], torch.zeros_like(points))
+    return torch.searchsorted(ends, torch.minimum(points.clamp(min=0.0), below_end), right=True)

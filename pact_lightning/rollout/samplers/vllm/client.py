@@ -1,4 +1,4 @@
-"""The few requests that the sampler makes to a vLLM server, each repeated a while, then told in one sentence."""
+"""Client of a vLLM server: the sampler's few requests, repeated for a while, with one-sentence errors."""
 
 import json
 import logging
@@ -12,25 +12,24 @@ from pact_lightning.rollout.samplers.vllm.turns import AdapterVersion
 from pact_lightning.utils.endpoint import api_key, can_be_repeated, status_problem
 
 _RETRY_COUNT = "x-stainless-retry-count"
-"""The header in which the client counts the repetitions of a request."""
-
+"""Header in which OpenAI's client counts the repetitions of a request."""
 
 _log = logging.getLogger(__name__)
 
 
 class VLLMServerError(SamplerUnavailableError):
-    """The server is of no use: it cannot be reached, refuses a request, or answers what cannot be read."""
+    """Error of a server that cannot be reached, refuses a request, or gives an unreadable answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Where a server is, and how patiently it is asked.
+    """Address and key of a server, and limits of its requests.
 
     Attributes:
-        base_url: Its address, version included.
-        api_key_env: The environment variable that holds its key; empty for none.
-        retries: How often a request is repeated after a 408, 409, 429, 5xx, a timeout or a broken connection, after a
-            growing pause or the one that the server asks for.
+        base_url: Address, version included.
+        api_key_env: Environment variable that holds the key; empty for none.
+        retries: Most repetitions of a request after a 408, 409, 429, 5xx, a timeout or a broken connection, each after
+            a growing pause or the one that the server asks for.
         timeout_s: Seconds that one try may take.
     """
 
@@ -41,14 +40,14 @@ class ServerConfig:
 
 
 class VLLMClient:
-    """An open connection, used with ``with``; several threads may use it at the same time.
+    """Open connection to a server, for use with ``with``; several threads may share it.
 
     Args:
-        config: Which server.
+        config: The server.
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        # Imported only here: the package does without it where nothing is sampled by a server.
+        # Imported only here, since the openai package is optional.
         from openai import DefaultHttpxClient, OpenAI
 
         self._config = config
@@ -71,10 +70,10 @@ class VLLMClient:
         self._client.close()
 
     def models(self) -> list[str]:
-        """Names of the served model and of all adapters.
+        """Return the names of the served model and of all adapters.
 
         Raises:
-            VLLMServerError: The server is of no use.
+            VLLMServerError: The request failed.
         """
         answer = self._json(self._ask("/models", None))
         try:
@@ -83,10 +82,12 @@ class VLLMClient:
             raise VLLMServerError(f"{self._name} gives no list of models; is it a vLLM server?") from error
 
     def check_adapters_can_be_loaded(self) -> None:
-        """Asks for nothing to be loaded: a bad request to a server that loads adapters, an unknown path to another.
+        """Check that the server loads adapters, by a request that names none.
+
+        A server that loads adapters answers that the request is bad, any other that the path is unknown.
 
         Raises:
-            VLLMServerError: It loads none, or is of no use.
+            VLLMServerError: The server loads no adapters, or the request failed.
         """
         try:
             self._ask("/load_lora_adapter", {})
@@ -100,16 +101,16 @@ class VLLMClient:
                 raise
 
     def load(self, version: AdapterVersion) -> None:
-        """Loads an adapter.
+        """Load an adapter.
 
         Raises:
-            VLLMServerError: The server cannot.
+            VLLMServerError: The server cannot load it.
         """
         body = {"lora_name": version.name, "lora_path": str(version.folder)}
         try:
             self._ask("/load_lora_adapter", body)
         except _RefusedError as error:
-            # A try whose answer was lost has loaded it; nobody else has this name.
+            # An earlier try whose answer was lost may have loaded it; nobody else has this name.
             if error.status != 400 or version.name not in self.models():
                 raise VLLMServerError(
                     f"{error}; the server must see the folder {version.folder} under this path, and its "
@@ -117,10 +118,10 @@ class VLLMClient:
                 ) from error
 
     def unload(self, name: str) -> None:
-        """Unloads an adapter; one that is not there is none to unload.
+        """Unload an adapter, if the server has it.
 
         Raises:
-            VLLMServerError: The server is of no use.
+            VLLMServerError: The request failed.
         """
         try:
             self._ask("/unload_lora_adapter", {"lora_name": name})
@@ -129,16 +130,16 @@ class VLLMClient:
                 raise
 
     def complete(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Completes token ids.
+        """Complete token ids.
 
         Args:
-            body: The request to ``/v1/completions``; token ids are asked for on top.
+            body: Request to ``/v1/completions``; ``return_token_ids`` is added.
 
         Returns:
-            The one choice, with ``token_ids`` and ``logprobs.token_logprobs``, one for one.
+            The one choice, with ``token_ids`` and as many ``logprobs.token_logprobs``.
 
         Raises:
-            VLLMServerError: The server is of no use.
+            VLLMServerError: The request failed, or token ids or log-probabilities are missing.
         """
         answer = self._json(self._ask("/completions", {**body, "return_token_ids": True}))
         try:
@@ -155,7 +156,7 @@ class VLLMClient:
         return found
 
     def _ask(self, path: str, body: Mapping[str, Any] | None) -> str:
-        """Posts a body, or gets a path; the client repeats what may be repeated."""
+        """Post a body, or get a path without one; OpenAI's client repeats requests by itself."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
         tries = f"{self._config.retries + 1} tries"
@@ -180,7 +181,7 @@ class VLLMClient:
             raise _RefusedError(problem, status) from error
 
     def _notice_request(self, request: Any) -> None:
-        """Says once per outage that requests are repeated: the pauses between tries can take half a minute."""
+        """Warn once per outage that requests are repeated, since the pauses can take half a minute."""
         if _is_repeated(request) and not self._repeating:
             self._repeating = True
             _log.warning(
@@ -190,7 +191,7 @@ class VLLMClient:
             )
 
     def _notice_response(self, response: Any) -> None:
-        # Others of the same time may never have failed.
+        # An answer to a request that was not repeated does not tell that the outage is over.
         if self._repeating and _is_repeated(response.request) and response.status_code < 400:
             self._repeating = False
             _log.warning("%s answers again", self._name)
@@ -211,7 +212,7 @@ def _is_repeated(request: Any) -> bool:
 
 
 class _RefusedError(VLLMServerError):
-    """The server will not take the request, whenever it is asked."""
+    """Error of a request that the server will never accept."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

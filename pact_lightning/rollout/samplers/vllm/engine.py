@@ -1,4 +1,4 @@
-"""Rollouts by a vLLM engine in this very process, asleep while the policy is trained."""
+"""Sampler backend by a vLLM engine in the same process, asleep while the policy is trained."""
 
 import importlib.util
 import os
@@ -15,17 +15,16 @@ from pact_lightning.rollout.samplers.vllm.turns import VLLMTurns, check_has_adap
 
 
 class VLLMEngine:
-    """A vLLM engine beside the policy, on the same card; made at the first rollouts, asleep between them on CUDA.
+    """vLLM engine beside the policy on the same GPU, made at the first rollouts and asleep between them.
 
-    Asleep (level 1) its weights lie in the machine's memory and its key-value cache is given up, so that training has
-    the card. On a CPU vLLM does not sleep. The base is loaded once; only the adapter is handed over, never merged.
+    Asleep (level 1) it has its weights in the machine's memory and no key-value cache, which leaves the GPU to the
+    training. On a CPU vLLM does not sleep. The base is loaded once; only the adapter is handed over, never merged.
 
     Args:
-        base: A folder or hub id with the base to sample from, where it is not the policy's own ``model``. vLLM does
-            not read NF4: by default a QLoRA's base is sampled in 16 bits (see ``docs/vllm.md``).
-        gpu_memory_utilization: Share of the card's memory that vLLM may take while it is awake; the policy is there
-            too.
-        max_model_len: Longest dialogue in tokens, prompt included; ``None`` for the model's own limit.
+        base: Folder or hub id of the base to sample from, if it is not the policy's own ``model``. vLLM does not read
+            NF4: by default the base of a QLoRA is sampled in 16 bits (see ``docs/vllm.md``).
+        gpu_memory_utilization: Share of the GPU's memory that vLLM may take while it is awake, beside the policy.
+        max_model_len: Most tokens of a dialogue, prompt included; ``None`` for the model's own limit.
         engine_args: Further arguments of ``vllm.LLM``.
 
     Raises:
@@ -49,10 +48,10 @@ class VLLMEngine:
         self._llm: Any = None
 
     def check(self, config: PolicyConfig) -> None:
-        """Refuses policies that vLLM cannot take.
+        """Check that vLLM can sample from the policy.
 
         Raises:
-            ValueError: The policy has no adapter, or comes as a GGUF file.
+            ValueError: The policy has no adapter, or is a GGUF file.
         """
         check_has_adapter(config)
         if config.gguf_file is not None and self.base is None:
@@ -63,10 +62,10 @@ class VLLMEngine:
 
     @contextmanager
     def lend(self, policy: LentPolicy, sampling: SamplingConfig) -> Iterator[Sampler]:
-        """Wakes the engine, gives it the policy's adapter, and puts it to sleep again."""
+        """Wake the engine, lend a sampler for the policy's adapter, and put the engine to sleep again."""
         from vllm.lora.request import LoRARequest
 
-        torch.cuda.empty_cache()  # what training has let go of, but its allocator still holds
+        torch.cuda.empty_cache()  # memory that training has freed, but torch's allocator still holds
         if self._llm is None:
             self._llm = self._make(policy.config)
         elif self._sleeps:
@@ -91,7 +90,7 @@ class VLLMEngine:
         return torch.cuda.is_available()
 
     def _make(self, config: PolicyConfig) -> Any:
-        # In this process: no copies between two, and nothing that a killed run could leave behind.
+        # A second process would cost copies, and a killed run could leave it behind.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         from vllm import LLM
 
@@ -102,17 +101,17 @@ class VLLMEngine:
             "enable_lora": True,
             "max_loras": 1,
             "max_lora_rank": _vllm_rank(config.lora_r),
-            "logprobs_mode": "processed_logprobs",  # at the temperature that is sampled at
+            "logprobs_mode": "processed_logprobs",  # at the temperature of the draws
             "max_model_len": self.max_model_len,
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "enable_sleep_mode": self._sleeps,
         }
-        with isolate_rng():  # in this process vLLM would seed the trainer's generators with its own seed
+        with isolate_rng():  # vLLM would seed the trainer's generators with its own seed
             return LLM(**(settings | self.engine_args))
 
 
 class _EngineSampler:
-    """Steps the engine token by token, as the rollout engine asks."""
+    """Sampler that steps the engine token by token."""
 
     def __init__(self, engine: Any, lora: Any, turns: VLLMTurns) -> None:
         self._engine = engine
@@ -122,7 +121,7 @@ class _EngineSampler:
         self._requests = 0
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
-        """Hands turns to the engine."""
+        """Add turns to the engine."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -137,7 +136,7 @@ class _EngineSampler:
             self._engine.add_request(name, prompt, params, lora_request=self._lora)
 
     def step(self) -> list[TurnOutput]:
-        """Advances all turns by a token."""
+        """Advance all turns by a token and return those that ended."""
         outputs = []
         for output in self._engine.step() if self._row_of else []:
             if output.finished:
@@ -148,15 +147,15 @@ class _EngineSampler:
         return outputs
 
     def release(self, row: int) -> None:
-        """Forgets a finished row."""
+        """Forget a finished row."""
         self._turns.release(row)
 
     def abort(self) -> None:
-        """Ends what is still in work, after an error."""
+        """Abort the turns that an error has left in work."""
         if self._row_of:
             self._engine.abort_request(list(self._row_of))
 
 
 def _vllm_rank(rank: int) -> int:
-    """The smallest rank that vLLM has kernels for and that holds an adapter of this one."""
+    """Return the smallest rank with kernels in vLLM that an adapter of this rank fits into."""
     return next((allowed for allowed in (8, 16, 32, 64, 128, 256, 320, 512) if allowed >= rank), rank)

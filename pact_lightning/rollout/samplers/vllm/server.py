@@ -1,4 +1,4 @@
-"""Rollouts by a vLLM server: token ids there and back, the adapter swapped in for each run of rollouts."""
+"""Sampler backend by a vLLM server: it gets token ids, and the adapter anew for each run of rollouts."""
 
 import importlib.util
 import logging
@@ -11,30 +11,35 @@ from typing import Any
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.rollout.samplers.base import LentPolicy, Sampler, SamplingConfig, TurnOutput, TurnRequest
 from pact_lightning.rollout.samplers.vllm.client import ServerConfig, VLLMClient, VLLMServerError
-from pact_lightning.rollout.samplers.vllm.turns import VLLMTurns, check_has_adapter, saved_adapter
+from pact_lightning.rollout.samplers.vllm.turns import (
+    UNCHANGED_DISTRIBUTION,
+    VLLMTurns,
+    check_has_adapter,
+    saved_adapter,
+)
 from pact_lightning.utils.endpoint import api_key, check_base_url
 
 _log = logging.getLogger(__name__)
 
 
 class VLLMServer:
-    """A vLLM server that serves the policy's base; it gets every version of the adapter, and nothing merged.
+    """vLLM server of the policy's base, which gets every version of the adapter, never merged.
 
-    Each run of rollouts saves the adapter into a fresh folder, loads it under a fresh name, and takes both away again.
+    Each run of rollouts saves the adapter to a fresh folder, loads it under a fresh name, and removes both at the end.
 
     Args:
-        base_url: The server's address, version included, such as ``http://127.0.0.1:8000/v1``. Prompts and tool
+        base_url: Address of the server, version included, such as ``http://127.0.0.1:8000/v1``. Prompts and tool
             responses are sent there, never a trace.
-        adapter_folder: Where the adapter's folders are made; the server must see them under the same path. By default
-            where the system keeps temporary files, which does for a server on the same machine.
-        concurrency: Turns under way at the same time; further ones wait here.
-        retries: How often a request is repeated after a 408, 409, 429, 5xx, a timeout or a broken connection.
+        adapter_folder: Parent of the adapter's folders; the server must see it under the same path. By default the
+            system's folder of temporary files, which is enough for a server on the same machine.
+        concurrency: Most turns at the server at the same time; further ones wait.
+        retries: Most repetitions of a request after a 408, 409, 429, 5xx, a timeout or a broken connection.
         timeout_s: Seconds that one try of one turn may take.
-        api_key_env: The environment variable that holds the server's key; empty for a server that needs none.
+        api_key_env: Environment variable that holds the server's key; empty for a server that needs none.
 
     Raises:
         ImportError: The ``openai`` package is missing.
-        ValueError: A value makes no sense.
+        ValueError: The address is invalid or holds a key, or a number is out of range.
     """
 
     keeps_weights = True
@@ -62,11 +67,11 @@ class VLLMServer:
         self._temperatures_known: set[float] = {1.0}
 
     def check(self, config: PolicyConfig) -> None:
-        """Asks the server whether it is there and loads adapters, before the policy is loaded.
+        """Check, before the policy is loaded, that the server answers and loads adapters.
 
         Raises:
-            ValueError: The policy has no adapter, or the key is not there.
-            OSError: The folder for adapters is missing, or the server is of no use.
+            ValueError: The policy has no adapter, or the environment variable of the key is not set.
+            OSError: The folder for adapters is missing, or a request to the server failed.
         """
         check_has_adapter(config)
         api_key(self._server.api_key_env)
@@ -78,10 +83,10 @@ class VLLMServer:
 
     @contextmanager
     def lend(self, policy: LentPolicy, sampling: SamplingConfig) -> Iterator[Sampler]:
-        """Loads the policy's adapter into the server, and takes it out again.
+        """Lend a sampler for the policy's adapter, which is in the server for that time.
 
         Raises:
-            VLLMServerError: The server is of no use.
+            VLLMServerError: The server cannot load the adapter, or reports other log-probabilities than it samples by.
         """
         with VLLMClient(self._server) as client, saved_adapter(policy.model, self.adapter_folder) as version:
             client.load(version)
@@ -95,12 +100,12 @@ class VLLMServer:
                 _unload(client, version.name)
 
     def _check_temperature(self, client: VLLMClient, model: str, token: int, temperature: float) -> None:
-        """Finds out whether the server reports log-probabilities at the temperature that it samples at.
+        """Check that the server reports log-probabilities at the temperature that it samples at.
 
-        By its own default it reports those of temperature 1. The distances between the five likeliest tokens tell.
+        By default vLLM reports those of temperature 1. The spread of the five likeliest tokens shows which it reports.
 
         Raises:
-            VLLMServerError: It does not.
+            VLLMServerError: The server reports those of temperature 1.
         """
         if temperature in self._temperatures_known:
             return
@@ -114,7 +119,7 @@ class VLLMServer:
 
 
 class _ServerSampler:
-    """One request per turn, many at a time; the server batches them."""
+    """Sampler that sends one request per turn, many at a time; the server batches them."""
 
     def __init__(self, client: VLLMClient, model: str, turns: VLLMTurns, pool: ThreadPoolExecutor) -> None:
         self._client = client
@@ -124,41 +129,40 @@ class _ServerSampler:
         self._row_of: dict[Future[Mapping[str, Any]], int] = {}
 
     def submit(self, requests: Sequence[TurnRequest]) -> None:
-        """Sends turns to the server."""
+        """Send turns to the server."""
         for request in requests:
             tokens = self._turns.open(request)
             body = {"model": self._model, "prompt": tokens, **self._turns.fields(request)}
             self._row_of[self._pool.submit(self._client.complete, body)] = request.row
 
     def step(self) -> list[TurnOutput]:
-        """Waits until a turn has ended; returns all that have.
+        """Wait until a turn has ended and return all that have.
 
         Raises:
-            VLLMServerError: A turn failed for good.
+            VLLMServerError: The request of a turn failed.
         """
         ended, _ = wait(self._row_of, return_when=FIRST_COMPLETED)
         outputs = []
-        for future in [future for future in self._row_of if future in ended]:  # in the order of their requests
+        for future in [future for future in self._row_of if future in ended]:  # in order of the requests
             row, choice = self._row_of.pop(future), future.result()
             outputs.append(self._turns.close(row, choice["token_ids"], choice["logprobs"]["token_logprobs"]))
         return outputs
 
     def release(self, row: int) -> None:
-        """Forgets a finished row; the server's prefix cache forgets by itself."""
+        """Forget a finished row; the server empties its prefix cache by itself."""
         self._turns.release(row)
 
 
 def _spread(client: VLLMClient, model: str, token: int, temperature: float) -> float:
-    """Distance between the likeliest and the fifth likeliest log-probability after one token."""
+    """Return the distance between the highest and the fifth highest log-probability after one token."""
     fields = {"prompt": [token], "max_tokens": 1, "temperature": temperature, "logprobs": 5, "seed": 0}
-    neutral = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-    choice = client.complete({"model": model, **fields, **neutral})
+    choice = client.complete({"model": model, **fields, **UNCHANGED_DISTRIBUTION})
     likeliest = sorted(choice["logprobs"]["top_logprobs"][0].values(), reverse=True)[:5]
     return float(likeliest[0] - likeliest[-1])
 
 
 def _unload(client: VLLMClient, name: str) -> None:
-    """Takes an adapter out; a server that has gone away keeps nothing, and must not hide why the rollouts ended."""
+    """Unload an adapter; a failure is only logged, since it must not hide the error that ended the rollouts."""
     try:
         client.unload(name)
     except VLLMServerError as error:

@@ -1,10 +1,8 @@
-"""The present adapter as vLLM takes it: a folder, a name and a number that no other version has had.
+"""Adapters and turns as vLLM takes them, from a server and from an engine in the same process alike.
 
-vLLM finds its cached keys and values again by an adapter's *name and path*. New weights under an old name and path are
-sampled with what the old ones left in the cache, without an error; and an old number keeps the old weights. So nothing
-is ever used twice [D].
-
-What both ways to vLLM share: the fields of a request, the rows' tokens, and turns that have ended.
+Every version of the adapter gets a folder, a name and a number that no other version has had [D]. vLLM finds its cached
+keys and values by an adapter's *name and path*: new weights under an old name and path are sampled with the cache of
+the old ones, without an error. Under an old number the old weights stay.
 """
 
 import itertools
@@ -24,15 +22,26 @@ from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput, Tur
 _RUN = uuid.uuid4().hex[:12]  # a server may outlive a run, or serve several
 _NUMBERS = itertools.count(1)
 
+UNCHANGED_DISTRIBUTION = {
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+"""Fields that switch off all that could change the distribution. Without them a server takes these values from the
+model's ``generation_config.json``, where Qwen3 has top-k 20 and top-p 0.95."""
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """One version of the policy.
+    """Saved weights of the policy's adapter.
 
     Attributes:
         name: ``pact-<run>@<number>``.
-        number: From 1, within this process.
-        folder: Holds ``adapter_model.safetensors`` and ``adapter_config.json``.
+        number: Number of the version, from 1 in each process.
+        folder: Folder with ``adapter_model.safetensors`` and ``adapter_config.json``.
     """
 
     name: str
@@ -41,10 +50,10 @@ class AdapterVersion:
 
 
 def check_has_adapter(config: PolicyConfig) -> None:
-    """Refuses a policy whose weights cannot be handed over as an adapter.
+    """Check that the policy's weights can be handed over as an adapter.
 
     Raises:
-        ValueError: It is trained in full.
+        ValueError: The policy is trained in full.
     """
     if config.adapter == "full":
         raise ValueError(
@@ -55,11 +64,11 @@ def check_has_adapter(config: PolicyConfig) -> None:
 
 @contextmanager
 def saved_adapter(model: nn.Module, parent: str | None = None) -> Iterator[AdapterVersion]:
-    """Saves the adapter, never merged, for as long as it is sampled with.
+    """Save the adapter, never merged, to a folder that is removed at the end.
 
     Args:
         model: The policy.
-        parent: Where the folder is made; by default where the system keeps temporary files.
+        parent: Parent of the folder; by default the system's folder of temporary files.
 
     Raises:
         ValueError: The policy has no adapter.
@@ -76,11 +85,11 @@ def saved_adapter(model: nn.Module, parent: str | None = None) -> Iterator[Adapt
 
 
 class VLLMTurns:
-    """Keeps the tokens of every row: vLLM is told all of them for each turn, and finds most in its prefix cache.
+    """Tokens of every row; vLLM gets all of them for each turn, and finds most in its prefix cache.
 
     Args:
         stop_ids: Tokens that end a turn.
-        sampling: How tokens are drawn.
+        sampling: Settings of the draws.
     """
 
     def __init__(self, stop_ids: Sequence[int], sampling: SamplingConfig) -> None:
@@ -90,38 +99,28 @@ class VLLMTurns:
         self._limits: dict[int, int] = {}
 
     def open(self, request: TurnRequest) -> list[int]:
-        """Adds a request's new tokens to its row; returns all tokens of the row."""
+        """Add a request's new tokens to its row and return all tokens of the row."""
         tokens = self._tokens.setdefault(request.row, [])
         tokens += request.new_ids
         self._limits[request.row] = request.max_new_tokens
         return list(tokens)
 
     def fields(self, request: TurnRequest) -> dict[str, Any]:
-        """A request's fields, as ``SamplingParams`` and ``/v1/completions`` both name them.
-
-        All that could change the distribution is switched off by name: left out, a server takes it from the model's
-        ``generation_config.json``, where Qwen3 has top-k 20 and top-p 0.95.
-        """
-        return {
+        """Return a request's fields, as ``SamplingParams`` and ``/v1/completions`` both name them."""
+        return UNCHANGED_DISTRIBUTION | {
             "max_tokens": request.max_new_tokens,
             "seed": request.seed,
             "temperature": 0.0 if self._sampling.greedy else self._sampling.temperature,
-            "top_p": 1.0,
-            "top_k": 0,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "logprobs": 0,  # of the sampled tokens alone
+            "logprobs": 0,  # those of the sampled tokens alone
             "stop_token_ids": self._stop_ids,
-            "ignore_eos": True,  # ours are the stop tokens, not those of the model's generation_config
+            "ignore_eos": True,  # the stop tokens of the model's generation_config do not count
         }
 
     def close(self, row: int, ids: Sequence[int], logps: Sequence[float]) -> TurnOutput:
-        """Takes a turn that has ended.
+        """Add the tokens of a turn that has ended to its row and return the turn.
 
         Raises:
-            RuntimeError: vLLM cut it before its limit.
+            RuntimeError: vLLM has cut the turn before its limit.
         """
         finished = bool(ids) and ids[-1] in self._stop_ids
         limit = self._limits[row]
@@ -134,5 +133,5 @@ class VLLMTurns:
         return TurnOutput(row, list(ids), list(logps), finished)
 
     def release(self, row: int) -> None:
-        """Forgets a row."""
+        """Forget a row."""
         del self._tokens[row], self._limits[row]
