@@ -1,45 +1,30 @@
-"""A clock that waits for the device.
-
-Where the seconds of a phase go.
-"""
+"""Clock of a phase: seconds by part, measured once the device has finished."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
+Part = Literal["wait", "prefill", "decode", "tools", "credit", "old", "reference", "forward", "backward", "step"]
+
+PARTS: tuple[Part, ...] = get_args(Part)
+"""Parts in the order of a phase: rollouts (waited for if they were made ahead, else made), credit, ``pi_old``, then the
+packs and the optimiser."""
+
 
 def device_time(device: torch.device) -> float:
-    """Seconds of a running clock, once a device has done all that it was given; CUDA's calls return before that."""
+    """Return the seconds of a running clock, after waiting for the device; calls of CUDA return before it is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-Part = Literal["wait", "prefill", "decode", "tools", "credit", "old", "reference", "forward", "backward", "step"]
-
-PARTS: tuple[Part, ...] = (
-    "wait",
-    "prefill",
-    "decode",
-    "tools",
-    "credit",
-    "old",
-    "reference",
-    "forward",
-    "backward",
-    "step",
-)
-"""In the order in which a phase meets them: rollouts (waited for where they were made ahead, else made), credit,
-``pi_old``, then the packs and the optimiser."""
-
-
 class PhaseClock:
-    """Adds up the seconds of a phase by part [D].
+    """Seconds of a phase by part [D].
 
-    A part that is measured within another one is taken off that one, so that the parts never count a second twice.
+    No second counts twice: a part that is measured within another one is subtracted from it.
     """
 
     def __init__(self) -> None:
@@ -49,10 +34,10 @@ class PhaseClock:
         self._began = self._ended = self._since = device_time(self._device)
 
     def start(self, device: torch.device) -> None:
-        """Begins a phase.
+        """Begin a phase.
 
         Args:
-            device: Where the policy runs; a CUDA device is waited for at both ends of every part.
+            device: Device of the policy; a CUDA device is waited for at both ends of every part.
         """
         self.seconds = {}
         self._device = device
@@ -71,7 +56,7 @@ class PhaseClock:
 
     @contextmanager
     def measure(self, part: Part) -> Iterator[None]:
-        """Gives what happens inside to a part."""
+        """Add the seconds spent inside to a part."""
         self._charge()
         self._within.append(part)
         try:
@@ -81,11 +66,11 @@ class PhaseClock:
             self._within.pop()
 
     def add(self, part: Part, seconds: float) -> None:
-        """Gives a part seconds that were measured elsewhere, outside of every other part."""
+        """Add seconds to a part that were measured elsewhere, outside of all other parts."""
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
     def _charge(self) -> None:
-        """Gives the time since the last look to the part that is running."""
+        """Add the time since the last call to the part that is running."""
         self._ended = device_time(self._device)
         if self._within:
             self.add(self._within[-1], self._ended - self._since)

@@ -5,10 +5,10 @@ from urllib.parse import urlsplit
 
 
 def check_base_url(base_url: str) -> None:
-    """Checks an address, version included, such as ``http://127.0.0.1:8000/v1``.
+    """Check an address, version included, such as ``http://127.0.0.1:8000/v1``.
 
     Raises:
-        ValueError: It is no address, or holds a key.
+        ValueError: The text is no address, or holds a key.
     """
     try:
         url = urlsplit(base_url)
@@ -26,7 +26,7 @@ def api_key(variable: str) -> str:
     Without a variable it is a placeholder, since OpenAI's client insists on a key.
 
     Raises:
-        ValueError: The variable is not set, or what it holds cannot be a key.
+        ValueError: The variable is not set, or its text cannot be a key.
     """
     if not variable:
         return "none"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: a run that is interrupted or fails leaves what was there before."""
+"""Files that are written whole or not at all: a run that is interrupted or fails leaves the old file in place."""
 
 import gzip
 import json
@@ -10,13 +10,13 @@ from typing import IO, Any
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[str]]:
-    """Opens a file for UTF-8 text; under its name it is only seen once the context is left without an error.
+    """Open a UTF-8 text file for writing; it gets its name once the context ends without an error.
 
-    Until then it stands beside it, as ``<name>.partial``. What is no regular file, such as ``/dev/stdout``, is written
+    Until then it is called ``<name>.partial``. A path that is no regular file, such as ``/dev/stdout``, is written
     directly.
 
     Args:
-        path: The file, compressed where its name ends in ``.gz``. Its folder is made where there is none.
+        path: The file, compressed if its name ends in ``.gz``. A missing folder is made.
     """
     if path.exists() and not path.is_file():
         with path.open("w", encoding="utf-8") as file:
@@ -25,7 +25,8 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with _opened(partial, compressed=path.suffix == ".gz") as file:
+        compressed = path.suffix == ".gz"
+        with gzip.open(partial, "wt", encoding="utf-8") if compressed else partial.open("w", encoding="utf-8") as file:
             yield file
         partial.replace(path)
     finally:
@@ -33,17 +34,13 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes one JSON object, indented, whole or not at all."""
+    """Write one JSON object, indented, whole or not at all."""
     with whole_file(path) as file:
         file.write(json.dumps(record, ensure_ascii=False, indent=2) + "\n")
 
 
 def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Writes JSON objects, one a line, whole or not at all; they may be made while they are written."""
+    """Write JSON objects, one a line, whole or not at all; a generator of them is read as they are written."""
     with whole_file(path) as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def _opened(path: Path, *, compressed: bool) -> IO[str]:
-    return gzip.open(path, "wt", encoding="utf-8") if compressed else path.open("w", encoding="utf-8")

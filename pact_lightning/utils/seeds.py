@@ -1,6 +1,6 @@
-"""Stateless seeds: every random draw is a function of what it is for, never of what was drawn before.
+"""Stateless seeds: a random draw depends on its purpose alone, never on earlier draws.
 
-A resumed run therefore repeats the uninterrupted one: no generator's state has to be saved.
+A resumed run therefore repeats the uninterrupted one without any saved state of a generator.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from the things that name a draw, such as ``(seed, phase, task id, sample, turn)``.
+    """Return a 63-bit seed from the parts that name a draw, such as ``(seed, phase, task id, sample, turn)``.
 
     >>> derive_seed(0, "train", 3) == derive_seed(0, "train", 3)
     True
@@ -22,10 +22,10 @@ def derive_seed(*parts: int | str) -> int:
 
 
 def python_random(*parts: int | str) -> random.Random:
-    """A Python generator for one purpose."""
+    """Return a Python generator for one purpose."""
     return random.Random(derive_seed(*parts))
 
 
 def numpy_random(*parts: int | str) -> np.random.Generator:
-    """A numpy generator for one purpose."""
+    """Return a numpy generator for one purpose."""
     return np.random.Generator(np.random.Philox(key=derive_seed(*parts)))
