@@ -1,24 +1,20 @@
-"""From records of a teacher to tasks with verified, segmented traces; every record is kept, or counted and located."""
+"""Tasks with verified, segmented traces, built from a teacher's records.
+
+Every record becomes a task, or a problem that is counted and located.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pact_lightning.tasks.checks import check_task
+from pact_lightning.tasks.record import check_task
 from pact_lightning.teacher.importers.conversation import Conversation, RecordError
 from pact_lightning.teacher.importers.reading import Format, Place, Problem, Record, read_conversation
-from pact_lightning.traces.hard_turns import Annotator, flag_names, segment_trace
-from pact_lightning.traces.leak import TracePlace, trace_leaks
-from pact_lightning.traces.replay import EnvironmentFailedError, Replay, per_turn, replay_calls, with_responses
-from pact_lightning.traces.verdict import (
-    TRUSTED,
-    OnMismatch,
-    Verdict,
-    judge,
-    with_teachers_answer,
-    without_wrong_answer,
-)
+from pact_lightning.traces.hard_turns import Annotator, flag_names
+from pact_lightning.traces.leak import TracePlace
+from pact_lightning.traces.replay import EnvironmentFailedError, Replay, replay_calls
+from pact_lightning.traces.verdict import OnMismatch, Verdict, assess
 from pact_lightning.types.prompt import EnvironmentSpec, PromptView
 from pact_lightning.types.task import Task
 from pact_lightning.types.trace import ExpertTrace, ExpertTurn, flatten_calls
@@ -27,21 +23,21 @@ from pact_lightning.utils.errors import TaskFieldError
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How records become tasks.
+    """Settings of a build.
 
     Attributes:
         format: The records' format.
-        environment: Where the tools of all records run.
-        record_environments: Where a record names an environment, use that one. Off by default: it imports and runs
-            whatever class the record names, with the record's arguments.
-        tasks: Tasks by id. A record is then a trace of the task of its id, which it must share the user's words with;
-            prompt, tools, environment and reference are the task's.
-        system_prompt: Put in place of the records' own system messages; ``None`` keeps those.
-        trust_teacher: Keep traces for which no reference answer is known; the teacher's final answer becomes the
-            reference. They are counted as trusted, not as verified.
-        on_mismatch: What becomes of a trace whose recorded responses the environment does not give.
+        environment: The environment for the tools of all records.
+        record_environments: Use the environment that a record names. Off by default: it imports and runs whatever
+            class the record names, with the record's arguments.
+        tasks: Tasks by id. A record is then a trace of the task of its id; the user's words must be the same. Prompt,
+            tools, environment and reference are the task's.
+        system_prompt: Replacement for the records' own system messages; ``None`` keeps those.
+        trust_teacher: Keep traces without a known reference answer; the teacher's final answer becomes the reference.
+            They are counted as trusted, not as verified.
+        on_mismatch: Treatment of a trace whose recorded responses differ from the environment's.
         tool_timeout_s: Seconds that one call may take.
-        annotator: Looks at turns that are hard for the rules.
+        annotator: The segmenter of hard turns.
     """
 
     format: Format = "auto"
@@ -57,17 +53,17 @@ class BuildOptions:
 
 @dataclass
 class BuildReport:
-    """What became of the records.
+    """Counts and problems of a build.
 
     Attributes:
-        records: How many there were.
-        kept_by: Kept traces, by what they verify by.
+        records: Number of records.
+        kept_by: Number of kept traces, by the way they verify.
         problems: One per record that was not kept.
-        notes: Things changed to make kept records fit, by name.
-        segmented: Turns of kept traces, by what segmented them.
-        flags: Kept traces with each quality flag.
-        agreement: Recorded responses of all replayed traces that agree exactly, as JSON, or differ.
-        taken: Responses that were not recorded, and were taken from the environment.
+        notes: Number of changes that made kept records fit, by name.
+        segmented: Number of turns of kept traces, by what segmented them.
+        flags: Number of kept traces with each quality flag.
+        agreement: Numbers of recorded responses that agree exactly, agree as JSON, and differ; of all replayed traces.
+        taken: Number of responses that were not recorded and were taken from the environment.
         solve_f1: Solve-F1 of each replayed trace whose task has sub-answers.
     """
 
@@ -82,11 +78,11 @@ class BuildReport:
     solve_f1: list[float] = field(default_factory=list)
 
     def add_verdict(self, verdict: Verdict, taken: int) -> None:
-        """Counts what a replay found, whether the trace is kept or not.
+        """Count a verdict, whether its trace is kept or not.
 
         Args:
-            verdict: What the replay came to.
-            taken: How many responses were taken from the environment.
+            verdict: The verdict.
+            taken: Number of responses that were taken from the environment.
         """
         self.taken += taken
         exact, as_json, differs = (a + b for a, b in zip(self.agreement, verdict.agreement, strict=True))
@@ -94,22 +90,17 @@ class BuildReport:
         if verdict.solve_f1 is not None:
             self.solve_f1.append(verdict.solve_f1)
 
-    def add_kept(self, verdict: Verdict, flags: Iterable[str]) -> None:
-        """Counts a kept trace."""
-        self.kept_by[verdict.reason] += 1
-        self.flags.update(flags)
-
 
 def build_tasks(records: Iterable[Record | Problem], options: BuildOptions, report: BuildReport) -> Iterator[Task]:
-    """Imports, verifies and segments records.
+    """Import, verify and segment records.
 
     Args:
-        records: What :func:`~pact_lightning.teacher.importers.reading.read_records` gives.
-        options: How.
-        report: Filled while the tasks are drawn; afterwards ``records`` is the number of kept traces and problems.
+        records: The output of :func:`~pact_lightning.teacher.importers.reading.read_records`.
+        options: The settings.
+        report: Report to fill; it is complete once all tasks are drawn.
 
     Yields:
-        A task for every kept record. Of several records with one id the first that is kept is the task's trace.
+        A task for every kept record. Of several records with one id the first good one is kept.
 
     Raises:
         ImportError: The environment of the options cannot be imported.
@@ -137,46 +128,49 @@ def _task(record: Record, options: BuildOptions, report: BuildReport, kept: Mapp
         raise RecordError("duplicate id", "id", f"{id_!r} is already the id of {kept[id_]}, which is kept")
     task = _joined(conversation, options.tasks) if options.tasks is not None else _made(conversation, id_, options)
     trace, replay = _replayed(task, conversation, record.place, options)
-    task = replace(task, trace=trace)
     open_turn = conversation.dialogue.open_turn
     taken = 0 if open_turn is None else len(open_turn.calls)
-    how, trusting = options.on_mismatch, options.trust_teacher
-    verdict = judge(task, trace, replay, on_mismatch=how, trust_teacher=trusting, taken=taken)
+    found = assess(
+        task,
+        trace,
+        replay,
+        on_mismatch=options.on_mismatch,
+        trust_teacher=options.trust_teacher,
+        taken=taken,
+        segment=True,
+        annotator=options.annotator,
+    )
+    verdict = found.verdict
     report.add_verdict(verdict, taken)
     if not verdict.kept:
         raise RecordError(verdict.reason, _field(record.value, conversation, verdict), verdict.text)
-    if verdict.reason == TRUSTED:
-        task = with_teachers_answer(task)
     notes = +conversation.dialogue.notes
-    if verdict.agreement[2]:
-        notes["trace with responses replaced by the environment's"] += 1
-        task = replace(task, trace=with_responses(trace, replay))
-    # A trace that is kept has a call that did not fail, which becomes the reference's where that has none.
-    notes["reference calls taken from the trace"] += not task.reference.calls
-    task, segmented = _finished(task, replay, verdict, options)
-    assert task.trace is not None
-    for leak in trace_leaks(task.trace, task.reference.answer):
+    notes["trace with responses replaced by the environment's"] += bool(verdict.agreement[2])
+    notes["reference calls taken from the trace"] += not found.task.reference.calls
+    task = _finished(found.task, replay, verdict)
+    for leak in found.leaks:
         raise RecordError(leak.reason, _source_field(conversation, leak.place), leak.text)
-    report.add_kept(verdict, task.metadata.get("quality_flags", ()))
-    report.segmented.update(segmented)
+    report.kept_by[verdict.reason] += 1
+    report.flags.update(task.metadata.get("quality_flags", ()))
+    report.segmented.update(found.segmented)
     report.notes.update(+notes)
     return task
 
 
 def default_id(place: Place) -> str:
-    """The id of a record without one: the file's name and the record's number in it."""
+    """Return the id of a record without one: the file's name and the record's number in it."""
     return f"{place.path.name.split('.')[0]}-{place.number}"
 
 
 def _id(record: Record) -> str:
-    """The id of a record that may be too broken to be read."""
+    """Return the id of a record that may be too broken to be read."""
     value = record.value if isinstance(record.value, dict) else {}
     given = next((value[name] for name in ("id", "task_id") if isinstance(value.get(name), str | int)), "")
     return str(given) or default_id(record.place)
 
 
 def _field(record: Any, conversation: Conversation, verdict: Verdict) -> str:
-    """Where in the record the reason of a verdict lies: in a call, or in what should say what is right."""
+    """Return the record's field that a verdict is about: a call, or the missing or unmet reference."""
     if verdict.place is not None:
         return _source_field(conversation, verdict.place)
     return "reference" if record.get("reference") is not None else "answer"
@@ -188,7 +182,7 @@ def _source_field(conversation: Conversation, place: TracePlace) -> str:
 
 
 def _made(conversation: Conversation, id_: str, options: BuildOptions) -> Task:
-    """A task of what the record itself says."""
+    """Make a task of the record itself."""
     own = conversation.environment if options.record_environments else None
     environment = own or options.environment
     if environment is None:
@@ -211,14 +205,14 @@ def _why_no_environment(conversation: Conversation) -> str:
         return (
             "is not used, since it could name any class to be run; allow it by record_environments, or give one for all"
         )
+    missing = "is missing, and none was given for all records"
     if conversation.dialogue.open_turn is not None:
-        missing = "is missing, and none was given for all records"
         return f"{missing}; its last calls have no response, so that it is a turn to segment and no task"
-    return "is missing, and none was given for all records"
+    return missing
 
 
 def _joined(conversation: Conversation, tasks: Mapping[str, Task]) -> Task:
-    """The task that the record is a trace of."""
+    """Find the task that the record is a trace of."""
     task = tasks.get(conversation.id)
     if task is None:
         problem = f"{conversation.id!r} is not the id of any of the {len(tasks)} tasks"
@@ -236,7 +230,7 @@ def _joined(conversation: Conversation, tasks: Mapping[str, Task]) -> Task:
 def _replayed(
     task: Task, conversation: Conversation, place: Place, options: BuildOptions
 ) -> tuple[ExpertTrace, Replay]:
-    """The record's trace, and what the environment answered; calls without a response get theirs here."""
+    """Replay the record's calls; return its trace, with responses for calls that had none, and the replay."""
     dialogue = conversation.dialogue
     open_turns: tuple[ExpertTurn, ...] = () if dialogue.open_turn is None else (dialogue.open_turn,)
     calls = flatten_calls((*dialogue.turns, *open_turns))
@@ -256,20 +250,16 @@ def _replayed(
     return trace, replay
 
 
-def _finished(task: Task, replay: Replay, verdict: Verdict, options: BuildOptions) -> tuple[Task, Counter[str]]:
-    """Segments the trace, fills in the reference's calls and checks the task; also counts what segmented its turns."""
+def _finished(task: Task, replay: Replay, verdict: Verdict) -> Task:
+    """Fill in the reference's calls and the metadata, and check the task."""
     assert task.trace is not None
-    task = replace(task, trace=without_wrong_answer(task.trace, task.reference))
-    assert task.trace is not None
-    failed = [any(result.error for result in results) for results in per_turn(task.trace, replay)]
-    trace, segmented = segment_trace(task.prompt, task.trace, failed=failed, annotator=options.annotator)
     reference = task.reference
     if not reference.calls:
-        # A verified trace's calls solve the task; those that failed are not among what solves it.
-        done = zip(flatten_calls(trace.turns), replay.results, strict=True)
+        # A verified trace's calls solve the task; those that failed did not help.
+        done = zip(flatten_calls(task.trace.turns), replay.results, strict=True)
         reference = replace(reference, calls=tuple(call for call, result in done if not result.error))
-    flags = flag_names(trace, reference.answer)
+    flags = flag_names(task.trace, reference.answer)
     facts: dict[str, Any] = {"verified_by": verdict.reason, **({"quality_flags": flags} if flags else {})}
-    task = replace(task, trace=trace, reference=reference, metadata={**task.metadata, **facts})
+    task = replace(task, reference=reference, metadata={**task.metadata, **facts})
     check_task(task)
-    return task, segmented
+    return task

@@ -1,10 +1,12 @@
-"""Which turns the deterministic rules segment badly, and how an annotator's chunks take the place of theirs.
+"""Hard turns: reasoning that the rules segment badly, the annotator's turn at it, and quality flags (METHOD section 6).
 
-What to know of a trace before one trains on it: quality flags (METHOD section 6).
+:func:`hard_reasons` says what makes a turn hard. :func:`segment_trace` hands hard turns to an :class:`Annotator`, such
+as the language model of ``teacher/annotator.py``. :func:`quality_flags` reports what to know of a trace before training
+on it.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
@@ -24,11 +26,11 @@ HALF = 0.5
 
 @dataclass(frozen=True, slots=True)
 class TurnContext:
-    """What stands around a turn.
+    """Surroundings of a turn.
 
     Attributes:
         prompt: The task's prompt.
-        turn: The turn's index in the trace, from 0; the final turn's is the number of the others.
+        turn: The turn's index in the trace, from 0; the final turn comes last.
         earlier: The turns before it.
     """
 
@@ -38,23 +40,28 @@ class TurnContext:
 
 
 class Annotator(Protocol):
-    """Segments a turn that the rules find hard, by a language model for example."""
+    """Segmenter of hard turns, such as a language model."""
 
     def annotate(self, turn: ExpertTurn, context: TurnContext) -> Sequence[Chunk] | None:
-        """Cuts the turn's reasoning.
+        """Segment the turn's reasoning.
 
         Args:
-            turn: The turn, with the chunks that the rules gave it.
-            context: What stands around it.
+            turn: The turn, with the rules' chunks.
+            context: Its surroundings.
 
         Returns:
-            Chunks whose texts, joined, are the turn's reasoning; ``None`` to leave the rules' chunks.
+            Chunks whose texts, joined, are the turn's reasoning; ``None`` to keep the rules' chunks.
         """
         ...
 
 
 def hard_reasons(chunks: Sequence[Chunk], reasoning: str, calls: Sequence[ToolCall]) -> list[str]:
-    """Why a turn is hard for the deterministic rules [D].
+    """List the reasons why a turn is hard for the rules [D].
+
+    - ``unsure``: there are several chunks and no keyword in any of them.
+    - ``untyped``: more than half of the reasoning is of type ``other``.
+    - ``preview_first``: the call or the answer stands in the first chunk, which leaves no safe prefix.
+    - ``coarse``: one safe chunk is more than half of a reasoning of over 600 characters, so levels hardly differ.
 
     Args:
         chunks: The rules' chunks.
@@ -62,11 +69,7 @@ def hard_reasons(chunks: Sequence[Chunk], reasoning: str, calls: Sequence[ToolCa
         calls: The turn's calls.
 
     Returns:
-        Any of ``unsure`` (several chunks and no keyword in any of them: the rules do not understand the text),
-        ``untyped`` (more than half of the reasoning is in chunks of type ``other``), ``preview_first`` (a preview or an
-        answer in the first chunk leaves no safe prefix), ``coarse`` (one safe chunk is more than half of a reasoning of
-        more than 600 characters, so that levels hardly differ). Empty for a turn without reasoning: there is nothing to
-        cut.
+        The reasons' names; empty for an easy turn, and for one without reasoning.
     """
     if not reasoning.strip():
         return []
@@ -86,16 +89,15 @@ def hard_reasons(chunks: Sequence[Chunk], reasoning: str, calls: Sequence[ToolCa
 
 
 def is_hard(chunks: Sequence[Chunk], reasoning: str, calls: Sequence[ToolCall]) -> bool:
-    """Whether an annotator should look at a turn; see :func:`hard_reasons`."""
+    """Tell whether a turn is for an annotator; see :func:`hard_reasons`."""
     return bool(hard_reasons(chunks, reasoning, calls))
 
 
 def annotation_problem(chunks: Sequence[Chunk], turn: ExpertTurn) -> str:
-    """Why an annotator's chunks cannot be used; empty where they can.
+    """Check an annotator's chunks of a turn.
 
-    Args:
-        chunks: The annotator's chunks.
-        turn: The turn.
+    Returns:
+        The reason why they cannot be used; empty for usable ones.
     """
     if "".join(chunk.text for chunk in chunks) != turn.reasoning:
         return "the chunks' texts, joined, are not the reasoning"
@@ -114,18 +116,18 @@ def segment_trace(
     failed: Sequence[bool] | None = None,
     annotator: Annotator | None = None,
 ) -> tuple[ExpertTrace, Counter[str]]:
-    """Segments a trace anew: every turn by the rules, hard turns by the annotator.
+    """Segment a trace anew: easy turns by the rules, hard turns by the annotator.
 
     Args:
         prompt: The task's prompt.
-        trace: The trace; its chunks are joined and cut again.
-        failed: For each of the trace's turns whether a call of it failed; tells retries from follow-ups. Where it is
-            not known, the turns keep the patterns they have.
-        annotator: Looks at hard turns; without one they keep the rules' chunks.
+        trace: The trace; its present chunks are joined first.
+        failed: Per turn, true if one of its calls failed; distinguishes retries from follow-ups. With ``None`` the
+            turns keep their patterns.
+        annotator: The segmenter of hard turns; without one they keep the rules' chunks.
 
     Returns:
-        The trace, and how many turns were segmented in which way: ``rules``, ``annotator``, ``hard turn, rules kept``
-        (no annotator, or it gave none), and ``annotation refused: ...``.
+        The trace, and the number of turns by what segmented them: ``rules``, ``annotator``, ``hard turn, rules kept``
+        (no annotator, or no chunks from it), and ``annotation refused: ...``.
     """
     shown = trace.turns if trace.final is None else (*trace.turns, trace.final)
     turns, counts = segment_turns(prompt, shown, failed=failed, annotator=annotator)
@@ -140,17 +142,7 @@ def segment_turns(
     failed: Sequence[bool] | None = None,
     annotator: Annotator | None = None,
 ) -> tuple[tuple[ExpertTurn, ...], Counter[str]]:
-    """Segments turns one after the other, complete or not (a last turn's responses may be unknown).
-
-    Args:
-        prompt: The task's prompt.
-        turns: The turns, a final one last.
-        failed: See :func:`segment_trace`.
-        annotator: See :func:`segment_trace`.
-
-    Returns:
-        The turns, and the counts of :func:`segment_trace`.
-    """
+    """Segment turns in order, as :func:`segment_trace` does; a last turn's responses may be unknown."""
     counts: Counter[str] = Counter()
     segmented: list[ExpertTurn] = []
     for index, turn in enumerate(turns):
@@ -180,18 +172,18 @@ def _chunks(
 
 
 class QualityFlag(StrEnum):
-    """Names of flags. The paper has an annotator give ``quality_flags`` [P]; which ones there are is ours [D]."""
+    """Quality flags of a trace. The paper's annotator gives ``quality_flags`` [P]; this list is ours [D]."""
 
     LEAK = "leak"
     """A prefix gives away the call or the answer; see :func:`~pact_lightning.traces.leak.leak_reasons`."""
     NO_REASONING = "no_reasoning"
-    """A turn that calls tools has no reasoning, so that only its call is ever supervised."""
+    """A turn that calls tools has no reasoning, so only its call is ever supervised."""
     PREVIEW_FIRST = "preview_in_first_chunk"
-    """The call or the answer stands in the first chunk: there is reasoning, and no level shows any of it."""
+    """The call or the answer stands in the first chunk, so no level shows any of the reasoning."""
     UNSURE = "unsure_segmentation"
-    """No keyword fits anywhere, or in more than half of the reasoning; the chunks are paragraphs without a type."""
+    """No keyword matches anywhere, or none in more than half of the reasoning; the chunks have no type."""
     COARSE = "coarse_segmentation"
-    """One chunk is most of a long reasoning, so that levels hardly differ."""
+    """One chunk is most of a long reasoning, so levels hardly differ."""
 
 
 _OF_HARD = {
@@ -207,9 +199,9 @@ class Flagged:
     """One flag of one turn.
 
     Attributes:
-        flag: Which.
-        turn: The turn's index; ``None`` where the text says it.
-        text: More, in one sentence; may be empty.
+        flag: The flag.
+        turn: The turn's index; ``None`` where the text names it.
+        text: Details, in one sentence; may be empty.
     """
 
     flag: QualityFlag
@@ -218,24 +210,20 @@ class Flagged:
 
 
 def quality_flags(trace: ExpertTrace, answer: str | None = None) -> list[Flagged]:
-    """Flags of a trace, leaks first, then turn by turn; the final turn, which no privileged context holds, is let be.
+    """Flag a trace: leaks first, then turn by turn; not the final turn, which no privileged context holds.
 
     Args:
         trace: The trace.
-        answer: The reference's answer, where it is known.
+        answer: The reference's answer, if known.
     """
-    leaks = [Flagged(QualityFlag.LEAK, None, reason) for reason in leak_reasons(trace, answer)]
-    return [*leaks, *_of_turns(trace)]
+    flags = [Flagged(QualityFlag.LEAK, None, reason) for reason in leak_reasons(trace, answer)]
+    for index, turn in enumerate(trace.turns):
+        if turn.calls and not turn.reasoning.strip():
+            flags.append(Flagged(QualityFlag.NO_REASONING, index))
+        flags += [Flagged(_OF_HARD[why], index) for why in hard_reasons(turn.chunks, turn.reasoning, turn.calls)]
+    return flags
 
 
 def flag_names(trace: ExpertTrace, answer: str | None = None) -> list[str]:
-    """The names of a trace's flags, each once, in alphabetical order."""
+    """Return the names of a trace's flags, each once, in alphabetical order."""
     return sorted({str(flagged.flag) for flagged in quality_flags(trace, answer)})
-
-
-def _of_turns(trace: ExpertTrace) -> Iterator[Flagged]:
-    for index, turn in enumerate(trace.turns):
-        if turn.calls and not turn.reasoning.strip():
-            yield Flagged(QualityFlag.NO_REASONING, index)
-        for reason in hard_reasons(turn.chunks, turn.reasoning, turn.calls):
-            yield Flagged(_OF_HARD[reason], index)

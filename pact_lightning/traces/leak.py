@@ -1,4 +1,4 @@
-"""What disqualifies an expert trace: leaks into its prefixes, and malformed turns (METHOD sections 1 and 6)."""
+"""Disqualifying problems of an expert trace: leaks into its prefixes, and malformed turns (METHOD sections 1 and 6)."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -20,7 +20,7 @@ _SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?](?!\s)[^.!?\n]*)*")
 
 @dataclass(frozen=True, slots=True)
 class TracePlace:
-    """Where in a trace.
+    """Place in a trace.
 
     Attributes:
         turn: The turn's index.
@@ -36,12 +36,12 @@ class TracePlace:
 
 @dataclass(frozen=True, slots=True)
 class TraceProblem:
-    """What disqualifies a trace.
+    """Problem that disqualifies a trace.
 
     Attributes:
-        place: Where.
+        place: Its place.
         reason: A short name by which such traces are counted.
-        text: What is wrong, in one sentence.
+        text: Details, in one sentence.
     """
 
     place: TracePlace
@@ -50,17 +50,17 @@ class TraceProblem:
 
 
 def leak_reasons(trace: ExpertTrace, answer: str | None = None) -> list[str]:
-    """Says where a prefix of the trace gives away what it must not.
+    """Describe every place where a prefix of the trace gives away the call or the final answer.
 
-    A call that stands literally before the first unsafe chunk breaks the paper's rule [P]. Chunks made by
-    :func:`~pact_lightning.traces.segmentation.segment_reasoning` never do that; an annotator's may. (The levels cut
-    such a call off all the same, but labels that wrong are not to be trusted with the rest.) An ``<answer>`` tag in a
-    turn's reasoning, or a sentence of the prefix that holds both the word "answer" and the answer itself, leaks the
-    final answer [D]. The answer alone is no leak: reasoning quotes tool responses, and one of them may be the answer.
+    A call that stands literally before the first unsafe chunk breaks the paper's rule [P]. The rules' chunks never do
+    that; an annotator's may. The levels cut such a call off all the same, but labels that wrong cannot be trusted
+    otherwise. The final answer leaks [D] by an ``<answer>`` tag in a turn's reasoning, or by a sentence of the prefix
+    that holds both the word "answer" and the answer itself. The answer alone is no leak: reasoning quotes tool
+    responses, and one of them may be the answer.
 
     Args:
         trace: The trace.
-        answer: The reference's final answer, where it is known.
+        answer: The reference's final answer, if known.
 
     Returns:
         One sentence per leak, turn by turn; empty for a clean trace.
@@ -69,7 +69,7 @@ def leak_reasons(trace: ExpertTrace, answer: str | None = None) -> list[str]:
 
 
 def trace_leaks(trace: ExpertTrace, answer: str | None = None) -> list[TraceProblem]:
-    """The leaks of :func:`leak_reasons`, with their places."""
+    """Return the leaks of :func:`leak_reasons` with their places."""
     return [
         TraceProblem(TracePlace(index), "leak", reason)
         for index, turn in enumerate(trace.turns)
@@ -78,13 +78,13 @@ def trace_leaks(trace: ExpertTrace, answer: str | None = None) -> list[TraceProb
 
 
 def trace_problems(trace: ExpertTrace, tool_names: Collection[str]) -> list[str]:
-    """Says what the paper's filters find wrong with a trace [P].
+    """Describe every problem that the paper's filters find in a trace [P].
 
-    They drop traces with unknown tool names, with role text inside tool responses, and with tool-call tags inside tool
-    responses. Role text is a chat control token or a line that opens like a speaker's turn [D].
+    The filters drop traces with unknown tool names, and those with role text or tool-call tags inside tool responses.
+    Role text is a chat control token or a line that opens like a speaker's turn [D].
 
     Args:
-        trace: The trace; that every call has its response was checked when it was made.
+        trace: The trace.
         tool_names: Names of the task's tools.
 
     Returns:
@@ -94,7 +94,7 @@ def trace_problems(trace: ExpertTrace, tool_names: Collection[str]) -> list[str]
 
 
 def trace_faults(trace: ExpertTrace, tool_names: Collection[str]) -> list[TraceProblem]:
-    """The problems of :func:`trace_problems`, with their places."""
+    """Return the problems of :func:`trace_problems` with their places."""
     return [fault for index, turn in enumerate(trace.turns) for fault in _turn_faults(index, turn, tool_names)]
 
 

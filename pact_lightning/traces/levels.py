@@ -1,4 +1,4 @@
-"""Levels: how much of a turn's reasoning is active, and what may never be (METHOD sections 5.2 and 6)."""
+"""Levels L0 to L4: the active prefix of a turn's reasoning, which never holds the call (METHOD sections 5.2 and 6)."""
 
 import json
 import re
@@ -23,16 +23,18 @@ _NAME_KEYS = ("name", "function", "tool", "tool_name", "function_name")
 
 
 def prefix_ends(chunks: Sequence[Chunk], calls: Sequence[ToolCall]) -> tuple[int, int, int, int, int]:
-    """Length of the active reasoning prefix of one turn at L0 to L4.
+    """Compute the length of the active reasoning prefix of one turn at L0 to L4.
 
     L0 is empty, L1 is the first safe chunk, L4 is every chunk before the first unsafe one [P]; L2 and L3 lie evenly in
-    between by number of chunks [D]. An end is a chunk's end, so the white space after a chunk is inside its prefix: a
-    tokenizer may join it to the last word's full stop, and such a token must not fall between two levels [D].
+    between by number of chunks [D]. A prefix includes the white space after its last chunk [D]: a tokenizer may join
+    it to the full stop before, and such a token must not fall between two levels.
+
+    Whatever the chunks' types say, no prefix holds a chunk in which a call begins literally (see
+    :func:`literal_call_spans`), nor any chunk behind it.
 
     Args:
         chunks: The turn's chunks, in order.
-        calls: The turn's calls. Whatever the chunks' types say, a chunk in which one of them begins to stand literally
-            (see :func:`literal_call_spans`) is outside every prefix, and so is all that follows.
+        calls: The turn's calls.
 
     Returns:
         Characters from the start of the reasoning, one number per level, never decreasing.
@@ -53,17 +55,17 @@ def prefix_ends(chunks: Sequence[Chunk], calls: Sequence[ToolCall]) -> tuple[int
 
 
 def min_level_at(char_end: int, ends: Sequence[int]) -> int:
-    """The lowest level whose prefix holds a character span.
+    """Return the lowest level whose prefix holds a character span.
 
     Args:
-        char_end: Where the span ends (exclusive), in characters from the start of the turn's reasoning.
-        ends: What :func:`prefix_ends` gave for the turn.
+        char_end: The span's end (exclusive), in characters from the start of the turn's reasoning.
+        ends: The turn's :func:`prefix_ends`.
 
     Returns:
         A level, or ``NEVER`` (5) for a span that no prefix holds.
 
     Raises:
-        ValueError: ``char_end`` is below 1, so there is no span.
+        ValueError: ``char_end`` is below 1.
 
     >>> [min_level_at(end, (0, 10, 10, 22, 22)) for end in (10, 11, 23)]
     [1, 3, 5]
@@ -74,7 +76,7 @@ def min_level_at(char_end: int, ends: Sequence[int]) -> int:
 
 
 def literal_call_spans(text: str, calls: Sequence[ToolCall]) -> list[tuple[int, int]]:
-    """Where a call stands literally in a text.
+    """Find the places where a call stands literally in a text.
 
     Literal is [D]: a ``<tool_call>`` tag; an object that opens with the called name (``{"name": "add"``); an object
     with all of a call's arguments, in any order; the called name with an opening bracket (``add(``). Case, quotes,
@@ -97,7 +99,7 @@ def literal_call_spans(text: str, calls: Sequence[ToolCall]) -> list[tuple[int, 
 
 
 def _call_syntax(call: ToolCall) -> re.Pattern[str]:
-    """``name(``; with a space before the bracket only where an argument's name follows, since prose has brackets."""
+    """Match ``name(``, and ``name (`` only before an argument's name, since prose has brackets."""
     name = re.escape(call["name"])
     arguments = "|".join(re.escape(argument) for argument in call["arguments"] if argument)
     spaced = rf"|{name}[\"'`]?\s*\(\s*[\"'`]?(?:{arguments})[\"'`]?\s*[=:]" if arguments else ""
@@ -105,7 +107,7 @@ def _call_syntax(call: ToolCall) -> re.Pattern[str]:
 
 
 def _object_spans(squashed: str, call: ToolCall) -> list[tuple[int, int]]:
-    """Spans, in a squashed text, of objects that open with the call's name or hold all of its arguments."""
+    """Find objects in a squashed text that open with the call's name or hold all of its arguments."""
     name = _squash(call["name"])[0]
     heads = [f"{{{key}:{name}" for key in _NAME_KEYS] if name else []
     members = [_member_forms(key, value) for key, value in call["arguments"].items()]
@@ -119,7 +121,7 @@ def _object_spans(squashed: str, call: ToolCall) -> list[tuple[int, int]]:
 
 
 def _match_members(squashed: str, at: int, members: Sequence[Sequence[str]]) -> int | None:
-    """End of a run of all members in any order that starts at ``at``, or ``None`` where there is none."""
+    """Return the end of a run of all members, in any order, that starts at ``at``; ``None`` without one."""
     left = list(members)
     while left:
         hits = [(len(form), i) for i, forms in enumerate(left) for form in forms if squashed.startswith(form, at)]
@@ -135,7 +137,7 @@ def _match_members(squashed: str, at: int, members: Sequence[Sequence[str]]) -> 
 
 
 def _member_forms(key: str, value: Any) -> tuple[str, ...]:
-    """How ``key: value`` may look inside an object once squashed: JSON, ASCII JSON, Python."""
+    """Return the squashed forms of ``key: value`` inside an object: JSON, ASCII JSON, Python."""
     forms = (
         json.dumps({key: value}, ensure_ascii=False),
         json.dumps({key: value}),
@@ -145,10 +147,10 @@ def _member_forms(key: str, value: Any) -> tuple[str, ...]:
 
 
 def _squash(text: str) -> tuple[str, list[int]]:
-    """Lower-cases a text and drops white space, quotes and backslashes.
+    """Lower-case a text and drop white space, quotes and backslashes.
 
     Returns:
-        The squashed text and, for each of its characters, the position of the character it comes from.
+        The squashed text and, for each of its characters, its position in the text.
     """
     pairs = [
         (lowered, position)

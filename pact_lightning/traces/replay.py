@@ -1,6 +1,6 @@
-"""Replay: runs a trace's calls in its task's environment (METHOD section 6).
+"""Replay of a trace's calls in its task's environment (METHOD section 6), and traces made of known calls.
 
-Makes an expert trace of known calls and their responses, for data sets that come without a teacher's text.
+:func:`trace_from_calls` is for data sets that hold calls and responses, but no teacher's text.
 """
 
 import json
@@ -37,13 +37,13 @@ Agreement = Literal["exact", "json", "differs"]
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What the environment answered.
+    """Results of a replay.
 
     Attributes:
         results: One per call, in order.
-        reward: The environment's own reward after the last call, where it gives one.
-        tools: Names of the tools that the environment lists once it is reset, and, where a call is of none of them,
-            after the calls as well, which may have brought more; empty where it lists none.
+        reward: The environment's own reward after the last call, if it gives one.
+        tools: Names of the tools that the environment lists after its reset. If a call is of none of them, also those
+            listed after the calls, which may have added tools. Empty if it lists none.
     """
 
     results: tuple[ToolResult, ...]
@@ -52,14 +52,14 @@ class Replay:
 
 
 def replay_calls(prompt: PromptView, calls: Sequence[ToolCall], *, timeout_s: float = 30.0, seed: int = 0) -> Replay:
-    """Runs calls one after the other in a fresh environment.
+    """Run calls one after the other in a fresh environment.
 
     Args:
-        prompt: Whose environment.
+        prompt: The prompt that names the environment.
         calls: The calls, in order.
         timeout_s: Seconds that one call, or the start of the environment, may take. A call that takes longer, or
             raises, has failed, as in a rollout.
-        seed: What the environment is reset with.
+        seed: Seed of the environment's reset.
 
     Returns:
         A result per call.
@@ -67,7 +67,7 @@ def replay_calls(prompt: PromptView, calls: Sequence[ToolCall], *, timeout_s: fl
     Raises:
         ImportError: The environment cannot be imported.
         EnvironmentFailedError: It cannot be made or reset.
-        SandboxError: The sandbox itself does not work on this machine, so that no call says anything.
+        SandboxError: The sandbox does not work on this machine, so no result means anything.
     """
     threads, busy = ToolThreads(1, timeout_s), threading.Lock()
     environment, tools = _started(prompt, seed, threads, busy)
@@ -83,11 +83,11 @@ def replay_calls(prompt: PromptView, calls: Sequence[ToolCall], *, timeout_s: fl
 
 
 class EnvironmentFailedError(ValueError):
-    """A task's environment cannot be made or reset."""
+    """Failure to make or reset a task's environment."""
 
 
 def same_response(recorded: str, replayed: str) -> Agreement:
-    """How far two responses agree: exactly, up to white space and JSON's notation (order of keys, 2 and 2.0), or not.
+    """Compare two responses: exactly, then up to white space and JSON's notation (order of keys, 2 and 2.0).
 
     >>> same_response('{"a": 1, "b": [2]}', '{"b":[2.0],"a":1}'), same_response("1", "true"), same_response("a", "a")
     ('json', 'differs', 'exact')
@@ -102,13 +102,13 @@ def same_response(recorded: str, replayed: str) -> Agreement:
 
 
 def per_turn(trace: ExpertTrace, replay: Replay) -> list[tuple[ToolResult, ...]]:
-    """The replayed results of each turn."""
+    """Group the replayed results by turn."""
     results = iter(replay.results)
     return [tuple(islice(results, len(turn.calls))) for turn in trace.turns]
 
 
 def with_responses(trace: ExpertTrace, replay: Replay) -> ExpertTrace:
-    """The trace with what the environment answered in place of its own responses."""
+    """Replace the trace's responses by the environment's."""
     turns = zip(trace.turns, per_turn(trace, replay), strict=True)
     return replace(
         trace, turns=tuple(replace(turn, responses=tuple(one.text for one in results)) for turn, results in turns)
@@ -118,7 +118,7 @@ def with_responses(trace: ExpertTrace, replay: Replay) -> ExpertTrace:
 def _started(
     prompt: PromptView, seed: int, threads: ToolThreads, busy: threading.Lock
 ) -> tuple[Environment, frozenset[str]]:
-    """The environment, reset, and the names of the tools it lists."""
+    """Make and reset the environment; return it with the names of the tools it lists."""
 
     def begin() -> tuple[Environment, frozenset[str]]:
         environment = start_environment(prompt, seed)
@@ -129,15 +129,15 @@ def _started(
     if isinstance(error, ImportError):
         raise error
     if error is not None:
-        # An environment is the user's code: whatever it raises is told as its own failure.
+        # An environment is the user's code: whatever it raises is reported as its own failure.
         problem = f"environment {prompt.environment.class_path} of task {prompt.id} failed: {type(error).__name__}"
         raise EnvironmentFailedError(f"{problem}: {error}") from error
-    environment, tools = begun.result()
-    return environment, tools
+    started: tuple[Environment, frozenset[str]] = begun.result()
+    return started
 
 
 def _listed_tools(environment: Environment) -> frozenset[str]:
-    """Names of the tools that an environment lists; what is no schema is let be, the environment's checker tells it."""
+    """Return the names of the tools that an environment lists; malformed schemas are left to its checker."""
     listed = [tool.get("function") for tool in getattr(environment, "tools", ()) if isinstance(tool, Mapping)]
     return frozenset(
         str(function["name"]) for function in listed if isinstance(function, Mapping) and "name" in function
@@ -145,7 +145,7 @@ def _listed_tools(environment: Environment) -> frozenset[str]:
 
 
 def _closed(environment: Environment, threads: ToolThreads, busy: threading.Lock) -> float | None:
-    """Takes the environment's own reward, where it gives one, and lets it clean up."""
+    """Return the environment's own reward, if it gives one, and let it clean up."""
     reward, failures = left_with(leave_environment(environment, threads, busy))
     for error in failures:
         _log.warning("the environment %s failed after a replay: %r", type(environment).__name__, error)
@@ -153,7 +153,7 @@ def _closed(environment: Environment, threads: ToolThreads, busy: threading.Lock
 
 
 def _result(future: Future[Any]) -> ToolResult:
-    # Asked for and not raised: what a tool raises, sys.exit() included, must not stop the replay.
+    # exception() and not result(): nothing that a tool raises, sys.exit() included, may stop the replay.
     error = future.exception()
     if isinstance(error, SandboxError):
         raise error
@@ -164,7 +164,7 @@ def _result(future: Future[Any]) -> ToolResult:
 
 
 def _normal(value: Any) -> Any:
-    """A value in which equal means equal JSON: a boolean is no number."""
+    """Mark booleans, so equal values are equal JSON: in Python ``True == 1``."""
     if isinstance(value, bool):
         return ("boolean", value)
     if isinstance(value, dict):
@@ -180,15 +180,14 @@ def trace_from_calls(
     failed: Sequence[bool] | None = None,
     source: str = "",
 ) -> ExpertTrace:
-    """Makes a trace of one turn per call.
+    """Make a trace of one turn per call.
 
     Args:
         calls: The calls, in order; at least one.
         responses: One tool response per call.
-        reasoning: One reasoning text per call, segmented here; without it the turns have no reasoning, and only their
-            calls are ever supervised.
-        failed: Whether each response reports an error; it tells retries from follow-ups. Default: none failed.
-        source: Where the trace comes from, for reports.
+        reasoning: One reasoning text per call, which is segmented by rule. Without it only the calls are supervised.
+        failed: Per response, true if it reports an error; distinguishes retries from follow-ups. Default: none failed.
+        source: The trace's origin, for reports.
 
     Returns:
         The trace, without a final answer.

@@ -1,13 +1,13 @@
-"""Cuts a turn's reasoning into typed chunks by deterministic rules (METHOD section 6).
+"""Segmentation of a turn's reasoning into typed chunks by deterministic rules (METHOD section 6).
 
-The rules, all of them [D] except for the chunk types and what counts as a preview [P]:
+All rules are [D], except for the chunk types and the definition of a preview [P]:
 
 1. Units are paragraphs (blank lines between them); without blank lines, lines; without any line break, the sentences
    of a paragraph longer than ``LONG_PARAGRAPH`` characters. White space goes with what stands before it.
 2. Each unit gets the type whose keyword pattern matches most often in it; a tie goes to the type that stands first in
    ``KEYWORDS``; without a match it is ``other``.
 3. A unit with a sentence that previews the call or states the answer is cut before that sentence; from there to its
-   end it is ``explicit_call_preview`` or ``final_answer_grounding``. See :func:`segment_reasoning` for what previews.
+   end it is ``explicit_call_preview`` or ``final_answer_grounding``; :func:`segment_reasoning` defines previews.
 4. Lines and sentences are small, so neighbours of one type become one chunk, and ``other`` joins the chunk beside it.
 5. Fallback: where no keyword matches anywhere in several units, the rules do not understand the text (another language,
    say). Its units stay as they are, of type ``other``, and a sentence need only name a called tool to be a preview.
@@ -159,19 +159,21 @@ _STATES_ANSWER = re.compile(
 )
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
+    """Characters ``start`` to ``end`` of a reasoning, with their type."""
+
     start: int
     end: int
     type: ChunkType = ChunkType.OTHER
 
 
 def segment_reasoning(reasoning: str, calls: Sequence[ToolCall]) -> tuple[Chunk, ...]:
-    """Cuts the reasoning of one turn into contiguous, ordered, typed chunks.
+    """Cut the reasoning of one turn into contiguous, ordered, typed chunks.
 
-    A sentence previews a call, and so starts an ``explicit_call_preview`` [P], where the call begins to stand in it
-    literally (:func:`~pact_lightning.traces.levels.literal_call_spans`), where it names the function together with all
-    argument values, or where a phrase introduces the call ("I will call", "call it with", "the call is:"). A sentence
-    that states the final answer starts a ``final_answer_grounding``. What follows it in the paragraph goes with it.
+    A sentence previews a call, and so starts an ``explicit_call_preview`` [P], in three cases: the call begins in it
+    literally (:func:`~pact_lightning.traces.levels.literal_call_spans`), it names the function together with all
+    argument values, or a phrase introduces the call ("I will call", "call it with", "the call is:"). A sentence that
+    states the final answer starts a ``final_answer_grounding``. The rest of the paragraph belongs to the same chunk.
 
     Args:
         reasoning: The text between the thinking marks, any language; may be empty.
@@ -188,7 +190,9 @@ def segment_reasoning(reasoning: str, calls: Sequence[ToolCall]) -> tuple[Chunk,
     if not reasoning:
         return ()
     plain = reasoning.replace("’", "'")  # as long as the original, so positions agree
-    units, fine = _units(plain)
+    units, fine = paragraphs(plain)
+    if len(units) == 1 and len(plain) > LONG_PARAGRAPH:
+        units = _split(plain, _SENTENCE_END)
     unsure = len(units) > 1 and not any(pattern.search(plain) for _, pattern in KEYWORDS)
     sentences = _sentences(plain, calls)
     unsafe = list(_unsafe_spans(plain, calls, sentences, name_alone=unsure))
@@ -200,13 +204,13 @@ def segment_reasoning(reasoning: str, calls: Sequence[ToolCall]) -> tuple[Chunk,
 
 
 def turn_pattern(index: int, previous_failed: bool, chunks: Sequence[Chunk], is_final: bool) -> TurnPattern:
-    """What a turn does, told by where it stands and by its chunks [D].
+    """Derive a turn's pattern from its position and its chunks [D].
 
     Args:
         index: The turn's index in the trace, from 0.
-        previous_failed: Whether a call of the turn before came back with an error.
+        previous_failed: True if a call of the turn before failed.
         chunks: The turn's chunks.
-        is_final: Whether the turn gives the final answer.
+        is_final: True for the turn that gives the final answer.
 
     Returns:
         The pattern; ``compare_then_call`` is a first turn that rejects tools, or scans them and then selects.
@@ -225,45 +229,42 @@ def turn_pattern(index: int, previous_failed: bool, chunks: Sequence[Chunk], is_
     return TurnPattern.COMPARE_THEN_CALL if compares else TurnPattern.INITIAL_ATTEMPT
 
 
-def _units(reasoning: str) -> tuple[list[_Span], bool]:
-    """The units to be typed, and whether they are finer than paragraphs."""
-    paragraphs = _split(reasoning, _BLANK_LINES)
-    if len(paragraphs) > 1:
-        return paragraphs, False
-    lines = _split(reasoning, _LINE_BREAK)
-    if len(lines) > 1:
-        return lines, True
-    if len(reasoning) > LONG_PARAGRAPH:
-        return _split(reasoning, _SENTENCE_END), True
-    return paragraphs, False
+def paragraphs(text: str) -> tuple[list[Span], bool]:
+    """Split a text into its paragraphs, or into its lines where it has no blank line.
+
+    Returns:
+        The parts, which cover the text once and in order, and true if they are lines.
+    """
+    found = _split(text, _BLANK_LINES)
+    return (found, False) if len(found) > 1 else (_split(text, _LINE_BREAK), True)
 
 
-def _split(text: str, separator: re.Pattern[str]) -> list[_Span]:
-    """Cuts after every separator; white space at the start of the text stays with the first piece."""
+def _split(text: str, separator: re.Pattern[str]) -> list[Span]:
+    """Cut after every separator; white space at the start of the text stays with the first piece."""
     first = len(text) - len(text.lstrip())
     cuts = [match.end() for match in separator.finditer(text) if first < match.end() < len(text)]
-    return [_Span(start, end) for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    return [Span(start, end) for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
-def _sentences(text: str, calls: Sequence[ToolCall]) -> list[_Span]:
-    """Sentences; what looks like an end inside an argument value is none, or the value would be in no sentence."""
+def _sentences(text: str, calls: Sequence[ToolCall]) -> list[Span]:
+    """Split a text into sentences; none ends inside an argument value, so every value is within one sentence."""
     sentences = _split(text, _SENTENCE_END)
     leaves = {leaf for call in calls for leaf in _leaves(call["arguments"]) if _SENTENCE_END.search(leaf)}
     inside = [match.span() for leaf in leaves for match in _whole(leaf).finditer(text)]
     starts = [s.start for s in sentences if not any(start < s.start < end for start, end in inside)]
-    return [_Span(start, end) for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+    return [Span(start, end) for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
 
 
 def _unsafe_spans(
-    text: str, calls: Sequence[ToolCall], sentences: Sequence[_Span], *, name_alone: bool
-) -> Iterator[_Span]:
+    text: str, calls: Sequence[ToolCall], sentences: Sequence[Span], *, name_alone: bool
+) -> Iterator[Span]:
     preview = ChunkType.EXPLICIT_CALL_PREVIEW
     for start, end in literal_call_spans(text, calls):
-        yield _Span(start, end, preview)
+        yield Span(start, end, preview)
     for match in _INTRODUCES_CALL.finditer(text):
-        yield _Span(*match.span(), preview)
+        yield Span(*match.span(), preview)
     for match in _STATES_ANSWER.finditer(text):
-        yield _Span(*match.span(), ChunkType.FINAL_ANSWER_GROUNDING)
+        yield Span(*match.span(), ChunkType.FINAL_ANSWER_GROUNDING)
     for call in calls:
         if not call["name"].strip():
             continue
@@ -271,18 +272,18 @@ def _unsafe_spans(
         for sentence in sentences:
             words = text[sentence.start : sentence.end]
             if name.search(words) and (name_alone or (values and all(value.search(words) for value in values))):
-                yield _Span(sentence.start, sentence.end, preview)
+                yield Span(sentence.start, sentence.end, preview)
 
 
 def _whole(text: str) -> re.Pattern[str]:
-    """Finds a text as whole words, whatever the case and the white space; a whole number also as ``2`` or ``2.0``."""
+    """Match a text as whole words, case and white space aside; a whole number as ``2`` and as ``2.0``."""
     number = re.fullmatch(r"(-?\d+)(?:\.0+)?", text)
     body = rf"{number.group(1)}(?:\.0+)?" if number else r"\s+".join(map(re.escape, text.split()))
     return re.compile(rf"(?<!\w){body}(?!\w)", re.IGNORECASE)
 
 
 def _leaves(value: Any) -> list[str]:
-    """The scalar values inside an argument value, as text; blank ones leave no mark in a sentence and are left out."""
+    """Return the scalar values inside an argument value, as text, without blank ones."""
     if isinstance(value, dict):
         return [leaf for item in value.values() for leaf in _leaves(item)]
     if isinstance(value, list | tuple):
@@ -291,8 +292,8 @@ def _leaves(value: Any) -> list[str]:
     return [value] if value.strip() else []
 
 
-def _cut_unit(text: str, unit: _Span, unsafe: Sequence[_Span], sentence_starts: Sequence[int]) -> Iterator[_Span]:
-    """Yields the safe head of a unit and its unsafe tail, whichever there is."""
+def _cut_unit(text: str, unit: Span, unsafe: Sequence[Span], sentence_starts: Sequence[int]) -> Iterator[Span]:
+    """Yield the safe head of a unit and its unsafe tail, if there are any."""
     cut, kind = unit.end, ChunkType.OTHER
     for span in unsafe:
         if span.start < unit.end and unit.start < span.end:
@@ -300,9 +301,9 @@ def _cut_unit(text: str, unit: _Span, unsafe: Sequence[_Span], sentence_starts: 
             if start < cut:
                 cut, kind = start, span.type
     if cut > unit.start:
-        yield _Span(unit.start, cut, _keyword_type(text[unit.start : cut]))
+        yield Span(unit.start, cut, _keyword_type(text[unit.start : cut]))
     if cut < unit.end:
-        yield _Span(cut, unit.end, kind)
+        yield Span(cut, unit.end, kind)
 
 
 def _keyword_type(text: str) -> ChunkType:
@@ -314,19 +315,19 @@ def _keyword_type(text: str) -> ChunkType:
     return best
 
 
-def _merge(pieces: Sequence[_Span]) -> list[_Span]:
-    """Joins neighbours of one type, and ``other`` with the chunk before it or, at the start, the one after it.
+def _merge(pieces: Sequence[Span]) -> list[Span]:
+    """Join neighbours of one type, and ``other`` with the chunk before it or, at the start, the one after it.
 
-    Nothing joins an unsafe chunk but its own type, and it joins nothing: safe text stays safe, unsafe text unsafe.
+    Unsafe chunks join only with their own type: safe text stays safe, unsafe text unsafe.
     """
-    merged: list[_Span] = []
+    merged: list[Span] = []
     for piece in pieces:
         last = merged[-1] if merged else None
         if last is None or (last.type != piece.type and not _joins(last.type, piece.type)):
             merged.append(piece)
         else:
             kind = piece.type if last.type is ChunkType.OTHER else last.type
-            merged[-1] = _Span(last.start, piece.end, kind)
+            merged[-1] = Span(last.start, piece.end, kind)
     return merged
 
 

@@ -1,4 +1,4 @@
-"""An expert trace as tokens, with what the component-aware SFT loss needs to know of each."""
+"""Expert traces as tokens, labelled for the component-aware SFT loss."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pact_lightning.types.trajectory import Component
 
 @dataclass(frozen=True, slots=True)
 class RenderedTrace:
-    """Tokens of ``h*`` as they follow the prompt.
+    """Tokens of ``h*``, to follow the prompt.
 
     Attributes:
         ids: Token ids, ``[N]``.
@@ -33,18 +33,18 @@ class RenderedTrace:
 def render_trace(
     renderer: ChatRenderer, trace: ExpertTrace, follow_ups: Sequence[UserTurn] = (), *, with_final: bool = False
 ) -> RenderedTrace:
-    """Renders a trace as real chat turns.
+    """Render a trace as real chat turns.
 
     Args:
         renderer: The policy's renderer.
         trace: The trace.
         follow_ups: The task's further user turns; each follows the trace's reply that releases it.
         with_final: Append the final answer turn. For plain supervised training only: a privileged context never
-            has it (leak guard, METHOD section 1).
+            holds it (leak guard, METHOD section 1).
 
     Returns:
-        The tokens from the first expert token on. Without the final turn they end in an opened assistant turn, so
-        that a rollout can follow.
+        The tokens from the first expert token on. Without the final turn they end in an opened assistant turn, which
+        a rollout can continue.
 
     Raises:
         ValueError: The trace replies to more user turns than the task has follow-ups for.
@@ -79,7 +79,7 @@ def render_trace(
 
 
 def _after(renderer: ChatRenderer, turn: ExpertTurn, coming: Iterator[UserTurn]) -> tuple[list[int], Component]:
-    """What the environment or the user says after a turn; nothing after the final one."""
+    """Render the environment's or the user's words after a turn; nothing follows the final one."""
     if turn.calls:
         return renderer.observation(turn.responses), Component.OBSERVATION
     if turn.reply is not None:

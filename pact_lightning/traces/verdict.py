@@ -1,31 +1,33 @@
-"""Whether a trace, or a teacher's attempt, has solved its task (METHOD section 6).
+"""Verdict on a replayed trace: kept or dropped, with the reason (METHOD section 6).
 
-Whether a replayed trace is kept, and why not (METHOD section 6).
+A trace is kept if its final answer or its last tool response verifies against the reference (:func:`verified_by`, on
+the replayed responses). It is dropped for unknown tools, malformed turns, and role text or tool-call tags in responses
+[P].
 
-The rule [P]: a trace is kept if its final answer or its last tool response verifies against the reference; it is
-dropped for unknown tools, malformed turns, and role text or tool-call tags in responses. What "verifies" means is said
-by :func:`~pact_lightning.traces.verdict.verified_by`; responses are the replayed ones.
+Three further kinds are dropped [D]: traces whose recorded responses differ from the environment's, since their
+reasoning speaks of things that the policy will never see; traces with calls of tools that the environment lacks, or
+with failed calls only; and traces that leak (:func:`~pact_lightning.traces.leak.leak_reasons`).
 
-Dropped, too, are traces [D] whose recorded responses are not what the environment says, since their reasoning speaks of
-things that the policy will never see; traces that call tools which the environment does not have, or whose calls all
-fail; and traces that leak, see :func:`~pact_lightning.traces.leak.leak_reasons`.
+:func:`assess` is the way in: it judges a replayed trace and makes of it the one to train on.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pact_lightning.credit.answers import answers_match, open_answers, solve_scores
 from pact_lightning.credit.rewards import extract_answer
+from pact_lightning.traces.hard_turns import Annotator, segment_trace
 from pact_lightning.traces.leak import TracePlace, TraceProblem, trace_faults, trace_leaks
-from pact_lightning.traces.replay import Replay, replay_calls, same_response, with_responses
+from pact_lightning.traces.replay import Replay, per_turn, replay_calls, same_response, with_responses
 from pact_lightning.types.task import Reference, Task
 from pact_lightning.types.trace import ExpertTrace, flatten_calls
 from pact_lightning.utils.errors import shortened
 
 SOLVED_REWARD = 1.0
-"""What an environment's own ``reward()`` must reach."""
+"""Least value of an environment's own ``reward()`` that counts as solved."""
 BY_ANSWER = "final answer verifies"
 BY_RESPONSE = "last tool response verifies"
 BY_SUB_ANSWERS = "sub-answers are all solved"
@@ -33,7 +35,7 @@ BY_REWARD = "environment's reward"
 
 
 def can_be_verified(task: Task, environment: object) -> bool:
-    """Whether anything says what solves the task: a reference answer, expected answers, or the environment's reward."""
+    """Tell whether a task can be verified: by a reference answer, expected answers, or the environment's reward."""
     reference = task.reference
     has_reward = callable(getattr(environment, "reward", None))
     return reference.answer is not None or bool(reference.sub_answers) or has_reward
@@ -42,22 +44,22 @@ def can_be_verified(task: Task, environment: object) -> bool:
 def verified_by(
     reference: Reference, final_answer: str | None, calls: Sequence[tuple[str, str]], environment_reward: float | None
 ) -> str | None:
-    """By what a finished attempt or trace verifies; ``None`` where it does not.
+    """Verify a finished attempt or trace.
 
-    The paper keeps what ends in the right final answer **or** in a last tool response that verifies [P]. Answers are
-    compared by :func:`~pact_lightning.credit.answers.answers_match`; a response is the answer if the whole
-    text, or one of the values in its JSON, matches [D]: a reference of ``5`` is not found in ``1500``. A task with
-    expected answers is solved, too, by calls that find all of them in a response of their own tool (FTRL's test) [D].
-    With neither, the environment's own reward is at least :data:`SOLVED_REWARD` [D].
+    The paper keeps a trace that ends in the right final answer **or** in a last tool response that verifies [P].
+    Answers are compared by :func:`~pact_lightning.credit.answers.answers_match`. A response verifies if its whole text,
+    or one of the values in its JSON, matches [D]: a reference of ``5`` is not found in ``1500``. A task with expected
+    answers is also solved by calls that find all of them in a response of their own tool (FTRL's test) [D]. A task with
+    neither is solved by an environment's reward of at least :data:`SOLVED_REWARD` [D].
 
     Args:
         reference: The task's reference.
         final_answer: Text of the answer turn; ``None`` without one.
         calls: Tool name and response of every call, in order.
-        environment_reward: What the environment's ``reward()`` gave, where it has one.
+        environment_reward: The result of the environment's ``reward()``, if it has one.
 
     Returns:
-        :data:`BY_ANSWER`, :data:`BY_RESPONSE`, :data:`BY_SUB_ANSWERS` or :data:`BY_REWARD`.
+        :data:`BY_ANSWER`, :data:`BY_RESPONSE`, :data:`BY_SUB_ANSWERS` or :data:`BY_REWARD`; ``None`` if unsolved.
     """
     answer = (reference.answer or "").strip()
     if answer:
@@ -72,7 +74,7 @@ def verified_by(
 
 
 def without_wrong_answer(trace: ExpertTrace, reference: Reference) -> ExpertTrace:
-    """The trace without a final answer that is known to be wrong, such as supervised warm-up must not learn [D]."""
+    """Remove a final answer that is known to be wrong: supervised warm-up must not learn it [D]."""
     answer = (reference.answer or "").strip()
     if not answer or trace.final is None or answers_match(extract_answer(trace.final.answer), answer):
         return trace
@@ -80,7 +82,7 @@ def without_wrong_answer(trace: ExpertTrace, reference: Reference) -> ExpertTrac
 
 
 def response_is_answer(response: str, answer: str) -> bool:
-    """Whether a tool response, or a value in its JSON, is the answer.
+    """Tell whether a tool response, or a value in its JSON, is the answer.
 
     >>> response_is_answer('{"population": {"1950": 1500}}', "1,500"), response_is_answer("1500", "5")
     (True, False)
@@ -95,7 +97,7 @@ def response_is_answer(response: str, answer: str) -> bool:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    waiting = [value]  # a list and not recursion: a response may be nested as deeply as it likes
+    waiting = [value]  # a list and no recursion: nothing limits the depth of a response
     while waiting:
         inner = waiting.pop()
         if isinstance(inner, dict):
@@ -118,16 +120,16 @@ _REMEDIES = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What replay says of a trace.
+    """Verdict on a replayed trace.
 
     Attributes:
-        kept: Whether to train on it.
-        reason: By what it verifies, or why it is dropped; a short name by which verdicts are counted.
-        text: More, in one sentence; may be empty.
-        agreement: How many recorded responses agree exactly, as JSON, or differ; those that were taken from the
-            environment in the first place are not among them.
+        kept: True for a trace to train on.
+        reason: The way it verifies, or the reason for dropping it; a short name by which verdicts are counted.
+        text: Details, in one sentence; may be empty.
+        agreement: Numbers of recorded responses that agree exactly, agree as JSON, and differ. Responses taken from
+            the environment in the first place do not count.
         solve_f1: Solve-F1 of the replayed calls, for a task with sub-answers.
-        place: Where in the trace the reason lies, where it lies in one turn or call.
+        place: The turn or call that the reason is about, if it is about one.
     """
 
     kept: bool
@@ -138,11 +140,28 @@ class Verdict:
     place: TracePlace | None = None
 
     def dropped_for(self, problem: TraceProblem) -> "Verdict":
-        """The verdict on the same trace once this problem is known."""
+        """Return the verdict on the same trace once this problem is known."""
         return replace(self, kept=False, reason=problem.reason, text=problem.text, place=problem.place)
 
 
-def judge(
+@dataclass(frozen=True, slots=True)
+class Assessed:
+    """Task after the assessment of its trace.
+
+    Attributes:
+        task: The task with the trace to train on; the task as it was where the trace is dropped.
+        verdict: The verdict, leaks apart.
+        leaks: The leaks of a kept trace.
+        segmented: Number of turns by what segmented them; empty where the chunks were kept.
+    """
+
+    task: Task
+    verdict: Verdict
+    leaks: tuple[TraceProblem, ...] = ()
+    segmented: Counter[str] = field(default_factory=Counter)
+
+
+def assess(
     task: Task,
     trace: ExpertTrace,
     replay: Replay,
@@ -150,22 +169,64 @@ def judge(
     on_mismatch: OnMismatch = "drop",
     trust_teacher: bool = False,
     taken: int = 0,
-) -> Verdict:
-    """Whether a trace is kept, leaks apart: these depend on its chunks, which may still be to be cut.
+    segment: bool = False,
+    annotator: Annotator | None = None,
+) -> Assessed:
+    """Judge a replayed trace, and make of a kept one the trace to train on.
+
+    A kept trace gets the environment's responses where some differ, and loses a final answer that is known to be wrong.
+    A trusted teacher's answer becomes the task's reference.
 
     Args:
-        task: Its task.
+        task: The task.
         trace: The trace.
-        replay: What the environment answered to the trace's calls.
-        on_mismatch: ``drop``: a trace whose recorded responses differ from the replayed ones is dropped. ``replace``:
-            it is judged with the replayed ones in their place; see
-            :func:`~pact_lightning.traces.replay.with_responses`.
-        trust_teacher: Keep a trace for which nothing says what is right, unless its last call failed.
-        taken: How many of the last responses were taken from the environment and not recorded.
+        replay: The replay of the trace's calls.
+        on_mismatch: ``drop`` a trace whose recorded responses differ from the replayed ones, or ``replace`` them.
+        trust_teacher: Keep a trace that nothing can verify, unless its last call failed.
+        taken: Number of last responses that were taken from the environment and not recorded.
+        segment: Segment the trace anew before leaks are looked for.
+        annotator: The segmenter of hard turns.
+    """
+    verdict = _judge(task, trace, replay, on_mismatch=on_mismatch, trust_teacher=trust_teacher, taken=taken)
+    if not verdict.kept:
+        return Assessed(task, verdict)
+    if verdict.reason == TRUSTED and trace.final is not None:
+        answer = extract_answer(trace.final.answer)
+        task = replace(task, reference=replace(task.reference, answer=answer))
+    if verdict.agreement[2]:
+        trace = with_responses(trace, replay)
+    trace = without_wrong_answer(trace, task.reference)
+    segmented: Counter[str] = Counter()
+    if segment:
+        failed = [any(result.error for result in results) for results in per_turn(trace, replay)]
+        trace, segmented = segment_trace(task.prompt, trace, failed=failed, annotator=annotator)
+    leaks = trace_leaks(trace, task.reference.answer)
+    return Assessed(replace(task, trace=trace), verdict, tuple(leaks), segmented)
+
+
+def verified_task(
+    task: Task, *, on_mismatch: OnMismatch = "drop", timeout_s: float = 30.0, trust_teacher: bool = False
+) -> tuple[Task, Verdict]:
+    """Replay and assess a task's trace; see :func:`assess`.
 
     Returns:
-        The verdict.
+        The task with the trace to train on, and the verdict, leaks included.
+
+    Raises:
+        ImportError: The environment cannot be imported.
+        EnvironmentFailedError: It cannot be made or reset.
     """
+    if task.trace is None:
+        return task, Verdict(False, "no trace")
+    replay = replay_calls(task.prompt, flatten_calls(task.trace.turns), timeout_s=timeout_s)
+    found = assess(task, task.trace, replay, on_mismatch=on_mismatch, trust_teacher=trust_teacher)
+    return found.task, found.verdict.dropped_for(found.leaks[0]) if found.leaks else found.verdict
+
+
+def _judge(
+    task: Task, trace: ExpertTrace, replay: Replay, *, on_mismatch: OnMismatch, trust_teacher: bool, taken: int
+) -> Verdict:
+    """Judge a trace, leaks apart: these depend on its chunks, which may still be cut anew."""
     calls = flatten_calls(trace.turns)
     recorded = [response for turn in trace.turns for response in turn.responses]
     replayed = [result.text for result in replay.results]
@@ -194,50 +255,8 @@ def judge(
     return replace(verdict, kept=True, reason=TRUSTED)
 
 
-def verify_task(
-    task: Task, *, on_mismatch: OnMismatch = "drop", timeout_s: float = 30.0, trust_teacher: bool = False
-) -> Verdict:
-    """The verdict of :func:`verified_task` alone."""
-    return verified_task(task, on_mismatch=on_mismatch, timeout_s=timeout_s, trust_teacher=trust_teacher)[1]
-
-
-def verified_task(
-    task: Task, *, on_mismatch: OnMismatch = "drop", timeout_s: float = 30.0, trust_teacher: bool = False
-) -> tuple[Task, Verdict]:
-    """Replays and judges a task's trace; see :func:`judge`.
-
-    Returns:
-        The task with what the verdict rests on, that is the environment's responses where these replace the recorded
-        ones, the teacher's answer where it is trusted, and no final answer that is known to be wrong; and the verdict,
-        which knows of leaks.
-
-    Raises:
-        ImportError: The environment cannot be imported.
-        EnvironmentFailedError: It cannot be made or reset.
-    """
-    if task.trace is None:
-        return task, Verdict(False, "no trace")
-    replay = replay_calls(task.prompt, flatten_calls(task.trace.turns), timeout_s=timeout_s)
-    verdict = judge(task, task.trace, replay, on_mismatch=on_mismatch, trust_teacher=trust_teacher)
-    if not verdict.kept:
-        return task, verdict
-    trace = with_responses(task.trace, replay) if verdict.agreement[2] else task.trace
-    task = replace(task, trace=without_wrong_answer(trace, task.reference))
-    if verdict.reason == TRUSTED:
-        task = with_teachers_answer(task)
-    leaks = trace_leaks(trace, task.reference.answer)
-    return task, verdict.dropped_for(leaks[0]) if leaks else verdict
-
-
-def with_teachers_answer(task: Task) -> Task:
-    """The task with the final answer of its trace, where that has one, for the reference."""
-    if task.trace is None or task.trace.final is None:
-        return task
-    return replace(task, reference=replace(task.reference, answer=extract_answer(task.trace.final.answer)))
-
-
 def _problems(task: Task, trace: ExpertTrace, replay: Replay) -> Iterator[TraceProblem]:
-    """What disqualifies a trace, whatever it ends in; the first is the one that is told."""
+    """Yield the problems that disqualify a trace, whatever it ends in; the first one is reported."""
     yield from trace_faults(trace, task.prompt.tool_names)
     places, calls = _places(trace), flatten_calls(trace.turns)
     for place, call in zip(places, calls, strict=True):
@@ -256,14 +275,14 @@ def _problems(task: Task, trace: ExpertTrace, replay: Replay) -> Iterator[TraceP
 
 
 def _places(trace: ExpertTrace) -> list[TracePlace]:
-    """Where each call stands."""
+    """Return the place of each call."""
     return [TracePlace(index, number) for index, turn in enumerate(trace.turns) for number in range(len(turn.calls))]
 
 
 def _unverified(
     reference: Reference, final: str | None, calls: Sequence[tuple[str, str]], reward: float | None
 ) -> tuple[str, str]:
-    """Why nothing verifies a trace: a name, and more in one sentence."""
+    """Return the reason why nothing verifies a trace, by name and in one sentence."""
     if reference.sub_answers:
         left = open_answers(calls, reference.sub_answers)
         answers = ", ".join(f"{shortened(answer.answer)} of {answer.tool}" for answer in left)

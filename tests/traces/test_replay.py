@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 from pact_lightning.environments.protocol import ToolResult
 from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.traces.replay import EnvironmentFailedError, per_turn, replay_calls, same_response, with_responses
-from pact_lightning.traces.verdict import verify_task
+from pact_lightning.traces.verdict import verified_task
 from pact_lightning.types.prompt import EnvironmentSpec
 from pact_lightning.types.task import Reference
 from pact_lightning.types.trace import ExpertTurn, flatten_calls
 
 TASKS = BundledTasks("validation", 12).load()
 TASK = next(task for task in TASKS if len(task.trace.turns) > 1)
+
+
+def verify_task(task, **how):
+    return verified_task(task, **how)[1]
 
 
 def with_turn(task, index, **changes):
