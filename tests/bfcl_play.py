@@ -1,4 +1,4 @@
-"""For tests of BFCL: plays calls through the rollout engine, and asks the leaderboard's own checker."""
+"""Player of BFCL calls through the rollout engine, and the leaderboard's own checker, for tests."""
 
 import json
 import uuid

@@ -1,4 +1,4 @@
-"""For tests: a tokenizer whose tokens are known by construction."""
+"""Tokenizer for tests whose tokens are known by construction."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast

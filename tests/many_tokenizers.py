@@ -1,4 +1,4 @@
-"""For tests over tokenizers: renderers of several families, each skipped where its files are not at hand."""
+"""Renderers of several tokenizer families for tests, each skipped where its files are missing."""
 
 from functools import cache
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""What PACT makes of a group, computed plainly: one sequence per forward, dense logits, formulas written out."""
+"""PACT of one group, computed plainly: one sequence per forward, dense logits, formulas written out."""
 
 from contextlib import nullcontext
 from dataclasses import replace

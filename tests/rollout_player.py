@@ -1,4 +1,4 @@
-"""For tests of the engine: a policy that plays given lines, and an environment whose tools misbehave."""
+"""Policy that plays given lines and environment whose tools misbehave, for tests of the engine."""
 
 import random
 import threading

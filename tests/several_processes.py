@@ -1,4 +1,4 @@
-"""What the tests of several processes run, in one process or, started as a script, as one of two."""
+"""Code that the tests of several processes run, in one process or, started as a script, as one of two."""
 
 import faulthandler
 import sys

@@ -1,4 +1,4 @@
-"""Runs something that might hang."""
+"""Deadline for code that might hang."""
 
 import threading
 

@@ -43,7 +43,7 @@ class CanaryTasks:
             for turn in task.trace.turns
         )
         final = ExpertTurn((Chunk(CANARIES["closing"]),), answer=CANARIES["final"])
-        sub_answers = tuple(replace(sub, answer=CANARIES["found"]) for sub in task.reference.sub_answers)
+        sub_answers = tuple(sub._replace(answer=CANARIES["found"]) for sub in task.reference.sub_answers)
         reference = Reference(CANARIES["answer"], turns[0].calls, sub_answers)
         return replace(task, trace=ExpertTrace(turns, final), reference=reference)
 

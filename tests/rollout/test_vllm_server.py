@@ -18,6 +18,12 @@ LORA = PolicyConfig(adapter="lora", dtype="float32", lora_r=4)
 STOP = (1381,)
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    """The openai client waits half a second and more where the server names no time."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01, raising=False)
+
+
 def adapted(seed=0):
     """The bundled policy with an adapter that matters."""
     model = load_policy(LORA).eval()
@@ -286,7 +292,7 @@ def test_a_step_waits_for_a_turn_instead_of_asking_again_and_again():
     """A slow server: one step is one turn at least, and it takes no processor time to wait for it."""
 
     def slow(path, body, number):
-        time.sleep(0.3 if path == "/v1/completions" else 0.0)
+        time.sleep(0.1 if path == "/v1/completions" else 0.0)
 
     with (
         ProtocolServer(disturb=slow) as server,

@@ -1,4 +1,4 @@
-"""When rollouts are made ahead, and what must be refused."""
+"""Rollouts made ahead: after which phases, and the recipes that are refused."""
 
 import pytest
 from test_cli_mistakes import refusal  # noqa: F401  # a fixture
