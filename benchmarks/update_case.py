@@ -1,4 +1,4 @@
-"""One update step for the benchmarks: a model with random weights, one prompt of exact lengths, and its two updates.
+"""Update step for the benchmarks: a model with random weights, one prompt of exact lengths, and its two updates.
 
 Prompt, trace and rollouts are real objects of the package; filler words bring them to the wanted number of tokens.
 Both sides get the same weights and the same token ids of prompt and rollouts.
@@ -28,7 +28,7 @@ from pact_lightning.types.task import Task
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trace import Chunk, ExpertTrace, ExpertTurn
 from pact_lightning.types.trajectory import Component, Segment, Trajectory
-from pact_lightning.update.layout import Layout, PromptPlan, head_masks, lay_out
+from pact_lightning.update.layout import ScoringBlocks, ScoringJob, head_masks, lay_out
 
 THREADS = 2
 
@@ -77,11 +77,11 @@ class Lengths:
 
 @dataclass
 class UpdateCase:
-    """A model's folder and one group.
+    """Folder of a model, and one group.
 
     Attributes:
         sizes: Fields of the Qwen3 config.
-        folder: Where the model and the bundled tokenizer are saved.
+        folder: Folder for the model and the bundled tokenizer.
         lengths: Tokens of the parts.
         dtype: Type of the saved weights.
     """
@@ -92,7 +92,6 @@ class UpdateCase:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        """Saves the model."""
         torch.manual_seed(0)
         sizes: dict[str, Any] = dict(self.sizes)
         positions = max(8192, self.lengths.prompt + self.lengths.trace + self.lengths.response)
@@ -110,16 +109,16 @@ class UpdateCase:
         attention: AttentionPath = "auto",
         policy: dict[str, Any] | None = None,
     ) -> tuple[PACTModule, Callable[[], float]]:
-        """This package's forward and backward of one prompt: KL and entropy off as in TRL's defaults.
+        """Make this package's forward and backward of one prompt, with KL and entropy off as in TRL's defaults.
 
         Args:
             trace: Trace-conditioned RL and SFT (``z = 0``), or the prompt-only surrogate (``z = 1``).
-            packing: How the prompt is packed.
-            attention: How packed rows attend.
+            packing: Packing of the prompt.
+            attention: Attention of packed rows.
             policy: Further fields of the policy; without them full weights are trained.
 
         Returns:
-            The module, and what makes one update's gradients and returns its loss.
+            The module, and a function that makes an update's gradients and returns its loss.
         """
         module = PACTModule(
             policy=PolicyConfig(
@@ -148,24 +147,24 @@ class UpdateCase:
         return module, update
 
     def packs(self, module: PACTModule) -> list[Pack]:
-        """The forwards of one update."""
+        """Return the packs of one update."""
         _, layout = self._laid_out(module)
         return pack_blocks(layout.blocks, module.max_tokens_per_forward, module.packing)
 
     def head_tokens(self, module: PACTModule) -> int:
-        """At how many tokens an update runs the head."""
+        """Count the tokens at which an update runs the head."""
         plans, layout = self._laid_out(module)
         packs = pack_blocks(layout.blocks, module.max_tokens_per_forward, module.packing)
         return sum(int(mask.sum()) for pack in packs for mask in head_masks(plans, layout, pack))
 
-    def _laid_out(self, module: PACTModule) -> tuple[list[PromptPlan], Layout]:
+    def _laid_out(self, module: PACTModule) -> tuple[list[ScoringJob], ScoringBlocks]:
         group = self.group(module)
         module.prepare_phase([group], optimizer_steps=1)
-        plans = [module._plan(group)]
+        plans = [module._job(group)]
         return plans, lay_out(plans)
 
     def group(self, module: PACTModule) -> Group:
-        """The one prompt with its K rollouts of random ids and random advantages."""
+        """Return the prompt with its K rollouts of random ids and random advantages."""
         task = self._task(module)
         prompt = tuple(module.contexts.prompt(task).tolist())
         draw = random.Random(0)
@@ -178,7 +177,7 @@ class UpdateCase:
         return Group(task, trajectories, rewards, advantages, zero_variance=False)
 
     def trl(self, group: Group, *, qlora: bool = False) -> tuple[Any, Callable[[], float]]:
-        """TRL's own trainer on the same rollouts without any trace: its loss and backward.
+        """Make TRL's loss and backward by its own trainer, on the same rollouts without any trace.
 
         Args:
             group: The rollouts.
@@ -261,7 +260,7 @@ def _lora() -> Any:
 
 
 def _trace(tokens: int, last_response: str) -> ExpertTrace:
-    """Turns of reasoning, call and response, about half of them supervised; the last response fills the length."""
+    """Make turns of reasoning, call and response, about half supervised; the last response fills the length."""
     reasoning, response = tokens // _TRACE_TURNS // 2, tokens // _TRACE_TURNS // 5
     turns = []
     for number in range(_TRACE_TURNS):
@@ -276,7 +275,7 @@ def _repeat(times: int) -> str:
 
 
 def _words(tokens: int, length: Callable[[str], int]) -> str:
-    """Filler whose rendering has exactly so many tokens."""
+    """Return filler whose rendering has exactly so many tokens."""
     for times in range(tokens):
         if length(_repeat(times)) == tokens:
             return _repeat(times)
@@ -284,5 +283,5 @@ def _words(tokens: int, length: Callable[[str], int]) -> str:
 
 
 def shape_settings(case: UpdateCase) -> dict[str, Any]:
-    """What was run, for the row."""
+    """Return the settings of a row about this case."""
     return {"unit": "s", "dtype": "float32", "model": json.dumps(case.sizes), **vars(case.lengths)}

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from pact_lightning.callbacks.annealing import AnnealingCallback
 from pact_lightning.policy.loading import PolicyConfig
-from pact_lightning.rollout import reuse as rollout_run
+from pact_lightning.rollout import runner
 from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.rollout.store import StoredRollouts
 from pact_lightning.tasks.bundled.tasks import BundledTasks
@@ -28,7 +28,7 @@ PHASES = 2
 def small_parts():
     """Parts of four rollouts, so that a phase of eight has two; in force in every module that imports it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollout_run, "_ROWS_OF_A_PART", 1)
+        patch.setattr(runner, "_ROWS_OF_A_PART", 1)
         yield
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole, checked before they are trusted, and the newest whole one found."""
+"""Checkpoint files: written whole, checked before they are trusted, the newest whole one found."""
 
 import os
 import pickle
@@ -18,14 +18,14 @@ _SAVED_AT = "saved_at_ns"
 
 
 class WholeFileIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, onto the disk, and only then puts it there under its name.
+    """Checkpoint IO that writes a file beside its place, onto the disk, and only then gives it its name.
 
     Lightning's own way makes the file in the system's folder for temporary files and moves it; between two file systems
     a move is a copy, which a kill can leave half done.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Writes a checkpoint; one at a remote address is left to Lightning.
+        """Write a checkpoint; one at a remote address is left to Lightning.
 
         Raises:
             OSError: It could not be written; what was there under its name stays.
@@ -55,7 +55,7 @@ class WholeFileIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Loads a checkpoint; a file of this machine only if it is whole.
+        """Load a checkpoint; a file of this machine only if it is whole.
 
         By default only weights and plain values are read [D]; Lightning would unpickle what is behind a URL.
 
@@ -79,18 +79,18 @@ class WholeFileIO(TorchCheckpointIO):
 
 
 def use_whole_files(trainer: pl.Trainer) -> None:
-    """Has a Trainer write and read checkpoints by :class:`WholeFileIO`, unless a plugin of the user's does."""
+    """Have a Trainer write and read checkpoints by :class:`WholeFileIO`, unless a plugin of the user's does."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeFileIO()
 
 
 def is_remote(path: Any) -> bool:
-    """Whether a path is an address and no file of this machine."""
+    """Return whether a path is an address and no file of this machine."""
     return "://" in str(path)
 
 
 def read_checkpoint(path: Path, weights_only: bool = True) -> dict[str, Any]:
-    """A checkpoint's content; tensors stay on the disk until they are used.
+    """Read a checkpoint; tensors stay on the disk until they are used.
 
     Args:
         path: The file.
@@ -115,7 +115,7 @@ def read_checkpoint(path: Path, weights_only: bool = True) -> dict[str, Any]:
 def newest_whole(
     paths: Iterable[Path], weights_only: bool = True, put_aside: bool = True
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, and its content; each newer one that is not is told in a line.
+    """Find the newest checkpoint that is whole, and read it; each newer one that is not is logged in a line.
 
     A checkpoint says itself when it was saved, since a copied folder has other dates [D]. The step would not do: a run
     that has gone on from an earlier checkpoint leaves later steps of its former way beside its own.
@@ -151,7 +151,7 @@ def _put_aside(path: Path, aside: Path) -> None:
 
 
 def _saved_at(path: Path, weights_only: bool) -> int:
-    """When a checkpoint was saved, in nanoseconds since 1970; the file's date where it cannot be asked."""
+    """Return when a checkpoint was saved, in nanoseconds since 1970; the file's date where it does not say."""
     try:
         date = path.stat().st_mtime_ns
         with zipfile.ZipFile(path) as file:  # reads the small part that is unpickled below, against its checksum

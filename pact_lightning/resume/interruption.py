@@ -1,9 +1,10 @@
-"""SIGTERM, SIGINT and SLURM's signal: the step in work is finished, the run is saved, and a line says how to go on."""
+"""Interruptions: signals and errors that stop a run, the save that follows, and the line that says how to go on."""
 
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,15 +15,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from pact_lightning.resume.checkpoint_files import is_remote
+from pact_lightning.resume.lightning_internals import cluster_environment
+from pact_lightning.utils.errors import RunStoppedError
+from pact_lightning.utils.processes import run_folder
 
 NAME = "last-interrupted.ckpt"
-"""Begins with ``last``, so that ``--ckpt_path last`` finds it, Lightning's own search included."""
+"""It begins with ``last``, so that ``--ckpt_path last`` finds it, by Lightning's own search too."""
 STOPPED = "last-stopped.ckpt"
-"""What a run leaves that cannot go on: a server is away, or too many steps were skipped."""
+"""The checkpoint of a run that cannot go on: a server is away, or too many steps were skipped."""
 
 
 class Interruption(pl.Callback):
-    """Waits for a moment at which a run can be saved; every ``PolicyModule`` brings one.
+    """A callback that waits for a moment at which the run can be saved; every ``PolicyModule`` brings one.
 
     Such moments are between two optimiser steps, between two steps of the sampler while rollouts are made, and before
     a phase. Several processes stop together, and so only between optimiser steps and before a phase.
@@ -35,24 +39,24 @@ class Interruption(pl.Callback):
         self._found_as_last = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Looks whether the recipe names a folder for checkpoints, before Lightning chooses one itself."""
+        """Note whether the recipe names a folder for checkpoints, before Lightning chooses one itself."""
         del pl_module, stage
         self._found_as_last = any(
             isinstance(callback, ModelCheckpoint) and callback.dirpath for callback in trainer.checkpoint_callbacks
         )
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the signals, which Lightning has just taken."""
+        """Handle the signals, which Lightning has just claimed."""
         self.on_train_start(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """As before the check of the start."""
+        """Handle the signals, as before the sanity check."""
         del pl_module
         if self._trainer is trainer or threading.current_thread() is not threading.main_thread():
             return
         self._trainer = trainer
         self._signal = None
-        environment = trainer._accelerator_connector.cluster_environment
+        environment = cluster_environment(trainer)
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             requeue_signal = environment.requeue_signal or signal.SIGUSR1
             handler = signal.getsignal(requeue_signal)
@@ -62,19 +66,19 @@ class Interruption(pl.Callback):
             signal.signal(number, self._received)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Removes what an interruption of this run had saved; its end is saved otherwise."""
+        """Remove what an interruption of this run had saved; its end is saved otherwise."""
         del pl_module
         for path in (save_path(trainer), save_path(trainer, STOPPED)):
             if trainer.is_global_zero and not is_remote(path):
                 Path(path).unlink(missing_ok=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forgets the run; Lightning has given the signals back."""
+        """Forget the run; Lightning has given the signals back."""
         del trainer, pl_module, stage
         self._trainer = None
 
     def save_stopped(self, trainer: pl.Trainer) -> str:
-        """Saves a fit that cannot go on, where an interrupted one is saved.
+        """Save a fit that cannot go on, where an interrupted one is saved.
 
         Returns:
             Where it is, and how to go on, as the rest of a sentence.
@@ -83,8 +87,33 @@ class Interruption(pl.Callback):
         trainer.save_checkpoint(path, weights_only=False)
         return f"saved as {path}; go on with --ckpt_path {'last' if self._found_as_last else path}"
 
+    @contextmanager
+    def saved_where_stopped(self, trainer: pl.Trainer) -> Iterator[None]:
+        """Save the state where an error stops the run, and add to its sentence how the run goes on.
+
+        Args:
+            trainer: The Trainer.
+
+        Raises:
+            RunStoppedError: The error, of its public kind, such as ``EnvironmentUnavailableError``.
+        """
+        try:
+            yield
+        except RunStoppedError as error:
+            public = next(kind for kind in type(error).__mro__ if RunStoppedError in kind.__bases__)
+            raise public(f"{error}. {self._saved(trainer, error.once)}") from error
+
+    def _saved(self, trainer: pl.Trainer, once: str) -> str:
+        """Save a fit that has to stop, and say how it goes on once something has happened."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return f"Nothing had to be saved; run the command again once {once}"
+        if trainer.world_size > 1:  # saving would wait for the other processes
+            return f"All finished phases are in the last checkpoint; go on with --ckpt_path last once {once}"
+        what = "Everything up to the last finished phase" if trainer.global_step else "The start of the first phase"
+        return f"{what} is {self.save_stopped(trainer)} once {once}"
+
     def between_sampler_steps(self) -> None:
-        """Stops a run of one process whose signal has come.
+        """Stop a run of one process whose signal has come.
 
         Raises:
             SystemExit: The run is saved and stopped.
@@ -96,7 +125,7 @@ class Interruption(pl.Callback):
             self._act(self._trainer)
 
     def between_steps(self) -> None:
-        """Stops a run whose signal has come, to whichever of its processes.
+        """Stop a run whose signal has come, to whichever of its processes.
 
         Raises:
             SystemExit: The run is saved and stopped.
@@ -138,8 +167,8 @@ class Interruption(pl.Callback):
 
 
 def save_path(trainer: pl.Trainer, name: str = NAME) -> str:
-    """Where an interrupted run is saved: beside its other checkpoints, or, without any, in its own folder."""
+    """Return where an interrupted run is saved: beside its other checkpoints, else in its own folder."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath:
             return os.path.join(callback.dirpath, name)  # noqa: PTH118  # it may be a remote address
-    return str(Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / name)
+    return str(run_folder(trainer) / "checkpoints" / name)

@@ -1,4 +1,4 @@
-"""Where a run goes on that is started again: at the newest whole checkpoint of its earlier starts."""
+"""The checkpoint that ``--ckpt_path last`` resumes from: the newest intact one of the run's earlier starts."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,10 +12,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from pact_lightning.resume.checkpoint_files import is_remote, newest_whole
 from pact_lightning.resume.exact_resume import saved_versions
+from pact_lightning.resume.lightning_internals import folder_version, hide_later_steps, set_folder_version
 
 
 def last_checkpoint(trainer: pl.Trainer, weights_only: bool = True) -> str | None:
-    """Finds the newest checkpoint that is whole, and lets the loggers go on in its run's folder.
+    """Find the newest checkpoint that is whole, and let the loggers go on in its run's folder.
 
     The command line calls it for ``--ckpt_path last``. In Python it stands in the place of ``"last"``, by which
     Lightning takes the newest file without a look inside::
@@ -46,15 +47,15 @@ def last_checkpoint(trainer: pl.Trainer, weights_only: bool = True) -> str | Non
     for logger, version in zip(trainer.loggers, saved_versions(checkpoint), strict=False):
         if not isinstance(logger, CSVLogger | TensorBoardLogger):
             continue
-        if logger._version is None:
-            logger._version = version
+        if folder_version(logger) is None:
+            set_folder_version(logger, version)
         if isinstance(logger, TensorBoardLogger):  # what it wrote after the checkpoint is undone
-            logger._kwargs.setdefault("purge_step", int(checkpoint["global_step"]))
+            hide_later_steps(logger, int(checkpoint["global_step"]))
     return str(path)
 
 
 def evaluated_checkpoint(trainer: pl.Trainer, weights_only: bool = True) -> str:
-    """Finds the newest checkpoint that is whole, for a validation, a test or a prediction; changes nothing.
+    """Find the newest checkpoint that is whole, for a validation, a test or a prediction; changes nothing.
 
     Args:
         trainer: The Trainer, with the callbacks of the fit.
@@ -80,7 +81,7 @@ def evaluated_checkpoint(trainer: pl.Trainer, weights_only: bool = True) -> str:
 
 
 def check_resumable(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint that a fit cannot go on from.
+    """Refuse a checkpoint that a fit cannot go on from.
 
     Raises:
         ValueError: It holds the weights alone.
@@ -101,11 +102,11 @@ def _places(folders: Iterable[str]) -> str:
 
 
 def _folders(trainer: pl.Trainer) -> list[str]:
-    """Where checkpoints of earlier starts of this run may be, SLURM's included."""
+    """List the folders where earlier starts of this run may have left checkpoints, SLURM's included."""
     named = [callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     folders = [str(folder) for folder in named if folder]
     first = trainer.loggers[0] if trainer.loggers else None
-    if None in named and isinstance(first, CSVLogger | TensorBoardLogger) and first._version is not None:
+    if None in named and isinstance(first, CSVLogger | TensorBoardLogger) and folder_version(first) is not None:
         folders.append(str(Path(first.log_dir) / "checkpoints"))  # where Lightning puts them by itself
     if SLURMEnvironment.detect():
         folders.append(trainer.default_root_dir)

@@ -1,7 +1,4 @@
-"""The rows of a ``metrics.csv``: read, written whole, and compared between runs.
-
-``metrics.csv``, gone on with: no row is lost, none is written twice, no kill leaves half a file.
-"""
+"""``metrics.csv`` of a run that may be resumed: no row is lost, none is written twice, no kill leaves half a file."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -14,18 +11,18 @@ from pact_lightning.utils.files import whole_file
 
 TIMED_FOLDERS = ("time/", "perf/")
 TIMED = ("_seconds", "/seconds", "_per_second", "tool_share")
-"""What differs between two runs of the same thing: how long it took, and what is computed from that."""
+"""Endings of columns that differ between two runs of the same thing: durations, and what is computed from them."""
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a file by column; a last line that was cut off is left out."""
+    """Read the rows of a file by column, without a last line that was cut off."""
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     return list(csv.DictReader(whole.splitlines()))
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
-    """Writes a file whole or not at all; values of other columns are left out."""
+    """Write a file whole or not at all; values of other columns are left out."""
     with whole_file(path) as file:
         writer = csv.DictWriter(file, fieldnames=columns, extrasaction="ignore", lineterminator="\r\n")
         writer.writeheader()
@@ -33,17 +30,17 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[
 
 
 def is_timed(column: str) -> bool:
-    """Whether a column tells of durations, so that it differs even between two runs that did the same."""
+    """Return whether a column holds durations, which differ even between two runs that did the same."""
     return column.startswith(TIMED_FOLDERS) or column.endswith(TIMED)
 
 
 def comparable(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Rows without what :func:`is_timed` names and without empty cells."""
+    """Drop timed columns (:func:`is_timed`) and empty cells from rows."""
     return [{name: value for name, value in row.items() if value and not is_timed(name)} for row in rows]
 
 
 class MetricsFile(ExperimentWriter):
-    """Writes for a ``CSVLogger`` as its own writer does, but never rewrites in place.
+    """A ``CSVLogger``'s writer that never rewrites in place.
 
     An earlier file is left alone until it is known how much of it a resumed run keeps.
 
@@ -57,7 +54,7 @@ class MetricsFile(ExperimentWriter):
         self.begun = False
 
     def _check_log_dir_exists(self) -> None:
-        """Lightning's writer deletes the file here, before anything is known of a checkpoint."""
+        """Do nothing: Lightning's writer deletes the file here, before anything is known of a checkpoint."""
 
     @property
     def path(self) -> Path:
@@ -65,7 +62,7 @@ class MetricsFile(ExperimentWriter):
         return Path(self.metrics_file_path)
 
     def begin(self, keep: int = 0) -> None:
-        """Decides what of an earlier file stays: so many rows of its start; further rows are of a future undone.
+        """Keep so many rows of an earlier file; the later ones belong to a future that is undone.
 
         Args:
             keep: Rows that the resumed checkpoint knows of.
@@ -86,18 +83,18 @@ class MetricsFile(ExperimentWriter):
         self.rows = len(kept)
 
     def begin_behind(self) -> None:
-        """Keeps an earlier file as it is and goes on behind it: an evaluation undoes no run."""
+        """Keep an earlier file as it is and append to it: an evaluation undoes no run."""
         self.begun = True
         if self.path.is_file():
             self.begin(keep=len(read_rows(self.path)))
 
     def saved_rows(self) -> int:
-        """Writes what is not written yet, and counts all rows."""
+        """Write the rows that are not written yet, and count all."""
         self.save()
         return self.rows
 
     def save(self) -> None:
-        """Appends the rows that are not written yet."""
+        """Append the rows that are not written yet."""
         if not self.begun:
             return
         count = len(self.metrics)

@@ -1,34 +1,261 @@
-"""The rollouts of validation, test and prediction: how tasks are rolled out there, and what comes of it.
+"""Evaluation: rollouts of validation, test and prediction tasks, their scores and what is left of them in files."""
 
-What an evaluation leaves behind: its scores, shown and in a file, and its rollouts as records.
-"""
-
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Table
 
-from pact_lightning.metrics.evaluation import Scores
+from pact_lightning.metrics.evaluation import EvaluationMetrics, RolloutMetric, Scores
+from pact_lightning.rollout.ahead import RolledOut
 from pact_lightning.rollout.engine import RolloutRequest
 from pact_lightning.rollout.openai_format import trajectory_record
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.types.task import Task
 from pact_lightning.types.trajectory import Trajectory
 from pact_lightning.utils.files import write_json, write_json_lines
-from pact_lightning.utils.seeds import derive_seed
+from pact_lightning.utils.processes import rank_suffix, run_folder
 
-if TYPE_CHECKING:
-    from pact_lightning.training.task_datamodule import TaskDataModule
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the tasks of validation, test and prediction are rolled out: from the prompt alone, as always.
+
+    Attributes:
+        temperature: Sampling temperature; 0 is greedy.
+        samples: Rollouts of each task; scores are means over all of them.
+    """
+
+    temperature: float = 0.0
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: A value makes no sense.
+        """
+        if self.temperature < 0 or self.samples < 1:
+            raise ValueError("data.evaluation needs a temperature of at least 0 and at least 1 sample")
+        if self.samples > 1 and not self.temperature:
+            raise ValueError(
+                f"data.evaluation asks for {self.samples} samples of greedy rollouts, which would all be the same; "
+                "set its temperature too"
+            )
+
+    def __str__(self) -> str:
+        """Describe it for the titles of tables."""
+        if not self.temperature:
+            return "greedy, prompt only"
+        return f"temperature {self.temperature:g}, {self.samples} each, prompt only"
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """The sampler's settings."""
+        return SamplingConfig(self.temperature) if self.temperature else SamplingConfig(greedy=True)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSource:
+    """The tasks of an evaluation.
+
+    Attributes:
+        name: ``validation``, ``test`` or ``predict``.
+        how: How the tasks are rolled out.
+        tasks: Number of tasks, over all processes.
+        left_out: Tasks left out because their prompt is too long.
+        max_prompt_tokens: Tokens of the longest prompt that is not.
+    """
+
+    name: str
+    how: EvaluationConfig
+    tasks: int
+    left_out: int
+    max_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationBatch:
+    """All rollouts of an evaluation that this process makes.
+
+    Attributes:
+        source: Where the tasks come from.
+        rollouts: Each rollout with its task.
+    """
+
+    source: EvaluationSource
+    rollouts: Sequence[tuple[Task, Trajectory]]
+
+
+class EvaluationRollouts:
+    """A loader of one batch: all tasks are rolled out together, and nothing waits for the slowest of a smaller batch.
+
+    Args:
+        source: Where the tasks come from.
+        tasks: This process's tasks.
+        seed: Seed of the draws.
+        roll_out: Rolls requests out.
+    """
+
+    def __init__(
+        self,
+        source: EvaluationSource,
+        tasks: Sequence[Task],
+        seed: int,
+        roll_out: Callable[[Sequence[RolloutRequest], SamplingConfig], RolledOut],
+    ) -> None:
+        self._source = source
+        self._tasks = tasks
+        self._seed = seed
+        self._roll_out = roll_out
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[EvaluationBatch]:
+        how = self._source.how
+        requests = [RolloutRequest(task.prompt, how.samples, self._seed) for task in self._tasks]
+        results, _ = self._roll_out(requests, how.sampling)
+        rollouts = [(task, row) for task, rows in zip(self._tasks, results, strict=True) for row in rows]
+        yield EvaluationBatch(self._source, rollouts)
+
+
+class EvaluatedModule(pl.LightningModule):
+    """A module whose rollouts are scored in validation and test, and written in prediction.
+
+    Args:
+        metrics: Metrics beside the usual ones, such as a benchmark's own.
+
+    Attributes:
+        evaluation: The metrics.
+        history: (finished phases, scores) of every validation of the fit, oldest first.
+    """
+
+    def __init__(self, metrics: Sequence[RolloutMetric]) -> None:
+        super().__init__()
+        self.evaluation = EvaluationMetrics(metrics)
+        self.history: list[tuple[int, Scores]] = []
+        self._source: EvaluationSource | None = None  # of the last batch
+
+    @property
+    def finished_phases(self) -> int:
+        """Phases finished when a validation begins: the counters still stand at the one that has just been trained."""
+        return 0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1
+
+    def evaluation_title(self, name: str) -> str:
+        """Name an evaluation and its files; within a fit by the number of finished phases too."""
+        return f"{name}-{self.finished_phases:04d}" if self.trainer.state.fn == "fit" else name
+
+    def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
+        """Score rollouts."""
+        del batch_idx
+        self._add(batch)
+
+    def test_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
+        """Score rollouts."""
+        del batch_idx
+        self._add(batch)
+
+    def predict_step(self, batch: EvaluationBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Return rollouts as records in OpenAI message format; also written to ``trajectories/predict.jsonl``."""
+        del batch_idx
+        return self._write(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores and keep them for the table at the end of the fit."""
+        scores = self._finish("val")
+        if self.trainer.sanity_checking:
+            for logger in self.trainer.loggers:  # Lightning logs nothing in its sanity check, which is our start
+                logger.log_metrics({f"val/{name}": value for name, value in scores.items()}, step=0)
+        if self.trainer.state.fn == "fit":
+            self.history.append((self.finished_phases, scores))
+        else:
+            self._report(scores)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores."""
+        self._report(self._finish("test"))
+
+    def on_fit_end(self) -> None:
+        """Print the first and the last validation side by side, and where the run's files are."""
+        folder = run_folder(self.trainer)
+        if not self.trainer.is_global_zero:
+            return
+        rank_zero_info(f"metrics and trajectories of this run: {folder}")
+        if len(self.history) > 1:
+            title = f"Validation: {self._source.how}" if self._source else "Validation"
+            Console().print(comparison_table(title, self.history, self.evaluation.shares))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the scores so far, so that a resumed run still knows its start."""
+        checkpoint["validation_history"] = [[phase, dict(scores)] for phase, scores in self.history]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the scores of the run that is resumed."""
+        self.history = [(int(phase), dict(scores)) for phase, scores in checkpoint.get("validation_history", [])]
+        if self.trainer.state.fn == "fit":
+            # The start is known already; the check before training would take the resumed policy for it.
+            self.trainer.num_sanity_val_steps = 0
+
+    def _add(self, batch: EvaluationBatch) -> None:
+        self._source = batch.source
+        for task, trajectory in batch.rollouts:
+            self.evaluation.update(task, trajectory)
+        self._write(batch)
+
+    def _write(self, batch: EvaluationBatch) -> list[dict[str, Any]]:
+        """Write rollouts to ``trajectories/``; return them as records in OpenAI message format."""
+        name = f"{self.evaluation_title(batch.source.name)}{rank_suffix(self.trainer)}"
+        records = [trajectory_record(task.prompt, trajectory, kind=task.kind) for task, trajectory in batch.rollouts]
+        write_json_lines(run_folder(self.trainer) / "trajectories" / f"{name}.jsonl", records)
+        return records
+
+    def _finish(self, prefix: str) -> Scores:
+        scores = self.evaluation.compute()
+        self.evaluation.reset()
+        if not self.trainer.sanity_checking:
+            self.log_dict({f"{prefix}/{name}": value for name, value in scores.items()})
+        return scores
+
+    def _report(self, scores: Scores) -> None:
+        folder = run_folder(self.trainer)
+        if self.trainer.is_global_zero and self._source is not None:
+            report_scores(folder, self._source, scores, self.evaluation.shares)
+            rank_zero_info(f"scores and trajectories of this {self._source.name}: {folder}")
+
+
+def report_scores(folder: Path, source: EvaluationSource, scores: Scores, shares: Collection[str]) -> None:
+    """Print an evaluation's scores and write them to ``results-{name}.json``, with the number of tasks they are of.
+
+    Args:
+        folder: The run's folder.
+        source: Where the tasks come from.
+        scores: Values by name.
+        shares: Names of the values to be shown in percent.
+    """
+    results = {
+        "stage": source.name,
+        "tasks": source.tasks,
+        "left_out": source.left_out,
+        "rollouts": str(source.how),
+        "scores": scores,
+    }
+    title = f"{source.name}: {source.tasks} tasks, {source.how}"
+    if source.left_out:
+        title += f" ({source.left_out} left out: prompt over {source.max_prompt_tokens} tokens)"
+    Console().print(scores_table(title, scores, shares))
+    write_json(folder / f"results-{source.name}.json", results)
 
 
 def scores_table(title: str, scores: Mapping[str, float], shares: Collection[str]) -> Table:
-    """The scores of one evaluation.
+    """Make a table of one evaluation's scores.
 
     Args:
-        title: What was evaluated.
+        title: Title of the table.
         scores: Values by name; a stop reason that never occurred is left out.
         shares: Names of the values to be shown in percent.
     """
@@ -42,10 +269,10 @@ def scores_table(title: str, scores: Mapping[str, float], shares: Collection[str
 
 
 def comparison_table(title: str, history: Sequence[tuple[int, Mapping[str, float]]], shares: Collection[str]) -> Table:
-    """The first and the last validation of a run side by side.
+    """Make a table of the first and the last validation of a run, side by side.
 
     Args:
-        title: How the rollouts were made.
+        title: Title of the table.
         history: (finished phases, scores) of each validation, oldest first; at least one.
         shares: Names of the values to be shown in percent.
     """
@@ -67,120 +294,3 @@ def comparison_table(title: str, history: Sequence[tuple[int, Mapping[str, float
 
 def _shown(value: float, share: bool) -> str:
     return f"{100 * value:.1f} %" if share else f"{value:.2f}"
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """A task and the rollout that the policy made of it."""
-
-    task: Task
-    trajectory: Trajectory
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """How the tasks of validation, test and prediction are rolled out: from the prompt alone, as always.
-
-    Attributes:
-        temperature: Sampling temperature; 0 is greedy.
-        samples: Rollouts of each task; scores are means over all of them.
-    """
-
-    temperature: float = 0.0
-    samples: int = 1
-
-    def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-            ValueError: A value makes no sense.
-        """
-        if self.temperature < 0 or self.samples < 1:
-            raise ValueError("data.evaluation needs a temperature of at least 0 and at least 1 sample")
-        if self.samples > 1 and not self.temperature:
-            raise ValueError(
-                f"data.evaluation asks for {self.samples} samples of greedy rollouts, which would all be the same; "
-                "set its temperature too"
-            )
-
-    def __str__(self) -> str:
-        """For the titles of tables."""
-        if not self.temperature:
-            return "greedy, prompt only"
-        return f"temperature {self.temperature:g}, {self.samples} each, prompt only"
-
-    @property
-    def sampling(self) -> SamplingConfig:
-        """How tokens are drawn."""
-        return SamplingConfig(self.temperature) if self.temperature else SamplingConfig(greedy=True)
-
-
-class EvaluationRollouts:
-    """All rollouts of a set of tasks, as one batch: nothing waits for the slowest of a smaller one.
-
-    Args:
-        data: Makes the rollouts.
-        name: Which tasks: ``validation``, ``test`` or ``predict``.
-    """
-
-    def __init__(self, data: "TaskDataModule", name: str) -> None:
-        self.data = data
-        self.name = name
-
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self) -> Iterator[list[Evaluated]]:
-        tasks = self.data.share(self.data.tasks[self.name])
-        how = self.data.evaluation
-        requests = [RolloutRequest(task.prompt, how.samples, derive_seed(self.data.seed, self.name)) for task in tasks]
-        results, _ = self.data.rollout(requests, how.sampling, self._title())
-        yield [Evaluated(task, rollout) for task, rollouts in zip(tasks, results, strict=True) for rollout in rollouts]
-
-    def _title(self) -> str:
-        """Within a fit, says after how many phases."""
-        assert self.data.trainer is not None
-        in_fit = self.data.trainer.state.fn == "fit"
-        return f"{self.name}-{self.data.module.finished_phases:04d}" if in_fit else self.name
-
-
-def report_scores(folder: Path, stage: str, scores: Scores, shares: Collection[str], data: "TaskDataModule") -> None:
-    """Shows an evaluation's scores and leaves them in ``results-{stage}.json``, with how many tasks they are of.
-
-    Args:
-        folder: The run's folder.
-        stage: ``validation`` or ``test``.
-        scores: Values by name.
-        shares: Names of the values to be shown in percent.
-        data: Where the tasks came from.
-    """
-    results = {
-        "stage": stage,
-        "tasks": len(data.tasks[stage]),
-        "left_out": data.left_out[stage],
-        "rollouts": str(data.evaluation),
-        "scores": scores,
-    }
-    title = f"{stage}: {results['tasks']} tasks, {data.evaluation}"
-    if results["left_out"]:
-        title += f" ({results['left_out']} left out: prompt over {data.max_prompt_tokens} tokens)"
-    Console().print(scores_table(title, scores, shares))
-    write_json(folder / f"results-{stage}.json", results)
-
-
-def write_rollouts(folder: Path, name: str, batch: "Sequence[Evaluated]") -> list[dict[str, Any]]:
-    """Writes rollouts as ``trajectories/{name}.jsonl``.
-
-    Args:
-        folder: The run's folder.
-        name: The file's name, without its ending.
-        batch: The rollouts with their tasks.
-
-    Returns:
-        Them as records in OpenAI message format.
-    """
-    records = [
-        trajectory_record(evaluated.task.prompt, evaluated.trajectory, kind=evaluated.task.kind) for evaluated in batch
-    ]
-    write_json_lines(folder / "trajectories" / f"{name}.jsonl", records)
-    return records

@@ -3,7 +3,7 @@
 The choices, where the paper is silent or an ablation asks for another one, are arguments of the module:
 
 =====================  ============================================================  =======
-argument               what it decides                                               METHOD
+argument               decision                                                      METHOD
 =====================  ============================================================  =======
 ``trace_template``     where ``h*`` stands in ``c^h``                                5.1
 ``trace_context``      how much of its reasoning is shown                            5.3
@@ -45,7 +45,7 @@ from pact_lightning.rollout.samplers.base import SamplerBackend
 from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.update.context import ContextBuilder, PrivilegedContext, TraceContext, TraceTemplate
 from pact_lightning.update.gradient import gather_gradient, idle_forwards
-from pact_lightning.update.layout import Layout, PromptPlan, RatioContext, head_masks, lay_out
+from pact_lightning.update.layout import RatioContext, ScoringBlocks, ScoringJob, head_masks, lay_out
 from pact_lightning.update.optimizer import OptimizerConfig
 from pact_lightning.update.performance import PhasePerformance, performance_line
 from pact_lightning.update.prompt_loss import PromptLoss, ScoredRollout
@@ -56,14 +56,14 @@ from pact_lightning.utils.seeds import derive_seed, python_random
 
 
 class PACTModule(PolicyModule):
-    """Trains a policy by PACT.
+    """A policy trained by PACT.
 
     One batch is a list of groups and one optimiser step; its loss is the mean over its prompts, however many
     forwards they take.
 
     Args:
-        policy: Which policy to train.
-        optimizer: How to train it.
+        policy: The policy to train.
+        optimizer: Optimiser, learning rate and clipping.
         coefficients: Weights of the SFT, KL and entropy terms.
         clip: Bounds of the surrogate.
         anchor_probability: ``q``: share of prompts scored under the prompt alone [P].
@@ -83,7 +83,7 @@ class PACTModule(PolicyModule):
         attention: How packed rows attend: ``auto``, ``blockwise``, ``two_calls`` or ``flex``; see docs/performance.md.
         offload_activations: Keep what the backward pass needs in the host's memory.
         metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
-        sampler: What samples the rollouts in the policy's stead, such as
+        sampler: A backend that samples the rollouts in the policy's stead, such as
             :class:`~pact_lightning.VLLMServer`; by default the policy does so itself.
         importance_cap: Largest weight of a token where sampler and trainer give it different probabilities [D];
             ``auto`` is 2.0 with a ``sampler`` of its own and ``null`` without, ``null`` corrects nothing.
@@ -146,22 +146,22 @@ class PACTModule(PolicyModule):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether there is a KL term."""
+        """True if there is a KL term."""
         return self.coefficients.kl > 0
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Watches for a collapse; a monitor among the Trainer's own callbacks takes this one's place."""
+        """Add a collapse monitor, unless the Trainer has one."""
         given = any(isinstance(callback, CollapseMonitor) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         return [*super().configure_callbacks(), *([] if given else [CollapseMonitor()])]
 
     def prepare_phase(self, groups: Sequence[Group], optimizer_steps: int) -> None:
-        """Draws the anchors of a phase and takes ``pi_old`` where it is needed (METHOD 5.8, 5.19).
+        """Draw the anchors ``z_i`` of a phase and compute ``pi_old`` where it is needed (METHOD 5.8, 5.19).
 
         Groups that have it already, in a phase that goes on after an interruption, keep it.
 
         Args:
             groups: All groups of the phase.
-            optimizer_steps: How many optimiser steps the phase will make.
+            optimizer_steps: Number of optimiser steps of the phase.
         """
         for group in groups:
             draw = python_random("anchor", self.seed, group.phase, group.task.id, group.position).random()
@@ -169,34 +169,34 @@ class PACTModule(PolicyModule):
                 group.anchored = "no_trace"
             elif draw < self.anchor_probability:
                 group.anchored = "drawn"
-        plans = [plan for plan in map(self._plan, groups) if plan.with_rollouts]
+        jobs = [job for job in map(self._job, groups) if job.with_rollouts]
         if optimizer_steps > 1 or self.ratio_context == "cross":
             under_prompt = self.ratio_context == "cross"
-            missing = [plan for plan in plans if plan.group.old_logps is None]
-            for plan, logps in zip(missing, self._old_logps(missing, under_prompt=under_prompt), strict=True):
-                plan.group.old_logps = logps
+            missing = [job for job in jobs if job.group.old_logps is None]
+            for job, logps in zip(missing, self._old_logps(missing, under_prompt=under_prompt), strict=True):
+                job.group.old_logps = logps
         if self.importance_cap is not None:
-            missing = [plan for plan in plans if not plan.old_under_prompt and plan.group.prompt_logps is None]
-            for plan, logps in zip(missing, self._old_logps(missing, under_prompt=True), strict=True):
-                plan.group.prompt_logps = logps
+            missing = [job for job in jobs if not job.old_under_prompt and job.group.prompt_logps is None]
+            for job, logps in zip(missing, self._old_logps(missing, under_prompt=True), strict=True):
+                job.group.prompt_logps = logps
 
     def on_train_epoch_start(self) -> None:
-        """Seeds what is left to global generators (LoRA dropout) before the phase's first step."""
+        """Seed the global generators, which LoRA dropout uses, before the phase's first step."""
         torch.manual_seed(derive_seed("phase", self.seed, self.trainer.current_epoch))
         self.performance.start(self.model, self.device)
 
     def on_train_epoch_end(self) -> None:
-        """Logs and shows what the phase cost; a validation after it is not part of that."""
+        """Log and print the cost of the phase, without the validation after it."""
         metrics = self.performance.metrics()
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1)
         rank_zero_info(performance_line(self.trainer.current_epoch, metrics))
 
     def log_phase(self, groups: Sequence[Group], stats: RolloutStats, ahead: SampledBy | None = None) -> None:
-        """Takes the figures of a phase's rollouts; they are logged when the phase ends.
+        """Take the figures of a phase's rollouts; they are logged when the phase ends.
 
         Args:
             groups: The groups of the phase.
-            stats: What their rollouts took.
+            stats: Cost of their rollouts.
             ahead: The weights that sampled, where the rollouts were made ahead of the phase.
         """
         metrics = EvaluationMetrics().to(self.device)  # where torchmetrics can gather from all processes
@@ -216,43 +216,43 @@ class PACTModule(PolicyModule):
         rank_zero_info(rollout_line(groups[0].phase, self._phase_metrics))
 
     def training_step(self, batch: list[Group], batch_idx: int) -> dict[str, Any]:
-        """One optimiser step on a list of groups that :meth:`prepare_phase` has seen."""
+        """Make one optimiser step on a list of groups that :meth:`prepare_phase` has seen."""
         del batch_idx
-        plans, sums = self.accumulate_gradients(batch, self.manual_backward)
+        jobs, sums = self.accumulate_gradients(batch, self.manual_backward)
         with self.performance.clock.measure("step"):
             norm = self.apply_gradients()
-        found = sum_over_processes(self.trainer, sums | step_counts(batch, plans)) | {"gradient_norm": norm}
+        found = sum_over_processes(self.trainer, sums | step_counts(batch, jobs)) | {"gradient_norm": norm}
         found["loss"] /= self.trainer.world_size
         self._log_step(len(batch), found)
         return {"loss": torch.tensor(found["loss"])}
 
     def accumulate_gradients(
         self, batch: Sequence[Group], backward: Callable[[Tensor], Any]
-    ) -> tuple[list[PromptPlan], dict[str, float]]:
-        """Adds the gradients of one batch to the weights', calling ``backward`` on the loss of every pack.
+    ) -> tuple[list[ScoringJob], dict[str, float]]:
+        """Add the gradient of a batch to the weights', by ``backward`` of the loss of every pack.
 
         Returns:
-            How every group was scored, and the sums of the metrics.
+            The scoring of every group, and the sums of the metrics.
         """
-        plans = [self._plan(group) for group in batch]
-        layout = lay_out(plans)
+        jobs = [self._job(group) for group in batch]
+        blocks = lay_out(jobs)
         sums: dict[str, float] = defaultdict(float)
         self._correction = SamplerCorrection(self.importance_cap)
-        packs = pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing)
+        packs = pack_blocks(blocks.blocks, self.max_tokens_per_forward, self.packing)
 
         def loss_of(pack: Pack) -> Tensor:
             with self.offloading(), self.performance.clock.measure("forward"):
-                return self._pack_loss(pack, plans, layout, sums)
+                return self._pack_loss(pack, jobs, blocks, sums)
 
         def measured_backward(loss: Tensor) -> None:
             with self.performance.clock.measure("backward"):
                 backward(loss)
 
         gather_gradient(self, packs, loss_of, measured_backward)
-        return plans, sums
+        return jobs, sums
 
-    def _plan(self, group: Group) -> PromptPlan:
-        """What a group needs to be scored; sends prompts to the anchor whose trace does not fit."""
+    def _job(self, group: Group) -> ScoringJob:
+        """Plan the scoring of a group; a prompt whose trace does not fit goes to the anchor."""
         context = None if group.anchored else self._context(group)
         with_rollouts = bool(group.trajectories) and not (group.zero_variance and self.zero_variance == "drop")
         weights = None
@@ -264,7 +264,7 @@ class PACTModule(PolicyModule):
                 supervise_delimiters=self.supervise_delimiters,
             )
         prompt = self.contexts.prompt(group.task) if context is None else context.prompt
-        return PromptPlan(group, context, prompt, self.ratio_context, with_rollouts, weights)
+        return ScoringJob(group, context, prompt, self.ratio_context, with_rollouts, weights)
 
     def _context(self, group: Group) -> PrivilegedContext | None:
         assert group.task.trace is not None
@@ -275,18 +275,18 @@ class PACTModule(PolicyModule):
         return context
 
     @torch.no_grad()
-    def _old_logps(self, plans: Sequence[PromptPlan], *, under_prompt: bool) -> list[list[Tensor]]:
-        """Log-probabilities of the rollouts under ``pi_old``, by plan and rollout."""
-        plans = [replace(plan, context=None if under_prompt else plan.context, sft_weights=None) for plan in plans]
-        layout = lay_out(plans)
-        found = [[torch.zeros(0)] * plan.samples for plan in plans]
-        packs = pack_blocks(layout.blocks, self.max_tokens_per_forward, self.packing)
+    def _old_logps(self, jobs: Sequence[ScoringJob], *, under_prompt: bool) -> list[list[Tensor]]:
+        """Compute log-probabilities of the rollouts under ``pi_old``, by job and rollout, each ``[R]``."""
+        jobs = [replace(job, context=None if under_prompt else job.context, sft_weights=None) for job in jobs]
+        blocks = lay_out(jobs)
+        found = [[torch.zeros(0)] * job.samples for job in jobs]
+        packs = pack_blocks(blocks.blocks, self.max_tokens_per_forward, self.packing)
         idle = idle_forwards(self, len(packs))
         for pack in packs:
-            for read, score in zip(pack.reads, self._score(pack, plans, layout), strict=True):
-                scored = layout.scored(read)
+            for read, score in zip(pack.reads, self._score(pack, jobs, blocks), strict=True):
+                scored = blocks.scored(read)
                 assert scored.sample is not None
-                found[scored.plan][scored.sample] = score.logp
+                found[scored.job][scored.sample] = score.logp
         for _ in idle:
             pass
         return found
@@ -294,17 +294,17 @@ class PACTModule(PolicyModule):
     def _score(
         self,
         pack: Pack,
-        plans: Sequence[PromptPlan],
-        layout: Layout,
+        jobs: Sequence[ScoringJob],
+        blocks: ScoringBlocks,
         *,
         with_entropy: bool = False,
         reference: bool = False,
     ) -> list[LogProbs]:
-        """Log-probabilities of every read of a pack under the policy, or under the reference."""
-        masks = head_masks(plans, layout, pack)
+        """Compute log-probabilities of every read of a pack under the policy or the reference, each ``[R]``."""
+        masks = head_masks(jobs, blocks, pack)
         settings: dict[str, Any] = {
             "only": masks,
-            "temperature": plans[0].group.temperature,
+            "temperature": jobs[0].group.temperature,
             "chunk_size": self.head_chunk,
             "with_entropy": with_entropy,
             "attention": self.attention,
@@ -315,33 +315,32 @@ class PACTModule(PolicyModule):
             with reference_policy(self.model, self.reference_copy) as model:
                 return score_pack(model, pack, **settings)
 
-    def _pack_loss(self, pack: Pack, plans: Sequence[PromptPlan], layout: Layout, sums: dict[str, float]) -> Tensor:
-        """The share of the batch's loss that this pack holds.
-
-        It does not matter how they were packed: see :class:`~pact_lightning.update.prompt_loss.PromptLoss`.
-        """
-        scores = self._score(pack, plans, layout, with_entropy=self.coefficients.entropy > 0)
-        has_rollouts = any(layout.scored(read).sample is not None for read in pack.reads)
+    def _pack_loss(
+        self, pack: Pack, jobs: Sequence[ScoringJob], blocks: ScoringBlocks, sums: dict[str, float]
+    ) -> Tensor:
+        """Compute the share of the batch's loss that a pack holds; the shares add up to the loss, however packed."""
+        scores = self._score(pack, jobs, blocks, with_entropy=self.coefficients.entropy > 0)
+        has_rollouts = any(blocks.scored(read).sample is not None for read in pack.reads)
         needs_reference = self.coefficients.kl > 0 and has_rollouts
-        references = self._score(pack, plans, layout, reference=True) if needs_reference else [None] * len(scores)
+        references = self._score(pack, jobs, blocks, reference=True) if needs_reference else [None] * len(scores)
         rollouts: dict[int, list[ScoredRollout]] = defaultdict(list)
         traces: dict[int, Tensor] = {}
         for read, score, reference in zip(pack.reads, scores, references, strict=True):
-            scored = layout.scored(read)
+            scored = blocks.scored(read)
             if scored.sample is None:
-                traces[scored.plan] = score.logp[layout.offset(read) :]
+                traces[scored.job] = score.logp[blocks.offset(read) :]  # [N]
             else:
-                rollouts[scored.plan].append(ScoredRollout(scored.sample, score, reference))
+                rollouts[scored.job].append(ScoredRollout(scored.sample, score, reference))
         loss_of = PromptLoss(self.coefficients, self.clip, self.sft_normalizer, self._correction, sums)
         total = torch.zeros((), device=self.device)
         for number in sorted({*rollouts, *traces}):
-            loss = loss_of(plans[number], rollouts.get(number, []), traces.get(number))
-            total = total + loss / len(plans)
+            loss = loss_of(jobs[number], rollouts.get(number, []), traces.get(number))
+            total = total + loss / len(jobs)
         sums["loss"] += float(total.detach())
         return total
 
     def _log_step(self, prompts: int, found: Mapping[str, float]) -> None:
-        """Logs the figures of an optimiser step, and those of its phase's rollouts."""
+        """Log the figures of an optimiser step, and those of its phase's rollouts."""
         metrics = step_metrics(found) | {"train/learning_rate": self.learning_rate}
         metrics |= self._correction.metrics(self.trainer)
         self.log_dict(metrics, batch_size=prompts)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on whole expert traces: the SFT baseline, and the warm-up of policies that call no tools."""
+"""SFTModule: supervised fine-tuning on whole expert traces, as a baseline and as a warm-up."""
 
 from collections import defaultdict
 from typing import Any
@@ -59,7 +59,7 @@ class SFTModule(PolicyModule):
         self.with_answer = with_answer
 
     def training_step(self, batch: list[Task], batch_idx: int) -> dict[str, Any]:
-        """One optimiser step on a list of tasks with traces."""
+        """Make one optimiser step on a list of tasks with traces."""
         traces = [self._render(task) for task in batch]
         blocks = [
             Block(self.renderer.prompt(task.prompt.messages, task.prompt.tools), [trace.ids])

@@ -1,35 +1,24 @@
-"""What every data module with tasks shares: loading and checking them, and the rollouts of evaluation."""
+"""TaskDataModule: the base of the data modules, with tasks loaded and checked, and the rollouts of evaluation."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from pact_lightning.credit.reward import RewardError
-from pact_lightning.environments.protocol import EnvironmentUnavailableError, close_environment
-from pact_lightning.resume.checkpoint_files import is_remote
-from pact_lightning.resume.interruption import save_path
-from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest, RolloutStats
-from pact_lightning.rollout.reuse import parts_of, reusable, rollout_progress, rollouts_of, run_rollouts
-from pact_lightning.rollout.samplers.base import Sampler, SamplerUnavailableError, SamplingConfig, TimedSampler
-from pact_lightning.rollout.store import RolloutStore, StoredRollouts
-from pact_lightning.rollout.watch import EnvironmentWatch, UselessEnvironmentsError, watch_over
-from pact_lightning.training.evaluation import EvaluationConfig, EvaluationRollouts
+from pact_lightning.environments.protocol import close_environment
+from pact_lightning.rollout.ahead import RolledOut
+from pact_lightning.rollout.engine import RolloutLimits, RolloutRequest
+from pact_lightning.rollout.runner import RolloutRunner
+from pact_lightning.rollout.samplers.base import SamplingConfig
+from pact_lightning.training.evaluation import EvaluationConfig, EvaluationRollouts, EvaluationSource
 from pact_lightning.training.policy_module import PolicyModule
-from pact_lightning.types.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.prompt import EnvironmentSpec
 from pact_lightning.types.task import Task, TaskSource
-from pact_lightning.types.trajectory import Trajectory
-from pact_lightning.utils.clock import PhaseClock
-from pact_lightning.utils.processes import sum_over_processes
-
-Item = TypeVar("Item")
-
+from pact_lightning.utils.processes import share
+from pact_lightning.utils.seeds import derive_seed
 
 _NEEDED = {
     "fit": ("train", "validation"),
@@ -76,7 +65,7 @@ class TaskDataModule(pl.LightningDataModule):
         self.left_out: dict[str, int] = {}
 
     def setup(self, stage: str) -> None:
-        """Loads the tasks that the stage needs; Lightning calls this before the policy is loaded.
+        """Load the tasks that the stage needs; Lightning calls this before the policy is loaded.
 
         Raises:
             ValueError: The stage has no tasks.
@@ -90,7 +79,7 @@ class TaskDataModule(pl.LightningDataModule):
 
     @property
     def needs_reward(self) -> bool:
-        """Whether training is rewarded by the environments themselves."""
+        """True if training is rewarded by the environments themselves."""
         return False
 
     @property
@@ -103,7 +92,7 @@ class TaskDataModule(pl.LightningDataModule):
         return module
 
     def _fitting(self, name: str, tasks: Sequence[Task]) -> list[Task]:
-        """Tasks whose prompt fits.
+        """Keep the tasks whose prompt fits.
 
         Raises:
             ValueError: There is none, none is left, two have the same id, or an environment lacks the reward that
@@ -135,223 +124,47 @@ class TaskDataModule(pl.LightningDataModule):
             )
         return kept
 
-    def rollout(
-        self,
-        requests: Sequence[RolloutRequest],
-        sampling: SamplingConfig,
-        what: str,
-        *,
-        policy: str | None = None,
-        clock: PhaseClock | None = None,
-    ) -> tuple[list[list[Trajectory]], RolloutStats]:
-        """Rolls prompts out with the current policy.
-
-        Within a fit, every rollout is kept on disk as it ends; those that an interrupted run has left there are taken
-        from it.
-
-        Args:
-            requests: What to roll out.
-            sampling: How tokens are drawn.
-            what: Name of the phase or validation, for the progress display and the store.
-            policy: Name of a policy that is gone: all its rollouts must be on disk.
-            clock: Is told what prefill and decoding took.
-
-        Raises:
-            FileNotFoundError: They are not.
-            EnvironmentUnavailableError: No rollout can go on, or none is of use; the state is saved before.
-            SamplerUnavailableError: What samples is gone; the state is saved before.
-        """
-        assert self.trainer is not None
-        watch = watch_over(requests, what)
-        with self.saved_where_stopped(what):
-            # The policy around all of them: the processes may begin different numbers of samplers.
-            with self.module.whole_policy():
-                found = self._rollout(requests, sampling, what, policy=policy, clock=clock, watch=watch)
-            watch.check_all(sum_over_processes(self.trainer, watch.counts()))
-        return found
-
-    def _rollout(
-        self,
-        requests: Sequence[RolloutRequest],
-        sampling: SamplingConfig,
-        what: str,
-        *,
-        policy: str | None,
-        clock: PhaseClock | None,
-        watch: EnvironmentWatch,
-    ) -> tuple[list[list[Trajectory]], RolloutStats]:
-        assert self.trainer is not None
-        module = self.module
-        sampler = partial(self._lent_sampler, sampling, clock)
-        if self.trainer.state.fn != "fit":
-            engine = RolloutEngine(module.renderer, self.limits)
-            with sampler() as lent, rollout_progress(self.trainer, what, requests) as progress:
-                return engine.run(requests, lent, progress, finished=lambda _, trajectory: watch.ended(trajectory))
-        if policy is not None:
-            wanted, known = rollouts_of(requests), self.kept_rollouts(requests, sampling, what, policy)
-            if known < wanted:
-                raise FileNotFoundError(
-                    f"the checkpoint stands in the middle of {what}, but only {known} of its {wanted} "
-                    f"rollouts are in {self.store.folder}; name an earlier checkpoint, one of the end of a phase"
-                )
-        by = policy or module.policy_name
-        pause = module.interruption.between_sampler_steps
-        return self.roll_out_and_keep(requests, sampling, what, by, sampler=sampler, pause=pause, watch=watch)
-
-    def roll_out_and_keep(
-        self,
-        requests: Sequence[RolloutRequest],
-        sampling: SamplingConfig,
-        what: str,
-        policy: str,
-        *,
-        sampler: Callable[[], AbstractContextManager[Sampler]],
-        pause: Callable[[], None],
-        watch: EnvironmentWatch,
-    ) -> tuple[list[list[Trajectory]], RolloutStats]:
-        """Makes the rollouts that the store does not know, and keeps each in it as it ends; from any thread.
-
-        Args:
-            requests: What to roll out.
-            sampling: How tokens are drawn.
-            what: Name of the phase or validation, for the progress display and the store.
-            policy: Name of the policy that samples.
-            sampler: Lends it.
-            pause: Called between two steps of the sampler; it may raise in order to end the run.
-            watch: Follows the rollouts as they end.
-        """
-        assert self.trainer is not None
-        module = self.module
-        with self._opened(requests, sampling, what, policy) as stored:
-            exact = module.device.type == "cpu" and module.sampler_backend is None
-            parts = list(parts_of(requests, self.limits.rows)) if exact else [range(len(requests))]
-            reused = reusable(stored.known, parts, requests, exact=exact)
-            if stored.known:
-                whole = (
-                    " (on a CPU whole parts of the phase alone, so that the run repeats the undisturbed one exactly)"
-                )
-                rank_zero_info(
-                    f"{what}: the run that was interrupted finished {len(stored.known)} of {rollouts_of(requests)} "
-                    f"rollouts; {len(reused)} are reused{whole if len(reused) < len(stored.known) else ''}"
-                )
-            for trajectory in reused.values():
-                watch.add(trajectory)
-            engine = RolloutEngine(module.renderer, self.limits)
-            with rollout_progress(self.trainer, what, requests) as progress:
-                return run_rollouts(
-                    engine,
-                    requests,
-                    sampler,
-                    progress,
-                    parts=parts,
-                    stored=stored,
-                    reused=reused,
-                    ended=watch.ended,
-                    pause=pause,
-                )
-
-    def kept_rollouts(
-        self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str, policy: str
-    ) -> int:
-        """How many of these rollouts by this policy are on disk; those of another policy are removed."""
-        with self._opened(requests, sampling, what, policy) as stored:
-            return len(stored.known)
-
-    def _opened(
-        self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str, policy: str
-    ) -> AbstractContextManager[StoredRollouts]:
-        return self.store.open(what, f"{policy} {sampling} {self.limits}", requests, self._prompt_ids)
-
-    @contextmanager
-    def saved_where_stopped(self, what: str) -> Iterator[None]:
-        """Around rollouts and their rewards: where none can go on, the state is saved, and the error says how it does.
-
-        Args:
-            what: Name of the phase or validation.
-
-        Raises:
-            EnvironmentUnavailableError: No rollout can go on, or none is of use.
-            SamplerUnavailableError: What samples is gone.
-            RewardError: The reward fails; the rollouts are kept for a mended one.
-        """
-        try:
-            yield
-        except EnvironmentUnavailableError as error:
-            if isinstance(error, UselessEnvironmentsError):
-                self.store.forget(what)  # else a resumed run would take them from there
-            raise EnvironmentUnavailableError(f"{error}. {self._saved('it is back')}") from error
-        except SamplerUnavailableError as error:
-            raise SamplerUnavailableError(f"{error}. {self._saved('it is back')}") from error
-        except RewardError as error:
-            raise RewardError(f"{error}. {self._saved('it is mended')}") from error
-
-    @contextmanager
-    def _lent_sampler(self, sampling: SamplingConfig, clock: PhaseClock | None) -> Iterator[Sampler]:
-        with self.module.sampler(sampling, self.prefill_tokens) as sampler:
-            yield sampler if clock is None else TimedSampler(sampler, clock)
-
-    def _prompt_ids(self, prompt: PromptView) -> list[int]:
-        return self.module.renderer.prompt(prompt.messages, prompt.tools)
-
-    def _saved(self, once: str) -> str:
-        """Saves the state of a fit that has to stop, and says how it goes on once something has happened."""
-        assert self.trainer is not None
-        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
-            return f"Nothing had to be saved; run the command again once {once}"
-        if self.trainer.world_size > 1:  # saving would wait for the other processes
-            return f"All finished phases are in the last checkpoint; go on with --ckpt_path last once {once}"
-        what = (
-            "Everything up to the last finished phase" if self.trainer.global_step else "The start of the first phase"
-        )
-        return f"{what} is {self.module.interruption.save_stopped(self.trainer)} once {once}"
-
     @property
-    def store(self) -> RolloutStore:
-        """Where the rollouts of the phase in work are kept: beside the checkpoints."""
+    def runner(self) -> RolloutRunner:
+        """What rolls out, with the policy in training."""
         assert self.trainer is not None
-        folder = save_path(self.trainer)
-        place = self.run_folder() if is_remote(folder) else Path(folder).parent
-        return RolloutStore(place / "rollouts", self.rank_suffix())
+        return RolloutRunner(self.module, self.trainer, self.limits, self.prefill_tokens)
+
+    def roll_out(self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str) -> RolledOut:
+        """Roll out the prompts of an evaluation; see :meth:`RolloutRunner.run`."""
+        return self.runner.run(requests, sampling, what)
 
     def teardown(self, stage: str) -> None:
-        """Removes the stored rollouts of a fit that has come to its end."""
+        """Remove the stored rollouts of a fit that has come to its end."""
         if stage == "fit":
-            self.store.clear()
-
-    def run_folder(self) -> Path:
-        """Where this run keeps its files."""
-        assert self.trainer is not None
-        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
-
-    def share(self, items: Sequence[Item]) -> list[Item]:
-        """This process's share, where several train together.
-
-        Every n-th is taken, so that the shares of a batch are the batch, whatever the number of processes.
-        """
-        assert self.trainer is not None
-        return list(items)[self.trainer.global_rank :: self.trainer.world_size]
-
-    def rank_suffix(self) -> str:
-        """Keeps the files of several processes apart."""
-        assert self.trainer is not None
-        return f"-rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+            self.runner.store.clear()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leaves the batch where it is: packs move to the device one by one, when they are run."""
+        """Leave the batch where it is: packs move to the device one by one, when they are run."""
         del device, dataloader_idx
         return batch
 
     def val_dataloader(self) -> EvaluationRollouts | list[None]:
-        """Rollouts of the validation tasks."""
-        return EvaluationRollouts(self, "validation") if self.sources["validation"] else []
+        """Return the rollouts of the validation tasks; none without such tasks."""
+        return self._evaluation("validation") if self.sources["validation"] else []
 
     def test_dataloader(self) -> EvaluationRollouts:
-        """Rollouts of the test tasks."""
-        return EvaluationRollouts(self, "test")
+        """Return the rollouts of the test tasks."""
+        return self._evaluation("test")
 
     def predict_dataloader(self) -> EvaluationRollouts:
-        """Rollouts of the prediction tasks."""
-        return EvaluationRollouts(self, "predict")
+        """Return the rollouts of the prediction tasks."""
+        return self._evaluation("predict")
+
+    def _evaluation(self, name: str) -> EvaluationRollouts:
+        assert self.trainer is not None
+        tasks = self.tasks[name]
+        source = EvaluationSource(name, self.evaluation, len(tasks), self.left_out[name], self.max_prompt_tokens)
+
+        def roll_out(requests: Sequence[RolloutRequest], sampling: SamplingConfig) -> RolledOut:
+            return self.roll_out(requests, sampling, self.module.evaluation_title(name))
+
+        return EvaluationRollouts(source, share(self.trainer, tasks), derive_seed(self.seed, name), roll_out)
 
 
 def _try(spec: EnvironmentSpec, *, needs_reward: bool) -> None:

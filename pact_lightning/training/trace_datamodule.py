@@ -1,4 +1,4 @@
-"""Expert traces as training data, for supervised warm-up."""
+"""TraceDataModule: batches of expert traces for supervised fine-tuning."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -6,9 +6,10 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.training.evaluation import EvaluationConfig
+from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.training.task_datamodule import TaskDataModule
 from pact_lightning.types.task import Task, TaskSource
-from pact_lightning.utils.processes import check_shares
+from pact_lightning.utils.processes import check_shares, share
 from pact_lightning.utils.seeds import numpy_random
 
 
@@ -19,44 +20,44 @@ class TraceBatches:
         tasks: Tasks with traces.
         batch_size: Traces per optimiser step; the last, smaller batch of an epoch is dropped.
         seed: Seed of the order.
-        data: The data module, once there is a trainer.
+        module: The module in training; ``None`` outside of a fit.
     """
 
-    def __init__(self, tasks: Sequence[Task], batch_size: int, seed: int, data: TaskDataModule | None = None) -> None:
+    def __init__(self, tasks: Sequence[Task], batch_size: int, seed: int, module: PolicyModule | None = None) -> None:
         self.tasks = tasks
         self.batch_size = batch_size
         self.seed = seed
-        self.data = data
+        self.module = module
 
     def __len__(self) -> int:
         return len(self.tasks) // self.batch_size
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing: the order and the number of batches done are known without it."""
+        """Return nothing: the order and the number of batches done are known without it."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Takes up an interrupted epoch; see :meth:`state_dict`."""
+        """Take up an interrupted epoch; see :meth:`state_dict`."""
 
     def __iter__(self) -> Iterator[list[Task]]:
         epoch, done = 0, 0
-        if self.data is not None and self.data.trainer is not None:
-            epoch = self.data.trainer.current_epoch
-            done = self.data.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        if self.module is not None:
+            epoch = self.module.trainer.current_epoch
+            done = self.module.trainer.fit_loop.epoch_loop.batch_progress.current.completed
         order = numpy_random("trace-order", self.seed, epoch).permutation(len(self.tasks)).tolist()
         for number in range(done, len(self)):
-            if self.data is not None:
-                self.data.module.interruption.between_steps()
-            start = number * self.batch_size
-            batch = order[start : start + self.batch_size]
-            yield [self.tasks[index] for index in (batch if self.data is None else self.data.share(batch))]
+            batch = order[number * self.batch_size : (number + 1) * self.batch_size]
+            if self.module is not None:
+                self.module.interruption.between_steps()
+                batch = share(self.module.trainer, batch)
+            yield [self.tasks[index] for index in batch]
 
 
 class TraceDataModule(TaskDataModule):
     """Batches of expert traces for :class:`~pact_lightning.SFTModule`.
 
     Args:
-        train: Where the tasks come from; those without a trace are left out and counted.
+        train: Training tasks; those without a trace are left out and counted.
         validation: Tasks for validation by prompt-only rollouts.
         test: Tasks for ``test``.
         predict: Tasks for ``predict``.
@@ -96,10 +97,10 @@ class TraceDataModule(TaskDataModule):
             raise ValueError(f"data.batch_size must be at least 1, not {batch_size}")
         self.sources["train"] = train
         self.batch_size = batch_size
-        self._batches: TraceBatches | None = None
+        self._traces: list[Task] = []
 
     def setup(self, stage: str) -> None:
-        """Loads the tasks.
+        """Load the tasks.
 
         Raises:
             ValueError: There are no training tasks, or fewer traces than one batch needs.
@@ -109,7 +110,7 @@ class TraceDataModule(TaskDataModule):
         if stage == "fit":
             check_shares("data.batch_size", self.batch_size, 1 if self.trainer is None else self.trainer.world_size)
         super().setup(stage)
-        if stage != "fit" or self._batches is not None:
+        if stage != "fit" or self._traces:
             return
         tasks = self.tasks.get("train", [])
         with_trace = [task for task in tasks if task.trace is not None]
@@ -119,9 +120,8 @@ class TraceDataModule(TaskDataModule):
                 f"only {len(with_trace)} of {len(tasks)} training tasks have an expert trace, fewer than "
                 f"data.batch_size = {self.batch_size}; add traces or lower it"
             )
-        self._batches = TraceBatches(with_trace, self.batch_size, self.seed, self)
+        self._traces = with_trace
 
     def train_dataloader(self) -> TraceBatches:
-        """Batches of traces, in a new order every epoch."""
-        assert self._batches is not None
-        return self._batches
+        """Return batches of traces, in a new order every epoch."""
+        return TraceBatches(self._traces, self.batch_size, self.seed, self.module)

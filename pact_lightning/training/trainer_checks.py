@@ -1,4 +1,4 @@
-"""Trainer settings that manual optimisation and rollouts cannot honour, refused with a sentence each."""
+"""Trainer settings that manual optimisation and rollouts cannot honour, each refused with a sentence."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +8,11 @@ from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationSch
 from lightning.pytorch.plugins.precision import BitsandbytesPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
+from pact_lightning.resume.lightning_internals import saves_distributed
+
 
 def check_trainer(trainer: pl.Trainer) -> None:
-    """Checks a Trainer before anything is loaded.
+    """Check a Trainer before anything is loaded.
 
     Raises:
         ValueError: It has a setting that would be ignored or do harm; the sentence says what to use.
@@ -32,7 +34,7 @@ def check_trainer(trainer: pl.Trainer) -> None:
             f"trainer.strategy {type(trainer.strategy).__name__} cannot make rollouts; use `ddp`, or, for full weights "
             "that are to be sharded, lightning.pytorch.strategies.ModelParallelStrategy (FSDP2)"
         )
-    if isinstance(trainer.strategy, ModelParallelStrategy) and trainer.strategy._save_distributed_checkpoint:
+    if isinstance(trainer.strategy, ModelParallelStrategy) and saves_distributed(trainer.strategy):
         raise ValueError(
             "ModelParallelStrategy would save a folder of one file per process, of which nobody can tell whether it is "
             "whole; set its save_distributed_checkpoint to false"
@@ -48,7 +50,7 @@ def check_trainer(trainer: pl.Trainer) -> None:
 
 
 def check_checkpoints(trainer: pl.Trainer) -> None:
-    """Checks what a fit will save.
+    """Check what a fit will save.
 
     Raises:
         ValueError: A callback would save the weights alone, from which a fit cannot go on.
@@ -63,7 +65,7 @@ def check_checkpoints(trainer: pl.Trainer) -> None:
 
 
 def check_plugins(plugins: object) -> None:
-    """Checks a Trainer's plugins, one or a list; on its own, since Lightning refuses this one on CPUs by itself.
+    """Check a Trainer's plugins, one or a list; apart from the rest, since Lightning refuses this one on CPUs itself.
 
     Raises:
         ValueError: One would quantise more than the base.

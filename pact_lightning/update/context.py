@@ -1,4 +1,4 @@
-"""What stands before a rollout when it is scored: the prompt ``x``, or the privileged context ``c^h = [x; h*]``."""
+"""Contexts of the log-probabilities: the prompt ``x``, and the privileged context ``c^h = [x; h*]``."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -42,13 +42,13 @@ class PrivilegedContext:
 
 
 class ContextBuilder:
-    """Builds contexts.
+    """Contexts of a policy's prompts.
 
     Args:
         renderer: The policy's renderer.
         template: Where the trace stands (METHOD 5.1): ``turns`` real chat turns after the prompt, ``user_block`` or
             ``system_block`` quoted in the last user or the system message.
-        context: How much of its reasoning is shown (METHOD 5.3): ``full`` all of it, ``safe`` the L4 prefixes,
+        context: Share of its reasoning that is shown (METHOD 5.3): ``full`` all of it, ``safe`` the L4 prefixes,
             ``follow`` the prefixes of the active level.
         max_tokens: Tokens that context and longest rollout may take together.
     """
@@ -60,11 +60,11 @@ class ContextBuilder:
         self.max_tokens = max_tokens
 
     def prompt(self, task: Task) -> npt.NDArray[np.int64]:
-        """Tokens of ``x``."""
+        """Return the tokens of ``x``, ``[P]``."""
         return np.array(self.renderer.prompt(task.prompt.messages, task.prompt.tools), dtype=np.int64)
 
     def privileged(self, task: Task, trace: ExpertTrace, level: int, longest_rollout: int) -> PrivilegedContext | None:
-        """Builds ``c^h``; drops reasoning, oldest turn first, while it is too long (METHOD 5.6).
+        """Build ``c^h``; drop reasoning, oldest turn first, while it is too long (METHOD 5.6).
 
         Args:
             task: The task.
@@ -91,7 +91,7 @@ class ContextBuilder:
         return None
 
     def _target(self, task: Task, prompt_tokens: int, trace: ExpertTrace, shown: ExpertTrace) -> RenderedTrace | None:
-        """What SFT scores: the whole trace, else what is shown of it; ``None`` where neither fits after the prompt."""
+        """Render the whole trace for SFT, else what is shown of it; ``None`` where neither fits after the prompt."""
         for candidate in (trace, shown):
             target = render_trace(self.renderer, candidate, task.prompt.follow_ups)
             if prompt_tokens + len(target.ids) <= self.max_tokens:
@@ -99,7 +99,7 @@ class ContextBuilder:
         return None
 
     def _shown(self, trace: ExpertTrace, level: int) -> ExpertTrace:
-        """The trace with as much of its reasoning as the context may show."""
+        """Cut the trace's reasoning to what the context may show."""
         if self.context == "full":
             return ExpertTrace(trace.turns)
         level = MAX_LEVEL if self.context == "safe" else level
@@ -131,7 +131,7 @@ def _cut(turn: ExpertTurn, level: int) -> ExpertTurn:
 
 
 def quote_trace(trace: ExpertTrace, follow_ups: Sequence[UserTurn] = ()) -> str:
-    """A trace as plain text, for the block templates.
+    """Quote a trace as plain text, for the block templates.
 
     Args:
         trace: The trace.

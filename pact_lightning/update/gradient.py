@@ -1,6 +1,6 @@
-"""What the processes of a run agree on: one gradient per step, equally many forwards, figures over all of them.
+"""One gradient per optimiser step, over all packs and processes.
 
-Nothing distributed is written here: the strategy of the Trainer averages gradients and reduces, torchmetrics gathers.
+Nothing distributed is written here: the strategy of the Trainer averages gradients and reduces.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from pact_lightning.policy.sharding import score_pack
 
 
 class Updated(Protocol):
-    """The module in training, as far as its gradient is concerned."""
+    """The module in training; ``PolicyModule`` is one."""
 
     attention: AttentionChoice
 
@@ -41,7 +41,7 @@ def gather_gradient(
     loss_of: Callable[[Pack], Tensor],
     backward: Callable[[Tensor], Any],
 ) -> None:
-    """Runs the packs of a step forward and backward; the gradient is the mean over the processes of what each adds up.
+    """Run the packs of a step forward and backward; the gradient is the mean over the processes.
 
     The processes may hold different numbers of packs, or none. Replicas average once per step, after the last pack. A
     sharded policy averages in every pack, in which all processes take part: those with fewer run idle ones. Where no
@@ -50,7 +50,7 @@ def gather_gradient(
     Args:
         module: The module in training.
         packs: This process's packs.
-        loss_of: The loss of a pack, this process's mean over its prompts.
+        loss_of: Computes the loss of a pack, this process's mean over its prompts.
         backward: Runs the backward pass of a loss.
     """
     passes = 0
@@ -70,17 +70,17 @@ def gather_gradient(
 
 
 def idle_forwards(module: Updated, own: int) -> Iterator[Tensor]:
-    """Forwards without meaning, by which this process makes as many as the one that makes the most.
+    """Make forwards without meaning, so that this process runs as many as the one that runs the most.
 
-    Only a sharded policy needs them, since its forwards wait for all processes. The processes agree on their number
-    here, so that this has to be called before the first of all those forwards.
+    Only a sharded policy needs them, since its forwards wait for all processes. The processes agree on the number
+    here, before the first of those forwards.
 
     Args:
         module: The module in training.
-        own: Forwards of its own that this process is to make.
+        own: Forwards of its own that this process runs.
 
     Returns:
-        Makes one forward whenever it is asked, and gives log-probabilities that belong to nothing.
+        An iterator; each item is one forward's log-probabilities, which belong to nothing.
     """
     missing = _largest(module.trainer, own) - own if isinstance(module.model, FSDPModule) else 0
     (pack,) = pack_blocks([Block([0], [[0]])], 2)

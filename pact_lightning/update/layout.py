@@ -1,4 +1,8 @@
-"""From groups to forwards: which blocks a prompt needs, and its log-probabilities under the context of its ratio."""
+"""Scoring jobs laid out as blocks: what runs forward for a prompt's rollouts and its trace.
+
+A block is a prefix with branches that attend to it and not to each other. With the trace as real turns the block
+``[x | h* | tau_1 | ... | tau_K]`` serves the trace-conditioned surrogate and the SFT term in one forward.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +21,15 @@ RatioContext = Literal["trace", "prompt", "cross"]
 
 
 @dataclass(frozen=True, slots=True)
-class PromptPlan:
-    """What one prompt of a batch needs to be scored.
+class ScoringJob:
+    """The scoring of one prompt of a batch.
 
     Attributes:
         group: The group.
         context: Its privileged context; ``None`` for an anchored prompt.
         prompt: Tokens of ``x``.
         ratio_context: Context in which its rollouts are scored.
-        with_rollouts: Its rollout terms are needed.
+        with_rollouts: Whether its rollout terms are needed.
         sft_weights: ``m_n`` of the trace's tokens, ``[N]``; ``None`` without an SFT term.
     """
 
@@ -38,31 +42,31 @@ class PromptPlan:
 
     @property
     def samples(self) -> int:
-        """K."""
+        """Number of rollouts, K."""
         return len(self.group.trajectories)
 
     @property
     def old_under_prompt(self) -> bool:
-        """Whether the ratio's denominator is ``pi_old(. | x)``, the distribution that was sampled from."""
+        """True if the ratio's denominator is ``pi_old(. | x)``, the distribution that was sampled from."""
         return self.context is None or self.ratio_context != "trace"
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a read of a pack stands for: rollout ``sample`` of a plan, or (``sample`` is ``None``) its trace."""
+    """The meaning of a read of a pack: rollout ``sample`` of a job, or its trace where ``sample`` is ``None``."""
 
-    plan: int
+    job: int
     sample: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """The blocks of a batch and what their branches are.
+class ScoringBlocks:
+    """The blocks of a batch, with the meaning of their branches.
 
     Attributes:
-        blocks: What to pack.
-        meaning: By block and branch index, what a read of it is.
-        trace_offset: By block, how many tokens of a read prefix come before the trace.
+        blocks: The blocks to pack.
+        meaning: The meaning of each read, by block and branch.
+        trace_offset: Tokens of a read prefix before the trace, by block.
     """
 
     blocks: list[Block]
@@ -70,42 +74,42 @@ class Layout:
     trace_offset: dict[int, int]
 
     def scored(self, read: Read) -> Scored:
-        """What a read stands for."""
+        """Return the meaning of a read."""
         return self.meaning[read.block, read.branch]
 
     def offset(self, read: Read) -> int:
-        """Tokens of the read that come before what is scored."""
+        """Return the number of tokens of a read before the first that is scored."""
         return self.trace_offset.get(read.block, 0) if read.branch == PREFIX else 0
 
 
-def lay_out(plans: Sequence[PromptPlan]) -> Layout:
-    """Lays the prompts of a batch out as blocks: one per prompt wherever trace and rollouts can share a prefix.
+def lay_out(jobs: Sequence[ScoringJob]) -> ScoringBlocks:
+    """Lay the prompts of a batch out as blocks: one per prompt wherever trace and rollouts can share a prefix.
 
-    ``[x | h* | tau_1 .. tau_K]`` serves trace-conditioned RL and SFT at once; under the prompt, ``h*`` is one more
-    branch beside the rollouts; a quoted or shortened trace needs a block of its own for SFT.
+    Under the prompt, ``h*`` is one more branch beside the rollouts. A quoted or shortened trace needs a block of its
+    own for SFT.
     """
-    layout = Layout([], {}, {})
-    for number, plan in enumerate(plans):
-        rollouts = [trajectory.ids() for trajectory in plan.group.trajectories] if plan.with_rollouts else []
+    found = ScoringBlocks([], {}, {})
+    for number, job in enumerate(jobs):
+        rollouts = [trajectory.ids() for trajectory in job.group.trajectories] if job.with_rollouts else []
         samples = [Scored(number, sample) for sample in range(len(rollouts))]
         trace = Scored(number, None)
-        context = plan.context
-        under_trace = context is not None and plan.ratio_context != "prompt"
-        if context is None or plan.sft_weights is None:
-            prefix = context.ids if context is not None and under_trace else plan.prompt
-            _add(layout, prefix, rollouts, samples)
+        context = job.context
+        under_trace = context is not None and job.ratio_context != "prompt"
+        if context is None or job.sft_weights is None:
+            prefix = context.ids if context is not None and under_trace else job.prompt
+            _add(found, prefix, rollouts, samples)
         elif under_trace and context.shared:
-            _add(layout, context.ids, rollouts, samples, read_trace=(trace, len(context.prompt) - 1))
+            _add(found, context.ids, rollouts, samples, read_trace=(trace, len(context.prompt) - 1))
         elif under_trace:
-            _add(layout, context.ids, rollouts, samples)
-            _add(layout, context.prompt, [context.target.ids], [trace])
+            _add(found, context.ids, rollouts, samples)
+            _add(found, context.prompt, [context.target.ids], [trace])
         else:
-            _add(layout, context.prompt, [*rollouts, context.target.ids], [*samples, trace])
-    return layout
+            _add(found, context.prompt, [*rollouts, context.target.ids], [*samples, trace])
+    return found
 
 
 def _add(
-    layout: Layout,
+    found: ScoringBlocks,
     prefix: npt.NDArray[np.int64],
     branches: list[npt.NDArray[np.int64]],
     meaning: list[Scored],
@@ -113,25 +117,29 @@ def _add(
 ) -> None:
     if not branches and read_trace is None:
         return
-    index = len(layout.blocks)
-    layout.blocks.append(Block(prefix, branches, read_prefix=read_trace is not None))
+    index = len(found.blocks)
+    found.blocks.append(Block(prefix, branches, read_prefix=read_trace is not None))
     for branch, scored in enumerate(meaning):
-        layout.meaning[index, branch] = scored
+        found.meaning[index, branch] = scored
     if read_trace is not None:
-        layout.meaning[index, PREFIX], layout.trace_offset[index] = read_trace
+        found.meaning[index, PREFIX], found.trace_offset[index] = read_trace
 
 
-def head_masks(plans: Sequence[PromptPlan], layout: Layout, pack: Pack) -> list[Tensor]:
-    """For every read of a pack, at which tokens the head has to run, ``[R]``: policy tokens, weighted trace tokens."""
+def head_masks(jobs: Sequence[ScoringJob], blocks: ScoringBlocks, pack: Pack) -> list[Tensor]:
+    """Mark, for every read of a pack, the tokens at which the head has to run: policy tokens, weighted trace tokens.
+
+    Returns:
+        A mask ``[R]`` for every read.
+    """
     masks = []
     for read in pack.reads:
-        scored = layout.scored(read)
-        plan = plans[scored.plan]
+        scored = blocks.scored(read)
+        job = jobs[scored.job]
         if scored.sample is not None:
-            masks.append(plan.group.policy_mask(scored.sample))
+            masks.append(job.group.policy_mask(scored.sample))
             continue
-        assert plan.sft_weights is not None
-        mask = torch.zeros(len(read.targets), dtype=torch.bool)
-        mask[layout.offset(read) :] = plan.sft_weights > 0
+        assert job.sft_weights is not None
+        mask = torch.zeros(len(read.targets), dtype=torch.bool)  # [R]
+        mask[blocks.offset(read) :] = job.sft_weights > 0
         masks.append(mask)
     return masks

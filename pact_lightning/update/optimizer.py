@@ -1,7 +1,4 @@
-"""Optimiser steps whose gradient is not finite: skipped, counted, and after too many in a row the end of the run.
-
-The optimiser and its learning rate.
-"""
+"""AdamW with its learning-rate schedule, and the step it takes: clipped, and skipped where it is not finite."""
 
 import math
 from collections.abc import Iterable
@@ -9,57 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
-
-class NonFiniteGradientError(RuntimeError):
-    """So many steps in a row had to be skipped that the run cannot be expected to recover."""
-
-
-@dataclass
-class FiniteSteps:
-    """Counts the steps that were skipped [D].
-
-    Attributes:
-        limit: Skipped steps in a row that end the run.
-        skipped: Skipped steps of the run.
-        in_a_row: Skipped steps since the last one that was taken.
-    """
-
-    limit: int
-    skipped: int = 0
-    in_a_row: int = 0
-
-    def takes(self, norm: float) -> bool:
-        """Whether the step is to be taken; counts it if not.
-
-        Args:
-            norm: Norm of the whole gradient.
-        """
-        if math.isfinite(norm):
-            self.in_a_row = 0
-            return True
-        self.skipped += 1
-        self.in_a_row += 1
-        return False
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the limit is reached."""
-        return self.in_a_row >= self.limit
-
-
-def which_are_not_finite(gradients: Iterable[tuple[str, Tensor | None]]) -> str:
-    """Names the weights behind a gradient that is not finite, for a message.
-
-    Args:
-        gradients: Every trained weight's name and gradient.
-    """
-    found = [(name, gradient) for name, gradient in gradients if gradient is not None]
-    bad = [name for name, gradient in found if not bool(gradient.isfinite().all())]
-    if not bad:
-        return f"each of the {len(found)} gradients is finite, but their norm overflows"
-    return f"{len(bad)} of {len(found)} gradients hold NaN or infinity, the first is that of {bad[0]}"
+from pact_lightning.policy.sharding import common_value
 
 
 @dataclass(frozen=True)
@@ -91,7 +42,7 @@ class OptimizerConfig:
     bits: Literal[8, 32] = 32
 
     def __post_init__(self) -> None:
-        """Checks the values.
+        """Check the values.
 
         Raises:
             ValueError: A value makes no sense.
@@ -106,7 +57,7 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.bits is 8 or 32, not {self.bits}")
 
     def factor(self, step: int) -> float:
-        """Learning rate at an optimiser step, as a share of the peak."""
+        """Return the learning rate at an optimiser step, as a share of the peak."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.schedule == "constant":
@@ -114,7 +65,7 @@ class OptimizerConfig:
         return 0.5 * (1.0 + math.cos(math.pi * min(step / self.schedule_steps, 1.0)))
 
     def over(self, weights: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser of the given weights."""
+        """Make the optimiser of the given weights."""
         adamw: Any = torch.optim.AdamW
         if self.bits == 8:
             from bitsandbytes.optim.adamw import AdamW8bit
@@ -124,3 +75,82 @@ class OptimizerConfig:
             weights, lr=self.learning_rate, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
         )
         return optimizer
+
+
+class NonFiniteGradientError(RuntimeError):
+    """So many steps in a row had to be skipped that the run cannot be expected to recover."""
+
+
+@dataclass
+class FiniteSteps:
+    """The count of skipped steps [D].
+
+    Attributes:
+        limit: Skipped steps in a row that end the run.
+        skipped: Skipped steps of the run.
+        in_a_row: Skipped steps since the last one that was taken.
+    """
+
+    limit: int
+    skipped: int = 0
+    in_a_row: int = 0
+
+    def takes(self, norm: float) -> bool:
+        """Return whether the step is to be taken; count it if not.
+
+        Args:
+            norm: Norm of the whole gradient.
+        """
+        if math.isfinite(norm):
+            self.in_a_row = 0
+            return True
+        self.skipped += 1
+        self.in_a_row += 1
+        return False
+
+    @property
+    def exhausted(self) -> bool:
+        """True once the limit is reached."""
+        return self.in_a_row >= self.limit
+
+
+def take_step(
+    optimizer: LightningOptimizer, schedule: LRScheduler, model: nn.Module, *, clip: float, steps: FiniteSteps
+) -> tuple[float, str]:
+    """Clip the gradient, step, and clear; the gradient of the whole batch has been gathered by then.
+
+    A step whose gradient is not finite is skipped: weights, optimiser and schedule stay as they are.
+
+    Args:
+        optimizer: The optimiser.
+        schedule: Its learning-rate schedule.
+        model: The model in training.
+        clip: Largest norm of the gradient; 0 switches clipping off.
+        steps: Counts the steps that are skipped.
+
+    Returns:
+        The gradient's norm before clipping, and why the step was skipped; the latter is empty where it was taken.
+    """
+    weights = [weight for weight in model.parameters() if weight.grad is not None]
+    norm = common_value(nn.utils.clip_grad_norm_(weights, clip if clip > 0 else math.inf))
+    if not steps.takes(norm):
+        why = which_are_not_finite((name, weight.grad) for name, weight in model.named_parameters())
+        optimizer.zero_grad()
+        return norm, why
+    optimizer.step()
+    optimizer.zero_grad()
+    schedule.step()
+    return norm, ""
+
+
+def which_are_not_finite(gradients: Iterable[tuple[str, Tensor | None]]) -> str:
+    """Name the weights behind a gradient that is not finite, for a message.
+
+    Args:
+        gradients: Every trained weight's name and gradient.
+    """
+    found = [(name, gradient) for name, gradient in gradients if gradient is not None]
+    bad = [name for name, gradient in found if not bool(gradient.isfinite().all())]
+    if not bad:
+        return f"each of the {len(found)} gradients is finite, but their norm overflows"
+    return f"{len(bad)} of {len(found)} gradients hold NaN or infinity, the first is that of {bad[0]}"

@@ -1,4 +1,4 @@
-"""What a phase cost: seconds by part, operations, utilisation, memory."""
+"""Cost of a phase: seconds by part, operations, utilisation, memory."""
 
 import resource
 import sys
@@ -23,7 +23,7 @@ _GIB = 2**30
 
 
 class PhasePerformance:
-    """Gathers what a phase cost [D].
+    """The cost of the phase in work [D].
 
     Attributes:
         clock: Seconds by part.
@@ -39,7 +39,7 @@ class PhasePerformance:
         self._update_tokens = 0
 
     def start(self, model: nn.Module, device: torch.device) -> None:
-        """Begins a phase."""
+        """Begin a phase."""
         self._device = device
         self._count = FlopCount.of(model)
         source: Any = model
@@ -52,14 +52,14 @@ class PhasePerformance:
         self.clock.start(device)
 
     def rollouts(self, groups: Sequence[Group], stats: RolloutStats) -> None:
-        """Counts the rollouts of the phase: each prompt once, and every token after it once per rollout."""
+        """Count the rollouts of the phase: each prompt once, and every token after it once per rollout."""
         self.clock.add("tools", stats.tool_seconds)
         if self._count is not None:
             self._rollout_flops += self._count.forward(sum((_rollout_work(group) for group in groups), Work()))
 
     @contextmanager
     def forward(self, pack: Pack, masks: Sequence[Tensor], *, reference: bool) -> Iterator[None]:
-        """Measures and counts one forward: of the reference, of ``pi_old`` (without gradient), or of the update."""
+        """Measure and count one forward: of the reference, of ``pi_old`` (without gradient), or of the update."""
         part: Part = "reference" if reference else "forward" if torch.is_grad_enabled() else "old"
         if self._count is not None:
             head_tokens = sum(int(mask.sum()) for mask in masks)
@@ -72,7 +72,10 @@ class PhasePerformance:
             yield
 
     def metrics(self) -> dict[str, float]:
-        """Seconds as ``time/...``; rates and memory as ``perf/...``; utilisation where the device's peak is known."""
+        """Return seconds as ``time/...``, and rates, memory and utilisation as ``perf/...``.
+
+        Utilisation needs a device whose peak is known.
+        """
         seconds = self.clock.seconds
         metrics = {f"time/{part}": seconds.get(part, 0.0) for part in PARTS}
         metrics |= {"time/other": self.clock.other, "time/phase": self.clock.total}
@@ -89,7 +92,7 @@ class PhasePerformance:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: on CUDA the most that tensors took since the phase began, on a CPU the most this process ever took."""
+    """Return bytes: on CUDA the peak of tensors since the phase began, on a CPU the peak of this process ever."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # Kilobytes on Linux, bytes on macOS.
@@ -97,7 +100,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def performance_line(phase: int, metrics: Mapping[str, float]) -> str:
-    """What a phase cost, for people who watch; parts that took no time are left out."""
+    """Describe the cost of a phase in one line; parts that took no time are left out."""
     parts = [f"{name} {metrics[f'time/{name}']:.1f}" for name in (*PARTS, "other") if metrics[f"time/{name}"] >= 0.05]
     line = f"phase {phase} took {metrics['time/phase']:.1f} s" + (f": {', '.join(parts)}" if parts else "")
     if "perf/update_tokens_per_second" in metrics:
@@ -112,7 +115,7 @@ def _rate(amount: float, seconds: float) -> float:
 
 
 def _rollout_work(group: Group) -> Work:
-    """The prompt goes through the policy once, what follows once per rollout; the last sampled token is never fed."""
+    """Sum a group's work: the prompt once, what follows once per rollout; the last sampled token is never fed."""
     work = Work()
     for number, trajectory in enumerate(group.trajectories):
         prompt = len(trajectory.prompt_ids)

@@ -1,4 +1,4 @@
-"""The loss of one prompt, from the log-probabilities of its rollouts and its trace (METHOD section 2, eq. 12-14)."""
+"""Loss of one prompt from the log-probabilities of its rollouts and its trace (METHOD section 2, eq. 12-14)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pact_lightning.objectives.kl import entropy_bonus, k3_kl
 from pact_lightning.objectives.pact import Coefficients, pact_prompt_loss
 from pact_lightning.objectives.surrogate import ClipConfig, clipped_surrogate
 from pact_lightning.policy.logprobs import LogProbs
-from pact_lightning.update.layout import PromptPlan
+from pact_lightning.update.layout import ScoringJob
 from pact_lightning.update.sampler_correction import SamplerCorrection
 
 
@@ -21,8 +21,8 @@ class ScoredRollout:
 
     Attributes:
         sample: Its index in the group.
-        policy: What the policy gives it, ``[R]``, with the entropy where there is a bonus on it.
-        reference: What the frozen reference gives it, ``[R]``; ``None`` without a KL term.
+        policy: Log-probabilities under the policy, ``[R]``, with the entropy where there is a bonus on it.
+        reference: Log-probabilities under the frozen reference, ``[R]``; ``None`` without a KL term.
     """
 
     sample: int
@@ -32,7 +32,7 @@ class ScoredRollout:
 
 @dataclass(frozen=True, slots=True)
 class PromptLoss:
-    """Computes the losses of a step's prompts.
+    """The losses of a step's prompts.
 
     A prompt may be spread over several packs. Every term is a sum over rollouts, or the trace's own, so the losses of
     the parts add up to the prompt's.
@@ -40,9 +40,9 @@ class PromptLoss:
     Attributes:
         coefficients: Weights of the terms.
         clip: Bounds of the surrogate.
-        sft_normalizer: What the SFT sum is divided by.
-        correction: Weighs the step's rollouts where the sampler was off.
-        sums: The step's figures, which every part adds to; names that nothing was added to are 0 (a ``defaultdict``).
+        sft_normalizer: Divisor of the SFT sum.
+        correction: Weights of the step's rollouts where the sampler was off.
+        sums: The step's figures, to which every part adds (a ``defaultdict`` of 0).
     """
 
     coefficients: Coefficients
@@ -51,42 +51,42 @@ class PromptLoss:
     correction: SamplerCorrection
     sums: dict[str, float]
 
-    def __call__(self, plan: PromptPlan, rollouts: Sequence[ScoredRollout], trace_logp: Tensor | None) -> Tensor:
-        """The loss of what a pack holds of a prompt, a scalar.
+    def __call__(self, job: ScoringJob, rollouts: Sequence[ScoredRollout], trace_logp: Tensor | None) -> Tensor:
+        """Compute the loss of the part of a prompt that a pack holds, a scalar.
 
         Args:
-            plan: The prompt.
-            rollouts: Those of its rollouts that are in the pack.
-            trace_logp: Log-probabilities of its trace's tokens, ``[N]``; ``None`` where the trace is not in the pack.
+            job: The prompt.
+            rollouts: Its rollouts in the pack.
+            trace_logp: Log-probabilities of its trace's tokens, ``[N]``; ``None`` where the trace is in another pack.
         """
         terms: dict[str, Tensor | None] = {"rl": None, "kl": None, "entropy": None, "sft": None}
         if rollouts:
-            terms |= self._rollout_terms(plan, rollouts)
-        if trace_logp is not None and plan.sft_weights is not None:
-            weights = plan.sft_weights.to(trace_logp.device)
+            terms |= self._rollout_terms(job, rollouts)
+        if trace_logp is not None and job.sft_weights is not None:
+            weights = job.sft_weights.to(trace_logp.device)
             terms["sft"], metrics = component_sft_loss(trace_logp, weights, normalizer=self.sft_normalizer)
             self.sums["sft_prompts"] += 1
             self.sums["sft_skipped"] += float(metrics["skipped"])
-        elif plan.context is not None:
+        elif job.context is not None:
             terms["sft"] = rollouts[0].policy.logp.new_zeros(())  # it is in another pack of this batch
-        loss, metrics = pact_prompt_loss(anchored=plan.context is None, coefficients=self.coefficients, **terms)
+        loss, metrics = pact_prompt_loss(anchored=job.context is None, coefficients=self.coefficients, **terms)
         for name in ("rl", "kl", "entropy", "sft"):
             if name in metrics:
                 self.sums[f"{name}_loss"] += float(metrics[name])
         return loss
 
-    def _rollout_terms(self, plan: PromptPlan, rollouts: Sequence[ScoredRollout]) -> dict[str, Tensor | None]:
-        group = plan.group
+    def _rollout_terms(self, job: ScoringJob, rollouts: Sequence[ScoredRollout]) -> dict[str, Tensor | None]:
+        group = job.group
         samples = [rollout.sample for rollout in rollouts]
-        logp = _padded([rollout.policy.logp for rollout in rollouts])
-        mask = _padded([group.policy_mask(sample) for sample in samples]).to(logp.device)
+        logp = _padded([rollout.policy.logp for rollout in rollouts])  # [K, T]
+        mask = _padded([group.policy_mask(sample) for sample in samples]).to(logp.device)  # [K, T]
         advantages = _padded([group.token_advantages(sample) for sample in samples]).to(logp.device)
         if group.old_logps is None:
-            old = logp.detach()
+            old = logp.detach()  # on-policy: the ratio is 1, its gradient is not 0
         else:
             old = _padded([group.old_logps[sample] for sample in samples]).to(logp.device)
-        share = len(samples) / plan.samples  # of the group's rollouts in this pack
-        weights = self.correction.weights(plan, samples, old, mask)
+        share = len(samples) / job.samples  # of the group's rollouts in this pack
+        weights = self.correction.weights(job, samples, old, mask)  # [K, T]
         if weights is not None:
             advantages = advantages * weights  # in which the surrogate is homogeneous
         rl, metrics = clipped_surrogate(
@@ -106,5 +106,5 @@ class PromptLoss:
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:
-    """Rows of different length as ``[K, T]``, zeros to the right."""
+    """Pad rows of different length to ``[K, T]`` with zeros on the right."""
     return pad_sequence(list(rows), batch_first=True)

@@ -1,4 +1,4 @@
-"""How far the sampler of a step's rollouts is off, and the weights that correct for it (METHOD 5.19)."""
+"""Mismatch between sampler and trainer, and the token weights that correct for it (METHOD 5.19)."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pact_lightning.objectives.importance import sampling_mismatch, truncated_importance_weights
 from pact_lightning.rollout.samplers.base import SamplerBackend
-from pact_lightning.update.layout import PromptPlan
+from pact_lightning.update.layout import ScoringJob
 from pact_lightning.utils.processes import over_processes
 
 _MEANS = ("abs_difference", "kl", "weight_mean", "capped")
@@ -19,7 +19,7 @@ ImportanceCap = float | Literal["auto"] | None
 
 
 def cap_in_force(wanted: ImportanceCap, sampler: SamplerBackend | None) -> float | None:
-    """What ``auto`` stands for: 2.0 with a sampler of its own, none where the policy samples itself.
+    """Resolve ``auto``: 2.0 with a sampler backend, none where the policy samples itself.
 
     Raises:
         ValueError: The cap is below 1.
@@ -32,7 +32,7 @@ def cap_in_force(wanted: ImportanceCap, sampler: SamplerBackend | None) -> float
 
 
 class SamplerCorrection:
-    """Gathers the mismatch of one optimiser step's rollouts.
+    """The mismatch of one optimiser step's rollouts.
 
     Args:
         cap: The largest weight; ``None`` measures only.
@@ -44,12 +44,12 @@ class SamplerCorrection:
         self._sums = dict.fromkeys(("abs_difference", "kl") if cap is None else _MEANS, 0.0)
         self._ratio_max = 0.0
 
-    def weights(self, plan: PromptPlan, samples: Sequence[int], old: Tensor, mask: Tensor) -> Tensor | None:
-        """Measures some rollouts of a prompt, and gives their weights.
+    def weights(self, job: ScoringJob, samples: Sequence[int], old: Tensor, mask: Tensor) -> Tensor | None:
+        """Measure some rollouts of a prompt and compute their weights.
 
         Args:
-            plan: The prompt.
-            samples: Which of its rollouts.
+            job: The prompt.
+            samples: Indices of the rollouts.
             old: The ratio's denominator, ``[K, T]``.
             mask: Policy tokens, ``[K, T]``.
 
@@ -61,15 +61,15 @@ class SamplerCorrection:
         Raises:
             ValueError: There is a cap, and a rollout lacks the sampler's log-probabilities.
         """
-        if self._cap is None and not all(plan.group.trajectories[sample].sampled_logps for sample in samples):
+        if self._cap is None and not all(job.group.trajectories[sample].sampled_logps for sample in samples):
             return None
-        if plan.old_under_prompt:
+        if job.old_under_prompt:
             logp = old.detach()
-        elif plan.group.prompt_logps is not None:
-            logp = _rows([plan.group.prompt_logps[sample] for sample in samples], mask)
+        elif job.group.prompt_logps is not None:
+            logp = _rows([job.group.prompt_logps[sample] for sample in samples], mask)
         else:
             return None
-        sampled = _rows([plan.group.sampled_logps(sample) for sample in samples], mask)
+        sampled = _rows([job.group.sampled_logps(sample) for sample in samples], mask)
         metrics, weights = sampling_mismatch(logp, sampled, mask), None
         if self._cap is not None:
             weights, corrected = truncated_importance_weights(logp, sampled, mask, cap=self._cap)
@@ -82,7 +82,7 @@ class SamplerCorrection:
         return weights
 
     def metrics(self, trainer: pl.Trainer) -> dict[str, float]:
-        """Means over the tokens that were measured, and the largest ratio of all; NaN where none was.
+        """Average over the tokens that were measured, with the largest ratio; NaN where none was.
 
         The names are the same in every step, since Lightning repeats the value of a name that a step leaves out.
 

@@ -1,40 +1,39 @@
-"""The figures of one optimiser step."""
+"""Figures of one optimiser step."""
 
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from pact_lightning.credit.group import AnchorReason, Group
 from pact_lightning.objectives.surrogate import FIGURES
-from pact_lightning.update.layout import PromptPlan
+from pact_lightning.update.layout import ScoringJob
 
 _ANCHOR_REASONS: tuple[AnchorReason, ...] = get_args(AnchorReason)
 
 
-def step_counts(batch: Sequence[Group], plans: Sequence[PromptPlan]) -> dict[str, float]:
-    """What is counted of a batch; counts of several processes add up.
+def step_counts(batch: Sequence[Group], jobs: Sequence[ScoringJob]) -> dict[str, float]:
+    """Count the prompts of a batch by kind; counts of several processes add up.
 
     Args:
         batch: The groups of the step.
-        plans: How each of them was scored.
+        jobs: Their scoring.
     """
     counts: dict[str, float] = {
         "prompts": len(batch),
-        "anchored": sum(plan.context is None for plan in plans),
+        "anchored": sum(job.context is None for job in jobs),
         "zero_variance": sum(group.zero_variance for group in batch),
-        "trace_shortened": sum(plan.context is not None and plan.context.dropped_turns > 0 for plan in plans),
+        "trace_shortened": sum(job.context is not None and job.context.dropped_turns > 0 for job in jobs),
     }
     return counts | {reason: sum(group.anchored == reason for group in batch) for reason in _ANCHOR_REASONS}
 
 
 def step_metrics(sums: Mapping[str, float]) -> dict[str, float]:
-    """Means: losses over the prompts that have the term, shares over all prompts of the step.
+    """Average losses over the prompts that have the term, and counts over all prompts of the step.
 
-    The names are the same in every step, since Lightning repeats the value of a name that a step leaves out. What no
-    prompt of the step has is 0.
+    The names are the same in every step, since Lightning repeats the value of a name that a step leaves out. A term
+    that no prompt of the step has is 0.
 
     Args:
-        sums: What the packs added up, and :func:`step_counts`, over all processes; names that nothing added to are 0
-            (a ``defaultdict``).
+        sums: Sums of the packs, and :func:`step_counts`, over all processes (a ``defaultdict`` of 0).
     """
     with_rl, with_sft, prompts = max(sums["rl_prompts"], 1e-9), max(sums["sft_prompts"], 1e-9), sums["prompts"]
     metrics = {

@@ -1,21 +1,24 @@
-"""TODO utils.processes."""
+"""The processes of a run: figures over all of them, shares of a batch, names of files.
+
+Nothing distributed is written here: the strategy of the Trainer reduces, torchmetrics gathers.
+"""
 
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import lightning.pytorch as pl
 import torch
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-if TYPE_CHECKING:
-    pass
+Item = TypeVar("Item")
 
 
 def sum_over_processes(trainer: pl.Trainer, figures: Mapping[str, float]) -> dict[str, float]:
-    """Adds figures up by name; a process may lack some. What no process has is 0."""
+    """Add figures up by name. A process may lack some; a name that none has is 0."""
     total: dict[str, float] = defaultdict(float)
     for of_process in over_processes(trainer, figures):
         for name, value in of_process.items():
@@ -24,7 +27,7 @@ def sum_over_processes(trainer: pl.Trainer, figures: Mapping[str, float]) -> dic
 
 
 def over_processes(trainer: pl.Trainer, figures: Mapping[str, float]) -> list[dict[str, float]]:
-    """The figures of every process by its rank; all of them have to call this together."""
+    """Gather the figures of every process, by rank; all processes have to call this together."""
     if trainer.world_size == 1:
         return [dict(figures)]
     text = json.dumps(dict(figures)).encode()
@@ -33,13 +36,13 @@ def over_processes(trainer: pl.Trainer, figures: Mapping[str, float]) -> list[di
 
 
 def expect_common_figures(trainer: pl.Trainer) -> None:
-    """Silences Lightning's advice, once per metric, to average: what is logged is over all processes already."""
+    """Silence Lightning's advice, once per metric, to average: what is logged is over all processes already."""
     if trainer.world_size > 1:
         warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*sync_dist=True")
 
 
 def check_shares(name: str, size: int, processes: int) -> None:
-    """Checks that the batch of an optimiser step can be shared: a mean of the processes' means needs equal shares.
+    """Check that the batch of an optimiser step can be shared: a mean of the processes' means needs equal shares.
 
     Raises:
         ValueError: It cannot.
@@ -48,3 +51,18 @@ def check_shares(name: str, size: int, processes: int) -> None:
         raise ValueError(
             f"{name} ({size}) cannot be shared evenly by {processes} processes; make it a multiple of that"
         )
+
+
+def share(trainer: pl.Trainer, items: Sequence[Item]) -> list[Item]:
+    """Take this process's share: every n-th, so that the shares of a batch are the batch, however many processes."""
+    return list(items)[trainer.global_rank :: trainer.world_size]
+
+
+def rank_suffix(trainer: pl.Trainer) -> str:
+    """Return what keeps the files of several processes apart; empty for one process."""
+    return f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+
+
+def run_folder(trainer: pl.Trainer) -> Path:
+    """Return where the run keeps its files; all processes have to ask together."""
+    return Path(trainer.log_dir or trainer.default_root_dir)

@@ -7,7 +7,7 @@ import torch
 from hand_made import attempts, bundled_renderer
 
 from pact_lightning.rollout.engine import RolloutRequest
-from pact_lightning.rollout.reuse import parts_of, reusable
+from pact_lightning.rollout.runner import parts_of, reusable
 from pact_lightning.rollout.store import RolloutStore
 from pact_lightning.tasks.bundled.tasks import make_task
 from pact_lightning.types.prompt import UserTurn

@@ -18,7 +18,7 @@ from pact_lightning.policy.attention.blockwise import BlockwisePlan
 from pact_lightning.policy.attention.choice import AttentionChoice, AttentionTrial, try_attention
 from pact_lightning.policy.attention.flex import FlexPlan
 from pact_lightning.policy.attention.plan import SharedPrefixPlan
-from pact_lightning.policy.attention.shape import AttentionShape
+from pact_lightning.policy.attention.plan import AttentionShape
 from pact_lightning.policy.packing import BlockLayout
 from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.training.pact_module import PACTModule

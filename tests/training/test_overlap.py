@@ -262,11 +262,11 @@ class InStep(pl.Callback):
         self.data = trainer.datamodule
 
     def wait(self, timeout):
-        return until(lambda: self.data._ahead is not None) and self.data._ahead._dropped.wait(timeout)
+        return until(lambda: self.data.phases.ahead is not None) and self.data.phases.ahead._dropped.wait(timeout)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if (trainer.current_epoch, batch_idx) == self.at:
-            path = self.data.store.folder / f"phase-{self.at[0] + 1:04d}.jsonl"
+            path = self.data.runner.store.folder / f"phase-{self.at[0] + 1:04d}.jsonl"
             assert until(lambda: path.exists() and len(path.read_text().splitlines()) == 1 + self.stored)
             self.act(trainer)
 

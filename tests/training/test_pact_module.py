@@ -238,7 +238,7 @@ def test_packing_changes_neither_loss_nor_gradient(eight_prompts, packing, tight
     groups = mixed_groups()
     limit = tight_limit(groups) if tight else 100_000
     module = prepared(FULL, SHIFT, anchor_probability=0.0, packing=packing, max_tokens_per_forward=limit)
-    plans = [module._plan(group) for group in groups]
+    plans = [module._job(group) for group in groups]
     packs = pack_blocks(lay_out(plans).blocks, limit, packing)
     assert len(packs) > 4 if tight else len(packs) == 1
     expected, logged = eight_prompts
@@ -250,7 +250,7 @@ def test_a_prompt_whose_rollouts_take_several_forwards_has_the_same_gradient():
     group = group_of(2)
     limit = tight_limit([group])
     module = prepared(FULL, SHIFT, anchor_probability=0.0, max_tokens_per_forward=limit)
-    assert len(pack_blocks(lay_out([module._plan(group)]).blocks, limit)) == 2
+    assert len(pack_blocks(lay_out([module._job(group)]).blocks, limit)) == 2
     whole = prepared(FULL, SHIFT, anchor_probability=0.0)
     assert_same(gradients(module, group), gradients(whole, group_of(2)))
     assert module.logged[0]["train/loss"] == pytest.approx(whole.logged[0]["train/loss"], abs=1e-5)

@@ -10,8 +10,7 @@ from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
 from pact_lightning.rollout.openai_format import trajectory_record
-from pact_lightning.tasks.checks import check_task
-from pact_lightning.tasks.record import task_from_json, task_to_json
+from pact_lightning.tasks.record import check_task, task_from_json, task_to_json
 from pact_lightning.traces.tokens import render_trace
 from pact_lightning.types.prompt import UserTurn
 from pact_lightning.types.task import Reference, Task

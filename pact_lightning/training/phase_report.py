@@ -1,0 +1,99 @@
+"""A phase's report: warnings about tools and environments, trajectories on disk, figures in the log."""
+
+from collections.abc import Sequence
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
+
+from pact_lightning.credit.group import Group
+from pact_lightning.environments.tool_calls import raised_responses
+from pact_lightning.rollout.engine import RolloutStats
+from pact_lightning.rollout.openai_format import trajectory_record
+from pact_lightning.utils.files import write_json_lines
+from pact_lightning.utils.processes import rank_suffix, run_folder, sum_over_processes
+
+
+class PhaseReport:
+    """What is told of the phases of a run; some warnings come once.
+
+    Args:
+        trainer: The Trainer.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self._trainer = trainer
+        self._told_unanswered = False
+        self._told_raised = False
+
+    def warn(self, groups: Sequence[Group], stats: RolloutStats) -> None:
+        """Warn of environments that could not be started, and once each of unanswered calls and of exceptions.
+
+        Args:
+            groups: This process's groups of the phase.
+            stats: What their rollouts took.
+        """
+        failed = [trajectory for group in groups for trajectory in group.failed]
+        kept = [trajectory for group in groups for trajectory in group.trajectories]
+        raised = [(trajectory.task_id, text) for trajectory in kept for text in raised_responses(trajectory)]
+        counts = {"failed": len(failed), "kept": len(kept), "raised": len(raised)}
+        found = sum_over_processes(
+            self._trainer, counts | {"calls": stats.tool_calls, "unanswered": stats.unanswered_calls}
+        )
+        phase = groups[0].phase
+        if found["raised"] and found["raised"] == found["calls"] and not self._told_raised:
+            self._told_raised = True
+            first = f"the first one, of task {raised[0][0]}: {raised[0][1]}" if raised else "all in other processes"
+            rank_zero_warn(
+                f"an exception ended every one of the {found['calls']:.0f} tool calls of phase {phase}, so "
+                f"that its rollouts teach nothing about the tools; {first}. It is not told again"
+            )
+        if found["failed"]:
+            first = "none of them in this process; look at the trajectories of the others"
+            if failed:
+                first = f"the first one, of task {failed[0].task_id}: {' '.join(failed[0].turns[-1].responses)}"
+            rank_zero_warn(
+                f"{found['failed']:.0f} of {found['failed'] + found['kept']:.0f} rollouts of this phase have no "
+                f"environment and are left out; {first}"
+            )
+        if found["unanswered"] and not self._told_unanswered:
+            self._told_unanswered = True
+            tasks = [trajectory.task_id for trajectory in kept if trajectory.unanswered_calls]
+            where = f"such as in task {tasks[0]}" if tasks else "all in other processes"
+            rank_zero_warn(
+                f"nobody answered {found['unanswered']:.0f} of the {found['calls']:.0f} tool calls of phase "
+                f"{phase}, {where}; look at the "
+                "trajectories. Later ones are counted in rollout/unanswered_calls and not told again"
+            )
+
+    def write(self, groups: Sequence[Group]) -> None:
+        """Write the trajectories of a phase to ``trajectories/``, with their rewards and advantages.
+
+        Args:
+            groups: This process's groups of the phase.
+        """
+        records = [
+            trajectory_record(
+                group.task.prompt,
+                trajectory,
+                rewards=rewards,
+                advantages=advantages,
+                phase=group.phase,
+                kind=group.task.kind,
+            )
+            for group in groups
+            for trajectory, rewards, advantages in zip(
+                group.trajectories, group.turn_rewards, group.advantages, strict=True
+            )
+        ]
+        records += [
+            trajectory_record(group.task.prompt, trajectory, phase=group.phase, kind=group.task.kind)
+            for group in groups
+            for trajectory in group.failed
+        ]
+        name = f"{phase_title(groups[0].phase)}{rank_suffix(self._trainer)}.jsonl"
+        write_json_lines(run_folder(self._trainer) / "trajectories" / name, records)
+
+
+def phase_title(phase: int) -> str:
+    """Return the name of a phase's files."""
+    return f"phase-{phase:04d}"
