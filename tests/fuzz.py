@@ -21,7 +21,7 @@ from test_components_and_rendering import (
     test_segments_join_to_the_ids_whatever_was_sampled,
 )
 from test_importers import openai, sharegpt, toolrl
-from test_tasks_mistakes import test_there_are_mistakes_exactly_where_reading_fails_and_the_first_is_the_same
+from test_tasks_mistakes import test_mistakes_are_told_exactly_where_the_schema_or_a_contradiction_says_so
 from test_tool_call_parsing import HOSTILE as HOSTILE_TURNS
 from test_tool_call_parsing import test_hostile_text_never_raises_and_gives_only_usable_calls
 
@@ -48,7 +48,7 @@ def renderer(data, rendering):
 
 
 def task_reader(data):
-    invariant(test_there_are_mistakes_exactly_where_reading_fails_and_the_first_is_the_same)(data)
+    invariant(test_mistakes_are_told_exactly_where_the_schema_or_a_contradiction_says_so)(data)
 
 
 def trace_importer(data):

@@ -1,7 +1,4 @@
-"""What ``pact-lightning tasks`` shows, as tables.
-
-``pact-lightning tasks``: brings tasks into a task file, finds all mistakes of one, says what is in it.
-"""
+"""Command ``pact-lightning tasks``: import into a task file, validation and statistics of one."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,72 +15,12 @@ from pact_lightning.tasks.ftrl.tasks import FTRLTasks
 from pact_lightning.tasks.hub import HubFormat, HubTasks
 from pact_lightning.tasks.importing import ImportReport, check_own_format, import_tasks, scan_source
 from pact_lightning.tasks.jsonl import JsonlTasks, Scanned
-from pact_lightning.tasks.mistakes import scan_mistakes
 from pact_lightning.tasks.toolhop.tasks import ToolHopTasks
 from pact_lightning.types.task import Task, TaskSource
 from pact_lightning.utils.errors import TaskFileError
 from pact_lightning.utils.files import write_json
 
-_BUNDLED = "bundled"  # as policy.loading.BUNDLED, whose import would take seconds
-
-
-def import_table(report: ImportReport, output: Path) -> Table:
-    """What became of the records of an import."""
-    table = Table(title=str(output))
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_column("for example", overflow="fold")
-    table.add_row("read", str(report.read), "")
-    for field, tally in report.dropped.items():
-        table.add_row(f"left out for {field}", str(tally.count), tally.first)
-    table.add_row("written", str(report.written), "")
-    if report.traces or report.no_trace:
-        table.add_row("traces made by replay", str(report.traces), "")
-    for reason, tally in report.no_trace.items():
-        table.add_row(f"without a trace: {reason}", str(tally.count), tally.first)
-    return table
-
-
-def length_table(figures: Mapping[str, Any]) -> Table:
-    """Lengths and numbers per task; ``figures`` are those of the statistics, and the tokenizer."""
-    table = Table(title=f"{figures['tasks']} tasks, lengths in tokens of {figures['tokenizer']}")
-    if figures["tokenizer"] == _BUNDLED:
-        table.caption = (
-            "These are lengths under the bundled policy's tokenizer and not under a real model's; "
-            "name yours by --tokenizer FOLDER_OR_HUB_ID."
-        )
-        table.caption_justify = "left"
-    for name in ("", "min", "median", "p90", "max"):
-        table.add_column(name, justify="right" if name else "left")
-    traces, follow_ups = figures["traces"], figures["follow_ups"]
-    spreads = {
-        "prompt, tokens": figures["prompt_tokens"],
-        "tools per task": figures["tools"],
-        "follow-ups": follow_ups["turns"],
-        "trace, turns": traces["turns"],
-        "trace, calls": traces["calls"],
-        "trace, tokens": traces["tokens"],
-    }
-    for name, spread in spreads.items():
-        if spread:
-            table.add_row(name, *(f"{spread[column]:,.0f}" for column in ("min", "median", "p90", "max")))
-    return table
-
-
-def count_table(figures: Mapping[str, Any]) -> Table:
-    """How many tasks have what."""
-    counts = Table(title="Tasks")
-    counts.add_column("")
-    counts.add_column("", justify="right")
-    left_out, traces = figures["left_out"], figures["traces"]
-    rows = {f"kind {kind or '(none)'}": count for kind, count in figures["kinds"].items()}
-    rows |= {f"with reference {name}": count for name, count in figures["references"].items()}
-    rows |= {"with follow-ups": figures["follow_ups"]["tasks"], "with a trace": traces["tasks"]}
-    rows |= {"with reasoning in the trace": traces["with_reasoning"], "with a final answer turn": traces["with_final"]}
-    rows[f"left out by max_prompt_tokens {left_out['max_prompt_tokens']}"] = left_out["tasks"]
-    for name, count in rows.items():
-        counts.add_row(name, str(count))
-    return counts
+_BUNDLED = "bundled"  # policy.loading.BUNDLED, whose import takes seconds
 
 
 Format = Literal["jsonl", "ftrl", "matchtir", "toolhop", "hub"]
@@ -104,7 +41,7 @@ def import_(
     limit: int | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Writes tasks of another format as a task file, and says what was left out and why.
+    """Write tasks of another format as a task file, and say what was left out and why.
 
     Args:
         output: The task file to write, .jsonl or .jsonl.gz.
@@ -127,7 +64,7 @@ def import_(
         source = _named(path, format, split=split, revision=revision, rows=rows, reference_calls=reference_calls)
     replay = format == "matchtir" if replay is None else replay
     report = import_tasks(source, output, replay=replay, limit=limit)
-    Console().print(import_table(report, output))
+    Console().print(_import_table(report, output))
     return 0
 
 
@@ -140,7 +77,7 @@ def validate(
     timeout_s: float = 30.0,
     max_line_mb: int = 64,
 ) -> int:
-    """Tells all mistakes of task files with line and field; exit status 1 if there are any.
+    """Tell all mistakes of task files with line and field; exit status 1 if there are any.
 
     Beyond what loading checks: environments can be made, traces fit the reference, and the calls of traces return what
     the traces say.
@@ -153,17 +90,14 @@ def validate(
         timeout_s: Seconds that a call may take in the replay.
         max_line_mb: Longest line in MiB.
     """
-    scans: list[tuple[str, Iterator[Scanned]]] = []
-    if source is not None:
-        scans.append((type(source).__name__, _caught(type(source).__name__, lambda: iter(scan_source(source)))))
-    for file in files:
-        scans.append((file, _caught(file, _scanner(file, format, max_line_mb))))
-    if not scans:
+    scanned: list[str | TaskSource] = [*([] if source is None else [source]), *files]
+    if not scanned:
         raise ValueError("name the files to validate, or a --source")
     wrong = 0
-    for name, scanned in scans:
+    for one in scanned:
+        name = one if isinstance(one, str) else type(one).__name__
         tasks = mistakes = 0
-        for error in _mistakes(name, scanned, replay, timeout_s):
+        for error in _mistakes(name, _scan(one, format, max_line_mb), replay, timeout_s):
             tasks += error is None
             if error is not None:
                 mistakes += 1
@@ -184,7 +118,7 @@ def stats(
     json: Path | None = None,
     environments: bool = False,
 ) -> int:
-    """Says what is in a set of tasks: kinds, lengths, tools, references, traces.
+    """Say what is in a set of tasks: kinds, lengths, tools, references, traces.
 
     Args:
         path: The file, which may also stand right after the command; for the format hub a data set's id or a folder.
@@ -212,28 +146,27 @@ def stats(
 
     renderer = ChatRenderer(TextCodec(load_tokenizer(PolicyConfig(model=tokenizer))))
     figures = {"tokenizer": tokenizer, **task_statistics(tasks, renderer, max_prompt_tokens)}
-    Console().print(length_table(figures))
-    Console().print(count_table(figures))
+    Console().print(_length_table(figures))
+    Console().print(_count_table(figures))
     if json is not None:
         write_json(json, figures)
     return 0
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command.
+    """Run the command.
 
     Args:
-        arguments: What follows ``tasks``.
+        arguments: The words behind ``tasks``.
     """
     functions: dict[str, Callable[..., Any]] = {"import": import_, "validate": validate, "stats": stats}
     run(functions, "pact-lightning tasks", _as_options(arguments))
 
 
 def _as_options(arguments: Sequence[str]) -> list[str]:
-    """What stands in front of the options, as the parser wants it.
+    """Rewrite the words in front of the options for the parser, which knows no lists and no optional words.
 
-    ``import IN OUT``, ``import OUT``, ``validate FILE FILE ...`` and ``stats IN``; the parser itself knows no list of
-    words and no word that may be left out.
+    They are those of ``import IN OUT``, ``import OUT``, ``validate FILE FILE ...`` and ``stats IN``.
     """
     if not arguments or {"-h", "--help"} & set(arguments):
         return list(arguments)
@@ -256,7 +189,7 @@ def _named(
     rows: HubFormat = "pact",
     reference_calls: str | None = None,
 ) -> TaskSource:
-    """The source that a format and a path stand for.
+    """Return the source that a format and a path stand for.
 
     Raises:
         ValueError: There is no path, or an option means nothing for the format.
@@ -295,32 +228,26 @@ def _list_environments(path: str | None, format: Format, source: TaskSource | No
     return 0
 
 
-def _scanner(file: str, format: Format, max_line_mb: int) -> Callable[[], Iterator[Scanned]]:
-    if format == "jsonl":
-        return lambda: _own_format(Path(file), max_line_mb)
-    return lambda: iter(scan_source(_named(file, format)))
-
-
-def _own_format(file: Path, max_line_mb: int) -> Iterator[Scanned]:
-    check_own_format(file)
-    yield from scan_mistakes(file, max_line_mb)
-
-
-def _caught(name: str, scan: Callable[[], Iterator[Scanned]]) -> Iterator[Scanned]:
-    """What a scan gives; a mistake that ends it is one more entry."""
+def _scan(what: str | TaskSource, format: Format, max_line_mb: int) -> Iterator[Scanned]:
+    """Yield every record of a file or a source; a mistake that ends it is one more entry."""
     try:
-        yield from scan()
+        if not isinstance(what, str):
+            yield from scan_source(what)
+        elif format == "jsonl":
+            check_own_format(Path(what))
+            yield from JsonlTasks(what, max_line_mb=max_line_mb).scan()
+        else:
+            yield from scan_source(_named(what, format))
     except TaskFileError as error:
-        yield Scanned(error.line, error=error)
+        yield Scanned(error.line, errors=(error,))
 
 
 def _mistakes(name: str, scanned: Iterator[Scanned], replay: bool, timeout_s: float) -> Iterator[TaskFileError | None]:
-    """The mistakes, and ``None`` for every task that was looked at."""
+    """Yield the mistakes, and ``None`` for every task."""
     made: dict[str, bool] = {}
     for entry in scanned:
         if entry.task is None:
-            assert entry.error is not None
-            yield entry.error
+            yield from entry.errors
             continue
         yield None
         for error in _task_mistakes(entry.task, made, replay, timeout_s):
@@ -338,3 +265,62 @@ def _task_mistakes(task: Task, made: dict[str, bool], replay: bool, timeout_s: f
             yield mistake
         elif replayed:
             yield from replay_mistakes(task, timeout_s)
+
+
+def _import_table(report: ImportReport, output: Path) -> Table:
+    """Tabulate what became of the records of an import."""
+    table = Table(title=str(output))
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("for example", overflow="fold")
+    table.add_row("read", str(report.read), "")
+    for field, tally in report.dropped.items():
+        table.add_row(f"left out for {field}", str(tally.count), tally.first)
+    table.add_row("written", str(report.written), "")
+    if report.traces or report.no_trace:
+        table.add_row("traces made by replay", str(report.traces), "")
+    for reason, tally in report.no_trace.items():
+        table.add_row(f"without a trace: {reason}", str(tally.count), tally.first)
+    return table
+
+
+def _length_table(figures: Mapping[str, Any]) -> Table:
+    """Tabulate lengths and numbers per task, of the statistics and the tokenizer's name in ``figures``."""
+    table = Table(title=f"{figures['tasks']} tasks, lengths in tokens of {figures['tokenizer']}")
+    if figures["tokenizer"] == _BUNDLED:
+        table.caption = (
+            "These are lengths under the bundled policy's tokenizer and not under a real model's; "
+            "name yours by --tokenizer FOLDER_OR_HUB_ID."
+        )
+        table.caption_justify = "left"
+    for name in ("", "min", "median", "p90", "max"):
+        table.add_column(name, justify="right" if name else "left")
+    traces, follow_ups = figures["traces"], figures["follow_ups"]
+    spreads = {
+        "prompt, tokens": figures["prompt_tokens"],
+        "tools per task": figures["tools"],
+        "follow-ups": follow_ups["turns"],
+        "trace, turns": traces["turns"],
+        "trace, calls": traces["calls"],
+        "trace, tokens": traces["tokens"],
+    }
+    for name, spread in spreads.items():
+        if spread:
+            table.add_row(name, *(f"{spread[column]:,.0f}" for column in ("min", "median", "p90", "max")))
+    return table
+
+
+def _count_table(figures: Mapping[str, Any]) -> Table:
+    """Count the tasks by what they have."""
+    counts = Table(title="Tasks")
+    counts.add_column("")
+    counts.add_column("", justify="right")
+    left_out, traces = figures["left_out"], figures["traces"]
+    rows = {f"kind {kind or '(none)'}": count for kind, count in figures["kinds"].items()}
+    rows |= {f"with reference {name}": count for name, count in figures["references"].items()}
+    rows |= {"with follow-ups": figures["follow_ups"]["tasks"], "with a trace": traces["tasks"]}
+    rows |= {"with reasoning in the trace": traces["with_reasoning"], "with a final answer turn": traces["with_final"]}
+    rows[f"left out by max_prompt_tokens {left_out['max_prompt_tokens']}"] = left_out["tasks"]
+    for name, count in rows.items():
+        counts.add_row(name, str(count))
+    return counts

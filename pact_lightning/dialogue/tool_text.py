@@ -4,13 +4,13 @@ A tool call, and how one is read out of what a model wrote.
 """
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from pact_lightning.types.prompt import ToolSchema
 from pact_lightning.types.tool_call import ParsedCall, ToolCall
+from pact_lightning.utils.json_text import JsonTextError, parse_json
 
 Piece = tuple[str, bool]
 """A text, and whether it is ours; what is not ours never becomes a control token."""
@@ -78,10 +78,6 @@ def _listed(tools: Sequence[ToolSchema]) -> list[Piece]:
     return [("\n" + json_text(tool), False) for tool in tools]
 
 
-_MAX_DEPTH = 100
-"""Deeper values are read only where the stack happens to be short; nothing later could rely on them."""
-_TOO_DEEP = "The tool call is nested too deeply."
-_UNPAIRED = re.compile("[\ud800-\udfff]")
 _BLOCK = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 
 
@@ -109,18 +105,9 @@ def _parse_block(match: re.Match[str]) -> ParsedCall:
     if not match.group(0).endswith("</tool_call>"):
         return ParsedCall(None, "The tool call is not closed with </tool_call>.")
     try:
-        value = json.loads(match.group(1), parse_constant=_no_constant, object_pairs_hook=_object)
-        problem = _problem(value)
-    except json.JSONDecodeError as error:
-        return ParsedCall(
-            None, f"The tool call is not valid JSON: {error.msg.removesuffix(' at')} at character {error.pos}."
-        )
-    except RecursionError:
-        problem = _TOO_DEEP
-    except ValueError as error:  # from the hooks, and Python's own for a number of thousands of digits
-        problem = f"The tool call is not valid JSON: {error}."
-    if problem:
-        return ParsedCall(None, problem)
+        value = parse_json(match.group(1))
+    except JsonTextError as error:
+        return ParsedCall(None, f"The tool call {error.brief}.")
     if not isinstance(value, dict):
         return ParsedCall(None, "The tool call is not a JSON object.")
     name, arguments = value.get("name"), value.get("arguments")
@@ -129,26 +116,3 @@ def _parse_block(match: re.Match[str]) -> ParsedCall:
     if not isinstance(arguments, dict):
         return ParsedCall(None, 'The tool call has no "arguments" object.')
     return ParsedCall(ToolCall(name=name, arguments=arguments))
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("an object has the same key twice")
-    return found
-
-
-def _problem(value: Any, depth: int = 0) -> str:
-    """What Python's reader lets pass and nothing later can use: endless numbers, halves of characters, depth."""
-    if depth > _MAX_DEPTH:
-        return _TOO_DEEP
-    if isinstance(value, str) and _UNPAIRED.search(value):
-        return "The tool call holds half of a character (an unpaired surrogate escape)."
-    if isinstance(value, float) and not math.isfinite(value):
-        return "The tool call holds a number that is too large."
-    inner = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
-    return next((found for item in inner if (found := _problem(item, depth + 1))), "")

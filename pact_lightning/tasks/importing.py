@@ -1,7 +1,4 @@
-"""Rows of other formats, told from tasks of the package's own by their fields.
-
-Tasks of any source into the package's own task file, with a count of all that is left out or added.
-"""
+"""Import of tasks from any source into the package's own task file, with a count of all that is left out or added."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -15,20 +12,17 @@ from pact_lightning.traces.replay import replay_calls, trace_from_calls
 from pact_lightning.types.task import Task, TaskSource
 from pact_lightning.types.trace import ExpertTurn, TurnPattern
 from pact_lightning.utils.errors import TaskFileError
-from pact_lightning.utils.json_lines import scan_json_lines
-from pact_lightning.utils.json_list import scan_json_list
-
-_LISTS = (".json", ".json.gz")
+from pact_lightning.utils.json_lines import scan_json_lines, scan_json_list
 
 
 def other_format(record: Any) -> tuple[str, str] | None:
-    """The format that a record is of by its fields, where it is of another one than the package's own.
+    """Recognise a record of another format than the package's own by its fields.
 
     Args:
         record: A JSON value.
 
     Returns:
-        What ``--format`` calls the format, and the field that tells it; ``None`` for any other record.
+        The format's name for ``--format``, and the field that tells it; ``None`` for any other record.
 
     >>> other_format({"codes": "{}", "answer": "1"}), other_format({"id": "a", "environment": {}})
     (('ftrl', 'codes'), None)
@@ -44,9 +38,9 @@ def other_format(record: Any) -> tuple[str, str] | None:
 
 
 def check_own_format(path: Path) -> None:
-    """Refuses a file whose first record is of another format than the package's own.
+    """Refuse a file whose first record is of another format than the package's own.
 
-    What cannot be read is let be: whoever reads the whole file says what is wrong with it.
+    A file that cannot be read passes: whoever reads the whole of it reports the mistake.
 
     Args:
         path: The file.
@@ -56,40 +50,37 @@ def check_own_format(path: Path) -> None:
         TaskFileError: The first record is a row of FTRL, MatchTIR or ToolHop; the error says which ``--format`` it is.
     """
     try:
-        line, record = _first(path)
+        scan = scan_json_list(path, lone_value=True) if _is_list(path) else scan_json_lines(path)
+        first = next(scan, None)
     except TaskFileError:
         return
-    found = other_format(record)
-    if found is not None:
+    found = None if first is None else other_format(first.value)
+    if first is not None and found is not None:
         name, field = found
-        raise TaskFileError(path, line, f"is a field of another format and of no task; give --format {name}", field)
+        problem = f"is a field of another format and of no task; give --format {name}"
+        raise TaskFileError(path, first.number, problem, field, unit="item" if _is_list(path) else "line")
 
 
-def _first(path: Path) -> tuple[int, Any]:
-    """The first record and its line; ``None`` for one that cannot be read."""
-    if path.name.endswith(_LISTS):
-        item = next(scan_json_list(path, lone_value=True), None)
-        return (1, None) if item is None else (item.line, item.value)
-    line = next(scan_json_lines(path), None)
-    return (1, None) if line is None else (line.number, line.value)
+def _is_list(path: Path) -> bool:
+    return path.name.endswith((".json", ".json.gz"))
 
 
 @dataclass(slots=True)
 class Tally:
-    """How often something happened, and the first time it did."""
+    """Number of times something happened, with the first as an example."""
 
     count: int = 0
     first: str = ""
 
     def add(self, example: str) -> None:
-        """Counts one more."""
+        """Count one more."""
         self.first = self.first or example
         self.count += 1
 
 
 @dataclass(slots=True)
 class ImportReport:
-    """What became of the records.
+    """Outcome of an import.
 
     Attributes:
         read: Records that were looked at.
@@ -107,19 +98,18 @@ class ImportReport:
 
 
 def import_tasks(source: TaskSource, output: Path, *, replay: bool, limit: int | None = None) -> ImportReport:
-    """Writes the tasks of a source as a task file, whole or not at all.
+    """Write the tasks of a source as a task file, whole or not at all.
 
-    Records that are wrong are left out and counted; of sources that cannot go on after a mistake, the first one ends
-    the import.
+    Records that are wrong are left out and counted. A source that cannot continue after a mistake ends the import.
 
     Args:
         source: The source.
         output: The file to write, compressed where its name ends in ``.gz``.
-        replay: Whether tasks with reference calls and no trace get one, by making these calls in their environment.
+        replay: Give tasks with reference calls and no trace one, by making these calls in their environment.
         limit: Write at most this many tasks.
 
     Raises:
-        ValueError: No task is left to be written, or the source found a mistake that it cannot go on after.
+        ValueError: No task is left to be written, or the source cannot continue after a mistake.
     """
     report = ImportReport()
     write_jsonl(output, _at_least_one(_tasks(source, report, replay, limit), report))
@@ -127,7 +117,7 @@ def import_tasks(source: TaskSource, output: Path, *, replay: bool, limit: int |
 
 
 def scan_source(source: TaskSource) -> Iterable[Scanned]:
-    """Every record of a source; one that only loads gives its tasks, numbered from 0."""
+    """Return every record of a source; a source that can only load gives its tasks, numbered from 0."""
     if isinstance(source, ScannableSource):
         return source.scan()
     return (Scanned(number, task) for number, task in enumerate(source.load()))
@@ -146,9 +136,9 @@ def _tasks(source: TaskSource, report: ImportReport, replay: bool, limit: int | 
             return
         report.read += 1
         if entry.task is None:
-            assert entry.error is not None
-            where = re.sub(r"\[\d+\]", "[]", entry.error.field) or "(the line)"
-            report.dropped.setdefault(where, Tally()).add(str(entry.error))
+            first = entry.errors[0]
+            where = re.sub(r"\[\d+\]", "[]", first.field) or "(the line)"
+            report.dropped.setdefault(where, Tally()).add(str(first))
             continue
         report.written += 1
         yield _with_trace(entry.task, report) if replay else entry.task
@@ -170,7 +160,7 @@ def _with_trace(task: Task, report: ImportReport) -> Task:
 
 
 def replay_reference(task: Task) -> tuple[Task | None, str]:
-    """Makes a trace of a task's reference calls by making them in its environment.
+    """Make a trace of a task's reference calls by making them in its environment.
 
     Args:
         task: A task with reference calls.

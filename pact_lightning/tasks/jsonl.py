@@ -1,6 +1,6 @@
-"""From the records of a file to tasks, one at a time, each with its line and what is wrong with it.
+"""Task files in the package's own format, one JSON object a line, and the scan that all task sources share.
 
-Task files in the package's own format: one JSON object a line.
+:func:`scan_records` turns the records of any file into tasks, one at a time, each with its line and its mistakes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,25 +18,25 @@ from pact_lightning.utils.json_lines import MAX_LINE_MB, JsonLine, scan_json_lin
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """What one record is: a task or a mistake.
+    """One record: a task, or the mistakes in it.
 
     Attributes:
-        line: The line or row on which it stands.
-        task: The task; ``None`` where there is an error.
-        error: What is wrong with it.
+        line: The line, row or item on which it stands.
+        task: The task; ``None`` where there are mistakes.
+        errors: The mistakes, in the record's order.
     """
 
     line: int
     task: Task | None = None
-    error: TaskFileError | None = None
+    errors: tuple[TaskFileError, ...] = ()
 
 
 @runtime_checkable
 class ScannableSource(Protocol):
-    """A task source that can go on after a mistake."""
+    """A task source that can continue after a mistake."""
 
     def scan(self) -> Iterator[Scanned]:
-        """Every chosen record as a task or a mistake, in order."""
+        """Yield every chosen record as a task or its mistakes, in order."""
         ...
 
 
@@ -47,19 +47,19 @@ def scan_records(
     *,
     unit: str = "line",
 ) -> Iterator[Scanned]:
-    """Makes tasks of records. A task whose id is already another's is a mistake.
+    """Make tasks of records. A task whose id is already another's is a mistake.
 
     Args:
         path: Where they stand, for the errors.
         lines: The records.
         read: Makes a task of a record and its place among the records, counted from 0; ``None`` where it is not
             wanted. It may raise ``TaskFieldError``.
-        unit: What the records are counted in, for the errors.
+        unit: The unit in which the records are counted, for the errors.
     """
     first_lines: dict[str, int] = {}
     for index, line in enumerate(lines):
         if line.error is not None:
-            yield Scanned(line.number, error=line.error)
+            yield Scanned(line.number, errors=(line.error,))
             continue
         try:
             task = read(index, line.value)
@@ -69,28 +69,28 @@ def scan_records(
             if first != line.number:
                 raise TaskFieldError("id", f"{task.id!r} is already the id of {unit} {first}")
         except TaskFieldError as error:
-            wrong = TaskFileError(path, line.number, error.problem, error.field, unit=unit)
-            wrong.__cause__ = error
-            yield Scanned(line.number, error=wrong)
+            mistakes = (error, *error.further)
+            errors = [TaskFileError(path, line.number, each.problem, each.field, unit=unit) for each in mistakes]
+            errors[0].__cause__ = error
+            yield Scanned(line.number, errors=tuple(errors))
         else:
             yield Scanned(line.number, task)
 
 
 def tasks_of(scanned: Iterable[Scanned]) -> Iterator[Task]:
-    """The tasks.
+    """Yield the tasks of a scan.
 
     Raises:
         TaskFileError: At the first mistake.
     """
     for entry in scanned:
-        if entry.error is not None:
-            raise entry.error
-        assert entry.task is not None
+        if entry.task is None:
+            raise entry.errors[0]
         yield entry.task
 
 
 class JsonlTasks:
-    """Tasks from a JSON Lines file; see :func:`pact_lightning.tasks.record.task_from_json` for the fields.
+    """Tasks from a JSON Lines file; see :class:`pact_lightning.tasks.record.TaskRecord` for the fields.
 
     Args:
         path: The file, ``.jsonl`` or ``.jsonl.gz``. Blank lines are skipped.
@@ -106,7 +106,7 @@ class JsonlTasks:
         self.max_line_mb = max_line_mb
 
     def load(self) -> Sequence[Task]:
-        """Reads and checks the tasks, in the file's order.
+        """Read and check the tasks, in the file's order.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -115,17 +115,14 @@ class JsonlTasks:
         return list(islice(tasks_of(self.scan()), self.limit))
 
     def scan(self) -> Iterator[Scanned]:
-        """Every line as a task or a mistake, whatever ``limit`` says; see :mod:`pact_lightning.tasks.jsonl`."""
-        return scan_records(self.path, scan_json_lines(self.path, self.max_line_mb), _reader())
-
-
-def _reader() -> Callable[[int, Any], Task]:
-    known = EnvironmentTools()  # each environment is asked for its tools once
-    return lambda _, record: task_from_json(record, known)
+        """Yield every line as a task or its mistakes, whatever ``limit`` says."""
+        known = EnvironmentTools()  # each environment is asked for its tools once
+        lines = scan_json_lines(self.path, self.max_line_mb)
+        return scan_records(self.path, lines, lambda _, record: task_from_json(record, known))
 
 
 def write_jsonl(path: str | Path, tasks: Iterable[Task]) -> None:
-    """Writes tasks, one a line, so that :class:`JsonlTasks` reads the same tasks back.
+    """Write tasks, one a line; :class:`JsonlTasks` reads the same tasks back.
 
     Args:
         path: The file, compressed where its name ends in ``.gz``; written whole or not at all.

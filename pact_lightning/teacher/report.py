@@ -43,8 +43,7 @@ def report_record(report: BuildReport, source: str) -> dict[str, Any]:
 def problem_record(problem: Problem) -> dict[str, Any]:
     """A problem as one JSON-able object."""
     place = problem.place
-    line = {} if place.line is None else {"line": place.line}
-    where = {"id": problem.id, "file": str(place.path), place.unit: place.number, **line, "field": problem.field}
+    where = {"id": problem.id, "file": str(place.path), place.unit: place.number, "field": problem.field}
     return {**where, "reason": problem.reason, "text": problem.text}
 
 

@@ -20,8 +20,11 @@ class TaskFieldError(ValueError):
 
     Attributes:
         field: Where, as a path such as ``trace.turns[0].calls``.
-        problem: What is wrong and what is wanted.
+        problem: The mistake and the remedy, to stand after the field.
+        further: Further mistakes of the same task.
     """
+
+    further: "tuple[TaskFieldError, ...]" = ()
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"field `{field}`: {problem}")

@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote, read strictly: what Python's reader lets pass and nothing later can use is refused."""
+"""Strict reader of JSON that somebody else wrote: it refuses what Python's reader accepts and nothing later can use."""
 
 import json
 import math
@@ -6,16 +6,24 @@ import re
 from typing import Any
 
 MAX_DEPTH = 100
-"""Deeper values are read only where the stack happens to be short; nothing later could rely on them."""
+"""Deepest nesting. Deeper values can be read only where the call stack happens to be short."""
 _UNPAIRED = re.compile("[\ud800-\udfff]")
 
 
 class JsonTextError(ValueError):
-    """A text or value is no JSON that can be used; the message says why, to stand after the name of the place."""
+    """Error of a text or value that is no usable JSON; the message continues a sentence that names the place.
+
+    Attributes:
+        brief: The message for a policy: it quotes nothing of the text.
+    """
+
+    def __init__(self, problem: str, brief: str = "") -> None:
+        super().__init__(problem)
+        self.brief = brief or problem
 
 
 def parse_json(text: str) -> Any:
-    """Reads one JSON value.
+    """Read one JSON value.
 
     Refused beyond the syntax: ``NaN`` and ``Infinity``, numbers beyond a float's range, integers of more digits than
     Python converts, a key that stands twice in one object, values nested more than :data:`MAX_DEPTH` deep, and half of
@@ -25,65 +33,73 @@ def parse_json(text: str) -> Any:
         text: The whole text.
 
     Raises:
-        JsonTextError: It is not such a value.
+        JsonTextError: The text is not such a value.
 
     >>> parse_json('{"a": [1, 2.5]}')
     {'a': [1, 2.5]}
     """
-    value, end = parse_json_at(text, _after_space(text, 0))
-    end = _after_space(text, end)
-    if end < len(text):
-        raise JsonTextError(f"is not valid JSON: something follows the value at character {end}")
+    try:
+        value = decode_json(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            problem = f"is not valid JSON: something follows the value at character {error.pos}"
+            raise JsonTextError(problem, f"is not valid JSON: Extra data at character {error.pos}") from error
+        raise JsonTextError(f"is not valid JSON: {error.msg.removesuffix(' at')} at character {error.pos}") from error
+    check_text(value)
     return value
 
 
-def parse_json_at(text: str, start: int) -> tuple[Any, int]:
-    """Reads the JSON value that starts at a character, as :func:`parse_json` does; more text may follow.
+def decode_json(text: str) -> Any:
+    """Decode a JSON text whose parts are then passed to :func:`check_text`, each on its own.
 
     Args:
-        text: The text.
-        start: Where the value starts.
+        text: The whole text.
 
     Returns:
-        The value, and the character after it.
+        The value. A :class:`JsonTextError` stands in it for each part that is refused.
 
     Raises:
-        JsonTextError: No such value starts there.
+        json.JSONDecodeError: The syntax is broken.
+        JsonTextError: The text is nested too deeply, or holds an integer of too many digits.
     """
     try:
-        value, end = _DECODER.raw_decode(text, start)
-    except json.JSONDecodeError as error:
-        raise JsonTextError(f"is not valid JSON: {error.msg.removesuffix(' at')} at character {error.pos}") from error
+        return _DECODER.decode(text)
     except RecursionError as error:
-        raise JsonTextError(_TOO_DEEP) from error
-    except JsonTextError:
+        raise _too_deep() from error
+    except json.JSONDecodeError:
         raise
     except ValueError as error:  # Python's own, for an integer of thousands of digits
-        raise JsonTextError("holds an integer of too many digits; write it as a string") from error
-    problem = _problem(value)
-    if problem:
-        raise JsonTextError(problem)
-    return value, end
+        problem = "holds an integer of too many digits; write it as a string"
+        raise JsonTextError(problem, f"is not valid JSON: {error}") from error
 
 
-def refused_end(text: str, start: int) -> int | None:
-    """Where a value ends that :func:`parse_json_at` refuses, so that what follows it can be read.
+def check_text(value: Any) -> None:
+    """Check a value of :func:`decode_json`.
 
     Args:
-        text: The text.
-        start: Where the value starts.
+        value: The value, or a part of it.
 
-    Returns:
-        The character after it; ``None`` where the syntax itself is broken, or the value too deep for the stack.
+    Raises:
+        JsonTextError: It holds a refused part or half of a surrogate pair, or is nested too deeply.
     """
-    try:
-        return _SYNTAX.raw_decode(text, start)[1]
-    except (json.JSONDecodeError, RecursionError):
-        return None
+    # With a stack of our own: the file decides how deep the value is.
+    stack = [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        if isinstance(item, JsonTextError):
+            raise item
+        if isinstance(item, str):
+            if _UNPAIRED.search(item):
+                raise JsonTextError("holds half of a character (an unpaired surrogate escape)")
+        elif isinstance(item, dict | list | tuple):
+            if depth > MAX_DEPTH:
+                raise _too_deep()
+            inner = [*item.keys(), *item.values()] if isinstance(item, dict) else item
+            stack.extend((entry, depth + 1) for entry in reversed(inner))
 
 
 def check_json(value: Any) -> None:
-    """Checks a value that came from elsewhere than :func:`parse_json`: can it be written as JSON in UTF-8?
+    """Check that a value from elsewhere than :func:`parse_json` can be written as JSON in UTF-8.
 
     Args:
         value: A value of dictionaries, lists, tuples, strings, numbers, booleans and ``None``.
@@ -97,9 +113,7 @@ def check_json(value: Any) -> None:
     ...
     pact_lightning.utils.json_text.JsonTextError: holds what JSON cannot: Object of type set is not JSON serializable
     """
-    problem = _problem(value)
-    if problem:
-        raise JsonTextError(problem)
+    check_text(value)
     try:
         json.dumps(value, allow_nan=False)
     except TypeError as error:
@@ -108,50 +122,29 @@ def check_json(value: Any) -> None:
         raise JsonTextError("holds a number that is not finite or of too many digits") from error
 
 
-_TOO_DEEP = f"is nested more than {MAX_DEPTH} deep"
+def _too_deep() -> JsonTextError:
+    return JsonTextError(f"is nested more than {MAX_DEPTH} deep", "is nested too deeply")
 
 
-def _after_space(text: str, start: int) -> int:
-    while start < len(text) and text[start] in " \t\r\n":
-        start += 1
-    return start
+def _constant(name: str) -> JsonTextError:
+    return JsonTextError(f"is not valid JSON: {name} is no JSON value")
 
 
-def _no_constant(name: str) -> Any:
-    raise JsonTextError(f"is not valid JSON: {name} is no JSON value")
-
-
-def _float(digits: str) -> float:
+def _float(digits: str) -> float | JsonTextError:
     value = float(digits)
-    if not math.isfinite(value):
-        raise JsonTextError(f"holds a number that is too large: {digits:.40}")
-    return value
+    if math.isfinite(value):
+        return value
+    return JsonTextError(f"holds a number that is too large: {digits:.40}", "holds a number that is too large")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | JsonTextError:
     found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise JsonTextError(f"holds an object with the key {twice[:60]!r} twice")
-    return found
+    if len(found) == len(pairs):
+        return found
+    names = [name for name, _ in pairs]
+    twice = next(name for name in names if names.count(name) > 1)
+    problem = f"holds an object with the key {twice[:60]!r} twice"
+    return JsonTextError(problem, "is not valid JSON: an object has the same key twice")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_float)
-_SYNTAX = json.JSONDecoder(parse_int=str)  # no limit of digits
-
-
-def _problem(value: Any) -> str:
-    """Depth and halves of characters, with a stack of our own: the file decides how deep it is."""
-    stack = [(value, 1)]
-    while stack:
-        item, depth = stack.pop()
-        if isinstance(item, str):
-            if _UNPAIRED.search(item):
-                return "holds half of a character (an unpaired surrogate escape)"
-        elif isinstance(item, dict | list | tuple):
-            if depth > MAX_DEPTH:
-                return _TOO_DEEP
-            inner = [*item.keys(), *item.values()] if isinstance(item, dict) else item
-            stack.extend((entry, depth + 1) for entry in inner)
-    return ""
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)

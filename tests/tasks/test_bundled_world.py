@@ -12,8 +12,7 @@ from pact_lightning.tasks.bundled.questions import KINDS
 from pact_lightning.tasks.bundled.tasks import BundledTasks, make_task
 from pact_lightning.tasks.bundled.tools import TOOL_SCHEMAS, BundledWorld
 from pact_lightning.tasks.bundled.world import CENSUS_YEARS, NAME_KINDS, PROFESSIONS, SPLITS, generate_world, words
-from pact_lightning.tasks.checks import check_task
-from pact_lightning.tasks.record import task_from_json, task_to_json
+from pact_lightning.tasks.record import check_task, task_from_json, task_to_json
 from pact_lightning.traces.leak import leak_reasons, trace_problems
 from pact_lightning.traces.levels import literal_call_spans, prefix_ends
 from pact_lightning.types.trace import ChunkType, TurnPattern

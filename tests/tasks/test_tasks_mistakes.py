@@ -2,14 +2,16 @@
 
 import copy
 import json
+import re
 
+import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pact_lightning.tasks.bundled.tasks import make_task
-from pact_lightning.tasks.mistakes import record_mistakes, scan_mistakes
-from pact_lightning.tasks.record import task_from_json, task_to_json
+from pact_lightning.tasks.jsonl import JsonlTasks
+from pact_lightning.tasks.record import TaskRecord, task_from_json, task_to_json
 from pact_lightning.types.prompt import UserTurn
 from pact_lightning.utils.errors import TaskFieldError
 
@@ -32,12 +34,20 @@ def changed(*changes):
     return record
 
 
+def mistakes(record):
+    try:
+        task_from_json(record)
+    except TaskFieldError as error:
+        return [error, *error.further]
+    return []
+
+
 def fields(record):
-    return [error.field for error in record_mistakes(record)]
+    return [error.field for error in mistakes(record)]
 
 
 def test_a_task_has_none():
-    assert record_mistakes(RECORD) == []
+    assert mistakes(RECORD) == []
     assert make_task("train", 1).prompt.follow_ups == ()
     assert UserTurn("And?", (TOOL,)) in task_from_json(RECORD).prompt.follow_ups
 
@@ -76,7 +86,7 @@ def test_every_unknown_tool_is_told_once_and_none_where_tools_are_wrong():
         (["reference", "calls"], [{"name": name, "arguments": {}} for name in ("no", "nope", "no")]),
         (["reference", "sub_answers"], [{"tool": "never", "answer": "x"}]),
     )
-    told = [error.problem for error in record_mistakes(record)]
+    told = [error.problem for error in mistakes(record)]
     assert [problem.split("'")[1] for problem in told] == ["no", "nope", "never"]
     record["tools"][0]["function"]["name"] = None
     assert fields(record) == ["tools[0].function.name"]
@@ -85,9 +95,13 @@ def test_every_unknown_tool_is_told_once_and_none_where_tools_are_wrong():
 def test_the_record_is_left_as_it_is():
     record = changed((["id"], 3), (["tools", 0], "x"), (["trace", "turns", 0, "x"], 1))
     before = copy.deepcopy(record)
-    record_mistakes(record)
+    mistakes(record)
     assert record == before
 
+
+SCHEMA = jsonschema.Draft202012Validator(TaskRecord.model_json_schema())
+CONTRADICTION = "names the tool|is listed twice|^reply |must end with a user|calls but"
+"""Rules beyond the schema."""
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=4),
@@ -98,7 +112,7 @@ json_values = st.recursive(
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_there_are_mistakes_exactly_where_reading_fails_and_the_first_is_the_same(data):
+def test_mistakes_are_told_exactly_where_the_schema_or_a_contradiction_says_so(data):
     record = copy.deepcopy(RECORD)
     for _ in range(data.draw(st.integers(0, 4))):
         place = record
@@ -112,13 +126,15 @@ def test_there_are_mistakes_exactly_where_reading_fails_and_the_first_is_the_sam
             place[data.draw(st.text(max_size=4))] = data.draw(json_values)
         else:
             place[key] = data.draw(json_values)
-    found = record_mistakes(record)
+    found = mistakes(record)
+    assert len({(error.field, error.problem) for error in found}) == len(found)
     if not found:
-        task_from_json(record)
-        return
-    with pytest.raises(TaskFieldError) as caught:
-        task_from_json(record)
-    assert (found[0].field, found[0].problem) == (caught.value.field, caught.value.problem)
+        task = task_from_json(record)
+        assert task_from_json(json.loads(json.dumps(task_to_json(task)))) == task
+    # What the fields alone do not show is found once they are sound.
+    by_fields = SCHEMA.is_valid(record)
+    contradicts = record.get("messages") != [] and all(re.search(CONTRADICTION, error.problem) for error in found)
+    assert by_fields == contradicts
 
 
 @pytest.mark.parametrize("record", [None, 3, "x", []])
@@ -137,7 +153,7 @@ def test_a_file_is_read_to_its_end(tmp_path):
         json.dumps(changed((["id"], "last"))),
     ]
     path.write_bytes("\n".join(lines).encode() + b"\n\xff\n")
-    scanned = list(scan_mistakes(path))
-    told = [(entry.line, entry.error.field) for entry in scanned if entry.error is not None]
+    scanned = list(JsonlTasks(path).scan())
+    told = [(entry.line, error.field) for entry in scanned for error in entry.errors]
     assert told == [(2, ""), (3, "kind"), (3, "metadata"), (5, "id"), (7, "")]
     assert [entry.task.id for entry in scanned if entry.task is not None] == [RECORD["id"], "last"]

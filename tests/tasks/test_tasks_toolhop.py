@@ -11,7 +11,7 @@ from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.tasks.toolhop.tasks import SYSTEM_PROMPT, ToolHopTasks
 from pact_lightning.types.task import Reference, SubAnswer, TaskSource
 from pact_lightning.utils.errors import TaskFileError
-from pact_lightning.utils.json_list import read_json_list
+from pact_lightning.utils.json_lines import scan_json_list
 
 
 @pytest.fixture
@@ -105,65 +105,60 @@ def test_a_tool_that_serves_two_questions_is_offered_once(rows):
         (
             {"tools": {RIVER: {**tool("river_finder", "city"), "parameters": None}, LENGTH: tool("length", "of")}},
             "tools[0].function.parameters",
-            "needs a JSON schema object",
+            "must be an object, got NoneType",
         ),
     ],
 )
 @pytest.mark.parametrize("indent", [None, 1])
-def test_a_malformed_row_is_named_by_line_row_and_field(rows, change, field, problem, indent):
+def test_a_malformed_row_is_named_by_item_and_field(rows, change, field, problem, indent):
     file = rows({**ROW, "id": 1}, {**ROW, **change}, indent=indent)
     with pytest.raises(TaskFileError) as caught:
         ToolHopTasks(file).load()
-    assert caught.value.field == f"[1].{field}"
+    assert str(caught.value).startswith(f"{file}, item 2: field `{field}`: ")
     assert problem in str(caught.value)
-    starts = [number for number, line in enumerate(file.read_text().splitlines(), 1) if line == " {"]
-    assert caught.value.line == (starts[1] if indent else 1)
 
 
 @pytest.mark.parametrize("field", ["id", "question", "answer", "sub_task", "tools", "functions"])
 def test_a_missing_field_is_named(rows, field):
     row = {key: value for key, value in ROW.items() if key != field}
-    with pytest.raises(TaskFileError, match=rf"line 1: field `\[0\]\.{field}`: is missing"):
+    with pytest.raises(TaskFileError, match=rf"item 1: field `{field}`: is missing"):
         ToolHopTasks(rows(row)).load()
 
 
 def test_two_rows_of_one_id_are_refused(rows):
-    with pytest.raises(TaskFileError, match="'toolhop-7' is already the id of line"):
+    with pytest.raises(TaskFileError, match="item 2: field `id`: 'toolhop-7' is already the id of item 1"):
         ToolHopTasks(rows(ROW, ROW, indent=1)).load()
 
 
 @pytest.mark.parametrize(
     ("text", "line", "problem"),
     [
-        ("", 1, "expected a JSON list of rows, found the end of the file"),
-        ('{"id": 1}', 1, "expected a JSON list of rows, found '{'"),
-        ("[\n{},\n{]", 3, r"is not valid JSON: Expecting property name .* at character 7"),
-        ("[\n{}\n{}]", 3, "expected `,` or `]` after a row, found '{'"),
-        ("[\n]\nx", 3, "something follows the list"),
-        ('[\n{"a": 1, "a": 2}]', 2, "the key 'a' twice"),
+        ("", 1, "is not valid JSON: Expecting value at character 0"),
+        ('{"id": 1}', 1, "expected a JSON list of rows, found dict"),
+        ("[\n{},\n{]", 3, r"is not valid JSON: Expecting property name .* at character 1"),
+        ("[\n{}\n{}]", 3, "is not valid JSON: Expecting ',' delimiter at character 0"),
+        ("[\n]\nx", 3, "something follows the value; if this is JSON Lines, let the name end in .jsonl"),
     ],
 )
 def test_a_file_that_is_no_list_is_named_by_line(tmp_path, text, line, problem):
     path = tmp_path / "rows.json"
     path.write_text(text)
     with pytest.raises(TaskFileError, match=problem) as caught:
-        list(read_json_list(path))
+        list(scan_json_list(path))
     assert caught.value.line == line
 
 
 def test_a_scan_goes_on_after_a_row_that_cannot_be_used(tmp_path):
     path = tmp_path / "rows.json"
     row, other = json.dumps(ROW), json.dumps({**ROW, "id": 8})
-    path.write_text(f'[\n{row},\n{{"a": NaN}},\n{{"id": 1}},\n{other},\n{{]')
+    path.write_text(f'[\n{row},\n{{"a": NaN}},\n{{"id": 1}},\n{other}]')
     scanned = list(ToolHopTasks(path).scan())
     assert [(entry.line, entry.task is not None) for entry in scanned] == [
-        (2, True),
+        (1, True),
+        (2, False),
         (3, False),
-        (4, False),
-        (5, True),
-        (6, False),
+        (4, True),
     ]
-    assert "field `[1]`: is not valid JSON: NaN" in str(scanned[1].error)
-    assert "line 6: field `[4]`: is not valid JSON" in str(scanned[-1].error)
-    with pytest.raises(TaskFileError, match="line 3"):
+    assert str(scanned[1].errors[0]) == f"{path}, item 2: is not valid JSON: NaN is no JSON value"
+    with pytest.raises(TaskFileError, match="item 2"):
         ToolHopTasks(path).load()

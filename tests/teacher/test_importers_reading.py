@@ -69,7 +69,7 @@ def test_arrays_and_byte_order_marks(tmp_path):
     path.write_text(json.dumps([{"a": 1}, 2], indent=1), encoding="utf-8-sig")
     entries = list(read_records(path))
     assert [entry.value for entry in entries] == [{"a": 1}, 2]
-    assert str(entries[1].place) == f"{path}, record 2, line 5"
+    assert str(entries[1].place) == f"{path}, record 2"
     lines = tmp_path / "y.jsonl"
     lines.write_text('{"a": 1}\r\n\r\n{"a": 2}', encoding="utf-8-sig")
     assert read(lines) == [{"a": 1}, {"a": 2}]
@@ -79,7 +79,7 @@ def test_a_single_object_is_one_record(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('\n {"a": [\n1]}\n', encoding="utf-8-sig")
     (record,) = read_records(path)
-    assert (record.value, record.place) == ({"a": [1]}, Place(path, 1, "record", 2))
+    assert (record.value, record.place) == ({"a": [1]}, Place(path, 1, "record"))
     for text, problem in (
         ('{"a": 1}\n{"a": 2}', "something follows the value; if this is JSON Lines, let the name end in .jsonl"),
         ('{"a": NaN}', "NaN is no JSON value"),
@@ -92,60 +92,53 @@ def test_a_single_object_is_one_record(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("item", "line", "reason", "text"),
+    ("item", "text"),
     [
-        (b"NaN", 3, "not JSON", "NaN is no JSON value"),
-        (b'{"a": 1,\n"a": 2}', 3, "not JSON", "the key 'a' twice"),
-        (b'["\\ud800"]', 3, "not JSON", "half of a character"),
-        (b"1" * 5000, 3, "not JSON", "too many digits"),
-        (b"[" * 200 + b"]" * 200, 3, "not JSON", "is nested more than 100 deep"),
-        (b'["u",\n"\xc3\xbc\xff"]', 4, "not UTF-8", "is not UTF-8: byte 3 of it is 0xff"),
+        (b"NaN", "NaN is no JSON value"),
+        (b'{"a": 1,\n"a": 2}', "the key 'a' twice"),
+        (b'["\\ud800"]', "half of a character"),
+        (b"1e999", "a number that is too large"),
+        (b"[" * 200 + b"]" * 200, "is nested more than 100 deep"),
     ],
 )
-def test_an_item_that_cannot_be_used_is_located_and_the_rest_is_read(tmp_path, item, line, reason, text):
+def test_an_item_that_cannot_be_used_is_located_and_the_rest_is_read(tmp_path, item, text):
     path = tmp_path / "x.json"
     path.write_bytes(b"[\n1,\n" + item + b",\n2]")
-    first, (found, sentence), last = read(path)
-    assert (first, last, found) == (1, 2, reason)
-    assert sentence.startswith(f"{path}, record 2, line {line}: ")
+    first, (reason, sentence), last = read(path)
+    assert (first, last, reason) == (1, 2, "not JSON")
+    assert sentence.startswith(f"{path}, record 2: ")
     assert text in sentence
-    assert list(read_records(path))[2].place.line == 4 + item.count(b"\n")
 
 
 @pytest.mark.parametrize(
     ("rest", "line", "reason", "text"),
     [
-        (b"3", 4, "not JSON", "expected `,` or `]` after a row, found '3'"),
-        (b"", 4, "not JSON", "found the end of the file"),
-        (b",\n{]", 5, "not JSON", "is not valid JSON"),
-        (b"\n\xff]", 5, "not UTF-8", "byte 0 of it is 0xff"),
-        (b",\n[" + b"[" * 100_000, 5, "not JSON", "is nested more than 100 deep"),
+        (b"3]", 4, "not JSON", "is not valid JSON: Expecting ',' delimiter at character 0"),
+        (b"", 4, "not JSON", "is not valid JSON: Expecting ',' delimiter at character 0"),
+        (b",\n{]", 5, "not JSON", "is not valid JSON: Expecting property name"),
+        (b"\n\xc3\xbc\xff]", 5, "not UTF-8", "is not UTF-8: byte 2 of it is 0xff"),
+        (b",\n" + b"1" * 5000 + b"]", 1, "not JSON", "the file holds an integer of too many digits"),
+        (b",\n[" + b"[" * 100_000, 1, "not JSON", "the file is nested more than 100 deep"),
     ],
 )
-def test_broken_syntax_ends_an_array_and_what_came_before_is_kept(tmp_path, rest, line, reason, text):
+def test_an_array_that_is_no_json_is_one_problem_with_its_line(tmp_path, rest, line, reason, text):
     path = tmp_path / "x.json"
     path.write_bytes(b'[\n{"a": 1},\n2\n' + rest)
-    first, second, (found, sentence) = read(path)
-    assert (first, second, found) == ({"a": 1}, 2, reason)
-    assert sentence.startswith(f"{path}, record 3, line {line}: ")
+    ((found, sentence),) = read(path)
+    assert (found, sentence.startswith(f"{path}, line {line}: ")) == (reason, True)
     assert text in sentence
 
 
-def test_a_torn_gz_array(tmp_path):
+def test_a_torn_gz_array_is_one_problem(tmp_path):
     path = tmp_path / "x.json.gz"
     items = [i * 7919 for i in range(50_000)]
     whole = gzip.compress(json.dumps(items, indent=0).encode())
     path.write_bytes(whole)
     assert read(path) == items
-    path.write_bytes(whole[: len(whole) // 2])
-    *records, (reason, sentence) = read(path)
-    assert records == items[: len(records)]
-    assert len(records) > 10_000
-    assert (reason, "ends too early" in sentence) == ("damaged file", True)
-    assert f"record {len(records) + 1}, line {len(records) + 2}: " in sentence
-    path.write_bytes(whole[:-8] + b"\0" * 8)
-    *records, (reason, sentence) = read(path)
-    assert (records, reason, "is damaged" in sentence) == (items, "damaged file", True)
+    for raw, words in ((whole[: len(whole) // 2], "ends too early"), (whole[:-8] + b"\0" * 8, "is damaged")):
+        path.write_bytes(raw)
+        ((reason, sentence),) = read(path)
+        assert (reason, words in sentence) == ("damaged file", True)
 
 
 def test_python_notation():

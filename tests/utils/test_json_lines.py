@@ -16,8 +16,7 @@ from pact_lightning.tasks.record import task_to_json
 from pact_lightning.tasks.toolhop.tasks import ToolHopTasks
 from pact_lightning.types.task import Task
 from pact_lightning.utils.errors import TaskFileError
-from pact_lightning.utils.json_lines import read_json_lines, scan_json_lines
-from pact_lightning.utils.json_list import read_json_list
+from pact_lightning.utils.json_lines import read_json_lines, scan_json_lines, scan_json_list
 from pact_lightning.utils.json_text import MAX_DEPTH, JsonTextError, check_json, parse_json
 
 
@@ -130,8 +129,8 @@ def test_a_byte_that_is_not_utf_8_is_named(file):
 
 def test_a_byte_order_mark_is_no_part_of_the_text(file):
     assert list(read_json_lines(file(b'\xef\xbb\xbf{"a": 1}\r\n[2]'))) == [(1, {"a": 1}), (2, [2])]
-    (item,) = read_json_list(file(b"\xef\xbb\xbf[1]"))
-    assert (item.index, item.line, item.value) == (0, 1, 1)
+    (item,) = scan_json_list(file(b"\xef\xbb\xbf[1]"))
+    assert (item.number, item.value, item.error) == (1, 1, None)
     for encoding in ("utf-16", "utf-16-be"):
         raw = ("\ufeff" if encoding == "utf-16-be" else "") + "[1]\n"
         with pytest.raises(TaskFileError, match="line 1: the file is UTF-16; save it as UTF-8"):
@@ -152,7 +151,7 @@ def test_long_lines_are_read_and_longer_ones_named(file):
     with pytest.raises(ValueError, match="max_line_mb must be at least 1"):
         list(read_json_lines(path, max_line_mb=0))
     with pytest.raises(TaskFileError, match=r"the file is larger than 10 MiB \(max_file_mb\); JSON Lines may"):
-        list(read_json_list(path, max_file_mb=10))
+        list(scan_json_list(path, max_file_mb=10))
 
 
 def test_a_damaged_compressed_file_is_named_by_the_line_it_breaks_at(file):

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from pact_lightning.tasks.bfcl.environment import Scenario, SimulatedAPIs
 from pact_lightning.tasks.bfcl.package import data_folder, tool_schemas
 from pact_lightning.tasks.bfcl.rows import CATEGORIES, BFCLRow, Category, read_rows
-from pact_lightning.tasks.checks import check_task
+from pact_lightning.tasks.record import check_task
 from pact_lightning.traces.segmentation import turn_pattern
 from pact_lightning.types.prompt import EnvironmentSpec, Message, PromptView, ToolSchema, UserTurn
 from pact_lightning.types.task import Reference, Task

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pact_lightning.tasks.checks import check_task
+from pact_lightning.tasks.record import check_task
 from pact_lightning.traces.replay import trace_from_calls
 from pact_lightning.types.prompt import EnvironmentSpec, Message, PromptView, as_messages
 from pact_lightning.types.task import Reference, SubAnswer, Task

@@ -4,17 +4,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pact_lightning.tasks.checks import check_task
 from pact_lightning.tasks.ftrl.row import ENVIRONMENT, needed
 from pact_lightning.tasks.jsonl import Scanned, scan_records, tasks_of
+from pact_lightning.tasks.record import check_task
 from pact_lightning.types.prompt import EnvironmentSpec, Message, PromptView, as_messages
 from pact_lightning.types.task import Reference, SubAnswer, Task
 from pact_lightning.utils.errors import TaskFieldError, typed
-from pact_lightning.utils.json_lines import JsonLine
-from pact_lightning.utils.json_list import MAX_FILE_MB, scan_json_list
+from pact_lightning.utils.json_lines import MAX_FILE_MB, JsonLine, scan_json_list
 
 KIND = "toolhop"
-"""The ``kind`` of every task; ToolHop's metrics know their tasks by it."""
+"""``kind`` of every task; ToolHop's metrics know their tasks by it."""
 SYSTEM_PROMPT = (
     "Answer the question with what the tools return, one step after another, and not from memory. A date is written "
     "YYYY-MM-DD, a number in digits without leading zeros, a person as first name and last name. Once you know the "
@@ -27,11 +26,11 @@ class ToolHopTasks:
     """Tasks from a file in ToolHop's format: one JSON list, ``.json`` or ``.json.gz``.
 
     Of a row, ``id, question, answer, sub_task`` {sub-question: sub-answer}, ``tools`` {sub-question: {``name,
-    description, parameters``}} and ``functions`` [source] are needed; other fields are let be. The functions stand in
-    the order of the tools. A row's id is ``{name}-{id}``, its kind :data:`KIND`. Tools run in
-    :class:`pact_lightning.CodeToolEnvironment`; upstream gives every result as JSON, that
-    class gives text as it is. The reference has the answer and, per sub-question, the tool that finds its answer;
-    which arguments that takes is not in the rows, so that there are no reference calls.
+    description, parameters``}} and ``functions`` [source] are needed; other fields are ignored. The functions stand
+    in the order of the tools. A row's id is ``{name}-{id}``, its kind :data:`KIND`. Tools run in
+    :class:`pact_lightning.CodeToolEnvironment`; upstream gives every result as JSON, that class gives text as it is.
+    The reference has the answer and, per sub-question, the tool that finds its answer. The rows do not say which
+    arguments that takes; there are no reference calls.
 
     The upstream file was not at hand when this was written: the loader was tested on rows written in its format.
 
@@ -40,7 +39,7 @@ class ToolHopTasks:
         indices: Only these row numbers, counted from 0; ``None`` for all.
         limit: Load at most this many tasks, after all other choices.
         system_prompt: A system message put before the question; ``None`` or empty for none. The wording is ours [D].
-        name: What the ids start with.
+        name: Start of the ids.
         max_file_mb: Largest size of the file in MiB.
     """
 
@@ -62,21 +61,21 @@ class ToolHopTasks:
         self.max_file_mb = max_file_mb
 
     def load(self) -> Sequence[Task]:
-        """Reads and checks the chosen rows, in the file's order.
+        """Read and check the chosen rows, in the file's order.
 
         Raises:
             FileNotFoundError: There is no such file.
-            TaskFileError: The file or a row is not well formed; the error names the line and the field.
+            TaskFileError: The file or a row is not well formed; the error names item, counted from 1, and field.
             ValueError: ``indices`` names a row that the file does not have.
         """
         return list(tasks_of(self.scan()))
 
     def scan(self) -> Iterator[Scanned]:
-        """Every chosen row as a task or a mistake; see :mod:`pact_lightning.tasks.jsonl`.
+        """Yield every chosen row as a task or its mistake.
 
         Raises:
             FileNotFoundError: There is no such file.
-            TaskFileError: The file cannot be opened as what its name says.
+            TaskFileError: The file as a whole cannot be read.
             ValueError: ``indices`` names a row that the file does not have.
         """
         rows = made = 0
@@ -85,7 +84,7 @@ class ToolHopTasks:
             nonlocal rows
             for item in scan_json_list(self.path, self.max_file_mb):
                 rows += 1
-                yield JsonLine(item.error.line if item.error else item.line, item.value, item.error)
+                yield item
 
         def read(index: int, row: Any) -> Task | None:
             nonlocal made
@@ -93,28 +92,24 @@ class ToolHopTasks:
                 return None
             if self.limit is not None and made >= self.limit:
                 return None
-            try:
-                task = toolhop_task(index, row, system_prompt=self.system_prompt, name=self.name)
-            except TaskFieldError as error:
-                # Many such files are a single line, which says nothing about the place.
-                raise TaskFieldError(f"[{index}].{error.field}", error.problem) from error
+            task = toolhop_task(index, row, system_prompt=self.system_prompt, name=self.name)
             made += 1
             return task
 
-        yield from scan_records(self.path, lines(), read)
+        yield from scan_records(self.path, lines(), read, unit="item")
         absent = [index for index in self.indices or () if not 0 <= index < rows]
         if absent:
             raise ValueError(f"indices names row {absent[0]}, but {self.path} has {rows} rows, counted from 0")
 
 
 def toolhop_task(index: int, row: Any, *, system_prompt: str | None = SYSTEM_PROMPT, name: str = KIND) -> Task:
-    """Makes a task of a row.
+    """Make a task of a row.
 
     Args:
         index: The row's number, counted from 0; kept in the metadata.
         row: The row; see :class:`ToolHopTasks` for its fields.
         system_prompt: A system message put before the question; ``None`` or empty for none.
-        name: What the id starts with.
+        name: Start of the id.
 
     Raises:
         TaskFieldError: A field is missing or wrong.
@@ -146,7 +141,7 @@ def toolhop_task(index: int, row: Any, *, system_prompt: str | None = SYSTEM_PRO
 
 
 def _tools(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The tools' own schemas, by sub-question."""
+    """Return the tools' own schemas by sub-question."""
     tools: dict[str, dict[str, Any]] = typed(needed(row, "tools"), dict, "tools")
     for question, tool in tools.items():
         where = f"tools.{question}"
@@ -167,7 +162,7 @@ def _functions(row: dict[str, Any], tools: int) -> list[str]:
 def _offered(
     by_question: dict[str, dict[str, Any]], functions: list[str]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Schemas in OpenAI format and sources by name. A tool that serves two sub-questions is offered once [D]."""
+    """Return schemas in OpenAI format and sources by name; a tool that serves two sub-questions is offered once [D]."""
     schemas: list[dict[str, Any]] = []
     codes: dict[str, str] = {}
     for (question, tool), source in zip(by_question.items(), functions, strict=True):

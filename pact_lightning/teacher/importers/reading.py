@@ -4,7 +4,7 @@ Which formats there are, and which of them a record is in.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,7 @@ from pact_lightning.teacher.importers.openai_messages import conversation_from_o
 from pact_lightning.teacher.importers.sharegpt import conversation_from_sharegpt
 from pact_lightning.teacher.importers.toolrl import conversation_from_toolrl
 from pact_lightning.utils.errors import TaskFileError
-from pact_lightning.utils.json_lines import JsonLine, scan_json_lines
-from pact_lightning.utils.json_list import JsonItem, scan_json_list
+from pact_lightning.utils.json_lines import JsonLine, scan_json_lines, scan_json_list
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 """Files that are read: JSON Lines, or one JSON array of records."""
@@ -28,16 +27,14 @@ class Place:
         path: The file.
         number: Its line, or its place in a JSON array, counted from 1.
         unit: ``line`` or ``record``.
-        line: The line on which a record of an array starts or is broken, counted from 1.
     """
 
     path: Path
     number: int
     unit: str = "line"
-    line: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.path}, {self.unit} {self.number}{'' if self.line is None else f', line {self.line}'}"
+        return f"{self.path}, {self.unit} {self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +96,7 @@ def read_records(path: Path) -> Iterator[Record | Problem]:
     """Reads the records of a file, one at a time; blank lines are skipped.
 
     Lines may be as long as :data:`~pact_lightning.utils.json_lines.MAX_LINE_MB`, arrays as large as
-    :data:`~pact_lightning.utils.json_list.MAX_FILE_MB`.
+    :data:`~pact_lightning.utils.json_lines.MAX_FILE_MB`.
 
     Args:
         path: A file that ends in one of :data:`SUFFIXES`. One that ends in ``.json`` and holds a single object is one
@@ -107,8 +104,8 @@ def read_records(path: Path) -> Iterator[Record | Problem]:
 
     Yields:
         In the file's order, each record or what is wrong with it: invalid UTF-8, no JSON, a line that is too long.
-        Damage that ends the file early (a torn ``.gz``, broken syntax of an array) is one problem at the place it was
-        met.
+        A torn ``.gz`` of lines ends early with one problem. A file with one array that is torn or of broken syntax is
+        one problem as a whole.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -116,7 +113,7 @@ def read_records(path: Path) -> Iterator[Record | Problem]:
     try:
         if path.name.endswith((".json", ".json.gz")):
             for item in scan_json_list(path, lone_value=True):
-                yield _entry(Place(path, item.index + 1, "record", item.line), item)
+                yield _entry(Place(path, item.number, "record"), item)
         else:
             for line in scan_json_lines(path):
                 yield _entry(Place(path, line.number), line)
@@ -124,11 +121,9 @@ def read_records(path: Path) -> Iterator[Record | Problem]:
         yield Problem(Place(path, error.line), error.reason, error.problem)
 
 
-def _entry(place: Place, read: JsonLine | JsonItem) -> Record | Problem:
+def _entry(place: Place, read: JsonLine) -> Record | Problem:
     if read.error is None:
         return Record(place, read.value)
-    if place.line is not None:
-        place = replace(place, line=read.error.line)
     return Problem(place, read.error.reason, read.error.problem)
 
 
