@@ -97,7 +97,11 @@ class RolloutStore:
         return found
 
     def drop(self, before: int) -> None:
-        """Remove the rollouts of the phases before this one, and of the validations between them."""
+        """Remove the rollouts of earlier phases, and of the validations between them.
+
+        Args:
+            before: The phase that begins.
+        """
         for path in self.folder.glob(f"*{self.suffix}.*"):
             kind, _, number = path.name.partition(".")[0].removesuffix(self.suffix).rpartition("-")
             if number.isdecimal() and (int(number) < before or (kind == "validation" and int(number) == before)):
@@ -132,7 +136,7 @@ class StoredRollouts:
 
     def append(self, request: RolloutRequest, trajectory: Trajectory) -> None:
         """Write a rollout that has just ended."""
-        self._log.append({"request": _request_name(request), "rollout": _trajectory_record(trajectory)})
+        self._log.append({"request": _request_name(request), "rollout": _trajectory_to_json(trajectory)})
 
 
 def _request_name(request: RolloutRequest) -> str:
@@ -180,33 +184,33 @@ def _known(
             continue
         if number not in prompts:
             prompts[number] = tuple(prompt_ids(requests[number].prompt))
-        trajectory = _read_trajectory(record["rollout"], prompts[number])
+        trajectory = _trajectory_from_json(record["rollout"], prompts[number])
         known[number, trajectory.sample] = trajectory
     return known
 
 
-def _trajectory_record(trajectory: Trajectory) -> dict[str, Any]:
+def _trajectory_to_json(trajectory: Trajectory) -> dict[str, Any]:
     """Return a rollout as JSON values, without its prompt, which is known from the request."""
     record = {field.name: getattr(trajectory, field.name) for field in fields(trajectory) if field.name != "prompt_ids"}
     segments = [[list(segment.ids), int(segment.component), segment.turn] for segment in trajectory.segments]
-    return record | {"segments": segments, "turns": [_turn_record(turn) for turn in trajectory.turns]}
+    return record | {"segments": segments, "turns": [_turn_to_json(turn) for turn in trajectory.turns]}
 
 
-def _turn_record(turn: RolloutTurn) -> dict[str, Any]:
+def _turn_to_json(turn: RolloutTurn) -> dict[str, Any]:
     record = {field.name: getattr(turn, field.name) for field in fields(turn)}
     user = None if turn.user is None else [turn.user.content, [dict(tool) for tool in turn.user.tools]]
     return record | {"parsed": [[entry.call, entry.error] for entry in turn.parsed], "user": user}
 
 
-def _read_trajectory(record: Mapping[str, Any], prompt_ids: tuple[int, ...]) -> Trajectory:
+def _trajectory_from_json(record: Mapping[str, Any], prompt_ids: tuple[int, ...]) -> Trajectory:
     segments = [Segment(tuple(ids), Component(component), turn) for ids, component, turn in record["segments"]]
-    turns = [_read_turn(turn) for turn in record["turns"]]
+    turns = [_turn_from_json(turn) for turn in record["turns"]]
     stop_reason = StopReason(record["stop_reason"])
     changed = {"prompt_ids": prompt_ids, "segments": segments, "turns": turns, "stop_reason": stop_reason}
     return Trajectory(**{**record, **changed})
 
 
-def _read_turn(record: Mapping[str, Any]) -> RolloutTurn:
+def _turn_from_json(record: Mapping[str, Any]) -> RolloutTurn:
     changed = {
         "parsed": tuple(ParsedCall(call, error) for call, error in record["parsed"]),
         "responses": tuple(record["responses"]),

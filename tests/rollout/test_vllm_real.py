@@ -22,7 +22,6 @@ from vllm_real_play import PROMPT, difference, play_long
 from pact_lightning.policy.loading import policy_source
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
-from pact_lightning.rollout.samplers.vllm.client import VLLMClient
 from pact_lightning.rollout.samplers.vllm.server import VLLMServer
 from pact_lightning.rollout.samplers.vllm.turns import saved_adapter
 from pact_lightning.update.optimizer import OptimizerConfig
@@ -175,7 +174,7 @@ def greedy(client, name):
 def test_the_stale_cache_trap_is_real_and_ours_does_not_fall_into_it(backend, models, tmp_path):
     """New weights under an old name and path give what belongs to neither adapter, and no error."""
     folder = tmp_path / "adapter"
-    with VLLMClient(backend._server) as client:
+    with backend._connect() as client:
         for model in models:
             model.save_pretrained(folder, save_embedding_layers=False)
             body = {"lora_name": "reused", "lora_path": str(folder), "load_inplace": True}
@@ -193,7 +192,7 @@ def test_the_stale_cache_trap_is_real_and_ours_does_not_fall_into_it(backend, mo
 
 
 def test_nothing_stays_in_the_server(backend, models):
-    with VLLMClient(backend._server) as client:
+    with backend._connect() as client:
         before = client.models()
         with backend.lend(lent(models[0]), SamplingConfig()):
             assert len(client.models()) == len(before) + 1
@@ -217,7 +216,7 @@ def test_rollouts_ahead_of_the_update_are_of_the_weights_before_it(backend, tmp_
     off = [logged["mismatch/abs_difference"] for logged in module.logged if measured(logged)]
     assert off[0] < CLOSE
     assert min(off[1:]) > 10 * CLOSE
-    with VLLMClient(backend._server) as client:
+    with backend._connect() as client:
         assert not [name for name in client.models() if name.startswith("pact-")]
 
 

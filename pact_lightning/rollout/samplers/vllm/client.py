@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -21,43 +20,32 @@ class VLLMServerError(SamplerUnavailableError):
     """Error of a server that cannot be reached, refuses a request, or gives an unreadable answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerConfig:
-    """Address and key of a server, and limits of its requests.
+class VLLMClient:
+    """Open connection to a server, for use with ``with``; several threads may share it.
 
-    Attributes:
-        base_url: Address, version included.
+    Args:
+        base_url: Address of the server, version included.
         api_key_env: Environment variable that holds the key; empty for none.
         retries: Most repetitions of a request after a 408, 409, 429, 5xx, a timeout or a broken connection, each after
             a growing pause or the one that the server asks for.
         timeout_s: Seconds that one try may take.
     """
 
-    base_url: str
-    api_key_env: str
-    retries: int
-    timeout_s: float
-
-
-class VLLMClient:
-    """Open connection to a server, for use with ``with``; several threads may share it.
-
-    Args:
-        config: The server.
-    """
-
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, base_url: str, api_key_env: str, retries: int, timeout_s: float) -> None:
         # Imported only here, since the openai package is optional.
         from openai import DefaultHttpxClient, OpenAI
 
-        self._config = config
+        self._name = f"the vLLM server {base_url}"
+        self._api_key_env = api_key_env
+        self._retries = retries
+        self._timeout_s = timeout_s
         self._repeating = False
         hooks: Any = {"request": [self._notice_request], "response": [self._notice_response]}
         self._client = OpenAI(
-            api_key=api_key(config.api_key_env),
-            base_url=config.base_url,
-            max_retries=config.retries,
-            timeout=config.timeout_s,
+            api_key=api_key(api_key_env),
+            base_url=base_url,
+            max_retries=retries,
+            timeout=timeout_s,
             http_client=DefaultHttpxClient(event_hooks=hooks),
         )
 
@@ -159,13 +147,13 @@ class VLLMClient:
         """Post a body, or get a path without one; OpenAI's client repeats requests by itself."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError
 
-        tries = f"{self._config.retries + 1} tries"
+        tries = f"{self._retries + 1} tries"
         try:
             if body is None:
                 return self._client.get(path, cast_to=str)
             return self._client.post(path, cast_to=str, body=body)
         except APITimeoutError as error:
-            seconds = f"{self._config.timeout_s:g} seconds"
+            seconds = f"{self._timeout_s:g} seconds"
             raise VLLMServerError(f"{self._name} did not answer within {seconds}, in {tries}") from error
         except APIConnectionError as error:
             raise VLLMServerError(
@@ -174,8 +162,7 @@ class VLLMClient:
             ) from error
         except APIStatusError as error:
             status, said = error.status_code, " ".join(str(error.message).split())[:500]
-            key, retries = self._config.api_key_env, self._config.retries
-            problem = status_problem(self._name, status, said, api_key_env=key, retries=retries)
+            problem = status_problem(self._name, status, said, api_key_env=self._api_key_env, retries=self._retries)
             if status in (401, 403) or can_be_repeated(status):
                 raise VLLMServerError(problem) from error
             raise _RefusedError(problem, status) from error
@@ -187,7 +174,7 @@ class VLLMClient:
             _log.warning(
                 "%s failed, or did not answer; requests are repeated up to %d times, after growing pauses",
                 self._name,
-                self._config.retries,
+                self._retries,
             )
 
     def _notice_response(self, response: Any) -> None:
@@ -201,10 +188,6 @@ class VLLMClient:
             return json.loads(content)
         except ValueError as error:
             raise VLLMServerError(f"{self._name} answers what is not JSON; is it a vLLM server?") from error
-
-    @property
-    def _name(self) -> str:
-        return f"the vLLM server {self._config.base_url}"
 
 
 def _is_repeated(request: Any) -> bool:

@@ -5,12 +5,13 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.rollout.samplers.base import LentPolicy, Sampler, SamplingConfig, TurnOutput, TurnRequest
-from pact_lightning.rollout.samplers.vllm.client import ServerConfig, VLLMClient, VLLMServerError
+from pact_lightning.rollout.samplers.vllm.client import VLLMClient, VLLMServerError
 from pact_lightning.rollout.samplers.vllm.turns import (
     UNCHANGED_DISTRIBUTION,
     VLLMTurns,
@@ -63,7 +64,9 @@ class VLLMServer:
             raise ValueError("a vLLM server needs concurrency >= 1, retries >= 0 and timeout_s > 0")
         self.adapter_folder = adapter_folder
         self.concurrency = concurrency
-        self._server = ServerConfig(base_url, api_key_env, retries, timeout_s)
+        self._base_url = base_url
+        self._api_key_env = api_key_env
+        self._connect = partial(VLLMClient, base_url, api_key_env, retries, timeout_s)
         self._temperatures_known: set[float] = {1.0}
 
     def check(self, config: PolicyConfig) -> None:
@@ -74,10 +77,10 @@ class VLLMServer:
             OSError: The folder for adapters is missing, or a request to the server failed.
         """
         check_has_adapter(config)
-        api_key(self._server.api_key_env)
+        api_key(self._api_key_env)
         if self.adapter_folder is not None and not Path(self.adapter_folder).is_dir():
             raise FileNotFoundError(f"there is no folder {self.adapter_folder}; make it, or change adapter_folder")
-        with VLLMClient(self._server) as client:
+        with self._connect() as client:
             client.models()
             client.check_adapters_can_be_loaded()
 
@@ -88,7 +91,7 @@ class VLLMServer:
         Raises:
             VLLMServerError: The server cannot load the adapter, or reports other log-probabilities than it samples by.
         """
-        with VLLMClient(self._server) as client, saved_adapter(policy.model, self.adapter_folder) as version:
+        with self._connect() as client, saved_adapter(policy.model, self.adapter_folder) as version:
             client.load(version)
             pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="vllm")
             try:
@@ -112,7 +115,7 @@ class VLLMServer:
         reported, at_one = (_spread(client, model, token, tried) for tried in (temperature, 1.0))
         if abs(reported * temperature - at_one) > abs(reported - at_one):
             raise VLLMServerError(
-                f"the vLLM server {self._server.base_url} reports log-probabilities of temperature 1, and rollouts are "
+                f"the vLLM server {self._base_url} reports log-probabilities of temperature 1, and rollouts are "
                 f"sampled at {temperature:g}; start it with --logprobs-mode processed_logprobs"
             )
         self._temperatures_known.add(temperature)
