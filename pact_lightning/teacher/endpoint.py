@@ -1,6 +1,7 @@
-"""A chat endpoint's reply, read strictly: servers differ in what they leave out.
+"""Client of an OpenAI-compatible chat endpoint, for teachers and annotators, and its replies.
 
-A chat endpoint that speaks OpenAI's protocol: a teacher's, or an annotator's; hosted, or a server of one's own.
+The endpoint may be a hosted model or a server of one's own. :class:`Endpoint` limits the requests under way, repeats
+failed ones and counts tokens; :func:`read_reply` reads what comes back.
 """
 
 import asyncio
@@ -12,26 +13,27 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pact_lightning.utils.endpoint import api_key, can_be_repeated, check_base_url, status_problem
+from pact_lightning.utils.errors import shortened
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 _REASONING_FIELDS = ("reasoning_content", "reasoning")
-"""Where servers put the thinking that they have parsed out of the text."""
+"""Fields in which servers return the thinking that they have parsed out of the text."""
 
 
 class UnreadableReplyError(Exception):
-    """A reply that is no chat completion."""
+    """Reply that is no chat completion."""
 
 
 @dataclass(frozen=True, slots=True)
 class NativeCall:
-    """A tool call as the protocol gives it.
+    """Tool call in the protocol's form.
 
     Attributes:
         id: Its id; may be empty.
         name: The tool's name.
-        arguments: The arguments as JSON text, unread.
+        arguments: The arguments as JSON text, not yet parsed.
     """
 
     id: str
@@ -45,13 +47,13 @@ class Reply:
 
     Attributes:
         text: Its text.
-        reasoning: Its thinking, where the server gives it apart from the text.
-        reasoning_field: The field that the thinking stood in; empty where there was none.
+        reasoning: Its thinking, if the server returns it apart from the text.
+        reasoning_field: The field of the thinking; empty without one.
         calls: Its native tool calls.
-        cut: It ended at the token limit.
-        prompt_tokens: Tokens read; 0 where the server does not say.
-        completion_tokens: Tokens written; 0 where the server does not say.
-        counted: Whether the server gave the counts.
+        cut: True if it ended at the token limit.
+        prompt_tokens: Tokens read; 0 if the server gives no counts.
+        completion_tokens: Tokens written; 0 if the server gives no counts.
+        counted: True if the server gives the counts.
     """
 
     text: str = ""
@@ -65,7 +67,7 @@ class Reply:
 
 
 def read_reply(body: Any) -> Reply:
-    """Reads the body of a chat completion.
+    """Read the body of a chat completion; servers differ in what they leave out and add.
 
     Args:
         body: The JSON value.
@@ -74,72 +76,57 @@ def read_reply(body: Any) -> Reply:
         The reply. Half characters (unpaired surrogates), which have no UTF-8, become question marks.
 
     Raises:
-        UnreadableReplyError: It has no message, or one of another shape; the error says what is wrong.
+        UnreadableReplyError: The body has no message, or one of another shape.
     """
-    choices = _get(body, "choices")
-    if not isinstance(choices, list) or not choices:
-        raise UnreadableReplyError(f"it has no choices, but {str(body)[:120]!r}")
-    message = _get(choices[0], "message")
-    if not isinstance(message, Mapping):
-        raise UnreadableReplyError("its first choice has no message")
-    field = next((name for name in _REASONING_FIELDS if isinstance(message.get(name), str) and message[name]), "")
-    usage = _get(body, "usage")
-    counts = [_get(usage, "prompt_tokens"), _get(usage, "completion_tokens")]
-    counted = all(type(count) is int and count >= 0 for count in counts)
-    return Reply(
-        text=_text(message.get("content")),
-        reasoning=_text(message[field]) if field else "",
-        reasoning_field=field,
-        calls=_calls(message.get("tool_calls")),
-        cut=_get(choices[0], "finish_reason") == "length",
-        prompt_tokens=counts[0] if counted else 0,
-        completion_tokens=counts[1] if counted else 0,
-        counted=counted,
-    )
+    # OpenAI's own class of a completion refuses what servers in use send, such as a finish reason of their own.
+    try:
+        choice = body["choices"][0]
+        message = choice["message"]
+        field = next((name for name in _REASONING_FIELDS if isinstance(message.get(name), str) and message[name]), "")
+        usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
+        counts: list[Any] = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+        counted = all(type(count) is int and count >= 0 for count in counts)
+        return Reply(
+            text=_text(message.get("content")),
+            reasoning=_text(message[field]) if field else "",
+            reasoning_field=field,
+            calls=tuple(_call(call) for call in message.get("tool_calls") or ()),
+            cut=choice.get("finish_reason") == "length",
+            prompt_tokens=counts[0] if counted else 0,
+            completion_tokens=counts[1] if counted else 0,
+            counted=counted,
+        )
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UnreadableReplyError(f"it is no chat completion, but {shortened(body, 120)}") from error
 
 
-def _calls(value: Any) -> tuple[NativeCall, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise UnreadableReplyError("its tool_calls are no list")
-    calls = []
-    for entry in value:
-        function = _get(entry, "function")
-        name, arguments = _get(function, "name"), _get(function, "arguments")
-        if not isinstance(name, str) or not isinstance(arguments, str | None):
-            raise UnreadableReplyError("a tool call has no function with a name and arguments as text")
-        identity = _get(entry, "id")
-        calls.append(NativeCall(identity if isinstance(identity, str) else "", _text(name), _text(arguments)))
-    return tuple(calls)
-
-
-def _get(value: Any, key: str) -> Any:
-    return value.get(key) if isinstance(value, Mapping) else None
+def _call(value: Any) -> NativeCall:
+    name, arguments = value["function"]["name"], value["function"].get("arguments")
+    if not isinstance(name, str) or not isinstance(arguments, str | None):
+        raise TypeError
+    return NativeCall(value["id"] if isinstance(value.get("id"), str) else "", _text(name), _text(arguments))
 
 
 def _text(value: Any) -> str:
-    """A text; the text parts of a list of parts; nothing where there is none."""
-    if value is None:
-        return ""
+    """Return a text, the joined text parts of a list, or an empty text for ``None``."""
     if isinstance(value, list):
-        parts = [_get(part, "text") for part in value if _get(part, "type") in ("text", "output_text")]
-        value = "".join(part for part in parts if isinstance(part, str))
-    if not isinstance(value, str):
-        raise UnreadableReplyError(f"it has a {type(value).__name__} where a text should be")
-    return value.encode(errors="replace").decode()
+        parts = [part for part in value if isinstance(part, dict) and part.get("type") in ("text", "output_text")]
+        value = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    if not isinstance(value, str | None):
+        raise TypeError
+    return (value or "").encode(errors="replace").decode()
 
 
 class EndpointError(OSError):
-    """The endpoint is of no use: it cannot be reached, refuses the key, or does not have the model."""
+    """Useless endpoint: it cannot be reached, refuses the key, or does not have the model."""
 
 
 class RequestFailedError(EndpointError):
-    """One request has failed for good; others may still succeed.
+    """Final failure of one request; others may still succeed.
 
     Attributes:
-        refused: The endpoint will not take the request, whenever it is asked (its dialogue is too long, say); otherwise
-            it was overloaded or silent for longer than the retries lasted.
+        refused: True if the endpoint will never take the request (its dialogue is too long, say). False if it was
+            overloaded or silent for longer than the retries lasted.
     """
 
     def __init__(self, message: str, *, refused: bool) -> None:
@@ -149,22 +136,22 @@ class RequestFailedError(EndpointError):
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """Which endpoint, and how it is asked.
+    """Address and settings of an endpoint.
 
     Attributes:
         model: The model's name there.
-        base_url: Where it is, version included, for example ``http://127.0.0.1:8000/v1``. There is no default:
+        base_url: The address, version included, for example ``http://127.0.0.1:8000/v1``. There is no default:
             prompts and tool responses are sent there.
         api_key_env: The environment variable that holds the key; empty for a server that needs none. The key itself
             never stands in a recipe, a log or a report.
-        concurrency: Requests under way at the same time.
-        retries: How often a request is repeated after a 429, a 5xx, a timeout, a broken connection or an unreadable
-            reply, after a growing pause or the one that the endpoint asks for.
+        concurrency: Number of requests under way at the same time.
+        retries: Number of repetitions of a request after a 429, a 5xx, a timeout, a broken connection or an unreadable
+            reply. The pauses grow, or are those that the endpoint asks for.
         timeout_s: Seconds that one try may take.
         temperature: Sampling temperature; ``None`` for the endpoint's default.
-        max_tokens: Most tokens of one reply; ``None`` for the endpoint's default. A reply that reaches it is cut.
+        max_tokens: Token limit of one reply, at which it is cut; ``None`` for the endpoint's default.
         price_in: Price of a million prompt tokens, in any currency.
-        price_out: Price of a million completion tokens, in the same.
+        price_out: Price of a million completion tokens, in the same currency.
         extra_body: Further fields of each request, for example ``{"max_completion_tokens": 4096}``.
     """
 
@@ -181,10 +168,10 @@ class EndpointConfig:
     extra_body: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Checks the values.
+        """Check the values.
 
         Raises:
-            ValueError: One of them makes no sense.
+            ValueError: One of them is out of its range.
         """
         check_base_url(self.base_url)
         if not self.model:
@@ -195,14 +182,14 @@ class EndpointConfig:
 
 @dataclass(slots=True)
 class Usage:
-    """What requests took.
+    """Requests, retries and tokens.
 
     Attributes:
-        requests: Requests, those that failed included.
-        retries: Repetitions on the way to an answer, or to giving up.
-        prompt_tokens: Tokens read, as the endpoint counts them.
+        requests: Number of requests, failed ones included.
+        retries: Number of repetitions on the way to an answer, or to giving up.
+        prompt_tokens: Tokens read, by the endpoint's count.
         completion_tokens: Tokens written, reasoning included.
-        uncounted: Replies for which the endpoint gave no token counts.
+        uncounted: Number of replies without token counts.
     """
 
     requests: int = 0
@@ -212,30 +199,27 @@ class Usage:
     uncounted: int = 0
 
     def add(self, other: "Usage") -> None:
-        """Adds what other requests took."""
-        self.requests += other.requests
-        self.retries += other.retries
-        self.prompt_tokens += other.prompt_tokens
-        self.completion_tokens += other.completion_tokens
-        self.uncounted += other.uncounted
+        """Add the usage of other requests."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def cost(self, config: EndpointConfig) -> float:
-        """The price of all tokens, in the currency of the config's prices; discounts for cached tokens left aside."""
+        """Compute the price of all tokens by the config's prices; discounts for cached tokens are not known."""
         return (self.prompt_tokens * config.price_in + self.completion_tokens * config.price_out) / 1e6
 
 
 class Endpoint:
-    """An open connection to an endpoint; use it with ``async with``.
+    """Connection to an endpoint, opened by ``async with``.
 
     Args:
-        config: Which endpoint.
+        config: Address and settings.
 
     Attributes:
-        usage: What all requests took so far.
+        usage: The usage of all requests so far.
 
     Raises:
         ImportError: The ``openai`` package is missing.
-        ValueError: The environment variable of the key is not set, or what it holds cannot be a key.
+        ValueError: The environment variable of the key is not set, or its value cannot be a key.
     """
 
     def __init__(self, config: EndpointConfig) -> None:
@@ -268,7 +252,7 @@ class Endpoint:
             self._client = None
 
     async def complete(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> Reply:
-        """Asks for the next assistant message.
+        """Request the next assistant message.
 
         Args:
             messages: The dialogue, in OpenAI format.
@@ -278,8 +262,8 @@ class Endpoint:
             The reply.
 
         Raises:
-            RequestFailedError: The request was refused, or not answered for as long as the retries lasted.
-            EndpointError: The endpoint is of no use.
+            RequestFailedError: The request was refused, or all retries failed.
+            EndpointError: The endpoint cannot be used at all.
             RuntimeError: The endpoint was not opened.
         """
         if self._client is None:
@@ -297,7 +281,7 @@ class Endpoint:
                     self.usage.retries += attempt < self.config.retries
                     problem = str(error)
                 except RequestFailedError as error:
-                    # The client says how often it tried only where it succeeds; it does not repeat what is refused.
+                    # The client reports its retries only on success; it does not repeat what is refused.
                     self.usage.add(Usage(1, 0 if error.refused else self.config.retries))
                     raise
                 await asyncio.sleep(min(0.1 * 2**attempt, 8.0))
@@ -353,6 +337,6 @@ class Endpoint:
         return f"the endpoint {self.config.base_url} (model {self.config.model!r})"
 
     def _safe(self, error: object) -> str:
-        """An error's first words, without the key that some servers repeat."""
+        """Return an error's first words, without the key, which some servers repeat."""
         text = " ".join(str(error).split()) or type(error).__name__
         return (text.replace(self._key, "***") if self.config.api_key_env else text)[:300]

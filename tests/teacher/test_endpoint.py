@@ -195,5 +195,17 @@ def test_what_servers_leave_out():
     parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b\ud800"}]
     assert read_reply(chat(parts).body).text == "ab?"
     assert read_reply(chat(None, finish="length").body).cut
-    with pytest.raises(UnreadableReplyError, match="no choices"):
-        read_reply([1])
+    with pytest.raises(UnreadableReplyError, match=r"it is no chat completion, but \{'error'"):
+        read_reply({"error": "overloaded"})
+    for body in ([1], None, {"choices": [{"message": "hi"}]}, native(("add", 3)).body, {"choices": []}):
+        with pytest.raises(UnreadableReplyError, match="no chat completion"):
+            read_reply(body)
+
+
+def test_what_servers_add():
+    """OpenAI's own class of a chat completion refuses each of these; servers in use send them."""
+    body = native(("add", None)).body | {"service_tier": "on_demand", "usage": {"prompt_tokens": 3}}
+    body["choices"][0]["finish_reason"] = "abort"
+    del body["id"], body["choices"][0]["message"]["tool_calls"][0]["id"]
+    assert read_reply(body).calls == (NativeCall("", "add", ""),)
+    assert not read_reply(body).counted
