@@ -1,6 +1,7 @@
-"""What code a task file names, from its JSON alone: nothing is imported, made or run.
+"""Consistency of a task's parts: environment, reference and trace.
 
-Whether the parts of a task fit one another: environment, reference and trace.
+:func:`environment_classes` lists the code that a task file names, from its JSON alone: it imports, makes and runs
+nothing.
 """
 
 import json
@@ -26,16 +27,16 @@ _NAMES_CODE = ("class_path", "functions", "server", "command", "args", "url")
 
 
 def environment_classes(path: Path) -> tuple[Counter[str], int]:
-    """Counts the environments of a file of the package's own format.
+    """Count the environments of a file of the package's own format.
 
-    The lines are read by the parser that loads them, so that escapes and repeated keys hide nothing.
+    The lines are read by the parser that loads them: escapes and repeated keys hide nothing.
 
     Args:
         path: The task file.
 
     Returns:
-        Tasks per ``environment.class_path`` and what its arguments name; and the number of lines that name none, which
-        can be no tasks.
+        Tasks per ``environment.class_path`` with the code that its arguments name; and the number of lines that name
+        no class, which can be no tasks.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -65,7 +66,7 @@ def _named(record: Any) -> str | None:
 
 
 def trace_mistakes(task: Task) -> list[TaskFieldError]:
-    """What in a task's trace contradicts its reference, or disqualifies it as an expert trace.
+    """Find what in a task's trace contradicts its reference, or disqualifies it as an expert trace.
 
     A trace is kept only if its final answer or its last tool response verifies against the reference [P]; where the
     reference has sub-answers, its responses must hold all of them, and verify it, whatever the last one holds [D].
@@ -98,7 +99,7 @@ def trace_mistakes(task: Task) -> list[TaskFieldError]:
 def _answer_mistakes(
     trace: ExpertTrace, answer: str | None, called: list[tuple[str, str]], solved: bool
 ) -> Iterator[TaskFieldError]:
-    """Where the trace ends in another answer; one that finds every sub-answer need not end in any."""
+    """Find a trace that ends in another answer; one that finds every sub-answer need not end in any."""
     if answer is None:
         return
     if trace.final is not None:
@@ -115,7 +116,7 @@ def _answer_mistakes(
 
 
 def environment_mistake(task: Task) -> TaskFieldError | None:
-    """What keeps a task's environment from being made; ``None`` where it can be."""
+    """Make a task's environment; return the mistake that keeps it from being made, or ``None``."""
     try:
         environment = task.prompt.environment.build()
     except ImportError as error:
@@ -129,7 +130,7 @@ def environment_mistake(task: Task) -> TaskFieldError | None:
 
 
 def replay_mistakes(task: Task, timeout_s: float = 30.0) -> list[TaskFieldError]:
-    """Makes the trace's calls in the environment and compares the responses, as verification does.
+    """Make the trace's calls in the environment and compare the responses, as verification does.
 
     Args:
         task: A task whose environment can be made.

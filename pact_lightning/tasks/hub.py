@@ -1,7 +1,7 @@
 """Data sets of the Hugging Face hub, or folders in the same shape, as tasks."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, get_args
 
@@ -17,12 +17,12 @@ from pact_lightning.utils.json_text import JsonTextError, parse_json
 _log = logging.getLogger(__name__)
 
 HubFormat = Literal["pact", "ftrl", "toolhop"]
-"""What a row is: the package's own task, FTRL's (and MatchTIR's) row, or ToolHop's."""
+"""Format of a row: the package's own task, FTRL's (and MatchTIR's) row, or ToolHop's."""
 _NESTED = ("messages", "tools", "environment", "follow_ups", "reference", "trace", "metadata")
 
 
 class HubError(OSError):
-    """A data set cannot be had; the message says why and what to do."""
+    """Error of a data set that cannot be had; the message says why and what to do."""
 
 
 class HubTasks:
@@ -35,13 +35,13 @@ class HubTasks:
 
     Args:
         dataset: Id on the hub (``owner/name``), or a local folder of JSON Lines, CSV or Parquet files.
-        split: Which split, such as ``train`` or ``test[:100]``.
+        split: The split, such as ``train`` or ``test[:100]``.
         config: Name of the data set's configuration, where it has several.
-        revision: Branch, tag or commit on the hub; name one, so that a run can be repeated.
-        format: What a row is, see :data:`HubFormat`.
+        revision: Branch, tag or commit on the hub; name one to make a run repeatable.
+        format: Format of a row, see :data:`HubFormat`.
         format_args: Further arguments of the format: for ``ftrl`` those of
             :func:`pact_lightning.tasks.ftrl.row.ftrl_task` (``distractors, system_prompt, name``), for ``toolhop``
-            those of :func:`pact_lightning.tasks.toolhop.toolhop_task` (``system_prompt, name``).
+            those of :func:`pact_lightning.tasks.toolhop.tasks.toolhop_task` (``system_prompt, name``).
         limit: Load at most this many tasks, from the start; ``None`` for all.
     """
 
@@ -71,7 +71,7 @@ class HubTasks:
         self.limit = limit
 
     def load(self) -> Sequence[Task]:
-        """Loads the data set, over the network where it is not on this machine yet, and checks its rows.
+        """Load the data set, over the network where it is not on this machine yet, and check its rows.
 
         Raises:
             ImportError: ``datasets`` is not installed.
@@ -81,14 +81,15 @@ class HubTasks:
         return list(islice(tasks_of(self.scan()), self.limit))
 
     def scan(self) -> Iterator[Scanned]:
-        """Every row as a task or a mistake; see :mod:`pact_lightning.tasks.jsonl`.
+        """Yield every row as a task or its mistakes.
 
         Raises:
             ImportError: ``datasets`` is not installed.
             HubError: There is no such data set, or it cannot be reached.
         """
         place = f"{self.dataset} ({self.split})"
-        yield from scan_records(place, _lines(self._rows()), self._read, unit="row")
+        lines = (JsonLine(index, row) for index, row in enumerate(self._rows()))
+        yield from scan_records(place, lines, self._read, unit="row")
 
     def _read(self, index: int, row: Any) -> Task:
         if self.format == "ftrl":
@@ -134,7 +135,7 @@ _ARGUMENTS: dict[HubFormat, tuple[str, ...]] = {
 
 
 def without_nulls(value: Any, feature: Any) -> tuple[Any, int]:
-    """Takes the null members out of objects that a table stores column by column.
+    """Take the null members out of objects that a table stores column by column.
 
     Args:
         value: A value of a row, or the row.
@@ -142,7 +143,7 @@ def without_nulls(value: Any, feature: Any) -> tuple[Any, int]:
             is a list.
 
     Returns:
-        The value, and how many members were taken out.
+        The value, and the number of members taken out.
     """
     if isinstance(feature, Mapping) and isinstance(value, Mapping):
         inner = {key: without_nulls(item, feature.get(key)) for key, item in value.items() if item is not None}
@@ -154,13 +155,8 @@ def without_nulls(value: Any, feature: Any) -> tuple[Any, int]:
     return value, 0
 
 
-def _lines(rows: Iterable[Any]) -> Iterator[JsonLine]:
-    for index, row in enumerate(rows):
-        yield JsonLine(index, row)
-
-
 def _decoded(row: Any) -> dict[str, Any]:
-    """A row of format ``pact`` with the fields that hold JSON read."""
+    """Return a row of format ``pact`` with the fields that hold JSON read."""
     record: dict[str, Any] = dict(typed(row, dict, "(the row)"))
     for field in _NESTED:
         if isinstance(record.get(field), str):

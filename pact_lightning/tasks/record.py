@@ -59,7 +59,7 @@ class ToolRecord(_Record):
 
 
 class EnvironmentRecord(_Record):
-    """Where the tools run."""
+    """The environment in which the tools run."""
 
     class_path: Annotated[str, Field(pattern=r"\.")]
     """Import path of a class that follows pact_lightning.Environment."""
@@ -80,7 +80,7 @@ class FollowUpRecord(_Record):
     )
 
     content: str
-    """What the user says."""
+    """The user's words."""
     tools: list[ToolRecord] = []
     """Tools that the policy has from here on, beside those it had."""
 
@@ -188,7 +188,7 @@ class TraceRecord(_Record):
     them."""
     final: FinalTurnRecord | None = None
     source: str = ""
-    """Where the trace comes from, for reports."""
+    """The trace's origin, for reports."""
 
 
 def _ends_with_user(messages: list[MessageRecord]) -> list[MessageRecord]:

@@ -1,4 +1,4 @@
-"""What a set of tasks looks like: lengths under a tokenizer, tools, references, traces."""
+"""Statistics of a set of tasks: lengths under a tokenizer, tools, references, traces."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from pact_lightning.types.task import Task
 
 
 def spread(values: Sequence[int]) -> dict[str, float]:
-    """Smallest, median, 90th percentile and largest value; empty without values.
+    """Return the smallest, median, 90th percentile and largest value; empty without values.
 
     >>> spread([1, 2, 3, 4, 5])
     {'min': 1.0, 'median': 3.0, 'p90': 4.6, 'max': 5.0}
@@ -24,7 +24,7 @@ def spread(values: Sequence[int]) -> dict[str, float]:
 
 
 def task_statistics(tasks: Sequence[Task], renderer: ChatRenderer, max_prompt_tokens: int) -> dict[str, Any]:
-    """Counts and lengths of a set of tasks.
+    """Count a set of tasks and measure their lengths.
 
     Args:
         tasks: The tasks.

@@ -1,4 +1,4 @@
-"""Rows of a data set made for TRL's `environment_factory`, as tasks."""
+"""Rows of a data set made for TRL's ``environment_factory``, as tasks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ class TRLRowTasks:
         trace_column: Column that holds a ``trace`` as in a task file. It is kept from the class: no byte of an expert
             trace may reach a rollout.
         limit: Load at most this many rows, from the start; ``None`` for all.
-        name: What the ids start with; a row's id is ``{name}-{row number}``, rows counted from 0.
+        name: Start of the ids; a row's id is ``{name}-{row number}``, rows counted from 0.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TRLRowTasks:
         self.name = name
 
     def load(self) -> Sequence[Task]:
-        """Makes the tasks, in the rows' order.
+        """Make the tasks, in the rows' order.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -82,7 +82,7 @@ class TRLRowTasks:
         return tasks
 
     def _numbered_rows(self) -> Iterable[tuple[int, Any]]:
-        """Rows with their line in the file, or their index in the list."""
+        """Return the rows with their line in the file, or their index in the list."""
         return read_json_lines(Path(self.rows)) if isinstance(self.rows, str | Path) else enumerate(self.rows)
 
     def _task(self, environment: TRLEnvironment, index: int, row: Any) -> Task:
@@ -121,7 +121,7 @@ class TRLRowTasks:
 
 
 def _prompt_messages(prompt: Any) -> list[dict[str, Any]]:
-    """A prompt's messages as new dictionaries; at least one."""
+    """Return a prompt's messages as new dictionaries; at least one."""
     if prompt is None or isinstance(prompt, str):
         return [{"role": "user", "content": prompt or ""}]
     messages = [dict(typed(message, Mapping, "prompt")) for message in typed(prompt, list, "prompt")]

@@ -16,10 +16,10 @@ class RunStoppedError(Exception):
 
 
 class TaskFieldError(ValueError):
-    """A field of a task is wrong.
+    """Error of a field of a task.
 
     Attributes:
-        field: Where, as a path such as ``trace.turns[0].calls``.
+        field: Its place, as a path such as ``trace.turns[0].calls``.
         problem: The mistake and the remedy, to stand after the field.
         further: Further mistakes of the same task.
     """
@@ -33,12 +33,12 @@ class TaskFieldError(ValueError):
 
 
 class TaskFileError(ValueError):
-    """A line of a task file, or a row of a data set, is wrong.
+    """Error of a line of a task file, or of a row of a data set.
 
     Attributes:
         path: The file.
-        line: The line, counted from 1; or the row, counted as ``unit`` says.
-        problem: What is wrong and what is wanted, without the place.
+        line: The line, counted from 1; or the row or item, as ``unit`` says.
+        problem: The mistake and the remedy, without the place.
         field: The field; empty when the line as a whole is wrong.
         reason: A short name for what keeps the text from being read, such as ``not JSON``, by which such mistakes are
             counted; empty where it was read and says something wrong.
@@ -57,12 +57,12 @@ class TaskFileError(ValueError):
 
 
 def typed(value: Any, kind: type, field: str) -> Any:
-    """Gives ``value`` back when it is of the type.
+    """Return ``value`` if it is of the type.
 
     Args:
         value: A JSON value.
         kind: The type it must have.
-        field: Where it stands.
+        field: Its place, as a path.
 
     Raises:
         TaskFieldError: It has another type.
@@ -73,12 +73,29 @@ def typed(value: Any, kind: type, field: str) -> Any:
     return value
 
 
+def needed(record: Mapping[str, Any], field: str, kind: type = object, prefix: str = "") -> Any:
+    """Return a field that must be there.
+
+    Args:
+        record: A JSON object.
+        field: The field's name.
+        kind: The type it must have.
+        prefix: The path of the record, for the error; it ends in a dot.
+
+    Raises:
+        TaskFieldError: The field is missing or has another type.
+    """
+    if field not in record:
+        raise TaskFieldError(prefix + field, "is missing")
+    return record[field] if kind is object else typed(record[field], kind, prefix + field)
+
+
 def shortened(value: object, characters: int = 80) -> str:
-    """A value as ``repr`` gives it, of at most about so many characters; a string keeps both of its quotes.
+    """Return ``repr(value)``, cut to about ``characters``; a string keeps both of its quotes.
 
     Args:
         value: Any value.
-        characters: How many at most, before quotes and escapes.
+        characters: Largest number of characters, before quotes and escapes.
 
     >>> shortened("ab" * 9, 8), shortened([1, 2, 3, 4, 5], 8), shortened("ab")
     ("'ababa...'", '[1, 2...', "'ab'")

@@ -1,1 +1,4 @@
-"""bfcl."""
+"""Berkeley Function Calling Leaderboard, multi-turn.
+
+Read ``package``, ``rows``, ``environment``, ``tasks``, ``score``.
+"""

@@ -1,10 +1,7 @@
-"""Calls of BFCL's calculator that would take hours and all memory, and stop every rollout of the process with them.
+"""Environment of BFCL's multi-turn tasks: fresh instances of its simulated APIs, called without ``eval``.
 
-Python's big numbers cannot be interrupted, so the engine's time limit is of no help. Everything else is let through.
-
-BFCL's simulated APIs at work: instances of one scenario, and calls that run on them without ``eval``.
-
-The environment of BFCL's multi-turn tasks: its eight simulated APIs.
+Calls of the calculator that would take hours and all memory are refused by :func:`affordable`: Python's big numbers
+cannot be interrupted, so the engine's time limit is of no help.
 """
 
 import copy
@@ -25,7 +22,7 @@ _MAX_BITS = 20_000
 
 
 def affordable(name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments of a call, unless it is one that would not come back.
+    """Return the arguments of a call, unless it is one that would not come back.
 
     Args:
         name: The function.
@@ -64,7 +61,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Where a task starts.
+    """Start of a task.
 
     Attributes:
         involved_classes: Names of the simulated APIs, in order.
@@ -97,7 +94,7 @@ class SimulatedAPIs:
         }
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Runs one function.
+        """Run one function.
 
         The text is the one that BFCL itself shows a model: an object as JSON, anything else as Python writes it, an
         exception as ``Error during execution: ...``. A result that is an object with an ``error`` counts as an error.
@@ -115,7 +112,7 @@ class SimulatedAPIs:
                 return ToolResult(f"Error during execution: {error}", error=True)
 
     def differing(self, other: "SimulatedAPIs") -> list[str]:
-        """Names of the APIs whose public state is not that of ``other``, which has the same APIs."""
+        """Return the names of the APIs whose public state is not that of ``other``, which has the same APIs."""
         return [name for name, instance in self._instances.items() if not _same_state(instance, other._instances[name])]
 
 
@@ -144,7 +141,7 @@ def _text(result: Any) -> str:
 
 
 def _same_state(instance: Any, wanted: Any) -> bool:
-    """Whether all public attributes of ``wanted`` are equal; directories that hold themselves are equal to none."""
+    """Compare all public attributes of ``wanted``; directories that hold themselves are equal to none."""
     try:
         return all(
             hasattr(instance, name) and bool(getattr(instance, name) == value)
@@ -187,7 +184,7 @@ class BFCLEnvironment:
         return tool_schemas(self._scenario.involved_classes)
 
     def reset(self, task: PromptView, seed: int) -> None:
-        """Starts afresh from the initial state.
+        """Start afresh from the initial state.
 
         Args:
             task: Without influence: the scenario came with the constructor.
@@ -200,7 +197,7 @@ class BFCLEnvironment:
         self._apis = SimulatedAPIs(self._scenario)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Runs one function; see :meth:`pact_lightning.tasks.bfcl.environment.SimulatedAPIs.call`.
+        """Run one function; see :meth:`pact_lightning.tasks.bfcl.environment.SimulatedAPIs.call`.
 
         Raises:
             RuntimeError: It was never reset.

@@ -1,10 +1,8 @@
-"""What this package uses of ``bfcl-eval``: its data files, its function docs, and its simulated APIs.
+"""Parts of ``bfcl-eval`` that are used: its data files, its function docs as tool schemas, and its simulated APIs.
 
 The Berkeley Function Calling Leaderboard comes as the PyPI package ``bfcl-eval`` (Apache-2.0). Only data files and the
 classes of the simulated APIs are used, so it is installed without what it depends on. Importing its ``eval_config``
-would make folders where the user happens to stand; nothing here imports it.
-
-BFCL's function docs as tool schemas in OpenAI format.
+would make folders in the current directory; nothing here imports it.
 """
 
 import importlib
@@ -19,7 +17,7 @@ from pact_lightning.types.prompt import ToolSchema
 
 PACKAGE = "bfcl_eval"
 INSTALL = "pip install --no-deps bfcl-eval==2026.3.23 mpmath"
-"""How to get it."""
+"""Command that installs it."""
 
 _FILES = {
     "GorillaFileSystem": "gorilla_file_system",
@@ -39,7 +37,7 @@ _SOURCES = f"{PACKAGE}.eval_checker.multi_turn_eval.func_source_code"
 
 
 def data_folder() -> Path:
-    """The folder of BFCL's data files.
+    """Return the folder of BFCL's data files.
 
     Raises:
         ImportError: ``bfcl-eval`` is not installed, or is a release without these files.
@@ -57,7 +55,7 @@ def data_folder() -> Path:
 
 
 def check_classes(names: Sequence[str]) -> None:
-    """Checks names of simulated APIs.
+    """Check names of simulated APIs.
 
     Raises:
         ValueError: One is unknown.
@@ -69,7 +67,7 @@ def check_classes(names: Sequence[str]) -> None:
 
 @cache
 def api_class(name: str) -> type[Any]:
-    """The class of a simulated API.
+    """Return the class of a simulated API.
 
     Args:
         name: One of :data:`API_CLASSES`.
@@ -84,23 +82,12 @@ def api_class(name: str) -> type[Any]:
     return found
 
 
-def function_doc_file(name: str) -> Path:
-    """The file with the docs of an API's functions, one JSON object a line.
-
-    Raises:
-        ValueError: There is no such API.
-        ImportError: ``bfcl-eval`` is not installed.
-    """
-    check_classes([name])
-    return data_folder() / "multi_turn_func_doc" / f"{_FILES[name]}.json"
-
-
 _TYPES = {"dict": "object", "float": "number", "tuple": "array"}
 """BFCL's names of types that JSON Schema calls otherwise."""
 
 
 def tool_schemas(class_names: Sequence[str]) -> tuple[ToolSchema, ...]:
-    """The tools of some simulated APIs, API by API, in the order of the function docs.
+    """Return the tools of some simulated APIs, API by API, in the order of the function docs.
 
     Raises:
         ValueError: There is no such API.
@@ -111,12 +98,14 @@ def tool_schemas(class_names: Sequence[str]) -> tuple[ToolSchema, ...]:
 
 @cache
 def _schemas_of(class_name: str) -> tuple[ToolSchema, ...]:
-    lines = function_doc_file(class_name).read_text(encoding="utf-8").splitlines()
+    check_classes([class_name])
+    docs = data_folder() / "multi_turn_func_doc" / f"{_FILES[class_name]}.json"
+    lines = docs.read_text(encoding="utf-8").splitlines()
     return tuple(tool_schema(json.loads(line)) for line in lines if line.strip())
 
 
 def tool_schema(doc: Mapping[str, Any]) -> ToolSchema:
-    """One function doc as a tool schema; what the function answers (``response``) is left out [D].
+    """Return one function doc as a tool schema; its ``response`` is left out [D].
 
     >>> tool_schema({"name": "f", "description": "F.", "parameters": {"type": "dict", "properties": {
     ...     "x": {"type": "float"}}}})["function"]["parameters"]
@@ -127,7 +116,7 @@ def tool_schema(doc: Mapping[str, Any]) -> ToolSchema:
 
 
 def _json_schema(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema with JSON Schema's types; names of properties are let be, whatever they are."""
+    """Return a schema with JSON Schema's types; names of properties stay as they are."""
     schema = dict(value)
     if isinstance(schema.get("type"), str):
         schema["type"] = _TYPES.get(schema["type"], schema["type"])

@@ -1,7 +1,4 @@
-"""BFCL's ground truth, written as Python calls, read without running it.
-
-BFCL's files of multi-turn rows, read and checked.
-"""
+"""BFCL's files of multi-turn rows; their ground truth, written as Python calls, is read without running it."""
 
 import ast
 import inspect
@@ -13,13 +10,13 @@ from typing import Any, Literal, get_args
 
 from pact_lightning.tasks.bfcl.package import api_class, check_classes, tool_schemas
 from pact_lightning.types.tool_call import ToolCall
-from pact_lightning.utils.errors import TaskFieldError, TaskFileError, typed
+from pact_lightning.utils.errors import TaskFieldError, TaskFileError, needed, typed
 from pact_lightning.utils.json_lines import read_json_lines
 
 
 @cache
 def parameter_names(class_names: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
-    """By function of the APIs its parameters, in the order of its signature.
+    """Return the parameters of every function of the APIs, in the order of its signature.
 
     Raises:
         ValueError: There is no such API.
@@ -33,7 +30,7 @@ def parameter_names(class_names: tuple[str, ...]) -> Mapping[str, tuple[str, ...
 
 
 def parse_call(text: str, parameters: Mapping[str, Sequence[str]]) -> ToolCall:
-    """Reads a call such as ``mv('a.txt', destination='b')``; positional arguments get their parameters' names.
+    """Read a call such as ``mv('a.txt', destination='b')``; positional arguments get their parameters' names.
 
     Args:
         text: The call, as one Python expression with literal arguments.
@@ -80,7 +77,7 @@ def _literal(node: ast.expr, text: str) -> Any:
 
 
 def _json_value(value: Any) -> Any:
-    """The value as JSON would give it back: tuples are lists.
+    """Return the value as JSON would give it back: tuples are lists.
 
     Raises:
         TypeError: JSON has no such value.
@@ -106,7 +103,7 @@ class BFCLRow:
         id: Its id, such as ``multi_turn_base_12``.
         scenario: The number in it; the same scenario has the same number in every category.
         category: The category.
-        turns: What the user says, turn by turn; nothing in a turn that only releases functions.
+        turns: The user's words, turn by turn; empty in a turn that only releases functions.
         released: Functions that come with a later user turn, by its index. One that the ground truth calls before
             that turn is not held back (``multi_turn_miss_func_49`` has one): nobody could solve the task. [D]
         classes: The simulated APIs.
@@ -125,7 +122,7 @@ class BFCLRow:
 
 
 def read_rows(folder: Path, category: Category) -> Iterator[tuple[Path, int, BFCLRow]]:
-    """The rows of a category with their file and line.
+    """Yield the rows of a category with their file and line.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -136,14 +133,14 @@ def read_rows(folder: Path, category: Category) -> Iterator[tuple[Path, int, BFC
     answers: dict[str, tuple[int, Any]] = {}
     for line, record in read_json_lines(answers_path):
         try:
-            answers[_needed(typed(record, dict, "(the line)"), "id", str)] = (line, record)
+            answers[needed(typed(record, dict, "(the line)"), "id", str)] = (line, record)
         except TaskFieldError as error:
             raise TaskFileError(answers_path, line, error.problem, error.field) from error
     seen: dict[str, int] = {}
     for line, record in read_json_lines(path):
         at, at_line = path, line
         try:
-            row_id = _needed(typed(record, dict, "(the line)"), "id", str)
+            row_id = needed(typed(record, dict, "(the line)"), "id", str)
             if row_id in seen:
                 raise TaskFieldError("id", f"{row_id!r} is already the id of line {seen[row_id]}")
             seen[row_id] = line
@@ -160,14 +157,14 @@ def _read_row(record: dict[str, Any], row_id: str, category: Category) -> BFCLRo
     head, _, number = row_id.rpartition("_")
     if head != f"multi_turn_{category}" or not number.isdecimal():
         raise TaskFieldError("id", f"is {row_id!r}, must be multi_turn_{category}_ and the scenario's number")
-    classes = _needed(record, "involved_classes", list)
+    classes = needed(record, "involved_classes", list)
     try:
         check_classes([typed(name, str, "involved_classes") for name in classes])
     except TaskFieldError:
         raise
     except ValueError as error:
         raise TaskFieldError("involved_classes", str(error)) from error
-    turns = _needed(record, "question", list)
+    turns = needed(record, "question", list)
     if not turns:
         raise TaskFieldError("question", "has no user turn")
     released = _released(record.get("missed_function", {}), len(turns), parameter_names(tuple(classes)))
@@ -178,7 +175,7 @@ def _read_row(record: dict[str, Any], row_id: str, category: Category) -> BFCLRo
         turns=tuple(_user_words(turn, index, index in released) for index, turn in enumerate(turns)),
         released=released,
         classes=tuple(classes),
-        initial_config=_needed(record, "initial_config", dict),
+        initial_config=needed(record, "initial_config", dict),
     )
 
 
@@ -189,7 +186,7 @@ def _user_words(turn: Any, index: int, releases: bool) -> str:
         return ""  # the released functions are all that this user turn brings
     if len(messages) != 1 or typed(messages[0], dict, f"{where}[0]").get("role") != "user":
         raise TaskFieldError(where, "must hold one user message, or none in a turn that releases functions")
-    words: str = _needed(messages[0], "content", str, f"{where}[0].")
+    words: str = needed(messages[0], "content", str, f"{where}[0].")
     return words
 
 
@@ -207,7 +204,7 @@ def _released(value: Any, turns: int, known: Mapping[str, Any]) -> dict[int, tup
 
 
 def _with_ground_truth(row: BFCLRow, record: dict[str, Any]) -> BFCLRow:
-    turns = _needed(record, "ground_truth", list)
+    turns = needed(record, "ground_truth", list)
     if len(turns) != len(row.turns):
         raise TaskFieldError("ground_truth", f"has {len(turns)} user turns, but the row has {len(row.turns)}")
     parameters = parameter_names(row.classes)
@@ -232,9 +229,3 @@ def _with_ground_truth(row: BFCLRow, record: dict[str, Any]) -> BFCLRow:
 
 def _called_before(turn: int, name: str, ground_truth: Sequence[Sequence[ToolCall]]) -> bool:
     return any(call["name"] == name for calls in ground_truth[:turn] for call in calls)
-
-
-def _needed(record: dict[str, Any], field: str, kind: type, prefix: str = "") -> Any:
-    if field not in record:
-        raise TaskFieldError(prefix + field, "is missing")
-    return typed(record[field], kind, prefix + field)

@@ -1,11 +1,8 @@
-"""BFCL's multi-turn check of rollouts: state and responses after every user turn, against the ground truth's [C].
+"""BFCL's multi-turn check of rollouts [C], the reward ``bfcl`` and the metric ``MultiTurnAccuracy`` made of it.
 
-The calls of a rollout and those of the ground truth are run side by side on fresh instances of the simulated APIs. The
-verdict is the one of the leaderboard's own checker (``multi_turn_checker``); a test compares the two.
-
-The reward ``bfcl``: every user turn of a BFCL task by its state and its responses.
-
-BFCL's multi-turn accuracy: the share of tasks whose every user turn passes the leaderboard's check.
+The calls of a rollout and those of the ground truth are run side by side on fresh instances of the simulated APIs, and
+states and responses are compared after every user turn. The verdict is the one of the leaderboard's own checker
+(``multi_turn_checker``); a test compares the two.
 """
 
 from collections import Counter
@@ -27,10 +24,10 @@ from pact_lightning.types.trajectory import RolloutTurn, StopReason, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class BFCLCase:
-    """What a BFCL task is checked against.
+    """Ground truth and start that a BFCL task is checked against.
 
     Attributes:
-        scenario: Where it starts.
+        scenario: Its start.
         ground_truth: Calls per user turn.
         category: BFCL's category.
     """
@@ -42,13 +39,13 @@ class BFCLCase:
 
 @dataclass(frozen=True, slots=True)
 class UserTurnCheck:
-    """What the calls of one user turn led to.
+    """Result of the calls of one user turn.
 
     Attributes:
         called: The policy called something, or the ground truth calls nothing.
         state: Every API has the public state that the ground truth leads to.
-        found: How many of the ground truth's responses of this user turn are among the policy's so far.
-        wanted: How many there are.
+        found: Number of the ground truth's responses of this user turn that are among the policy's so far.
+        wanted: Number of the ground truth's responses of this user turn.
     """
 
     called: bool
@@ -63,7 +60,7 @@ class UserTurnCheck:
 
 
 def bfcl_case(task: Task) -> BFCLCase | None:
-    """What the task is checked against; ``None`` for a task that is not BFCL's."""
+    """Return what the task is checked against; ``None`` for a task that is not BFCL's."""
     if task.prompt.environment.class_path != ENVIRONMENT or "ground_truth" not in task.metadata:
         return None
     turns = tuple(
@@ -74,12 +71,12 @@ def bfcl_case(task: Task) -> BFCLCase | None:
 
 
 def check_trajectory(trajectory: Trajectory, task: Task, case: BFCLCase) -> list[UserTurnCheck]:
-    """Checks every user turn that a rollout came to.
+    """Check every user turn that a rollout came to.
 
     Args:
         trajectory: The rollout.
         task: Its task.
-        case: What it is checked against.
+        case: Its ground truth and start.
 
     Returns:
         One entry per user turn, in order; fewer than the task has where a limit ended the rollout before, and none
@@ -93,11 +90,11 @@ def check_trajectory(trajectory: Trajectory, task: Task, case: BFCLCase) -> list
 
 
 def check_calls(calls: Sequence[Sequence[ToolCall | None]], case: BFCLCase) -> list[UserTurnCheck]:
-    """Checks the calls of every user turn.
+    """Check the calls of every user turn.
 
     Args:
         calls: Calls per user turn, in order; ``None`` stands for one that was refused before it could run.
-        case: What they are checked against.
+        case: The task's ground truth and start.
 
     Returns:
         One entry per user turn.
@@ -120,7 +117,7 @@ def check_calls(calls: Sequence[Sequence[ToolCall | None]], case: BFCLCase) -> l
 
 
 def is_correct(checks: Sequence[UserTurnCheck], case: BFCLCase) -> bool:
-    """The leaderboard's verdict on a rollout: it came to every user turn, and each is valid.
+    """Return the leaderboard's verdict on a rollout: it came to every user turn, and each is valid.
 
     A rollout that a limit ended within its last user turn is judged by what it had done, as there [C].
     """
@@ -128,7 +125,7 @@ def is_correct(checks: Sequence[UserTurnCheck], case: BFCLCase) -> bool:
 
 
 def user_turns(trajectory: Trajectory) -> list[list[RolloutTurn]]:
-    """The turns of a rollout by user turn, in order."""
+    """Group the turns of a rollout by user turn, in order."""
     groups: list[list[RolloutTurn]] = [[]]
     for turn in trajectory.turns:
         groups[-1].append(turn)
@@ -138,7 +135,7 @@ def user_turns(trajectory: Trajectory) -> list[list[RolloutTurn]]:
 
 
 def _ran(turns: Iterable[RolloutTurn], offered: frozenset[str]) -> Iterable[ToolCall | None]:
-    """The calls that ran, and ``None`` for those of functions that were not offered; malformed ones are no calls."""
+    """Yield the calls that ran, and ``None`` for those of functions not offered; malformed ones are no calls."""
     for turn in turns:
         # A rollout cut off in its last turn may hold calls that were never run.
         for entry, _ in zip(turn.parsed, turn.responses, strict=False):
@@ -151,13 +148,13 @@ def _responses(apis: SimulatedAPIs, calls: Iterable[ToolCall]) -> list[str]:
 
 
 def bfcl_reward(trajectory: Trajectory, task: Task, *, state_weight: float = 0.5) -> list[float]:
-    """What every turn of a rollout is worth [D].
+    """Return the reward of every turn of a rollout [D].
 
     A user turn whose ground truth calls something is worth ``state_weight`` where the state is right, plus
-    ``1 - state_weight`` times the share of the ground truth's responses that the policy has got so far, and 0 where
-    the policy called nothing: so that idling in front of an untouched state earns nothing. A user turn without
-    ground-truth calls is worth 0, since the leaderboard does not judge it; what is done there shows in the state of
-    the next one. The reward is earned by the last turn of the user turn.
+    ``1 - state_weight`` times the share of the ground truth's responses that the policy has got so far. It is worth 0
+    where the policy called nothing: idling in front of an untouched state earns nothing. A user turn without
+    ground-truth calls is worth 0, since the leaderboard does not judge it; its effect shows in the state of the next
+    one. The reward is earned by the last turn of the user turn.
 
     Args:
         trajectory: The rollout.
@@ -197,7 +194,7 @@ class MultiTurnAccuracy(RolloutMetric):
     """Share of BFCL tasks solved, over all counted tasks and per category; tasks of other kinds are not counted.
 
     ``compute`` gives ``multi_turn_accuracy``, ``multi_turn_accuracy_{category}`` for ``base``, ``miss_func``,
-    ``miss_param`` and ``long_context``, and ``multi_turn_tasks``, how many tasks were counted. NaN where none was. The
+    ``miss_param`` and ``long_context``, and ``multi_turn_tasks``, the number of tasks counted. NaN where none was. The
     leaderboard's own multi-turn figure is the mean over the categories, which is the same where each has as many tasks.
     """
 
@@ -211,7 +208,7 @@ class MultiTurnAccuracy(RolloutMetric):
             self.add_state(name, default=torch.zeros(len(_CATEGORIES), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, trajectory: Trajectory, task: Task) -> None:
-        """Adds one rollout.
+        """Add one rollout.
 
         Args:
             trajectory: The rollout.
@@ -225,7 +222,7 @@ class MultiTurnAccuracy(RolloutMetric):
         self.counted[place] += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """The shares, and the number of tasks."""
+        """Return the shares, and the number of tasks."""
         tasks = self.counted.sum()
         shares = [self.correct.sum() / tasks, *(self.correct / self.counted)]
         counts = {"multi_turn_tasks": tasks.float() if tasks else torch.tensor(torch.nan)}

@@ -1,7 +1,4 @@
-"""BFCL's ground truth as an expert trace: its calls, run, with what they return.
-
-BFCL's multi-turn tasks: several user turns each, with ground-truth calls as reference and expert trace.
-"""
+"""BFCL's multi-turn tasks: several user turns each, with ground-truth calls as reference and expert trace."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,55 +17,14 @@ from pact_lightning.types.trace import ExpertTrace, ExpertTurn, TurnPattern
 from pact_lightning.utils.errors import TaskFieldError, TaskFileError
 
 TraceTurns = Literal["user_turn", "call"]
-"""Whether an expert turn holds all calls of a user turn, or one call."""
+"""Calls of an expert turn: all calls of a user turn, or one."""
 DONE = "Done."
-"""What the expert replies to a request that it has met [D]; BFCL has no words for it, and scores none."""
+"""The expert's reply to a request that it has met [D]; BFCL has no words for it, and scores none."""
 CANNOT = {
     "miss_func": "None of the functions that I have does this.",
     "miss_param": "I need to know more before I can do this.",
 }
-"""What it replies where the ground truth calls nothing, by category [D]."""
-
-
-def ground_truth_trace(
-    ground_truth: Sequence[Sequence[ToolCall]],
-    environment: Mapping[str, Any],
-    category: str,
-    turns_of: TraceTurns,
-) -> ExpertTrace | None:
-    """Runs the ground truth.
-
-    Args:
-        ground_truth: Calls per user turn.
-        environment: ``involved_classes``, ``initial_config`` and ``long_context`` of the task's environment.
-        category: BFCL's category; it decides what is replied where nothing is called.
-        turns_of: Whether an expert turn holds all calls of a user turn, or one call.
-
-    Returns:
-        The trace: no reasoning; a reply after every user turn but the last, whose reply is the ``final`` turn.
-        ``None`` where nothing is called at all.
-
-    Raises:
-        TaskFieldError: An API cannot load its initial state.
-    """
-    if not any(ground_truth):
-        return None
-    try:
-        apis = SimulatedAPIs(Scenario(**environment))
-    except ValueError as error:
-        raise TaskFieldError("initial_config", str(error)) from error
-    turns: list[ExpertTurn] = []
-    failed = False
-    for calls in ground_truth:
-        for together in [calls] if calls and turns_of == "user_turn" else [[call] for call in calls]:
-            results = [apis.call(call["name"], call["arguments"]) for call in together]
-            pattern = turn_pattern(len(turns), failed, (), is_final=False)
-            turns.append(ExpertTurn((), tuple(together), tuple(result.text for result in results), pattern))
-            failed = any(result.error for result in results)
-        turns.append(ExpertTurn((), reply=DONE if calls else CANNOT.get(category, DONE)))
-    last = turns.pop()
-    final = ExpertTurn((), pattern=TurnPattern.FINAL_ANSWER_TURN, answer=last.reply or "")
-    return ExpertTrace(tuple(turns), final, source="BFCL's ground truth, run")
+"""The expert's reply where the ground truth calls nothing, by category [D]."""
 
 
 SYSTEM_PROMPT = (
@@ -140,7 +96,7 @@ class BFCLTasks:
         self.folder = None if folder is None else Path(folder)
 
     def load(self) -> Sequence[Task]:
-        """Reads and checks the chosen rows: by scenario in the files' order, and within one by category.
+        """Read and check the chosen rows: by scenario in the files' order, and within one by category.
 
         Raises:
             ImportError: ``bfcl-eval`` is not installed.
@@ -192,7 +148,7 @@ class BFCLTasks:
         return task
 
     def _tools(self, row: BFCLRow) -> list[tuple[ToolSchema, ...]]:
-        """The tools that come with each user turn; all that are not held back come with the first."""
+        """Return the tools that come with each user turn; all that are not held back come with the first."""
         held_back = {name: turn for turn, names in row.released.items() for name in names}
         needed = {call["name"] for calls in row.ground_truth for call in calls} | set(held_back)
         places: list[list[ToolSchema]] = [[] for _ in row.turns]
@@ -205,8 +161,49 @@ class BFCLTasks:
         return [tuple(place) for place in places]
 
 
+def ground_truth_trace(
+    ground_truth: Sequence[Sequence[ToolCall]],
+    environment: Mapping[str, Any],
+    category: str,
+    turns_of: TraceTurns,
+) -> ExpertTrace | None:
+    """Run the ground truth and return it as a trace.
+
+    Args:
+        ground_truth: Calls per user turn.
+        environment: ``involved_classes``, ``initial_config`` and ``long_context`` of the task's environment.
+        category: BFCL's category; it decides the reply where nothing is called.
+        turns_of: Calls of an expert turn, see :data:`TraceTurns`.
+
+    Returns:
+        The trace: no reasoning; a reply after every user turn but the last, whose reply is the ``final`` turn.
+        ``None`` where nothing is called at all.
+
+    Raises:
+        TaskFieldError: An API cannot load its initial state.
+    """
+    if not any(ground_truth):
+        return None
+    try:
+        apis = SimulatedAPIs(Scenario(**environment))
+    except ValueError as error:
+        raise TaskFieldError("initial_config", str(error)) from error
+    turns: list[ExpertTurn] = []
+    failed = False
+    for calls in ground_truth:
+        for together in [calls] if calls and turns_of == "user_turn" else [[call] for call in calls]:
+            results = [apis.call(call["name"], call["arguments"]) for call in together]
+            pattern = turn_pattern(len(turns), failed, (), is_final=False)
+            turns.append(ExpertTurn((), tuple(together), tuple(result.text for result in results), pattern))
+            failed = any(result.error for result in results)
+        turns.append(ExpertTurn((), reply=DONE if calls else CANNOT.get(category, DONE)))
+    last = turns.pop()
+    final = ExpertTurn((), pattern=TurnPattern.FINAL_ANSWER_TURN, answer=last.reply or "")
+    return ExpertTrace(tuple(turns), final, source="BFCL's ground truth, run")
+
+
 def side_of(scenario: int, train_fraction: float, validation_fraction: float) -> Subset:
-    """Which side of the split a scenario is on, by the SHA-256 of its number as a number in ``[0, 1)``."""
+    """Return the side of the split that a scenario is on, by the SHA-256 of its number as a number in ``[0, 1)``."""
     digest = hashlib.sha256(f"bfcl scenario {scenario}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     if place < train_fraction:

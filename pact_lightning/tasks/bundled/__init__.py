@@ -1,1 +1,4 @@
-"""bundled."""
+"""Bundled world: tasks, tools and expert traces made from a seed.
+
+Read ``world``, ``questions``, ``tools``, ``expert``, ``tasks``.
+"""

@@ -1,8 +1,8 @@
 """A scripted expert that solves bundled tasks by calling the real tools, and says why at every step.
 
 After each response its reasoning restates what is left to find: a policy that adopts this can go further than any
-trace it has seen. Now and then the expert takes a detour or forgets an argument and corrects itself, so that its
-traces help without being the only way.
+trace it has seen. Now and then the expert takes a detour or forgets an argument and corrects itself: its traces help
+without being the only way.
 """
 
 import json
@@ -32,7 +32,7 @@ _MAX_TURNS = 12
 
 @dataclass(frozen=True, slots=True)
 class ExpertStyle:
-    """How an expert works; the defaults are the sound expert.
+    """Style of an expert's work; the defaults are the sound expert.
 
     Attributes:
         restate: Reasoning restates what is left. Without it the reasoning is thin: it names the next step only.
@@ -120,7 +120,7 @@ class _Run:
         return call
 
     def _stray(self, steps: list[Expression], calls: list[ToolCall]) -> bool:
-        """Spoils the first call in a way that its response, or a second look, shows."""
+        """Spoil the first call in a way that its response, or a second look, shows."""
         step, call = steps[0], calls[0]
         if "year" in call["arguments"]:
             del call["arguments"]["year"]
@@ -133,7 +133,7 @@ class _Run:
         return self._stray_tool(calls)
 
     def _stray_tool(self, calls: list[ToolCall]) -> bool:
-        """Swaps the first call's tool for another one that takes the same arguments, where one is offered."""
+        """Swap the first call's tool for another one that takes the same arguments, where one is offered."""
         takers = [
             str(tool["function"]["name"])
             for tool in self.environment.tools
@@ -187,12 +187,12 @@ def _paragraphs(chunks: list[tuple[str, ChunkType]]) -> tuple[Chunk, ...]:
 def solve(
     question: Expression, environment: BundledWorld, rng: random.Random, style: ExpertStyle = SOUND
 ) -> ExpertTrace:
-    """Lets the expert solve a question in an environment that has been reset.
+    """Let the expert solve a question in an environment that has been reset.
 
     Args:
         question: What is left to find at the start, as the user stated it.
-        environment: Where the tools run.
+        environment: The world in which the tools run.
         rng: Source of the expert's whims.
-        style: How the expert works.
+        style: Style of the expert's work.
     """
     return _Run(question, environment, rng, style).solve()

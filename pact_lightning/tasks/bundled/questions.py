@@ -1,9 +1,8 @@
-"""What a question asks, as an expression that tool calls reduce step by step until a value is left.
+"""Questions of the bundled world: expressions that tool calls reduce step by step until a value is left.
 
 ``the 1900 population of the birthplace of the author of "Velmo"`` is reduced from the inside out; its text at any
 moment says exactly what is left to find. Questions, reference calls and the expert's reasoning all come from it.
-
-Questions of the bundled world: the four FTRL kinds, 1 to 6 calls (more in the ``longer`` split).
+:func:`draw_question` draws one of the four FTRL kinds, with 1 to 6 calls (more in the ``longer`` split).
 """
 
 import random
@@ -47,7 +46,7 @@ class Of:
 
 @dataclass(frozen=True, slots=True)
 class Combine:
-    """Two things combined: by a word of :data:`.relations.COMBINATIONS`, or listed side by side (``word=None``)."""
+    """Two things combined: by a word of ``world.COMBINATIONS``, or listed side by side (``word=None``)."""
 
     word: str | None
     left: "Expression"
@@ -62,14 +61,14 @@ Expression = Value | Namesake | Of | Combine
 
 
 def is_solved(expression: Expression) -> bool:
-    """Whether only values are left."""
+    """Return whether only values are left."""
     if isinstance(expression, Combine):
         return expression.word is None and is_solved(expression.left) and is_solved(expression.right)
     return isinstance(expression, Value)
 
 
 def answer_text(expression: Expression) -> str:
-    """The final answer that a solved expression stands for."""
+    """Return the final answer that a solved expression stands for."""
     if isinstance(expression, Combine):
         return f"{answer_text(expression.left)} and {answer_text(expression.right)}"
     assert isinstance(expression, Value)
@@ -77,7 +76,7 @@ def answer_text(expression: Expression) -> str:
 
 
 def ready_steps(expression: Expression) -> list[Expression]:
-    """The sub-expressions that one tool call each can reduce now, from left to right."""
+    """Return the sub-expressions that one tool call each can reduce now, from left to right."""
     if isinstance(expression, Value):
         return []
     if isinstance(expression, Namesake):
@@ -89,7 +88,7 @@ def ready_steps(expression: Expression) -> list[Expression]:
 
 
 def substitute(expression: Expression, step: Expression, value: Expression) -> Expression:
-    """The expression with the leftmost occurrence of ``step`` replaced."""
+    """Return the expression with the leftmost occurrence of ``step`` replaced."""
     return _substitute(expression, step, value)[0]
 
 
@@ -109,7 +108,7 @@ def _substitute(expression: Expression, step: Expression, value: Expression) -> 
 
 
 def call_for(step: Expression) -> ToolCall:
-    """The tool call that reduces a ready step by the most direct path."""
+    """Return the tool call that reduces a ready step by the most direct path."""
     if isinstance(step, Namesake):
         return ToolCall(name="find_person", arguments={"name": step.last_name, "profession": step.profession})
     if isinstance(step, Combine):
@@ -126,14 +125,14 @@ def call_for(step: Expression) -> ToolCall:
 
 
 def response_field(step: Expression) -> str:
-    """Key of the value in the response to :func:`call_for`."""
+    """Return the key of the value in the response to :func:`call_for`."""
     if isinstance(step, Namesake):
         return "person"
     return step.relation.field if isinstance(step, Of) else "result"
 
 
 def count_calls(expression: Expression) -> int:
-    """How many calls solve the expression by the most direct path."""
+    """Count the calls that solve the expression by the most direct path."""
     if isinstance(expression, Value):
         return 0
     if isinstance(expression, Namesake):
@@ -154,7 +153,7 @@ _MISSPELLED_SHARE = 0.05
 
 
 def draw_question(world: World, rng: random.Random) -> tuple[str, Expression, dict[str, str]]:
-    """Draws what a task asks.
+    """Draw the question of a task.
 
     Returns:
         The kind, the expression as the user states it, and the misspelled names in it, each with the right one.
@@ -193,7 +192,7 @@ def _chain(
     plain: bool = False,
     other_than: Expression | None = None,
 ) -> Expression:
-    """A chain of ``hops`` calls; a resolved namesake counts as one of them."""
+    """Draw a chain of ``hops`` calls; a resolved namesake counts as one of them."""
     while True:
         relations = _relations(hops, rng, numeric=numeric)
         start = relations[0].source
@@ -211,7 +210,7 @@ def _chain(
 
 
 def _relations(hops: int, rng: random.Random, *, numeric: bool) -> list[Relation]:
-    """Relations from the inside out, each asking about what the one before it found."""
+    """Draw relations from the inside out, each asking about what the one before it found."""
     while True:
         chain = [rng.choice(RELATIONS)]
         while len(chain) < hops:
@@ -229,7 +228,7 @@ def _relations(hops: int, rng: random.Random, *, numeric: bool) -> list[Relation
 
 
 def _misspell(question: Expression, world: World, rng: random.Random) -> tuple[Expression, dict[str, str]]:
-    """Drops a letter from the innermost name of the leftmost chain, as users do; namesakes are left alone."""
+    """Drop a letter from the innermost name of the leftmost chain, as users do; namesakes are left alone."""
     if isinstance(question, Of):
         inner, typos = _misspell(question.inner, world, rng)
         return Of(question.relation, inner), typos

@@ -34,7 +34,7 @@ class BundledTasks:
 
     Args:
         split: ``train``, ``validation``, ``test``, or ``longer`` (7 or 8 calls, more than any training task).
-        count: How many tasks.
+        count: Number of tasks.
         start: Index of the first one.
         flawed: Share of tasks whose trace is a flawed dialogue instead of the sound expert's: thin reasoning, too
             early answers, now and then a wrong tool. Only the recipe that builds the bundled policy uses this.
@@ -51,15 +51,15 @@ class BundledTasks:
         self.flawed = flawed
 
     def load(self) -> Sequence[Task]:
-        """Generates the tasks."""
+        """Generate the tasks."""
         return [make_task(self.split, self.start + offset, self.flawed) for offset in range(self.count)]
 
 
 def make_task(split: str, index: int, flawed: float = 0.0) -> Task:
-    """Makes one task; the same arguments always give the same task.
+    """Make one task; the same arguments always give the same task.
 
     Args:
-        split: One of :data:`.names.SPLITS`.
+        split: One of ``world.SPLITS``.
         index: Number of the task within the split.
         flawed: Probability that the trace is a flawed dialogue.
     """
@@ -83,7 +83,7 @@ def make_task(split: str, index: int, flawed: float = 0.0) -> Task:
 
 
 def _offer(question: Expression, rng: random.Random) -> list[str]:
-    """The tools that the question needs, and distractors up to a drawn number, in a drawn order."""
+    """Draw the tools that the question needs, and distractors up to a drawn number, in a drawn order."""
     needed = sorted(set(_tools_needed(question)))
     others = [name for name in TOOL_SCHEMAS if name not in needed]
     spare = max(rng.randint(*_TOOLS_OFFERED) - len(needed), 1)
@@ -107,7 +107,7 @@ def _corrected(question: Expression, typos: dict[str, str]) -> Expression:
 
 
 def _reference(question: Expression, environment: BundledWorld) -> Reference:
-    """The most direct calls, what each one finds, and the answer; found by executing them."""
+    """Run the most direct calls; return them with what each one finds, and the answer."""
     calls: list[ToolCall] = []
     sub_answers: list[SubAnswer] = []
     left = question

@@ -1,4 +1,4 @@
-"""The bundled world's tools: schemas, and an environment that executes them on the generated facts."""
+"""Tools of the bundled world: schemas, and an environment that executes them on the generated facts."""
 
 import difflib
 import json
@@ -44,7 +44,7 @@ TOOL_SCHEMAS: dict[str, dict[str, Any]] = _schemas()
 
 
 class ArgumentError(Exception):
-    """A call that the tool refuses; the payload is what the policy reads."""
+    """Refusal of a call; the policy reads the payload."""
 
     def __init__(self, **payload: Any) -> None:
         super().__init__(str(payload))
@@ -73,13 +73,13 @@ class BundledWorld:
         return self._tools
 
     def reset(self, task: PromptView, seed: int) -> None:
-        """Makes the world anew; it depends on (split, index) only, so ``seed`` changes nothing."""
+        """Make the world anew; it depends on (split, index) only, so ``seed`` changes nothing."""
         del seed
         self._world = generate_world(self._split, self._index)
         self._tools = task.tools
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Runs one tool; a refusal says what is wrong and, where it can, what would be right.
+        """Run one tool; a refusal says what is wrong and, where it can, what would be right.
 
         Raises:
             RuntimeError: ``reset`` was not called first.
@@ -145,7 +145,7 @@ def _find_person(world: World, name: str, profession: str) -> dict[str, Any]:
 
 
 def _known(world: World, kind: str, name: str) -> str:
-    """The entity of this name, or a refusal that helps."""
+    """Return the entity of this name, or raise a refusal that helps."""
     if name in world.entities[kind]:
         return name
     if kind == "person" and len(world.namesakes(name)) > 1:

@@ -1,10 +1,8 @@
-"""Names made of two syllables; every split has its own words, so that no held-out name was ever seen in training.
+"""Small closed world of people, places, works and organisations, generated from (split, index).
 
-Each kind of name has syllables of its own, as place names and surnames do in many languages.
-
-A small closed world of people, places, works and organisations, generated from (split, index).
-
-The relations of the bundled world and the tool that looks each one up.
+Names are made of two syllables. Every split has its own words: no held-out name was ever seen in training. Each kind of
+name has syllables of its own, as place names and surnames do in many languages. The relations between things, and the
+tool that looks each one up, stand at the end.
 """
 
 import hashlib
@@ -32,7 +30,7 @@ _SPLIT_OF_BUCKET = ("train",) * 5 + ("validation", "test", "longer")
 
 @cache
 def syllables(kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """First and second syllables of a kind of name; no syllable belongs to two kinds."""
+    """Return first and second syllables of a kind of name; no syllable belongs to two kinds."""
     vowels, coda = _STARTS[kind][:2], _STARTS[kind][2:]
     starts = tuple(consonant + vowel + coda for consonant in "BDFGHKLMNPRSTVZJ" for vowel in vowels)
     ends = tuple(consonant + rest for consonant in "bdfgklmnprstvz" for rest in _ENDS[kind])
@@ -46,7 +44,7 @@ def _bucket(word: str) -> str:
 
 @cache
 def words(split: str, kind: str) -> tuple[str, ...]:
-    """All words of a split and kind; disjoint between splits.
+    """Return all words of a split and kind; disjoint between splits.
 
     Raises:
         ValueError: There is no such split.
@@ -58,7 +56,7 @@ def words(split: str, kind: str) -> tuple[str, ...]:
 
 
 def draw_words(split: str, kind: str, count: int, rng: random.Random) -> list[str]:
-    """Distinct words of a split and kind."""
+    """Draw distinct words of a split and kind."""
     return rng.sample(words(split, kind), count)
 
 
@@ -74,7 +72,7 @@ class World:
 
     Attributes:
         split: The split whose words its names are made of.
-        facts: ``facts[relation][name] = value`` for every relation of :mod:`.relations`; census figures have one
+        facts: ``facts[relation][name] = value`` of :data:`RELATIONS`; census figures have one
             relation per year.
         people: Full names; two of them share their last name.
         professions: Profession by full name; people who share a last name have different professions.
@@ -92,15 +90,15 @@ class World:
         return self.entities["person"]
 
     def namesakes(self, last_name: str) -> list[str]:
-        """People with this last name."""
+        """Return the people with this last name."""
         return [name for name in self.people if name.split()[-1] == last_name]
 
 
 def generate_world(split: str, index: int) -> World:
-    """Makes the world of one task; the same arguments always give the same world.
+    """Make the world of one task; the same arguments always give the same world.
 
     Args:
-        split: One of :data:`.names.SPLITS`.
+        split: One of :data:`SPLITS`.
         index: Number of the task within the split.
     """
     rng = python_random("bundled-world", split, index)
@@ -196,4 +194,4 @@ PROFILE_FIELDS: tuple[str, ...] = ("birthplace", "employer", "spouse")
 """Relations that ``profile_of`` answers together: a second valid path to each of them."""
 
 COMBINATIONS: dict[str, str] = {"sum": "add", "difference": "subtract", "larger": "larger"}
-"""How two numbers are combined: word in the question -> tool."""
+"""Combinations of two numbers: word in the question -> tool."""

@@ -10,7 +10,7 @@ from pact_lightning.types.prompt import EnvironmentSpec, Message, PromptView, as
 from pact_lightning.types.task import Reference, SubAnswer, Task
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trace import ExpertTrace, ExpertTurn, TurnPattern
-from pact_lightning.utils.errors import TaskFieldError, typed
+from pact_lightning.utils.errors import TaskFieldError, needed, typed
 from pact_lightning.utils.json_text import JsonTextError, parse_json
 
 SYSTEM_PROMPT = (
@@ -27,9 +27,9 @@ class KnownCalls:
     Attributes:
         path: The file.
         line: The line, counted from 1.
-        question: What the row's last message must hold; may be empty.
+        question: Text that the row's last message must hold; may be empty.
         calls: The calls, in order.
-        observations: What each returned.
+        observations: Their responses.
     """
 
     path: Path
@@ -48,21 +48,21 @@ def ftrl_task(
     system_prompt: str | None = SYSTEM_PROMPT,
     name: str = "ftrl",
 ) -> Task:
-    """Makes a task of a row; see :class:`pact_lightning.FTRLTasks` for the fields and arguments.
+    """Make a task of a row; see :class:`pact_lightning.FTRLTasks` for the fields and arguments.
 
     Args:
         index: The row's number, counted from 0; with ``name`` it makes the id.
         row: The row.
-        known: Calls that solve it and what they return.
-        distractors: How many tools beside the needed ones are kept; ``None`` for all.
+        known: Calls that solve it, with their responses.
+        distractors: Number of tools that are kept beside the needed ones; ``None`` for all.
         system_prompt: A system message put before the row's own; ``None`` or empty for none.
-        name: What the id starts with.
+        name: Start of the id.
 
     Raises:
         TaskFieldError: A field is missing or wrong, or the known calls are about another question.
     """
     typed(row, dict, "(the line)")
-    messages: list[Message] = typed(needed(row, "messages"), list, "messages")
+    messages: list[Message] = needed(row, "messages", list)
     if system_prompt:
         messages = [{"role": "system", "content": system_prompt}, *messages]
     tools, codes = _decoded(row, "tools", list), _codes(row)
@@ -98,17 +98,6 @@ def ftrl_task(
     return task
 
 
-def needed(row: dict[str, Any], field: str) -> Any:
-    """A field that must be there.
-
-    Raises:
-        TaskFieldError: It is not.
-    """
-    if field not in row:
-        raise TaskFieldError(field, "is missing")
-    return row[field]
-
-
 def _codes(row: dict[str, Any]) -> dict[str, str]:
     codes: dict[str, str] = _decoded(row, "codes", dict)
     for name, code in codes.items():
@@ -117,7 +106,7 @@ def _codes(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _with_distractors(tools: list[Any], wanted: set[str], distractors: int) -> list[Any]:
-    """The needed tools and the first others, in the row's order."""
+    """Return the needed tools and the first others, in the row's order."""
     kept = []
     for index, tool in enumerate(tools):
         function = typed(typed(tool, dict, f"tools[{index}]").get("function"), dict, f"tools[{index}].function")
@@ -129,7 +118,7 @@ def _with_distractors(tools: list[Any], wanted: set[str], distractors: int) -> l
 
 
 def _decoded(row: dict[str, Any], field: str, kind: type) -> Any:
-    """A field that upstream holds as a JSON string; the JSON value itself is taken as well."""
+    """Return a field that upstream holds as a JSON string; the JSON value itself is accepted too."""
     value = needed(row, field)
     if isinstance(value, str):
         try:

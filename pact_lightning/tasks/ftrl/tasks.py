@@ -1,10 +1,9 @@
-"""Makes the file of known calls that :class:`~pact_lightning.FTRLTasks` reads, by replay in the sandbox.
+"""FTRL's rows (arXiv 2508.08791) as tasks, with known calls joined as reference and expert trace.
 
-For rows that say which calls solve them but not what these return, such as MatchTIR's training set::
+Run as a command, the module makes the file of known calls by replay in the sandbox. It is for rows that say which calls
+solve them but not what these return, such as MatchTIR's training set::
 
     python -m pact_lightning.tasks.ftrl.tasks data/ftrl/train.jsonl data/ftrl/reference_calls.jsonl
-
-FTRL's rows (arXiv 2508.08791) as tasks, with known calls joined as reference and expert trace.
 """
 
 import hashlib
@@ -14,54 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pact_lightning.credit.answers import open_answers
-from pact_lightning.tasks.ftrl.row import SYSTEM_PROMPT, KnownCalls, ftrl_task, needed
+from pact_lightning.tasks.ftrl.row import SYSTEM_PROMPT, KnownCalls, ftrl_task
 from pact_lightning.tasks.jsonl import Scanned, scan_records, tasks_of
 from pact_lightning.traces.replay import EnvironmentFailedError, replay_calls
 from pact_lightning.types.task import Task
 from pact_lightning.types.tool_call import ToolCall
-from pact_lightning.utils.errors import TaskFieldError, TaskFileError, typed
+from pact_lightning.utils.errors import TaskFieldError, TaskFileError, needed, typed
 from pact_lightning.utils.files import write_json_lines
 from pact_lightning.utils.json_lines import MAX_LINE_MB, JsonLine, read_json_lines, scan_json_lines
-
-
-def known_calls(task: Task) -> dict[str, Any]:
-    """Runs a task's reference calls, in order.
-
-    Args:
-        task: A task of :class:`~pact_lightning.FTRLTasks` with reference calls.
-
-    Returns:
-        A line of the file: ``index, calls`` [{``name, arguments, observation``}] and ``unsolved``, the expected answers
-        that no response holds; a line with any gives no trace.
-    """
-    results = [result.text for result in replay_calls(task.prompt, task.reference.calls).results]
-    calls = [{**call, "observation": text} for call, text in zip(task.reference.calls, results, strict=True)]
-    solved_by = [(call["name"], text) for call, text in zip(task.reference.calls, results, strict=True)]
-    unsolved = [answer.answer for answer in open_answers(solved_by, task.reference.sub_answers)]
-    return {"index": task.metadata["index"], "calls": calls, "unsolved": unsolved}
-
-
-def main(arguments: list[str]) -> int:
-    """The command: a file of rows and the file to write. Returns the exit status."""
-    if len(arguments) != 2:
-        print(f"usage: python -m {__spec__.name} ROWS OUT", file=sys.stderr)  # noqa: T201  # a command
-        return 2
-    rows, out = map(Path, arguments)
-    try:
-        tasks = FTRLTasks(rows).load()
-        lines = [known_calls(task) for task in tasks if task.reference.calls]
-        write_json_lines(out, lines)
-    except (TaskFileError, EnvironmentFailedError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201  # a command
-        return 2
-    complete = sum(not line["unsolved"] for line in lines)
-    print(f"{len(tasks)} rows: {len(lines)} with calls, of which {complete} solve their row")  # noqa: T201  # a command
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
-
 
 Subset = Literal["all", "train", "validation"]
 
@@ -70,7 +29,7 @@ class FTRLTasks:
     """Tasks from a file of FTRL rows, ``.jsonl`` or ``.jsonl.gz``.
 
     Of a row, ``messages, tools, codes, unsolved_set`` are needed and ``answer, data_source, split, solve_rate,
-    ground_truth`` are used where they are there; other fields are let be. A row's id is ``{name}-{row number}``, rows
+    ground_truth`` are used where they are there; other fields are ignored. A row's id is ``{name}-{row number}``, rows
     counted from 0. Tools run in :class:`pact_lightning.CodeToolEnvironment`.
 
     Args:
@@ -90,7 +49,7 @@ class FTRLTasks:
             row; ``None`` for all. For small models and short contexts: the tasks get easier, so results are no
             longer comparable with FTRL's. [D]
         system_prompt: A system message put before the row's own messages; ``None`` or empty for none. [D]
-        name: What the ids start with; give each file its own where several are used together.
+        name: Start of the ids; give each file its own where several are used together.
         max_line_mb: Longest line in MiB.
     """
 
@@ -128,7 +87,7 @@ class FTRLTasks:
         self.max_line_mb = max_line_mb
 
     def load(self) -> Sequence[Task]:
-        """Reads and checks the chosen rows, in the file's order.
+        """Read and check the chosen rows, in the file's order.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -138,7 +97,7 @@ class FTRLTasks:
         return list(tasks_of(self.scan()))
 
     def scan(self) -> Iterator[Scanned]:
-        """Every chosen row as a task or a mistake; see :mod:`pact_lightning.tasks.jsonl`.
+        """Yield every chosen row as a task or its mistake.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -187,13 +146,13 @@ class FTRLTasks:
 
 
 def in_train(index: int, train_fraction: float) -> bool:
-    """Whether row ``index`` is on the ``train`` side: its SHA-256 as a number in ``[0, 1)`` is below the share."""
+    """Return whether a row is on the ``train`` side: its SHA-256 as a number in ``[0, 1)`` is below the share."""
     digest = hashlib.sha256(f"ftrl row {index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < train_fraction
 
 
 def _read_known_calls(path: Path, max_line_mb: int) -> dict[int, KnownCalls]:
-    """The complete lines, by row number.
+    """Read the complete lines, by row number.
 
     Raises:
         TaskFileError: A line is not well formed or repeats a row number.
@@ -202,11 +161,11 @@ def _read_known_calls(path: Path, max_line_mb: int) -> dict[int, KnownCalls]:
     for line, record in read_json_lines(path, max_line_mb):
         try:
             typed(record, dict, "(the line)")
-            index = typed(needed(record, "index"), int, "index")
+            index = needed(record, "index", int)
             if index in known:
                 raise TaskFieldError("index", f"row {index} is already on line {known[index].line}")
-            calls = typed(needed(record, "calls"), list, "calls")
-            if typed(needed(record, "unsolved"), list, "unsolved") or not calls:
+            calls = needed(record, "calls", list)
+            if needed(record, "unsolved", list) or not calls:
                 continue
             known[index] = KnownCalls(
                 path,
@@ -226,3 +185,42 @@ def _known_call(value: Any, where: str) -> ToolCall:
         name=typed(value.get("name"), str, f"{where}.name"),
         arguments=typed(value.get("arguments"), dict, f"{where}.arguments"),
     )
+
+
+def known_calls(task: Task) -> dict[str, Any]:
+    """Run a task's reference calls, in order.
+
+    Args:
+        task: A task of :class:`~pact_lightning.FTRLTasks` with reference calls.
+
+    Returns:
+        A line of the file: ``index, calls`` [{``name, arguments, observation``}] and ``unsolved``, the expected answers
+        that no response holds; a line with any gives no trace.
+    """
+    results = [result.text for result in replay_calls(task.prompt, task.reference.calls).results]
+    calls = [{**call, "observation": text} for call, text in zip(task.reference.calls, results, strict=True)]
+    solved_by = [(call["name"], text) for call, text in zip(task.reference.calls, results, strict=True)]
+    unsolved = [answer.answer for answer in open_answers(solved_by, task.reference.sub_answers)]
+    return {"index": task.metadata["index"], "calls": calls, "unsolved": unsolved}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command with a file of rows and the file to write; return the exit status."""
+    if len(arguments) != 2:
+        print(f"usage: python -m {__spec__.name} ROWS OUT", file=sys.stderr)  # noqa: T201  # a command
+        return 2
+    rows, out = map(Path, arguments)
+    try:
+        tasks = FTRLTasks(rows).load()
+        lines = [known_calls(task) for task in tasks if task.reference.calls]
+        write_json_lines(out, lines)
+    except (TaskFileError, EnvironmentFailedError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201  # a command
+        return 2
+    complete = sum(not line["unsolved"] for line in lines)
+    print(f"{len(tasks)} rows: {len(lines)} with calls, of which {complete} solve their row")  # noqa: T201  # a command
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

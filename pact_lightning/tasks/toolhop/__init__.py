@@ -1,1 +1,1 @@
-"""toolhop."""
+"""ToolHop: ``tasks`` reads its rows, ``metric`` scores rollouts as upstream does."""

@@ -12,7 +12,7 @@ from pact_lightning.types.trajectory import Trajectory
 
 
 def last_messages(trajectory: Trajectory) -> tuple[str, str | None] | None:
-    """What an answer is looked for in: the last message, and the tool response just before it.
+    """Return the texts in which an answer is looked for: the last message, and the tool response just before it.
 
     Returns:
         The text of the last turn after its reasoning [D] and, where the turn before it called tools, the last
@@ -25,10 +25,10 @@ def last_messages(trajectory: Trajectory) -> tuple[str, str | None] | None:
 
 
 def official_match(answer: str, text: str) -> bool:
-    """Whether a text holds the answer by ToolHop's own test [C].
+    """Return whether a text holds the answer by ToolHop's own test [C].
 
-    Of both, dots and zeros are cut off at the end; of the text, commas are removed after that; case is evened out. So
-    an answer with a comma is never found, ``100`` is found as ``1``, and ``0`` in every text.
+    Dots and zeros are cut off at the end of both, then commas are removed from the text; case is ignored. So an answer
+    with a comma is never found, ``100`` is found as ``1``, and ``0`` in every text.
 
     >>> official_match("1920.0", "It was 1,920."), official_match("1,920", "It was 1,920.")
     (True, False)
@@ -70,7 +70,7 @@ class ToolHopCorrectness(RolloutMetric):
             self.add_state(name, default=torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, trajectory: Trajectory, task: Task) -> None:
-        """Adds one rollout of a ToolHop task; others are left out.
+        """Add one rollout of a ToolHop task; others are left out.
 
         Args:
             trajectory: The rollout.
@@ -92,7 +92,7 @@ class ToolHopCorrectness(RolloutMetric):
         self.failed += sum(response.startswith(FAILURE_PREFIX) for response in responses)
 
     def compute(self) -> dict[str, Tensor]:
-        """The three shares.
+        """Return the three shares.
 
         Raises:
             ValueError: More rollouts were counted than the benchmark has rows.

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pact_lightning.tasks.ftrl.row import ENVIRONMENT, needed
+from pact_lightning.tasks.ftrl.row import ENVIRONMENT
 from pact_lightning.tasks.jsonl import Scanned, scan_records, tasks_of
 from pact_lightning.tasks.record import check_task
 from pact_lightning.types.prompt import EnvironmentSpec, Message, PromptView, as_messages
 from pact_lightning.types.task import Reference, SubAnswer, Task
-from pact_lightning.utils.errors import TaskFieldError, typed
+from pact_lightning.utils.errors import TaskFieldError, needed, typed
 from pact_lightning.utils.json_lines import MAX_FILE_MB, JsonLine, scan_json_list
 
 KIND = "toolhop"
@@ -118,7 +118,7 @@ def toolhop_task(index: int, row: Any, *, system_prompt: str | None = SYSTEM_PRO
     given_id = needed(row, "id")
     if isinstance(given_id, bool) or not isinstance(given_id, str | int):
         raise TaskFieldError("id", f"must be a string or an integer, got {type(given_id).__name__}")
-    messages: list[Message] = [{"role": "user", "content": typed(needed(row, "question"), str, "question")}]
+    messages: list[Message] = [{"role": "user", "content": needed(row, "question", str)}]
     if system_prompt:
         messages = [{"role": "system", "content": system_prompt}, *messages]
     by_question = _tools(row)
@@ -130,9 +130,7 @@ def toolhop_task(index: int, row: Any, *, system_prompt: str | None = SYSTEM_PRO
             tools=tuple(schemas),
             environment=EnvironmentSpec(ENVIRONMENT, {"codes": codes, "tools": schemas}),
         ),
-        reference=Reference(
-            answer=typed(needed(row, "answer"), str, "answer"), sub_answers=_sub_answers(row, by_question)
-        ),
+        reference=Reference(answer=needed(row, "answer", str), sub_answers=_sub_answers(row, by_question)),
         kind=KIND,
         metadata={"index": index},
     )
@@ -142,16 +140,15 @@ def toolhop_task(index: int, row: Any, *, system_prompt: str | None = SYSTEM_PRO
 
 def _tools(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the tools' own schemas by sub-question."""
-    tools: dict[str, dict[str, Any]] = typed(needed(row, "tools"), dict, "tools")
+    tools: dict[str, dict[str, Any]] = needed(row, "tools", dict)
     for question, tool in tools.items():
         where = f"tools.{question}"
-        typed(tool, dict, where)
-        typed(needed(tool, "name"), str, f"{where}.name")
+        needed(typed(tool, dict, where), "name", str, f"{where}.")
     return tools
 
 
 def _functions(row: dict[str, Any], tools: int) -> list[str]:
-    functions: list[str] = typed(needed(row, "functions"), list, "functions")
+    functions: list[str] = needed(row, "functions", list)
     if len(functions) != tools:
         raise TaskFieldError("functions", f"has {len(functions)} sources for {tools} tools; they must pair up")
     for number, source in enumerate(functions):
@@ -177,7 +174,7 @@ def _offered(
 
 
 def _sub_answers(row: dict[str, Any], by_question: dict[str, dict[str, Any]]) -> tuple[SubAnswer, ...]:
-    sub_task: dict[str, str] = typed(needed(row, "sub_task"), dict, "sub_task")
+    sub_task: dict[str, str] = needed(row, "sub_task", dict)
     sub_answers = []
     for question, answer in sub_task.items():
         if question not in by_question:
