@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: runs rows, each in a process of its own, and gathers them in ``build/bench.jsonl``."""
+"""Command ``python -m benchmarks``: rows, each in a process of its own, gathered in ``build/bench.jsonl``."""
 
 import argparse
 import importlib
@@ -29,7 +29,7 @@ _RESULT = "bench-row: "
 
 
 def main() -> None:
-    """Runs what the command line asks for; exit status 1 if a row could not be measured."""
+    """Run the rows of the command line; exit status 1 if one could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rows", default="", help=f"comma-separated; all if left out: {', '.join(ROWS)}")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of each comparison (default 5)")
@@ -75,7 +75,7 @@ def _measure(name: str, repeats: int) -> dict[str, Any]:
 
 
 def _in_own_process(name: str, repeats: int) -> dict[str, Any] | None:
-    """A clean heap, clean imports, and a crash that ends one row only."""
+    """Measure a row with a clean heap and clean imports; a crash ends this row only."""
     command = [sys.executable, "-m", "benchmarks", "--one", name, "--repeats", str(repeats)]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     for line in process.stdout.splitlines():

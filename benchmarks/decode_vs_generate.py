@@ -25,7 +25,7 @@ SHAPE: dict[str, Any] = {
 
 
 def run(repeats: int) -> Row:
-    """Both sides sample the same number of tokens from the same prompts and weights; nothing ends a turn early."""
+    """Time both sides on the same number of tokens, prompts and weights; nothing ends a turn early."""
     models = {name: _model(name) for name in (ATTENTION_NAME, "sdpa")}
     compiled = with_compiled_layers(_model(ATTENTION_NAME))
     generator = torch.Generator().manual_seed(1)
@@ -52,7 +52,7 @@ def run(repeats: int) -> Row:
 
 
 def with_compiled_layers(model: Any) -> Any:
-    """A transformers model whose layers torch.compile takes, each on its own, for any number of rows and columns."""
+    """Compile each layer of a transformers model on its own, for any number of rows and columns."""
     for layer in model.get_decoder().layers:
         layer.forward = torch.compile(layer.forward, dynamic=True)
     return model

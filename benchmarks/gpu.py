@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu``: what a card does with QLoRA on a Qwen3-4B of random weights, as a table and JSON lines.
+"""Command ``python -m benchmarks.gpu``: QLoRA on a Qwen3-4B of random weights on a card, as a table and JSON lines.
 
 Random weights of the true shape are right for time and memory, and wrong for anything else. ``--small`` runs the same
 program on a tiny shape, on any machine, to see that it works.
@@ -80,7 +80,7 @@ _SMALL = _Scale(TWO_MILLION, Lengths(256, 512, 64, 4), (Lengths(256, 512, 64, 4)
 
 
 def main() -> None:
-    """Measures, prints a table, and writes one object a line."""
+    """Measure, print a table, and write one object a line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="a tiny shape, on any machine")
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def measure(scale: _Scale, folder: Path, repeats: int) -> Iterator[dict[str, Any]]:
-    """All rows, one after the other, so that what was measured is not lost if a later one does not fit the card."""
+    """Yield the rows as they are measured: none is lost if a later one does not fit the card."""
     case = UpdateCase(scale.sizes, folder, scale.lengths, "bfloat16")
     for name, trace in (("update_trace", True), ("update_prompt", False)):
         module, update = case.ours(trace=trace, policy=_QLORA)

@@ -1,4 +1,4 @@
-"""Peak memory of log-probabilities and their backward pass, against all logits at once."""
+"""Row ``head_memory``: peak memory of log-probabilities and their backward pass, against all logits at once."""
 
 import resource
 import subprocess
@@ -16,7 +16,7 @@ _GIB = 2**30
 
 
 def run(repeats: int) -> Row:
-    """Bytes beyond inputs and weight, each side in a process of its own; memory does not vary, so once each."""
+    """Measure bytes beyond inputs and weight, each side once in a process of its own; memory does not vary."""
     del repeats
     if not torch.cuda.is_available() and psutil.virtual_memory().available < _PEER_NEEDS:
         raise RuntimeError(f"all logits at once take {_PEER_NEEDS / _GIB:.0f} GiB, more than is free; free some memory")

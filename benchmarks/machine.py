@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""Machine that the figures were measured on."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ _PACKAGES = ("torch", "transformers", "trl", "lightning", "vllm")
 
 
 def machine() -> dict[str, str | int]:
-    """Processor or card, threads and versions."""
+    """Return processor or card, threads and versions."""
     found: dict[str, str | int] = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "cores": os.cpu_count() or 0,

@@ -1,4 +1,4 @@
-"""The padding share of packs on prompts as long as FTRL's, attention included."""
+"""Row ``padding``: padding share of packs on prompts as long as FTRL's, attention included."""
 
 import random
 from bisect import bisect
@@ -18,7 +18,7 @@ _TRACE, _RESPONSE = (6.7, 0.5, 128, 4_096), (6.2, 0.8, 32, 8_192)
 
 
 def run(repeats: int) -> Row:
-    """Computed places that hold no token, by all computed places, over as many optimiser steps as repeats."""
+    """Divide computed places without a token by all computed places, over as many optimiser steps as repeats."""
     draw = random.Random(0)
     steps = [_blocks(draw) for _ in range(repeats)]
     packs = [pack for blocks in steps for pack in pack_blocks(blocks, _LIMIT)]

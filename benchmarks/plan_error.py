@@ -1,4 +1,4 @@
-"""Row ``plan_error``: the memory that ``pact-lightning plan`` foretells, beside what a real fit took at its peak."""
+"""Row ``plan_error``: memory that ``pact-lightning plan`` foretells, beside the peak of a real fit."""
 
 import ctypes
 import gc
@@ -18,15 +18,14 @@ from benchmarks.row import Row
 _TASKS = "pact_lightning.BundledTasks"
 _MIB = 2**20
 _RESULT = "peaks: "
-# So that memory which is freed leaves the process, and its peak is that of what is alive. For the same reason the
-# package's own setting, which keeps freed memory for speed, is switched off here: what the heap holds beyond what is
-# alive depends on the order of all that came before. docs/plan.md says how much that can be.
+# Freed memory leaves the process, whose peak is then that of live tensors. For the same reason the package's setting
+# that keeps freed memory for speed is off: the heap's surplus depends on all earlier allocations (docs/plan.md).
 _MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A policy of random weights, and what differs from the first recipe."""
+    """Policy of random weights, with its differences from the first recipe."""
 
     name: str
     vocabulary: int = 8192
@@ -44,10 +43,10 @@ _CASES = (
 
 
 def run(repeats: int) -> Row:
-    """Plans and runs every case; the largest relative error is the figure.
+    """Plan and run every case; the largest relative error is the figure.
 
     Args:
-        repeats: Without use: the peak of a process hardly changes from run to run.
+        repeats: Unused, since the peak of a process hardly changes from run to run.
     """
     del repeats
     planned: list[float] = []
@@ -87,7 +86,7 @@ def _in_own_process(case: _Case, folder: Path) -> dict[str, float]:
 
 
 def _measure(case: _Case, folder: Path) -> dict[str, float]:
-    """Plans a case, runs it after a small one, and compares the peaks."""
+    """Plan a case, run it after a small one, and compare the peaks."""
     from pact_lightning.cli.main import main
     from pact_lightning.training import policy_module
 
@@ -123,7 +122,7 @@ def _plan(recipe: Path) -> tuple[int, int]:
 
 
 def _longest(policy: Any) -> tuple[int, int]:
-    """Tokens of the prompt and trace of the longest task of the run."""
+    """Return the tokens of prompt and trace of the longest task of the run."""
     from pact_lightning.dialogue.rendering import ChatRenderer
     from pact_lightning.dialogue.text_codec import TextCodec
     from pact_lightning.policy.loading import load_tokenizer
@@ -141,7 +140,7 @@ def _longest(policy: Any) -> tuple[int, int]:
 
 
 def _save_model(folder: Path, vocabulary: int) -> None:
-    """A policy of random weights, and the bundled tokenizer with as many words more as it takes."""
+    """Save a policy of random weights, and the bundled tokenizer with as many words more as it takes."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -206,7 +205,7 @@ def _saved_recipe(case: _Case, folder: Path, model: str) -> Path:
 
 
 def _reset_peak() -> int:
-    """Makes Linux forget the peak of this process; returns what it holds now, in bytes."""
+    """Make Linux forget the peak of this process; return the bytes that it holds now."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _resident("VmRSS")
 

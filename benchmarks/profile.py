@@ -1,4 +1,4 @@
-"""Where the time of a run goes, by kind of operation."""
+"""Time of a run by kind of operation."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,12 @@ _ATTENTION = "scaled_dot_product"
 
 
 def time_shares(run: Callable[[], object]) -> dict[str, float]:
-    """Shares of a run's time in operators, on the CPU: matrix products, attention, and everything else.
+    """Return shares of a run's time in operators, on the CPU: matrix products, attention, and everything else.
 
     An operator counts without those that it calls. Time outside of torch's operators is left out.
 
     Args:
-        run: What is profiled, once.
+        run: The run, which is profiled once.
     """
     with profile(activities=[ProfilerActivity.CPU]) as found:
         run()

@@ -34,7 +34,7 @@ Ids = list[list[int]]
 
 
 def run(repeats: int) -> Row:
-    """Both sides roll out the same prompts with the same weights and, as is checked, sample the same tokens."""
+    """Time both sides on the same prompts and weights; that they sample the same tokens is checked."""
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_FOLDER)
     script = turn_script(tokenizer, REASONING)
     messages = [
@@ -132,5 +132,5 @@ class _Trl:
 
 
 def _no_reward(completions: list[Any], **_: Any) -> list[float | None]:
-    """The trainer wants one; nothing is scored here."""
+    """Stand in for the reward that the trainer asks for; nothing is scored here."""
     return [None] * len(completions)

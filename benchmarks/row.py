@@ -1,4 +1,4 @@
-"""One row of the benchmark table, and how two contenders are timed side by side."""
+"""Row of the benchmark table, and timing of contenders side by side."""
 
 import gc
 import statistics
@@ -14,17 +14,17 @@ Figure = float | list[float] | None
 
 @dataclass(frozen=True)
 class Row:
-    """A figure with its goal.
+    """Figure with its goal.
 
     Attributes:
         bench: Name of the row.
-        ours: What this package needed, or made: seconds, bytes, tokens per second, as ``settings["unit"]`` says.
-        peer: The same of what it is compared with; ``None`` where there is nothing to compare with.
+        ours: Figure of this package, in the unit of ``settings["unit"]``: seconds, bytes, tokens per second.
+        peer: Figure of the other side; ``None`` where there is none.
         ratio: The figure that the goal is about.
-        goal: What the ratio should reach.
+        goal: Goal of the ratio.
         goal_is: Whether the ratio should be ``at least`` or ``at most`` the goal.
-        repeats: How often each side was measured; ``ours`` and ``peer`` are medians.
-        settings: What was run, in words and numbers: model, lengths, dtype, unit, spread.
+        repeats: Rounds of each side; ``ours`` and ``peer`` are medians.
+        settings: Settings of the run, in words and numbers: model, lengths, dtype, unit, spread.
     """
 
     bench: str
@@ -36,13 +36,8 @@ class Row:
     repeats: int
     settings: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def reached(self) -> bool:
-        """Whether the goal is reached."""
-        return self.ratio >= self.goal if self.goal_is == "at least" else self.ratio <= self.goal
-
     def record(self) -> dict[str, Any]:
-        """The row as an object of ``bench.jsonl``; the goal's direction is one of its settings."""
+        """Return the row as an object of ``bench.jsonl``; the goal's direction is one of its settings."""
         record = asdict(self)
         record["settings"] = {**record["settings"], "goal_is": record.pop("goal_is")}
         return record
@@ -56,22 +51,22 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """Median of the repeats."""
         return statistics.median(self.seconds)
 
     @property
     def spread(self) -> list[float]:
-        """The shortest and the longest."""
+        """Shortest and longest repeat."""
         return [round(min(self.seconds), 4), round(max(self.seconds), 4)]
 
 
 def alternate(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Timing]:
-    """Times several things in turn: A B A B ..., after one round that does not count.
+    """Time several things in turn: A B A B ..., after one round that does not count.
 
     Drift of the machine (heat, neighbours) then falls on all of them alike.
 
     Args:
-        contenders: What to run, by name.
+        contenders: Functions to run, by name.
         repeats: Rounds that count.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -88,7 +83,7 @@ def alternate(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[st
 
 
 def spreads(timings: dict[str, Timing]) -> dict[str, list[float]]:
-    """Shortest and longest seconds of every contender, a setting of the row."""
+    """Return the shortest and longest seconds of every contender, a setting of the row."""
     return {name: timing.spread for name, timing in timings.items()}
 
 

@@ -1,8 +1,8 @@
-"""A policy of random weights that calls a tool in every turn, whoever samples from it.
+"""Scripted policy: random weights that call a tool in every turn, whoever samples from them.
 
-Its head is the only thing that was chosen: the row of each token of the script holds the embedding of the token before
-it. Embeddings outweigh what the random layers add, so that after each token of the script the next one is all but
-certain. Both sides of a benchmark then sample the same tokens, and neither is told what they are.
+Only its head is chosen: the row of each token of the script holds the embedding of the token before it. Embeddings
+outweigh the random layers, and after each token of the script the next one is all but certain. Both sides of a
+benchmark then sample the same tokens, and neither is told which.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 CALL = ('{"name": "', "profile_of", '", "arguments": {"', "person", '": "', "singer", '"}}')
-"""The pieces of a call of ``profile_of(person="singer")``, each one token of the bundled policy's tokenizer."""
+"""Pieces of a call of ``profile_of(person="singer")``, each one token of the bundled policy's tokenizer."""
 
 
 def profile_of(person: str) -> str:
-    """Looks up what is known about a person.
+    """Look up what is known about a person.
 
     Args:
         person: The person's name.
@@ -28,7 +28,7 @@ def profile_of(person: str) -> str:
 
 
 def population_of(place: str) -> int:
-    """Gives the population of a place.
+    """Give the population of a place.
 
     Args:
         place: The place's name.
@@ -37,7 +37,7 @@ def population_of(place: str) -> int:
 
 
 def publication_year_of(author: str, publisher: str) -> int:
-    """Gives the year of the last publication of an author with a publisher.
+    """Give the year of the last publication of an author with a publisher.
 
     Args:
         author: The author's name.
@@ -47,7 +47,7 @@ def publication_year_of(author: str, publisher: str) -> int:
 
 
 def founder_of(organisation: str) -> str:
-    """Gives the founder of an organisation.
+    """Give the founder of an organisation.
 
     Args:
         organisation: The organisation's name.
@@ -56,11 +56,11 @@ def founder_of(organisation: str) -> str:
 
 
 TOOLS = (profile_of, population_of, publication_year_of, founder_of)
-"""What a prompt offers; the script calls the first."""
+"""Tools of a prompt; the script calls the first."""
 
 
 def turn_script(tokenizer: PreTrainedTokenizerBase, reasoning: int) -> list[int]:
-    """Ids of one turn: so many tokens of reasoning, a call, the end of the turn; no token comes twice.
+    """Return the ids of a turn: tokens of reasoning, a call, the end of the turn; no token comes twice.
 
     Raises:
         ValueError: A piece is not one token, or the tokenizer has too few words for the reasoning.
@@ -80,7 +80,7 @@ def turn_script(tokenizer: PreTrainedTokenizerBase, reasoning: int) -> list[int]
 def scripted_policy(
     config: Qwen3Config, opening: int, script: list[int], attention: str, certainty: float = 40.0
 ) -> PreTrainedModel:
-    """A model that samples ``script`` after the token ``opening``; the same weights at every call.
+    """Make a model that samples ``script`` after the token ``opening``; the weights are the same at every call.
 
     Args:
         config: Its shape, with a head of its own.

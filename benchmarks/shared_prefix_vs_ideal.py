@@ -1,4 +1,4 @@
-"""The shared prefix against plain rows, as a share of what the operations saved would give."""
+"""Row ``shared_prefix_vs_ideal``: speed-up of the shared prefix over plain rows, as a share of the ideal one."""
 
 import tempfile
 from pathlib import Path
@@ -11,7 +11,7 @@ from benchmarks.update_case import HIDDEN_512, THREADS, UpdateCase, shape_settin
 
 
 def run(repeats: int) -> Row:
-    """(Seconds with rows / seconds with a shared prefix) / (operations with rows / operations with a shared prefix)."""
+    """Divide the ratio of seconds, rows by shared prefix, by the ratio of their operations."""
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         case = UpdateCase(HIDDEN_512, Path(folder))

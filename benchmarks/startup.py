@@ -1,4 +1,4 @@
-"""startup: seconds until the command answers, with the imports that it needs."""
+"""Row ``startup``: seconds until the command answers, with the imports that it needs."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ _COMMANDS = {
 
 
 def run(repeats: int) -> Row:
-    """Whole processes, files in the page cache; from the root of the checkout."""
+    """Time whole processes from the root of the checkout, with files in the page cache."""
     timings = alternate({name: partial(_run, arguments) for name, arguments in _COMMANDS.items()}, repeats)
     told, config = timings.values()
     return Row(

@@ -1,4 +1,4 @@
-"""The rows as a table: on the terminal, and in a page of the documentation."""
+"""Table of the rows, on the terminal and in a page of the documentation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +8,11 @@ from rich.table import Table
 
 _BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
 _HEADINGS = ("row", "ours", "peer", "unit", "ratio", "goal", "reached", "repeats", "seconds, ours; peer")
-
 _ON_TERMINAL = _HEADINGS.index("repeats")
 
 
 def bench_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The rows for the terminal, as many columns as fit there."""
+    """Tabulate the rows for the terminal, in as many columns as fit there."""
     table = Table(*_HEADINGS[:_ON_TERMINAL])
     for row in rows:
         table.add_row(*_cells(row)[:_ON_TERMINAL])
@@ -21,7 +20,7 @@ def bench_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def write_into_page(page: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Replaces the table of a page, which stands between two marks, and names the machine under it.
+    """Replace the table of a page, which stands between two marks, and name the machine under it.
 
     Raises:
         ValueError: The page lacks the marks, or there are no rows.
@@ -34,14 +33,11 @@ def write_into_page(page: Path, rows: Sequence[dict[str, Any]]) -> None:
     lines = [_line(_HEADINGS), _line("---" for _ in _HEADINGS), *(_line(_cells(row)) for row in rows)]
     machines = sorted({_sentence(row["settings"]["machine"]) for row in rows})
     shares = [_shares(row) for row in rows if "time_shares_of_ours" in row["settings"]]
-    table = "\n".join([*lines, "", *(f"Measured on: {machine}." for machine in machines), "", *_list(shares)])
+    measured = [f"Measured on: {machine}." for machine in machines]
+    table = "\n".join([*lines, "", *measured, "", *(f"- {share}" for share in shares)])
     before, rest = text.split(_BEGIN, 1)
     after = rest.split(_END, 1)[1]
     page.write_text(f"{before}{_BEGIN}\n{table}\n{_END}{after}", encoding="utf-8")
-
-
-def _list(lines: Sequence[str]) -> list[str]:
-    return [f"- {line}" for line in lines]
 
 
 def _line(cells: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the trace costs: PACT's trace step with SFT against our own prompt-only step on the same rollouts."""
+"""Row ``trace_vs_prompt_only``: PACT's step with trace and SFT against our prompt-only step, on the same rollouts."""
 
 import tempfile
 from pathlib import Path
@@ -12,7 +12,7 @@ from benchmarks.update_case import HIDDEN_512, THREADS, UpdateCase, shape_settin
 
 
 def run(repeats: int) -> Row:
-    """Seconds with the trace by seconds without; the settings give the same ratio in operations."""
+    """Divide seconds with the trace by seconds without; the settings have the same ratio in operations."""
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         case = UpdateCase(HIDDEN_512, Path(folder))

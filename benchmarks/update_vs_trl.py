@@ -1,4 +1,4 @@
-"""PACT's trace step against TRL's GRPO step on the same rollouts without any trace."""
+"""Row ``update_vs_trl``: PACT's trace step against TRL's GRPO step on the same rollouts without any trace."""
 
 import tempfile
 from pathlib import Path
@@ -10,12 +10,12 @@ from benchmarks.update_case import HIDDEN_512, THREADS, UpdateCase, shape_settin
 
 
 def run(repeats: int) -> Row:
-    """The row at hidden 512, where the linear layers dominate."""
+    """Measure the row at hidden 512, where the linear layers dominate."""
     return measure("update_vs_trl", HIDDEN_512, repeats, goal=2.0)
 
 
 def measure(bench: str, sizes: dict[str, int], repeats: int, *, goal: float) -> Row:
-    """Times both sides on a model of the given sizes; the loss of a prompt without trace is checked to be equal."""
+    """Time both sides on a model of these sizes, after a check that their losses without a trace are equal."""
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         case = UpdateCase(sizes, Path(folder))

@@ -1,4 +1,4 @@
-"""``update_vs_trl`` on a model of 2 M parameters, where attention weighs more."""
+"""Row ``update_vs_trl_small``: ``update_vs_trl`` with 2 M parameters, where attention weighs more."""
 
 from benchmarks.row import Row
 from benchmarks.update_case import TWO_MILLION
@@ -6,5 +6,5 @@ from benchmarks.update_vs_trl import measure
 
 
 def run(repeats: int) -> Row:
-    """The row at hidden 128."""
+    """Measure the row at hidden 128."""
     return measure("update_vs_trl_small", TWO_MILLION, repeats, goal=1.5)

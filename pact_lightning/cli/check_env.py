@@ -1,4 +1,4 @@
-"""``pact-lightning check-env``: checks an environment of one's own and says how to mend it."""
+"""Command ``pact-lightning check-env``: mistakes of a user's own environment, and how to mend them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from pact_lightning.environments.checker.checker import ALL_FAILED, check_enviro
 from pact_lightning.environments.checker.findings import Finding, Severity, without_repeats
 from pact_lightning.tasks.jsonl import JsonlTasks
 from pact_lightning.types.task import Task
-from pact_lightning.utils.imports import make_object
+from pact_lightning.utils.imports import import_path, make_object
 
 
 def check_env(
@@ -27,7 +27,7 @@ def check_env(
     seed: int = 0,
     allow_warnings: bool = False,
 ) -> int:
-    """Checks an environment before anything is trained on it, and prints what is wrong and how to mend it.
+    """Check an environment before anything is trained on it, and print what is wrong and how to mend it.
 
     Every tool is really run, with arguments made up from its schema; do not point this at tools that must not be
     played with. The exit status is 1 if anything was found, 0 if not, 2 if the environment cannot be made.
@@ -54,7 +54,7 @@ def check_env(
     findings = without_repeats(_joined(each))
     console = Console()
     if findings:
-        console.print(findings_table(class_path, findings))
+        console.print(_findings_table(class_path, findings))
     errors = sum(finding.severity is Severity.ERROR for finding in findings)
     what = f"{len(tasks)} tasks" if tasks else "no task"
     console.print(f"{class_path}, with {what}: {errors} errors, {len(findings) - errors} warnings", soft_wrap=True)
@@ -62,7 +62,7 @@ def check_env(
 
 
 def _joined(each: Sequence[Sequence[Finding]]) -> list[Finding]:
-    """The findings of all tasks. A tool that works in one task works: another may have no use for it, nor a call."""
+    """Return the findings of all tasks; a tool that works in one task counts as working in all."""
     failing = [{found.where for found in findings if found.problem.startswith(ALL_FAILED)} for findings in each]
     nowhere = failing[0].intersection(*failing[1:])
     return [
@@ -73,13 +73,7 @@ def _joined(each: Sequence[Sequence[Finding]]) -> list[Finding]:
     ]
 
 
-def findings_table(title: str, findings: Sequence[Finding]) -> Table:
-    """What is wrong, where, and how to mend it.
-
-    Args:
-        title: What was checked.
-        findings: What was found.
-    """
+def _findings_table(title: str, findings: Sequence[Finding]) -> Table:
     table = Table(title=title, show_lines=True)
     table.add_column("", no_wrap=True)
     table.add_column("where")
@@ -88,26 +82,40 @@ def findings_table(title: str, findings: Sequence[Finding]) -> Table:
     for finding in findings:
         style = "red" if finding.severity is Severity.ERROR else "yellow"
         cells = (finding.where, finding.problem, finding.remedy)
-        # As Text: tools' own words may look like rich's markup.
+        # Text, since tools' own words may look like rich's markup.
         table.add_row(Text(finding.severity, style), *(Text(cell) for cell in cells))
     return table
 
 
 def _tasks(class_path: str, files: Sequence[Path], per_file: int) -> list[Task]:
-    """The first tasks of each file that run in the class.
+    """Return the first tasks of each file that run in the class.
 
     Raises:
         ValueError: A file has none.
     """
     found: list[Task] = []
     for file in files:
-        own = [task for task in JsonlTasks(file).load() if task.prompt.environment.class_path == class_path]
+        own = [task for task in JsonlTasks(file).load() if _is_class(task.prompt.environment.class_path, class_path)]
         if not own:
             raise ValueError(f"{file} has no task whose environment.class_path is {class_path}")
         found += own[:per_file]
     return found
 
 
+def _is_class(path: str, class_path: str) -> bool:
+    """Return whether two paths name one class, such as a public name and its home.
+
+    Only paths of the checked class's own package are imported: a task file may name anybody's code.
+    """
+    if path == class_path or path.partition(".")[0] != class_path.partition(".")[0]:
+        return path == class_path
+    return import_path(path, "environment class") is import_path(class_path, "environment class")
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command."""
+    """Run the command.
+
+    Args:
+        arguments: The words behind ``check-env``.
+    """
     run(check_env, "pact-lightning check-env", arguments)

@@ -1,10 +1,20 @@
-"""Commands of ``pact-lightning`` beside those of Lightning, one module each; imported when they are called."""
+"""Table of the commands of ``pact-lightning``, with a line of help for each."""
 
 from typing import NamedTuple
 
+DESCRIPTION = "Trains and scores agents that use tools over several turns, by PACT"
+
+VERBS = {
+    "fit": "train by a recipe: -c recipe.yaml, further -c for overlays, and any field of it as an option",
+    "validate": "score a policy or a checkpoint on the validation tasks",
+    "test": "score it on the test tasks",
+    "predict": "roll out the prediction tasks and write the trajectories",
+}
+"""Lightning's commands, which share their options."""
+
 
 class Command(NamedTuple):
-    """Where a command is, and what it is for.
+    """A command beside Lightning's; its module is imported when it is called.
 
     Attributes:
         module: The module whose ``main(arguments)`` runs it.
@@ -21,14 +31,4 @@ COMMANDS: dict[str, Command] = {
     "check-env": Command("pact_lightning.cli.check_env", "check an environment of your own before training"),
     "plan": Command("pact_lightning.cli.plan", "tell what a run will need and how long it will take"),
 }
-"""The commands by name."""
-
-
-DESCRIPTION = "Trains and scores agents that use tools over several turns, by PACT"
-VERBS = {
-    "fit": "train by a recipe: -c recipe.yaml, further -c for overlays, and any field of it as an option",
-    "validate": "score a policy or a checkpoint on the validation tasks",
-    "test": "score it on the test tasks",
-    "predict": "roll out the prediction tasks and write the trajectories",
-}
-"""Lightning's commands, which share their options."""
+"""The other commands by name."""

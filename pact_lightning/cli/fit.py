@@ -1,7 +1,4 @@
-"""On a command line, recipes come first and single options behind them.
-
-The commands fit, validate, test and predict: a LightningCLI, configured by YAML recipes.
-"""
+"""Commands fit, validate, test and predict: a LightningCLI that is configured by YAML recipes."""
 
 import argparse
 import logging
@@ -17,7 +14,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from pact_lightning.cli.command_table import DESCRIPTION, VERBS
-from pact_lightning.cli.errors import error_sentence
+from pact_lightning.cli.errors import end
 from pact_lightning.credit.reward import RewardError
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.resume.checkpoint_files import is_remote, read_checkpoint
@@ -28,35 +25,65 @@ from pact_lightning.training.trainer_checks import check_checkpoints, check_plug
 
 _RECIPE = ("-c", "--config")
 _FREE = ("--help", "--print_config")
-
-
-def check_option_order(arguments: Sequence[str]) -> None:
-    """Refuses options in front of a recipe: whatever it says of the same field would override them, without a word.
-
-    Args:
-        arguments: The command line, from the verb on.
-
-    Raises:
-        ValueError: There is one; the sentence says which, and what to do.
-    """
-    recipes = [
-        number
-        for number, word in enumerate(arguments)
-        if word in _RECIPE or word.startswith(tuple(f"{option}=" for option in _RECIPE))
-    ]
-    if not recipes:
-        return
-    for word in arguments[: recipes[-1]]:
-        option = word.partition("=")[0]
-        if option.startswith("--") and option not in (*_RECIPE, *_FREE):
-            raise ValueError(
-                f"{option} stands in front of a recipe ({' '.join(arguments[recipes[-1] : recipes[-1] + 2])}), which "
-                "would override it wherever it names the same field; put options behind the recipes"
-            )
-
-
 _CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 _WHICH_CHECKPOINT = "name a file that ModelCheckpoint wrote, or `last` for the newest one in its dirpath that is whole"
+
+
+def run_lightning(args: list[str] | None) -> None:
+    """Run one of Lightning's commands; a mistake in recipe or data ends in one sentence and exit status 2.
+
+    Args:
+        args: Arguments in place of those of the process.
+    """
+    silence_libraries()
+    arguments: Any = args
+    given = sys.argv[1:] if args is None else args
+    # An option in front of the command is found only by a parser that has all of them.
+    verbs = [given[0]] if given and given[0] in VERBS else list(VERBS)
+    # An evaluation may share the folder of a fit, whose own settings stay there.
+    config_file = "config.yaml" if "fit" in verbs else f"config-{verbs[0]}.yaml"
+    try:
+        PactCLI(
+            PolicyModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={"overwrite": True, "config_filename": config_file},
+            parser_kwargs={verb: {"exit_on_error": False} for verb in verbs}
+            | {"exit_on_error": False, "description": DESCRIPTION},
+            args=arguments,
+            verbs=verbs,
+        )
+    except (EnvironmentUnavailableError, SamplerUnavailableError, RewardError) as error:
+        # The user's own server or reward failed: a traceback of ours would not help. Before the policy is loaded, a
+        # sampler that is unavailable may be a mistake in the recipe.
+        end(error, 2 if isinstance(error, SamplerUnavailableError) and not _at_work() else 1)
+    except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
+        if _at_work():
+            raise
+        end(error, 2)
+
+
+def _at_work() -> bool:
+    """Return whether the policy is loaded: from there on an error is no mistake in a recipe."""
+    model = getattr(PactCLI.latest, "model", None)
+    return isinstance(model, PolicyModule) and model.policy is not None
+
+
+def silence_libraries() -> None:
+    """Silence libraries' messages that a user can do nothing about."""
+    # Lightning's own use of torch.utils._pytree.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Lightning looks at every attribute of a model once, transformers' deprecated ones included.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+    # A fit without validation tasks, which the recipe asks for.
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+    # Lightning recommends packages of its own in every run.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless" not in record.getMessage()
 
 
 class PactCLI(LightningCLI):
@@ -65,7 +92,7 @@ class PactCLI(LightningCLI):
     latest: "PactCLI | None" = None
 
     def __init__(self, *args: Any, verbs: Collection[str] = tuple(VERBS), **kwargs: Any) -> None:
-        """Parses the command line and does what it says.
+        """Parse the command line and do what it says.
 
         Args:
             *args: As for LightningCLI.
@@ -77,17 +104,17 @@ class PactCLI(LightningCLI):
         super().__init__(*args, **kwargs)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning asks its instance too
-        """The commands that are set up, and arguments of their methods that are no options."""
+        """Return the commands that are set up, and arguments of their methods that are no options."""
         return {verb: skipped for verb, skipped in LightningCLI.subcommands().items() if verb in self._verbs}
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
-        """Reads the command line, once its order is checked."""
+        """Check the order of the command line, then parse it."""
         if args is None or isinstance(args, list):
-            check_option_order(sys.argv[1:] if args is None else args)
+            _check_option_order(sys.argv[1:] if args is None else args)
         super().parse_arguments(parser, args)
 
     def instantiate_classes(self) -> None:
-        """Makes trainer, module and data; all loggers of a run write to the same version."""
+        """Make trainer, module and data; all loggers of a run write to the same version."""
         super().instantiate_classes()
         config = self.config_init[self.subcommand]
         if config.get("weights_only") is None:
@@ -102,23 +129,25 @@ class PactCLI(LightningCLI):
                 logger._version = self.trainer.loggers[0].version
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Makes the Trainer; a plugin that no run can use is refused before Lightning starts it."""
+        """Make the Trainer; a plugin that no run can use is refused before Lightning starts it."""
         check_plugins(self.config_init[self.subcommand].trainer.plugins)
         return super().instantiate_trainer(**kwargs)
 
-    @property
-    def at_work(self) -> bool:
-        """Whether the policy is loaded: from there on an error is no mistake in a recipe."""
-        model = getattr(self, "model", None)
-        return isinstance(model, PolicyModule) and model.policy is not None
-
     def before_fit(self) -> None:
-        """Refuses Trainer settings that a fit cannot honour, with our sentence rather than Lightning's."""
+        """Refuse Trainer settings that a fit cannot honour, with our sentence rather than Lightning's."""
         check_trainer(self.trainer)
         check_checkpoints(self.trainer)
 
+    def before_validate(self) -> None:
+        """Leave the table of scores to the module; Lightning's own would repeat it."""
+        self.config_init["validate"]["verbose"] = False
+
+    def before_test(self) -> None:
+        """Leave the table of scores to the module."""
+        self.config_init["test"]["verbose"] = False
+
     def _parse_ckpt_path(self) -> None:
-        """Looks into a checkpoint that is named by its path, before Lightning asks it for hyperparameters.
+        """Check a checkpoint that is named by its path, before Lightning asks it for hyperparameters.
 
         Raises:
             FileNotFoundError: It is not there.
@@ -147,67 +176,27 @@ class PactCLI(LightningCLI):
         else:  # Lightning cannot read them from such a file
             rank_zero_info(f"the hyperparameters in {path} are left aside, those of the recipe hold")
 
-    def before_validate(self) -> None:
-        """Leaves the table of scores to the module; Lightning's own would say the same again."""
-        self.config_init["validate"]["verbose"] = False
 
-    def before_test(self) -> None:
-        """As for validate."""
-        self.config_init["test"]["verbose"] = False
-
-
-def silence_libraries() -> None:
-    """Leaves out what libraries tell their own authors, for this process; nothing a user could do about it."""
-    # Lightning's own use of torch.utils._pytree.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # Lightning looks at every attribute of a model once, transformers' deprecated ones included.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
-    # Its word to a fit without validation tasks, which is what their absence asks for.
-    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
-
-
-def run_lightning(args: list[str] | None) -> None:
-    """Runs one of Lightning's commands; a mistake in recipe or data ends in one sentence and exit status 2.
+def _check_option_order(arguments: Sequence[str]) -> None:
+    """Refuse options in front of a recipe, which would override them silently.
 
     Args:
-        args: Arguments instead of those of the process.
+        arguments: The command line, from the verb on.
+
+    Raises:
+        ValueError: There is such an option.
     """
-    silence_libraries()
-    arguments: Any = args
-    given = sys.argv[1:] if args is None else args
-    # Where an option stands before the command, all are set up: the parser has to find it.
-    verbs = [given[0]] if given and given[0] in VERBS else list(VERBS)
-    # An evaluation may share the folder of a fit, whose own settings stay there.
-    config_file = "config.yaml" if "fit" in verbs else f"config-{verbs[0]}.yaml"
-    try:
-        PactCLI(
-            PolicyModule,
-            pl.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_kwargs={"overwrite": True, "config_filename": config_file},
-            parser_kwargs={verb: {"exit_on_error": False} for verb in verbs}
-            | {"exit_on_error": False, "description": DESCRIPTION},
-            args=arguments,
-            verbs=verbs,
-        )
-    except (EnvironmentUnavailableError, SamplerUnavailableError, RewardError) as error:
-        # A server or a reward of the user's own, and no mistake here, so no traceback; before the policy is loaded it
-        # may be one of the recipe.
-        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
-        sys.exit(2 if isinstance(error, SamplerUnavailableError) and not _at_work() else 1)
-    except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
-        if _at_work():
-            raise
-        print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
-        sys.exit(2)
-
-
-def _at_work() -> bool:
-    return PactCLI.latest is not None and PactCLI.latest.at_work
-
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    """Lightning recommends packages of its own in every run."""
-    return "Tip: For seamless" not in record.getMessage()
+    recipes = [
+        number
+        for number, word in enumerate(arguments)
+        if word in _RECIPE or word.startswith(tuple(f"{option}=" for option in _RECIPE))
+    ]
+    if not recipes:
+        return
+    for word in arguments[: recipes[-1]]:
+        option = word.partition("=")[0]
+        if option.startswith("--") and option not in (*_RECIPE, *_FREE):
+            raise ValueError(
+                f"{option} stands in front of a recipe ({' '.join(arguments[recipes[-1] : recipes[-1] + 2])}), which "
+                "would override it wherever it names the same field; put options behind the recipes"
+            )

@@ -11,17 +11,14 @@ from pact_lightning.cli.command_table import COMMANDS, DESCRIPTION, VERBS
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs the command line; wrong input ends in one sentence and exit status 2.
-
-    Lightning takes seconds to import, so that the other commands and the help do without it.
+    """Run the command line; wrong input ends in one sentence and exit status 2.
 
     Args:
-        args: Arguments instead of those of the process.
+        args: Arguments in place of those of the process.
     """
-    # bitsandbytes offers a faster CPU kernel on import, for a package that is not ours to install.
+    # bitsandbytes recommends a package with a faster CPU kernel on import.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    # Environments, task sources and rewards of one's own are named by import path; they mostly lie where the command
-    # is run.
+    # A user's own environments, task sources and rewards mostly lie where the command is run.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     given = sys.argv[1:] if args is None else args
@@ -35,8 +32,8 @@ def main(args: list[str] | None = None) -> None:
         known = ", ".join([*VERBS, *COMMANDS])
         print(f"error: there is no command {given[0]!r}; the commands are {known}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
-    # Imports make hundreds of thousands of objects that live to the end: looking through them again and again costs
-    # a fifth of the start.
+    # Lightning takes seconds to import, so the help and the other commands do without it. Imports make hundreds of
+    # thousands of objects that live to the end: without the garbage collector they take a fifth less time.
     gc.disable()
     from pact_lightning.cli.fit import run_lightning
 
@@ -53,7 +50,8 @@ def _help_parser() -> argparse.ArgumentParser:
         "from a recipe as well, and print what is then in force by --print_config",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, summary in (VERBS | {name: command.summary for name, command in COMMANDS.items()}).items():
+    summaries = VERBS | {name: command.summary for name, command in COMMANDS.items()}
+    for name, summary in summaries.items():
         commands.add_parser(name, help=summary)
     return parser
 

@@ -1,25 +1,25 @@
-"""``pact-lightning plan``: what a run will need and how long it will take, before it."""
+"""Command ``pact-lightning plan``: its options, and its help without the seconds that torch takes to import."""
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from pact_lightning.cli.errors import error_sentence
+from pact_lightning.cli.errors import end
 
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_EPILOG = "All other arguments are those of `pact-lightning fit`: -c recipe.yaml -c overlay.yaml --model.init_args...."
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Runs the command; wrong input ends in one sentence and exit status 2."""
+    """Run the command; wrong input ends in one sentence and exit status 2.
+
+    Args:
+        arguments: The words behind ``plan``.
+    """
     own, of_fit = _parser().parse_known_args(list(arguments))
     try:
         card = _checked(own, of_fit)
     except ValueError as error:
-        _end(error)
-    # Planning needs torch, transformers and Lightning, which take seconds to import; the help does not.
+        end(error, 2)
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from pact_lightning.cli.plan_report import print_plan
@@ -27,23 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         print_plan(own, card, of_fit)
     except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
-        _end(error)
-
-
-def _checked(own: argparse.Namespace, of_fit: Sequence[str]) -> int | None:
-    """Bytes of the card, if one is named; what can be told without the recipe is told at once."""
-    for name in ("tflops", "bandwidth"):
-        value = getattr(own, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name} must be above 0, not {value:g}")
-    if not of_fit:
-        raise ValueError("there is no recipe to plan; name one by -c recipe.yaml")
-    return None if own.memory is None else parse_memory(own.memory)
-
-
-def _end(error: Exception) -> NoReturn:
-    print(f"error: {error_sentence(error)}", file=sys.stderr)  # noqa: T201  # the command's one sentence
-    sys.exit(2)
+        end(error, 2)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
         usage="pact-lightning plan -c RECIPE [-c OVERLAY ...] [options of this command] [options of fit]",
         description="Tells what a run will need and how long it will take, from its recipe alone: no weights are "
         "loaded, and a recipe for a GPU can be planned without one.",
-        epilog=_EPILOG,
+        epilog="All other arguments are those of `pact-lightning fit`: -c recipe.yaml -c overlay.yaml "
+        "--model.init_args....",
         allow_abbrev=False,
     )
     parser.add_argument("--memory", help="a card's memory, such as 24GB or 24GiB: tells the largest settings that fit")
@@ -66,17 +51,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _checked(own: argparse.Namespace, of_fit: Sequence[str]) -> int | None:
+    """Check the options that need no recipe, and return the card's bytes."""
+    for name in ("tflops", "bandwidth"):
+        value = getattr(own, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name} must be above 0, not {value:g}")
+    if not of_fit:
+        raise ValueError("there is no recipe to plan; name one by -c recipe.yaml")
+    return None if own.memory is None else parse_memory(own.memory)
+
+
 def parse_memory(text: str) -> int:
-    """Bytes of ``24GB`` or ``80GiB``. A card sold as 24 GB has 24 GiB; say GiB where you mean it.
+    """Return the bytes of ``24GB`` or ``80GiB``. A card sold as 24 GB has 24 GiB; say GiB where you mean it.
 
     Raises:
         ValueError: It is no such size.
     """
-    found = re.fullmatch(r"([\d.]+)\s*([a-zA-Z]*)", text.strip())
-    if found is None or found[2].lower() not in _UNITS or not _is_number(found[1]) or float(found[1]) <= 0:
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-zA-Z]+)", text.strip())
+    if found is None or found[2].lower() not in _UNITS or float(found[1]) <= 0:
         raise ValueError(f"--memory must be a size such as 24GB or 80GiB, not {text!r}")
     return int(float(found[1]) * _UNITS[found[2].lower()])
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) is not None

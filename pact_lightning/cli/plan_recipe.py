@@ -69,4 +69,4 @@ def _init_args(config: dict[str, Any], part: str, known: type) -> dict[str, Any]
     parser.add_class_arguments(known)
     defaults: dict[str, Any] = parser.get_defaults().as_dict()
     # dict_kwargs are those of a constructor whose **kwargs jsonargparse could not follow.
-    return defaults | given.get("init_args", {}) | given.get("dict_kwargs", {})
+    return {**defaults, **given.get("init_args", {}), **given.get("dict_kwargs", {})}

@@ -1,7 +1,4 @@
-"""What ``pact-lightning plan`` shows, as tables.
-
-Plans the run of a recipe and prints what it will need.
-"""
+"""Report of ``pact-lightning plan``: tables of memory and work, and the settings that fit a card."""
 
 import argparse
 from collections.abc import Collection, Mapping, Sequence
@@ -20,16 +17,96 @@ from pact_lightning.plan.fitting import USABLE, Fit, largest_fit
 from pact_lightning.plan.lengths import Lengths
 from pact_lightning.plan.recipe import Recipe
 from pact_lightning.plan.run_plan import RunPlan, make_plan
-from pact_lightning.policy.attention.shape import AttentionShape
+from pact_lightning.policy.attention.plan import AttentionShape
 from pact_lightning.policy.loading import policy_skeleton
 
 _GIB = 2**30
 _UNITS = {"GiB": _GIB, "MiB": 2**20}
-_TERA = 10**12
+_GIGA, _TERA = 10**9, 10**12
 
 
-def memory_table(plan: RunPlan) -> Table:
-    """What is in memory, part by part, at the fullest moment of rollouts and of an update."""
+def print_plan(own: argparse.Namespace, card: int | None, of_fit: Sequence[str]) -> None:
+    """Print what a run will need and how long it will take.
+
+    Args:
+        own: The command's own options.
+        card: Bytes of the card that is to hold the run, if one is named.
+        of_fit: The other arguments, those of ``fit``.
+
+    Raises:
+        ValueError: A length makes no sense, or the recipe cannot be planned.
+    """
+    silence_libraries()
+    recipe = read_recipe(of_fit, own.device)
+    given = {name: getattr(own, name) for name in ("prompt", "trace", "trajectory", "sampled_share")}
+    given = {name: value for name, value in given.items() if value is not None}
+    lengths = _lengths(recipe, given)
+    console = Console()
+    with console.status("planning"):
+        skeleton = policy_skeleton(recipe.policy)
+        plan = make_plan(recipe, skeleton, lengths)
+        speed = _speed(own, recipe, skeleton)
+        seconds = _seconds(plan, speed, skeleton)
+        fit = None if card is None else largest_fit(recipe, skeleton, lengths, plan.memory, card)
+    console.print(_lengths_line(plan, given), soft_wrap=True)
+    console.print(_memory_table(plan))
+    console.print(_work_table(plan, seconds, speed))
+    if recipe.phases is not None:
+        console.print(_hours_line(plan, seconds), soft_wrap=True)
+    given_speed = own.tflops is not None and own.bandwidth is not None
+    if recipe.device_type == "cuda" and not given_speed and not torch.cuda.is_available():
+        console.print(
+            "There is no CUDA device here, so these seconds are of this machine's CPU: give the card's speed by "
+            "--tflops and --bandwidth.",
+            soft_wrap=True,
+        )
+    if fit is not None and card is not None:
+        for line in _fit_lines(plan, fit, card):
+            console.print(line, soft_wrap=True, highlight=False)
+
+
+def _lengths(recipe: Recipe, given: dict[str, Any]) -> Lengths:
+    """Return the lengths to plan with: those given, the recipe's limits for the others."""
+    changes = {"prompt": "max_prompt_tokens", "trajectory": "max_trajectory_tokens"}
+    for name, limit in changes.items():
+        if name in given and given[name] > getattr(recipe, limit):
+            raise ValueError(
+                f"--{name} {given[name]} is over the recipe's {limit}, {getattr(recipe, limit)}; raise that as well"
+            )
+    if not recipe.uses_traces:
+        given.pop("trace", None)
+    shorter = replace(recipe, **{changes[name]: given[name] for name in changes if name in given})
+    return replace(shorter.longest(), **given)
+
+
+def _speed(own: argparse.Namespace, recipe: Recipe, skeleton: nn.Module) -> Speed:
+    """Return the speed to plan with; what is not given is measured."""
+    if own.tflops is not None and own.bandwidth is not None:
+        return Speed(own.tflops * _TERA, own.bandwidth * _GIGA, "given")
+    device = torch.device("cuda" if recipe.device_type == "cuda" and torch.cuda.is_available() else "cpu")
+    source: Any = skeleton
+    measured = probe_speed(device, source.get_input_embeddings().weight.dtype)
+    flops = measured.flops if own.tflops is None else own.tflops * _TERA
+    bandwidth = measured.bandwidth if own.bandwidth is None else own.bandwidth * _GIGA
+    part = "" if own.tflops is None and own.bandwidth is None else "in part given, in part "
+    return Speed(flops, bandwidth, part + measured.source)
+
+
+def _seconds(plan: RunPlan, speed: Speed, skeleton: nn.Module) -> dict[str, float]:
+    source: Any = skeleton
+    shape = AttentionShape.of(skeleton)
+    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim  # keys and values
+    return phase_seconds(
+        plan.passes,
+        plan.decoding,
+        speed,
+        weight_bytes=plan.memory.standing.weights + plan.memory.standing.adapter,
+        cache_bytes_per_token=per_token * source.get_input_embeddings().weight.element_size(),
+    )
+
+
+def _memory_table(plan: RunPlan) -> Table:
+    """Tabulate the memory, part by part, at the fullest moment of rollouts and of an update."""
     memory = plan.memory
     standing, rollout = memory.standing, memory.rollout
     unit = "GiB" if memory.peak >= _GIB else "MiB"
@@ -68,8 +145,8 @@ def memory_table(plan: RunPlan) -> Table:
     return table
 
 
-def work_table(plan: RunPlan, seconds: Mapping[str, float], speed: Speed) -> Table:
-    """What a phase computes, and how long that takes."""
+def _work_table(plan: RunPlan, seconds: Mapping[str, float], speed: Speed) -> Table:
+    """Tabulate the passes of a phase, with operations and seconds."""
     title = (
         f"One phase: {plan.recipe.prompts_per_phase:,} prompts x {plan.recipe.rollouts_per_prompt} rollouts, "
         f"{plan.steps} optimiser steps of {plan.packs} pack{'s' if plan.packs != 1 else ''}"
@@ -85,7 +162,7 @@ def work_table(plan: RunPlan, seconds: Mapping[str, float], speed: Speed) -> Tab
     flops = sum(one.flops for one in plan.passes)
     table.add_row("phase", "", "", f"{flops / _TERA:,.2f}", f"{sum(seconds.values()):,.1f}", style="bold")
     caption = (
-        f"An estimate for {speed.flops / _TERA:,.3g} TFLOP/s and {speed.bandwidth / 10**9:,.3g} GB/s ({speed.source}), "
+        f"An estimate for {speed.flops / _TERA:,.3g} TFLOP/s and {speed.bandwidth / _GIGA:,.3g} GB/s ({speed.source}), "
         "without tools, validation and waiting, for rollouts of these lengths; real runs reach a part of that speed."
     )
     if plan.recipe.sampler:
@@ -95,12 +172,12 @@ def work_table(plan: RunPlan, seconds: Mapping[str, float], speed: Speed) -> Tab
     return table
 
 
-def lengths_line(plan: RunPlan, given: Collection[str]) -> str:
-    """What the tables are about.
+def _lengths_line(plan: RunPlan, given: Collection[str]) -> str:
+    """Tell the lengths that the tables are about.
 
     Args:
         plan: The plan.
-        given: Which lengths were given; the others are the recipe's limits.
+        given: Names of the lengths that were given; the others are the recipe's limits.
     """
     lengths = plan.lengths
     source = "the recipe's limits, and yours are shorter: say how long by --prompt, --trace, --trajectory"
@@ -114,8 +191,8 @@ def lengths_line(plan: RunPlan, given: Collection[str]) -> str:
     )
 
 
-def hours_line(plan: RunPlan, seconds: Mapping[str, float]) -> str:
-    """How long all phases take."""
+def _hours_line(plan: RunPlan, seconds: Mapping[str, float]) -> str:
+    """Tell how long all phases take."""
     phases = plan.recipe.phases or 0
     rollouts = seconds["prefill"] + seconds["decode"]
     update = sum(seconds.values()) - rollouts
@@ -129,8 +206,8 @@ def hours_line(plan: RunPlan, seconds: Mapping[str, float]) -> str:
     )
 
 
-def fit_lines(plan: RunPlan, fit: Fit, card: int) -> list[str]:
-    """What fits a card, and what to do where nothing does."""
+def _fit_lines(plan: RunPlan, fit: Fit, card: int) -> list[str]:
+    """Tell the settings that fit a card, and what to do where none does."""
     memory, room = plan.memory, card * USABLE
     verdict = "fits" if memory.peak <= room else "does not fit"
     return [
@@ -173,83 +250,3 @@ def _rows_that_fit(plan: RunPlan, fit: Fit, room: float) -> str:
 
 def _gib(size: float) -> str:
     return f"{size / _GIB:,.2f}" if size else "-"
-
-
-def print_plan(own: argparse.Namespace, card: int | None, of_fit: Sequence[str]) -> None:
-    """Prints what a run will need and how long it will take.
-
-    Args:
-        own: The command's own options.
-        card: Bytes of the card that is to hold the run.
-        of_fit: The other arguments, those of ``fit``.
-
-    Raises:
-        ValueError: A length makes no sense, or the recipe cannot be planned.
-    """
-    silence_libraries()
-    recipe = read_recipe(of_fit, own.device)
-    given = {name: getattr(own, name) for name in ("prompt", "trace", "trajectory", "sampled_share")}
-    given = {name: value for name, value in given.items() if value is not None}
-    lengths = _lengths(recipe, given)
-    console = Console()
-    with console.status("planning"):
-        skeleton = policy_skeleton(recipe.policy)
-        plan = make_plan(recipe, skeleton, lengths)
-        speed = _speed(own, recipe, skeleton)
-        seconds = _seconds(plan, speed, skeleton)
-        fit = None if card is None else largest_fit(recipe, skeleton, lengths, plan.memory, card)
-    console.print(lengths_line(plan, given), soft_wrap=True)
-    console.print(memory_table(plan))
-    console.print(work_table(plan, seconds, speed))
-    if recipe.phases is not None:
-        console.print(hours_line(plan, seconds), soft_wrap=True)
-    given_speed = own.tflops is not None and own.bandwidth is not None
-    if recipe.device_type == "cuda" and not given_speed and not torch.cuda.is_available():
-        console.print(
-            "There is no CUDA device here, so these seconds are of this machine's CPU: give the card's speed by "
-            "--tflops and --bandwidth.",
-            soft_wrap=True,
-        )
-    if fit is not None and card is not None:
-        for line in fit_lines(plan, fit, card):
-            console.print(line, soft_wrap=True, highlight=False)
-
-
-def _lengths(recipe: Recipe, given: dict[str, Any]) -> Lengths:
-    """The recipe's limits, or what is given instead."""
-    changes = {"prompt": "max_prompt_tokens", "trajectory": "max_trajectory_tokens"}
-    for name, limit in changes.items():
-        if name in given and given[name] > getattr(recipe, limit):
-            raise ValueError(
-                f"--{name} {given[name]} is over the recipe's {limit}, {getattr(recipe, limit)}; raise that as well"
-            )
-    if not recipe.uses_traces:
-        given.pop("trace", None)
-    shorter = replace(recipe, **{changes[name]: given[name] for name in changes if name in given})
-    return replace(shorter.longest(), **given)
-
-
-def _speed(own: argparse.Namespace, recipe: Recipe, skeleton: nn.Module) -> Speed:
-    """What was given; what was not is measured."""
-    if own.tflops is not None and own.bandwidth is not None:
-        return Speed(own.tflops * 10**12, own.bandwidth * 10**9, "given")
-    device = torch.device("cuda" if recipe.device_type == "cuda" and torch.cuda.is_available() else "cpu")
-    source: Any = skeleton
-    measured = probe_speed(device, source.get_input_embeddings().weight.dtype)
-    flops = measured.flops if own.tflops is None else own.tflops * 10**12
-    bandwidth = measured.bandwidth if own.bandwidth is None else own.bandwidth * 10**9
-    part = "" if own.tflops is None and own.bandwidth is None else "in part given, in part "
-    return Speed(flops, bandwidth, part + measured.source)
-
-
-def _seconds(plan: RunPlan, speed: Speed, skeleton: nn.Module) -> dict[str, float]:
-    source: Any = skeleton
-    shape = AttentionShape.of(skeleton)
-    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim
-    return phase_seconds(
-        plan.passes,
-        plan.decoding,
-        speed,
-        weight_bytes=plan.memory.standing.weights + plan.memory.standing.adapter,
-        cache_bytes_per_token=per_token * source.get_input_embeddings().weight.element_size(),
-    )

@@ -1,7 +1,4 @@
-"""What ``pact-lightning traces`` writes and says.
-
-``pact-lightning traces``: imports, verifies, segments and shows expert traces.
-"""
+"""Command ``pact-lightning traces``: import, verification, segmentation and display of expert traces."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,59 +42,6 @@ _SEGMENTED = {
 }
 
 
-def new_json_lines(out: str, overwrite: bool) -> Path:
-    """The file to write.
-
-    Raises:
-        ValueError: Its name is not that of JSON Lines, or it is there already and must stay.
-    """
-    if not out.endswith((".jsonl", ".jsonl.gz")):
-        raise ValueError(f"{out}: what is written is JSON Lines; let the name end in .jsonl or .jsonl.gz")
-    if Path(out).exists() and not overwrite:
-        raise ValueError(f"there is a file {out} already; give another name, or --overwrite true")
-    return Path(out)
-
-
-def report_path(out: Path) -> Path:
-    """Where the report on a task file goes unless it is said."""
-    return out.with_name(f"{out.name.removesuffix('.gz').removesuffix('.jsonl')}.report.json")
-
-
-def counted(items: Iterable[_Item], what: str) -> Iterator[_Item]:
-    """Passes items on and shows, on the error stream, how many there were so far."""
-    columns = (SpinnerColumn(), TextColumn("{task.completed} {task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        for item in items:
-            yield item
-            progress.advance(task)
-
-
-def some_ids(ids: Sequence[str]) -> str:
-    """The first of some ids, and how many more there are."""
-    more = f" and {len(ids) - _NAMED_IDS} more" if len(ids) > _NAMED_IDS else ""
-    return ", ".join(repr(id_) for id_ in ids[:_NAMED_IDS]) + more
-
-
-def say_segmented(counts: Counter[str], problems: Sequence[Problem]) -> None:
-    """Says how many turns were segmented by what, and which records were left out.
-
-    Args:
-        counts: Turns by what segmented them, as :func:`~pact_lightning.traces.hard_turns.segment_turns` counts them.
-        problems: What could not be read.
-    """
-    turns = "; ".join(f"{count} {_SEGMENTED.get(name, name)}" for name, count in counts.most_common()) or "none"
-    say(f"Turns segmented: {turns}.")
-    for reason, count in Counter(problem.reason for problem in problems).most_common():
-        example = next(problem for problem in problems if problem.reason == reason)
-        say(f"{count} {'record' if count == 1 else 'records'} left out, {reason}; the first: {example}")
-
-
-def say(sentence: str) -> None:
-    """Prints a sentence as it is."""
-    Console().print(sentence, markup=False, highlight=False, soft_wrap=True)
-
-
 def build(
     source: str,
     out: str,
@@ -117,7 +61,7 @@ def build(
     report: str | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Makes a task file of conversations that verify by replay. Exit status: 0 if a trace was kept, 1 if none was.
+    """Make a task file of conversations that verify by replay. Exit status: 0 if a trace was kept, 1 if none was.
 
     Args:
         source: A file (.jsonl, .jsonl.gz, .json) or a folder of such files.
@@ -146,7 +90,7 @@ def build(
     """
     if environment_args is not None and environment is None:
         raise ValueError("environment_args are given without environment; say which class they are for")
-    target = new_json_lines(out, overwrite)
+    target = _new_json_lines(out, overwrite)
     options = BuildOptions(
         format=format,
         environment=None if environment is None else EnvironmentSpec(environment, environment_args or {}),
@@ -160,11 +104,12 @@ def build(
     )
     found = BuildReport()
     records = (record for file in record_files(Path(source)) for record in read_records(file))
-    write_jsonl(target, build_tasks(counted(records, "records"), options, found))
-    path = Path(report) if report is not None else report_path(target)
+    write_jsonl(target, build_tasks(_counted(records, "records"), options, found))
+    stem = target.name.removesuffix(".gz").removesuffix(".jsonl")
+    path = target.with_name(f"{stem}.report.json") if report is None else Path(report)
     write_json(path, report_record(found, source))
     Console().print(report_table(found, f"{source} -> {out}"))
-    say(f"Every record that was dropped, with its place: {path}")
+    _say(f"Every record that was dropped, with its place: {path}")
     return 0 if found.kept_by else 1
 
 
@@ -178,7 +123,7 @@ def verify(
     tool_timeout_s: float = 30.0,
     overwrite: bool = False,
 ) -> int:
-    """Replays the traces of a task file and says which to keep. Exit status: 0 if all are kept, 1 if one is dropped.
+    """Replay the traces of a task file and say which to keep. Exit status: 0 if all are kept, 1 if one is dropped.
 
     Args:
         file: A task file, or a .yaml file with class_path and init_args of a task source.
@@ -194,11 +139,11 @@ def verify(
     Returns:
         0, or 1 where a trace is dropped.
     """
-    target = None if out is None else new_json_lines(out, overwrite)
+    target = None if out is None else _new_json_lines(out, overwrite)
     loaded = load_tasks(file)
     verdicts = [
         verified_task(task, on_mismatch=on_mismatch, timeout_s=tool_timeout_s, trust_teacher=trust_teacher)
-        for task in counted(loaded, "traces")
+        for task in _counted(loaded, "traces")
     ]
     flags: Counter[str] = Counter()
     for task, verdict in verdicts:
@@ -216,9 +161,9 @@ def verify(
         write_json(Path(report), {"source": file, "solve_f1": mean(scores), "traces": lines})
     dropped = any(not verdict.kept and task.trace is not None for task, verdict in verdicts)
     if report is not None:
-        say(f"Every verdict, with its place: {report}")
+        _say(f"Every verdict, with its place: {report}")
     elif dropped:
-        say("Every verdict, with its place, goes into a file by --report FILE.")
+        _say("Every verdict, with its place, goes into a file by --report FILE.")
     return int(dropped)
 
 
@@ -232,7 +177,7 @@ def segment(
     annotator_args: dict[str, Any] | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Cuts the reasoning of every turn into typed chunks. Exit status: 0, or 1 if a record could not be read.
+    """Cut the reasoning of every turn into typed chunks. Exit status: 0, or 1 if a record could not be read.
 
     Args:
         file: A task file, whose traces are segmented anew, or conversations (a file or a folder).
@@ -246,23 +191,23 @@ def segment(
     Returns:
         0, or 1 where a record could not be read.
     """
-    target = new_json_lines(out, overwrite)
+    target = _new_json_lines(out, overwrite)
     counts: Counter[str] = Counter()
     hard_turns = _annotator(annotator, annotator_class, annotator_args)
     if format == "task" or (format == "auto" and is_task_file(Path(file))):
         loaded = load_tasks(file)
-        write_jsonl(target, (_segmented(task, hard_turns, counts) for task in counted(loaded, "tasks")))
-        say_segmented(counts, [])
+        write_jsonl(target, (_segmented(task, hard_turns, counts) for task in _counted(loaded, "tasks")))
+        _say_segmented(counts, [])
         return 0
     problems: list[Problem] = []
-    stored = counted(read_stored(Path(file), format), "records")
+    stored = _counted(read_stored(Path(file), format), "records")
     write_json_lines(target, _turn_records(stored, hard_turns, counts, problems))
-    say_segmented(counts, problems)
+    _say_segmented(counts, problems)
     return int(bool(problems))
 
 
 def show(file: str, *, id: str | None = None, format: StoredFormat = "auto", full: bool = False) -> int:
-    """Prints a trace: its components in colours, and what each level L0 to L4 supervises of every turn.
+    """Print a trace: its components in colours, and what each level L0 to L4 supervises of every turn.
 
     Args:
         file: A task file, a .yaml file that names a task source, or conversations.
@@ -287,25 +232,28 @@ def show(file: str, *, id: str | None = None, format: StoredFormat = "auto", ful
         else:
             others.append(trace.prompt.id)
     for problem in problems[:3]:
-        say(str(problem))
+        _say(str(problem))
     broken = f"; {len(problems)} of its records are broken" if problems else ""
-    broken += f"; it holds {some_ids(others)}" if others else ""
+    if others:
+        more = f" and {len(others) - _NAMED_IDS} more" if len(others) > _NAMED_IDS else ""
+        broken += f"; it holds {', '.join(map(repr, others[:_NAMED_IDS]))}{more}"
     raise ValueError(f"{file} holds no trace{'' if id is None else f' of {id!r}'}{broken}")
 
 
-SUBCOMMANDS: dict[str, Callable[..., int]] = {
-    "build": build,
-    "verify": verify,
-    "segment": segment,
-    "show": show,
-    "generate": generate,
-}
-"""By name the function that a subcommand runs."""
-
-
 def main(arguments: Sequence[str]) -> None:
-    """Runs ``pact-lightning traces``."""
-    run(SUBCOMMANDS, "pact-lightning traces", arguments)
+    """Run the command.
+
+    Args:
+        arguments: The words behind ``traces``.
+    """
+    functions: dict[str, Callable[..., int]] = {
+        "build": build,
+        "verify": verify,
+        "segment": segment,
+        "show": show,
+        "generate": generate,
+    }
+    run(functions, "pact-lightning traces", arguments)
 
 
 def _annotator(
@@ -344,7 +292,7 @@ def _turn_records(
     counts: Counter[str],
     problems: list[Problem],
 ) -> Iterator[dict[str, Any]]:
-    """A line per turn; what segmented the turns is counted, and what could not be read is put aside."""
+    """Yield a line per turn; count what segmented the turns, and put aside what could not be read."""
     for trace in stored:
         if isinstance(trace, Problem):
             problems.append(trace)
@@ -353,3 +301,45 @@ def _turn_records(
         counts.update(counted)
         for index, turn in enumerate(turns):
             yield turn_record(trace.prompt.id, index, turn)
+
+
+def _new_json_lines(out: str, overwrite: bool) -> Path:
+    """Return the path of a file to write.
+
+    Raises:
+        ValueError: Its name is not that of JSON Lines, or it is there already and must stay.
+    """
+    if not out.endswith((".jsonl", ".jsonl.gz")):
+        raise ValueError(f"{out}: what is written is JSON Lines; let the name end in .jsonl or .jsonl.gz")
+    if Path(out).exists() and not overwrite:
+        raise ValueError(f"there is a file {out} already; give another name, or --overwrite true")
+    return Path(out)
+
+
+def _counted(items: Iterable[_Item], what: str) -> Iterator[_Item]:
+    """Pass items on and show their number on the error stream."""
+    columns = (SpinnerColumn(), TextColumn("{task.completed} {task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+def _say_segmented(counts: Counter[str], problems: Sequence[Problem]) -> None:
+    """Print how many turns were segmented by what, and which records were left out.
+
+    Args:
+        counts: Turns by what segmented them, as :func:`~pact_lightning.traces.hard_turns.segment_turns` counts them.
+        problems: Records that could not be read.
+    """
+    turns = "; ".join(f"{count} {_SEGMENTED.get(name, name)}" for name, count in counts.most_common()) or "none"
+    _say(f"Turns segmented: {turns}.")
+    for reason, count in Counter(problem.reason for problem in problems).most_common():
+        example = next(problem for problem in problems if problem.reason == reason)
+        _say(f"{count} {'record' if count == 1 else 'records'} left out, {reason}; the first: {example}")
+
+
+def _say(sentence: str) -> None:
+    """Print a sentence without markup and wrapping."""
+    Console().print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``pact-lightning traces generate``: expert traces from a teacher behind an OpenAI-compatible endpoint."""
+"""Command ``pact-lightning traces generate``: expert traces from a teacher behind an OpenAI-compatible endpoint."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,8 @@ from pact_lightning.traces.hard_turns import is_hard
 from pact_lightning.types.task import Task, TaskSource
 from pact_lightning.utils.files import write_json
 
-INTERRUPTED = 130
-SHOWN = 3
-"""Tasks that were left are named, the first ones; the report names all."""
+_INTERRUPTED = 130  # exit status
+_SHOWN = 3  # tasks that were left; the report names all
 
 
 def generate(
@@ -32,7 +31,7 @@ def generate(
     *,
     untraced: bool = False,
 ) -> int:
-    """Lets a teacher solve tasks and keeps what verifies as expert traces.
+    """Let a teacher solve tasks and keep what verifies as expert traces.
 
     Beside OUT lie its log (.log.jsonl), with every attempt, and a report (.report.json). The same command started again
     goes on where it was stopped: a task that is in the log is not paid for twice.
@@ -69,6 +68,8 @@ def generate(
 
 
 class _Session:
+    """One start of the command: its progress, its log and its report."""
+
     def __init__(
         self, tasks: Sequence[Task], out: Path, endpoint: Endpoint, config: TeacherConfig, console: Console
     ) -> None:
@@ -91,7 +92,7 @@ class _Session:
             stopped = error
         except KeyboardInterrupt:
             self.console.print("interrupted; the same command goes on from here")
-            return INTERRUPTED
+            return _INTERRUPTED
         finally:
             log.close()
             if annotator is not None:
@@ -130,6 +131,6 @@ class _Session:
         write_jsonl(self.out, [task for task in traced if untraced or task.trace is not None])
         write_json(self.out.with_suffix(".report.json"), report)
         self.console.print(report_table(report))
-        for task_id, why in list(report["left"].items())[:SHOWN]:
+        for task_id, why in list(report["left"].items())[:_SHOWN]:
             self.console.print(f"left: {task_id}: {why}", markup=False)
         self.console.print(f"{report['kept']} traces in {self.out}; every attempt is in {log.path}", markup=False)

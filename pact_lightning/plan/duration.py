@@ -1,4 +1,4 @@
-"""How long a phase will take: an estimate from operations and bytes, and from how fast a device does both."""
+"""Seconds of a phase, estimated from its operations and bytes and from the speed of a device."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ _PROBE_SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What a device does.
+    """Speed of a device.
 
     Attributes:
         flops: Operations per second in large products.
         bandwidth: Bytes per second that it reads.
-        source: Where the figures come from, in words.
+        source: Origin of the figures, in words.
     """
 
     flops: float
@@ -27,7 +27,7 @@ class Speed:
 
 
 def probe_speed(device: torch.device, dtype: torch.dtype) -> Speed:
-    """Measures a device by products of 1,024 x 1,024 (CUDA: 8,192) matrices, and by a sum over 256 MiB."""
+    """Measure a device by products of 1,024 x 1,024 (CUDA: 8,192) matrices, and by a sum over 256 MiB."""
     size = 8192 if device.type == "cuda" else 1024
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     products = _per_second(lambda: left @ right, device)
@@ -54,15 +54,15 @@ def _per_second(run: Callable[[], object], device: torch.device) -> float:
 def phase_seconds(
     passes: Sequence[Passes], decoding: Decoding, speed: Speed, *, weight_bytes: int, cache_bytes_per_token: int
 ) -> dict[str, float]:
-    """Seconds of each pass, if nothing but products and reading took time: a lower bound rather than a promise.
+    """Return the seconds of each pass if only products and reading took time: a lower bound.
 
     A decoding step reads all weights and all cached keys and values, however few rows there are; it takes the longer of
-    that and of its operations. Tools, and the time that rows wait for each other, are not in it.
+    that and of its operations. Tools are left out, and so is the time that rows wait for each other.
 
     Args:
-        passes: What the phase computes.
-        decoding: How its rollouts are decoded.
-        speed: What the device does.
+        passes: The passes of the phase.
+        decoding: Its decoding steps.
+        speed: The device's speed.
         weight_bytes: Bytes of the policy's weights.
         cache_bytes_per_token: Bytes of a token's keys and values in all layers.
     """

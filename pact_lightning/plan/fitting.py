@@ -1,4 +1,4 @@
-"""The largest settings that fit a card."""
+"""Largest settings that fit a card."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from pact_lightning.plan.recipe import Recipe
 from pact_lightning.plan.run_plan import RunMemory, planned_packs, rollout_shape, run_memory
 
 USABLE = 0.9
-"""Share of a card's memory that is planned with: the rest is the driver's, the allocator's gaps, and our error."""
+"""Share of a card's memory to plan with; the rest is for the driver, the allocator's gaps and the plan's error."""
 
 _STEP = 256
 _MOST_ROWS = 4096
@@ -20,11 +20,11 @@ _GUESSES = 6
 
 @dataclass(frozen=True, slots=True)
 class Largest:
-    """The largest value of a setting that fits.
+    """Largest value of a setting that fits.
 
     Attributes:
-        value: It, or ``None`` where not even the least fits.
-        is_all: Whether all there is to do fits at a time, so that a larger value changes nothing.
+        value: The value; ``None`` where not even the least fits.
+        is_all: Whether all there is to do fits at once, and a larger value changes nothing.
     """
 
     value: int | None
@@ -33,12 +33,12 @@ class Largest:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What fits.
+    """Settings that fit.
 
     Attributes:
         tokens: ``max_tokens_per_forward``.
-        rows: ``data.limits.rows``; ``None`` where a sampler of its own has them.
-        rows_at_limits: The same for prompts and rollouts as long as the recipe allows.
+        rows: ``data.limits.rows``; ``None`` with a sampler of its own.
+        rows_at_limits: The same with prompts and rollouts as long as the recipe allows.
     """
 
     tokens: Largest
@@ -47,13 +47,13 @@ class Fit:
 
 
 def largest_fit(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, memory: RunMemory, card: int) -> Fit:
-    """The largest settings that fit a card, one at a time, all others as in the recipe.
+    """Find the largest settings that fit a card, one at a time, all others as in the recipe.
 
     Args:
         recipe: The settings.
         skeleton: The policy on the meta device.
-        lengths: How long things are.
-        memory: What the recipe as it is takes.
+        lengths: Tokens of prompts, traces and rollouts.
+        memory: Memory of the recipe as it is.
         card: Bytes of the card.
     """
     room = int(card * USABLE)
@@ -80,15 +80,15 @@ def largest_fit(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, memory: R
     rows = rows_for(lengths)
     if (lengths.prompt, lengths.trajectory) == (recipe.max_prompt_tokens, recipe.max_trajectory_tokens):
         return Fit(tokens, rows, rows)
-    # Rollouts see no trace, so that these lengths need not fit one forward of training with it.
+    # Rollouts see no trace, so these lengths need not fit a training forward that has one.
     return Fit(tokens, rows, rows_for(Lengths(recipe.max_prompt_tokens, 0, recipe.max_trajectory_tokens)))
 
 
 def _largest(bytes_of: Callable[[int], int], room: int, most: int) -> int | None:
-    """The largest number from 0 to ``most`` whose bytes fit, where they grow nearly in proportion.
+    """Find the largest number from 0 to ``most`` whose bytes fit; they grow nearly in proportion.
 
-    Each guess is where a straight line through the last two figures meets the room; a guess counts only when it was
-    tried, so that the answer fits for certain, though it may be a little below the largest.
+    A guess is the point at which a straight line through the last two figures meets the room. Only numbers that were
+    tried are returned, so the answer fits for certain, though it may be a little below the largest.
     """
     low, taken_low = 0, bytes_of(0)
     if taken_low > room:

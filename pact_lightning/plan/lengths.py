@@ -1,7 +1,4 @@
-"""How long things are, and how many: what a plan takes for one phase.
-
-What a phase computes: tokens, forward passes, operations.
-"""
+"""Lengths and work of a phase: packs of an optimiser step, forward passes, tokens, operations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,18 +12,21 @@ from pact_lightning.policy.flops import FlopCount, Work, attended_pairs, causal_
 from pact_lightning.policy.packing import PREFIX, Block, Pack, PackingMode, pack_blocks
 
 TraceLayout = Literal["shared", "branch", "apart"]
-"""Where a trace stands in a prompt's blocks; see :func:`pact_lightning.update.layout.lay_out`."""
+"""Place of a trace in a prompt's blocks; see :func:`pact_lightning.update.layout.lay_out`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of one prompt and its rollouts, all prompts alike.
+    """Tokens of a prompt, its trace and its rollouts, alike for all prompts.
 
     Attributes:
         prompt: Tokens of ``x``.
         trace: Tokens of ``h*``; 0 for tasks without traces.
         trajectory: Tokens of a rollout after the prompt, observations included.
         sampled_share: Share of these that the policy samples.
+
+    Raises:
+        ValueError: A value makes no sense.
     """
 
     prompt: int
@@ -35,11 +35,6 @@ class Lengths:
     sampled_share: float = 1.0
 
     def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-            ValueError: One makes no sense.
-        """
         if self.prompt < 1 or self.trajectory < 1 or self.trace < 0:
             raise ValueError(
                 f"a plan needs a prompt and a trajectory of at least one token and a trace of at least none, not "
@@ -56,15 +51,15 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class StepShape:
-    """What one optimiser step runs.
+    """Work of one optimiser step.
 
     Attributes:
         prompts: Prompts of the step.
-        privileged: So many of them are scored with their trace.
+        privileged: Number of them that are scored with their trace.
         rollouts: Rollouts of each.
         max_tokens: Tokens of one forward.
-        packing: How blocks are packed.
-        trace_layout: Where the trace stands.
+        packing: Packing mode.
+        trace_layout: Place of the trace.
         read_trace: Whether there is an SFT term.
     """
 
@@ -79,11 +74,11 @@ class StepShape:
 
 @dataclass(frozen=True, slots=True)
 class PlannedPack:
-    """A pack and where the head runs in it.
+    """Pack with the tokens at which the head runs.
 
     Attributes:
         pack: The pack; its token ids mean nothing.
-        masks: For each of its reads, the tokens that go through the head.
+        masks: For each of its reads a mask ``[R]``, True at tokens that go through the head.
     """
 
     pack: Pack
@@ -96,9 +91,9 @@ class PlannedPack:
 
 
 def step_packs(step: StepShape, lengths: Lengths) -> list[PlannedPack]:
-    """The packs of one optimiser step, laid out and packed as in training."""
+    """Lay out and pack one optimiser step as training does."""
     blocks: list[Block] = []
-    sampled: list[dict[int, int]] = []  # per block and branch, the tokens that are scored, from the end
+    sampled: list[dict[int, int]] = []  # scored tokens by block and branch, at the end of each
 
     def add(prefix: int, branches: list[tuple[int, int]], read_prefix: int = 0) -> None:
         blocks.append(Block(_ids(prefix), [_ids(length) for length, _ in branches], read_prefix=read_prefix > 0))
@@ -126,7 +121,7 @@ def step_packs(step: StepShape, lengths: Lengths) -> list[PlannedPack]:
 
 
 def fullest(packs: list[PlannedPack]) -> PlannedPack:
-    """The pack with the most tokens."""
+    """Return the pack with the most tokens."""
     return max(packs, key=lambda planned: planned.pack.tokens)
 
 
@@ -142,13 +137,13 @@ def _last(length: int, count: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class PhaseSize:
-    """How much a phase does.
+    """Size of a phase.
 
     Attributes:
         steps: Optimiser steps.
         prompts: Prompts.
         rollouts: Rollouts of each.
-        rows: Rollouts in work at the same time.
+        rows: Rollouts at a time.
         with_old: Whether ``pi_old`` is taken before the first step.
         with_reference: Whether there is a KL term.
     """
@@ -166,8 +161,8 @@ class Passes:
     """One kind of pass over a phase.
 
     Attributes:
-        name: Which.
-        forwards: How often the model is called.
+        name: Its name.
+        forwards: Calls of the model.
         tokens: Tokens that go through it.
         flops: Operations.
     """
@@ -180,12 +175,12 @@ class Passes:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """The steps in which all rows advance by a token.
+    """Steps in which all rows advance by a token.
 
     Attributes:
-        steps: How many, if every place is always taken.
+        steps: Number of steps, if every row is always taken.
         cached: Tokens that a row has cached on average.
-        rows: Rows in work.
+        rows: Rows at a time.
     """
 
     steps: int
@@ -200,14 +195,14 @@ def phase_passes(
     packs: Sequence[PlannedPack],
     correction: Sequence[PlannedPack] = (),
 ) -> list[Passes]:
-    """The passes of a phase, in the order in which it makes them.
+    """Count the passes of a phase, in their order.
 
     Args:
         count: The policy's weights.
-        size: How much the phase does.
-        lengths: How long things are.
-        packs: Those of one optimiser step.
-        correction: Those of a whole phase that are run for ``importance_cap``.
+        size: Size of the phase.
+        lengths: Tokens of prompts, traces and rollouts.
+        packs: Packs of one optimiser step.
+        correction: Packs of a whole phase that are run for ``importance_cap``.
     """
     rollouts = size.prompts * size.rollouts
     sampled = rollouts * lengths.sampled
@@ -236,7 +231,7 @@ def phase_passes(
 
 
 def decoding(size: PhaseSize, lengths: Lengths) -> Decoding:
-    """How the rollouts of a phase are decoded."""
+    """Count the decoding steps of a phase."""
     rollouts = size.prompts * size.rollouts
     rows = min(size.rows, rollouts)
     return Decoding(-(-rollouts // rows) * lengths.sampled, lengths.prompt + lengths.trajectory // 2, rows)

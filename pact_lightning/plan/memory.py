@@ -1,11 +1,8 @@
-"""Bytes of what is there all the time: weights, adapter, reference, optimiser.
+"""Bytes of a run: of weights, of an optimiser step, and of rollouts.
 
-Memory of an optimiser step: the training pass itself, run on the meta device, where tensors have no values.
-
-No formula per layer stands here that could fall behind the code: what is kept for the backward pass, what is alive at
-the same time and when it is freed is counted while the real forward and the real backward pass run.
-
-Memory of rollouts: keys and values of all rows, and what prefill and decoding take beside them.
+Weights are added up. An optimiser step and the rollouts run on the meta device, where tensors have no values, and the
+bytes alive are counted while the real forward and backward passes run. There is no formula per layer that could fall
+behind the code.
 """
 
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ from torch import nn
 from pact_lightning.plan.lengths import PlannedPack
 from pact_lightning.plan.meta_device import AttentionKernels, LiveBytes, PlannedAttention, run_backward
 from pact_lightning.policy.attention.choice import AttentionPath
-from pact_lightning.policy.attention.shape import AttentionShape
+from pact_lightning.policy.attention.plan import AttentionShape
 from pact_lightning.policy.flops import FlopCount
 from pact_lightning.policy.loading import Adapter
 from pact_lightning.policy.logprobs import decoder_and_head, token_logprobs
@@ -26,23 +23,23 @@ from pact_lightning.policy.reference import reference_policy
 from pact_lightning.rollout.samplers.kv_cache import CachedPlan, KVCache
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Per weight: four bits, a byte of scale per 64 weights, a float32 per 256 such scales (double quantisation)."""
+"""Bytes of a weight: four bits, a byte of scale per 64 weights, a float32 per 256 such scales (double quantisation)."""
 
+# bitsandbytes' 8-bit moments have a float32 of scale per 256; tensors of fewer than 4,096 weights have 32-bit moments.
 _BLOCK, _SMALL = 256, 4096
-"""bitsandbytes' 8-bit moments have a float32 of scale per 256, and tensors of fewer than 4,096 weights keep theirs."""
 
 
 @dataclass(frozen=True, slots=True)
 class StandingBytes:
-    """What stays in memory through a phase.
+    """Bytes that stay in memory through a phase.
 
     Attributes:
-        weights: The frozen weights, or those of a policy trained in full.
+        weights: The frozen weights, or all weights of a policy trained in full.
         adapter: The adapter's weights.
         reference: The frozen second copy; 0 with an adapter, or without a KL term.
-        gradients: One per trained weight, from the first backward pass of a step to its end.
+        gradients: Gradients of the trained weights, from the first backward pass of a step to its end.
         optimizer: AdamW's moments, from the first step on.
-        dequantised: The largest 4-bit layer in the type that it computes in, while it is used.
+        dequantised: The largest 4-bit layer, in the type that it computes in.
     """
 
     weights: int
@@ -54,18 +51,18 @@ class StandingBytes:
 
     @property
     def always(self) -> int:
-        """Bytes that are there in rollouts and in updates."""
+        """Bytes of rollouts and updates alike."""
         return self.weights + self.adapter + self.reference + self.optimizer
 
 
 def standing_bytes(
     skeleton: nn.Module, adapter: Adapter, *, needs_reference: bool, optimizer_bits: int = 32
 ) -> StandingBytes:
-    """Adds up a policy's tensors.
+    """Add up a policy's tensors.
 
     Args:
         skeleton: The policy on the meta device.
-        adapter: What is trained.
+        adapter: The trained part.
         needs_reference: Whether there is a KL term.
         optimizer_bits: 32, or 8 for moments of 8 bits.
     """
@@ -75,7 +72,11 @@ def standing_bytes(
     full = adapter == "full"
     dequantised = 0
     if adapter == "qlora":
-        linear = [module for name, module in skeleton.named_modules() if _is_base_layer(name, module)]
+        linear = [
+            module
+            for name, module in skeleton.named_modules()
+            if isinstance(module, nn.Linear) and name.endswith("base_layer")
+        ]
         size = linear[0].weight.element_size()
         frozen -= round(FlopCount.of(skeleton).base * (size - NF4_BYTES))
         dequantised = max(module.weight.nbytes for module in linear)
@@ -91,7 +92,7 @@ def standing_bytes(
 
 
 def _moments(weight: nn.Parameter, bits: int) -> int:
-    """Bytes of AdamW's two moments of a weight."""
+    """Return the bytes of a weight's two moments in AdamW."""
     if bits == 32:
         return 2 * weight.nbytes
     if weight.numel() < _SMALL:
@@ -99,19 +100,15 @@ def _moments(weight: nn.Parameter, bits: int) -> int:
     return 2 * (weight.numel() + 4 * -(-weight.numel() // _BLOCK))
 
 
-def _is_base_layer(name: str, module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and name.endswith("base_layer")
-
-
 @dataclass(frozen=True, slots=True)
 class ScoringConfig:
-    """How a pack is scored.
+    """Scoring of a pack.
 
     Attributes:
         head_chunk: Tokens whose logits exist at the same time.
         with_entropy: Whether there is an entropy term.
         with_reference: Whether there is a KL term.
-        attention: How packed rows attend.
+        attention: Attention of packed rows.
     """
 
     head_chunk: int
@@ -122,12 +119,12 @@ class ScoringConfig:
 
 @dataclass(frozen=True, slots=True)
 class UpdateBytes:
-    """Bytes of one pack, without what is there all the time.
+    """Bytes of one pack, beside those that stay.
 
     Attributes:
-        saved: Kept from the forward for the backward pass.
-        working: The most that is alive beyond that at any moment, gradients left out where they were there before.
-        step: The most that the optimiser's step takes for itself.
+        saved: Bytes that the forward saves for the backward pass.
+        working: Most bytes beyond these at any moment, without gradients that were there before.
+        step: Most bytes that the optimiser's step takes for itself.
     """
 
     saved: int
@@ -136,22 +133,22 @@ class UpdateBytes:
 
     @property
     def peak(self) -> int:
-        """The most at any moment before the optimiser's step."""
+        """Most bytes at any moment before the optimiser's step."""
         return self.saved + self.working
 
 
 def update_bytes(
     skeleton: nn.Module, planned: PlannedPack, config: ScoringConfig, *, device_type: str, gradients_exist: bool
 ) -> UpdateBytes:
-    """Runs a pack forward and backward and takes a step, all on the meta device.
+    """Run a pack forward and backward and take a step, all on the meta device.
 
     Args:
         skeleton: The policy on the meta device.
         planned: The pack.
-        config: How it is scored.
-        device_type: Whose attention kernels are taken.
-        gradients_exist: Whether an earlier pack of the same step has left gradients. Otherwise they come to be layer
-            by layer, while what was saved is freed.
+        config: Its scoring.
+        device_type: ``cpu`` or ``cuda``, for the attention kernels.
+        gradients_exist: Whether an earlier pack of the same step has left gradients. Otherwise they are allocated layer
+            by layer, while saved activations are freed.
     """
     trained = [weight for weight in skeleton.parameters() if weight.requires_grad]
     for weight in trained:
@@ -186,7 +183,7 @@ def update_bytes(
 
 
 def _step_bytes(live: LiveBytes, trained: list[nn.Parameter], device_type: str) -> int:
-    """What AdamW takes beside its moments; on CUDA it goes over all weights at once."""
+    """Return the bytes that AdamW takes beside its moments; on CUDA it goes over all weights at once."""
     optimizer = torch.optim.AdamW(trained, foreach=device_type == "cuda")
     optimizer.step()  # the first one makes the moments
     live.mark()
@@ -196,12 +193,12 @@ def _step_bytes(live: LiveBytes, trained: list[nn.Parameter], device_type: str) 
 
 
 BYTES_PER_LOGIT = 4 + 4
-"""Of a drawing step, per row and word: logits and probabilities in float32."""
+"""Bytes of a drawing step per row and word: logits and probabilities in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutShape:
-    """What is in work at the same time.
+    """Size of a batch of rollouts.
 
     Attributes:
         rows: Rollouts at a time.
@@ -220,13 +217,13 @@ class RolloutShape:
 
 @dataclass(frozen=True, slots=True)
 class RolloutBytes:
-    """Bytes of rollouts, without what is there all the time.
+    """Bytes of rollouts, beside those that stay.
 
     Attributes:
         cache: Keys and values of all rows at the end of the longest rollouts.
-        growth: The most that the cache takes beside that while it grows.
-        prefill: The most that a forward over prompts takes.
-        drawing: What drawing a token for every row takes.
+        growth: Most bytes beside these while the cache grows.
+        prefill: Most bytes of a forward over prompts.
+        drawing: Bytes of drawing a token for every row.
     """
 
     cache: int
@@ -236,17 +233,17 @@ class RolloutBytes:
 
     @property
     def peak(self) -> int:
-        """The most at any moment; the parts beside the cache do not come together."""
+        """Most bytes at any moment; the parts beside the cache never coincide."""
         return self.cache + max(self.growth, self.prefill, self.drawing)
 
 
 def rollout_bytes(skeleton: nn.Module, shape: RolloutShape, *, device_type: str) -> RolloutBytes:
-    """Fills a cache as long rollouts would, and runs a prefill, on the meta device.
+    """Fill a cache as long rollouts would, and run a prefill, on the meta device.
 
     Args:
         skeleton: The policy on the meta device.
-        shape: What is in work.
-        device_type: Whose attention kernels are taken.
+        shape: Size of the batch.
+        device_type: ``cpu`` or ``cuda``, for the attention kernels.
     """
     source: Any = skeleton
     cache, growth = _cache_bytes(source, shape)
@@ -256,7 +253,7 @@ def rollout_bytes(skeleton: nn.Module, shape: RolloutShape, *, device_type: str)
 
 
 def _cache_bytes(skeleton: Any, shape: RolloutShape) -> tuple[int, int]:
-    """The sampler's own cache, grown turn by turn."""
+    """Grow the sampler's own cache turn by turn."""
     with LiveBytes() as live:
         length, end = shape.prompt, shape.prompt + shape.trajectory
         cache = _filled_cache(skeleton, shape.rows, min(length + shape.turn, end))
@@ -278,7 +275,7 @@ def _filled_cache(skeleton: Any, rows: int, capacity: int) -> KVCache:
 
 
 def _prefill_bytes(skeleton: Any, shape: RolloutShape, device_type: str) -> int:
-    """The largest forward over prompts, with the plan that the sampler makes."""
+    """Run the largest forward over prompts, with the plan that the sampler makes."""
     prompts = min(shape.rows, max(1, shape.prefill_tokens // shape.prompt))
     decoder, _ = decoder_and_head(skeleton)
     with torch.no_grad(), AttentionKernels(device_type), LiveBytes() as live:

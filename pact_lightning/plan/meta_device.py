@@ -1,9 +1,7 @@
-"""How many bytes are alive at a time, counted while code runs on tensors without values.
+"""Meta device: a counter of live bytes, and another device's attention kernels, for tensors without values.
 
-Which attention kernel a device would take, for tensors without values.
-
-On the meta device torch writes out all scores, as no real kernel would. Here the kernel that the planned device takes
-is called by its name, so that torch's own rules say what it keeps for the backward pass.
+On the meta device torch would write out all attention scores, as no real kernel does. So the kernel of the planned
+device is called by its name, and torch's own rules tell what it saves for the backward pass.
 """
 
 import weakref
@@ -24,21 +22,21 @@ from pact_lightning.policy.attention.plan import AttentionPlan, SharedPrefixPlan
 from pact_lightning.policy.packing import BlockLayout
 
 _OWN_COPIES = {torch.ops.aten.logsumexp.default: 1}
-"""Copies of its input that an operation makes inside, where they cannot be seen: the exponentials that it adds up."""
+"""Copies of its input that an operation makes unseen: the exponentials that it adds up."""
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base has no types
-    """Counts the storages of one kind of device that are alive; each once, however many tensors look at it [D].
+    """Counter of live storages of one kind of device; a storage counts once, however many tensors share it [D].
 
-    Meant for the meta device, where any model runs in no time and in no memory; real tensors are counted alike, so that
-    the one can be checked against the other.
+    It is meant for the meta device, where any model runs in no time and in no memory. Real tensors are counted alike,
+    and check the plan.
 
     Args:
-        device_type: Whose tensors are counted.
+        device_type: The kind of device.
 
     Attributes:
         now: Bytes alive.
-        peak: The most that ``now`` has been, since the last :meth:`mark`.
+        peak: Largest value of ``now`` since the last :meth:`mark`.
     """
 
     def __init__(self, device_type: str = "meta") -> None:
@@ -48,7 +46,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def hold(self, tensors: Iterable[Tensor]) -> int:
-        """Counts tensors that are there already, such as weights; returns their bytes."""
+        """Count tensors that are there already, such as weights, and return their bytes."""
         before = self.now
         for tensor in tensors:
             self._see(tensor)
@@ -56,11 +54,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         return self.now - before
 
     def mark(self) -> None:
-        """Begins a new stretch for ``peak``."""
+        """Start ``peak`` anew."""
         self.peak = self.now
 
     def __enter__(self) -> Self:
-        """Begins to count."""
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -69,7 +66,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
     ) -> Any:
         del types
         if func is torch.ops.aten._local_scalar_dense.default and args[0].device.type == "meta":
-            return 0  # a tensor without values, asked for one
+            return 0  # .item() of a tensor without values
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -97,11 +94,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
 
 
 _PADDED_TO = 16
-"""CUDA's memory-efficient kernel wants rows of a mask to begin at multiples of so many elements."""
+"""Multiple of elements at which CUDA's memory-efficient kernel wants the rows of a mask to begin."""
 
 
 class AttentionKernels(TorchFunctionMode):
-    """Sends attention on the meta device to the kernels of another one [D].
+    """Mode that sends attention on the meta device to the kernels of another device [D].
 
     Args:
         device_type: ``cpu`` or ``cuda``.
@@ -122,10 +119,10 @@ class AttentionKernels(TorchFunctionMode):
 
 
 class PlannedAttention(AttentionChoice):
-    """The path that a run would take on the planned device, without its check: there are no values to compare.
+    """Attention path of a run on the planned device, unchecked: there are no values to compare.
 
     Args:
-        path: What the recipe asks for.
+        path: The recipe's setting.
         device_type: ``cpu`` or ``cuda``.
 
     Raises:
@@ -137,15 +134,15 @@ class PlannedAttention(AttentionChoice):
         super().__init__(choose_path(torch.device(device_type))[0] if path == "auto" else path)
 
     def plan(self, decoder: nn.Module, layouts: Sequence[BlockLayout], device: torch.device) -> AttentionPlan:
-        """The plan of one forward."""
+        """Make the plan of one forward."""
         del decoder
-        # Both keep queries, keys, values, outputs and log-sum-exps of all tokens, and nothing else.
+        # Both save queries, keys, values, outputs and log-sum-exps of all tokens, and nothing else.
         alike = self.path in ("blockwise", "flex")
         return BlockwisePlan(layouts) if alike else SharedPrefixPlan(layouts, device)
 
 
 def run_backward(loss: Tensor) -> None:
-    """``loss.backward()``, but such that the mode stays on while checkpointed layers are computed anew."""
+    """Run ``loss.backward()`` with the modes on, also while checkpointed layers are computed anew."""
     _engine_run_backward(
         (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
     )
@@ -161,7 +158,7 @@ def _on_cpu(  # noqa: PLR0917  # as torch's own function
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    del enable_gqa  # this kernel knows shared key heads anyway
+    del enable_gqa  # this kernel always knows shared key heads
     result: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, dropout_p, is_causal, attn_mask=_as_bias(attn_mask, query), scale=scale
     )[0]
@@ -185,7 +182,7 @@ def _on_cuda(  # noqa: PLR0917  # as torch's own function
             query, key, value, dropout_p, is_causal, False, scale=scale
         )[0]
         return result
-    if enable_gqa and query.shape[1] != key.shape[1]:  # torch itself has no kernel for this but the plain one
+    if enable_gqa and query.shape[1] != key.shape[1]:  # torch has only its plain kernel for this
         return scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True
         )
@@ -196,7 +193,7 @@ def _on_cuda(  # noqa: PLR0917  # as torch's own function
 
 
 def _as_bias(mask: Tensor | None, query: Tensor) -> Tensor | None:
-    """What torch makes of a mask of truth values: one that is added to the scores."""
+    """Make a bool mask one that is added to the scores, as torch does."""
     if mask is None or mask.dtype is not torch.bool:
         return mask
     zero, hidden = query.new_zeros(()), query.new_zeros(())

@@ -1,4 +1,4 @@
-"""What a plan needs to know of a recipe; nothing of it is made, loaded or started."""
+"""Settings of a recipe that a plan needs; nothing of the recipe is made, loaded or started."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ from pact_lightning.policy.packing import PackingMode
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The settings that decide what a run needs, under the names that they have in a recipe.
+    """Settings that decide the needs of a run, under their names in a recipe.
 
     Attributes:
         policy: ``model.policy``.
@@ -26,7 +26,7 @@ class Recipe:
         sampler: Class of the model's own sampler, empty for the policy itself.
         optimizer_bits: ``model.optimizer``.
         anchor_probability: Of the model.
-        trace_layout: Where the trace stands, by ``ratio_context`` and ``trace_template``.
+        trace_layout: Place of the trace, by ``ratio_context`` and ``trace_template``.
         with_sft: Whether there is an SFT term.
         with_kl: Whether there is a KL term.
         with_entropy: Whether there is an entropy term.
@@ -77,16 +77,20 @@ class Recipe:
 
     @property
     def uses_traces(self) -> bool:
-        """Whether any forward runs an expert trace."""
+        """``True`` if any forward runs an expert trace."""
         return self.anchor_probability < 1 and (self.trace_layout != "branch" or self.with_sft)
 
     @property
     def privileged_prompts(self) -> int:
-        """As many prompts of an optimiser step as are to be expected to be scored under their trace."""
+        """Expected number of an optimiser step's prompts that are scored under their trace."""
         return round((1 - self.anchor_probability) * self.prompts_per_step)
 
     def longest(self) -> Lengths:
-        """Prompts and rollouts at their limits, and the longest trace that one such rollout leaves room for, if any."""
+        """Return prompts and rollouts at their limits, and the longest trace that fits a forward with them, if any.
+
+        Raises:
+            ValueError: Not even a prompt and a rollout fit a forward.
+        """
         room = self.max_tokens_per_forward - self.max_prompt_tokens - self.max_trajectory_tokens
         if room < 0:
             raise ValueError(
@@ -157,7 +161,7 @@ def _device_type(accelerator: Any) -> str:
 
 
 def _count(devices: Any) -> int:
-    """Devices of one node; ``auto`` and -1 are taken for one, since nothing is asked of the machine."""
+    """Count the devices of a node; ``auto`` and -1 count as one, since the machine is not asked."""
     if isinstance(devices, list):
         return len(devices)
     return int(devices) if str(devices).isdigit() and int(devices) > 0 else 1

@@ -1,4 +1,4 @@
-"""The plan of a run: what is in memory at its two fullest moments, and what a phase computes."""
+"""Plan of a run: its memory at the two fullest moments, and the passes of a phase."""
 
 from dataclasses import dataclass
 
@@ -35,12 +35,12 @@ class RunMemory:
     """Bytes of a run.
 
     Attributes:
-        standing: What is there all the time.
-        update: What the fullest planned pack takes.
-        fill: So many times its tokens does a full pack have. Real lengths vary, so that some pack will be full.
-        rollout: What rollouts take.
-        gradients_exist: Whether the gradients of a step's earlier packs are there while the fullest one runs.
-        offloaded: Whether what is saved for the backward pass waits in the host's memory, apart from the device's.
+        standing: Bytes that stay through a phase.
+        update: Bytes of the fullest planned pack.
+        fill: Tokens of a full pack, as a multiple of its tokens. Real lengths vary, and some pack will be full.
+        rollout: Bytes of rollouts.
+        gradients_exist: Whether gradients of a step's earlier packs are there while the fullest one runs.
+        offloaded: Whether activations for the backward pass wait in the host's memory.
     """
 
     standing: StandingBytes
@@ -52,50 +52,50 @@ class RunMemory:
 
     @property
     def kept(self) -> int:
-        """Kept for the backward pass of a full pack, wherever that is."""
+        """Bytes saved for the backward pass of a full pack, on the device or in the host's memory."""
         return round(self.update.saved * self.fill)
 
     @property
     def saved(self) -> int:
-        """Kept for the backward pass on the device."""
+        """Bytes saved for the backward pass on the device."""
         return 0 if self.offloaded else self.kept
 
     @property
     def working(self) -> int:
-        """What a full pack takes beside that."""
+        """Bytes that a full pack takes beside these."""
         return round(self.update.working * self.fill)
 
     @property
     def in_update(self) -> int:
-        """The fullest moment of an update: within a backward pass, or within the optimiser's step."""
+        """Bytes at the fullest moment of an update, in a backward pass or in the optimiser's step."""
         gradients = self.standing.gradients
         backward = self.saved + self.working + self.standing.dequantised + (gradients if self.gradients_exist else 0)
         return self.standing.always + max(backward, gradients + self.update.step)
 
     @property
     def in_rollouts(self) -> int:
-        """The fullest moment of the rollouts."""
+        """Bytes at the fullest moment of the rollouts."""
         return self.standing.always + self.rollout.peak + self.standing.dequantised
 
     @property
     def peak(self) -> int:
-        """The fullest moment of all."""
+        """Bytes at the fullest moment of all."""
         return max(self.in_update, self.in_rollouts)
 
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """A plan.
+    """Plan of a run.
 
     Attributes:
-        recipe: What it is of.
-        lengths: How long prompts, traces and rollouts are taken to be.
-        memory: What is needed at most.
-        packs: Forwards of one optimiser step.
-        pack_tokens: Tokens of a full one.
+        recipe: Settings of the run.
+        lengths: Tokens of prompts, traces and rollouts.
+        memory: Memory at the fullest moments.
+        packs: Packs of one optimiser step.
+        pack_tokens: Tokens of a full pack.
         steps: Optimiser steps of a phase.
-        passes: What a phase computes.
-        decoding: How its rollouts are decoded.
+        passes: Passes of a phase.
+        decoding: Decoding steps of its rollouts.
     """
 
     recipe: Recipe
@@ -109,12 +109,12 @@ class RunPlan:
 
 
 def make_plan(recipe: Recipe, skeleton: nn.Module, lengths: Lengths) -> RunPlan:
-    """Plans a run.
+    """Plan a run.
 
     Args:
         recipe: Its settings.
         skeleton: Its policy on the meta device.
-        lengths: How long things are.
+        lengths: Tokens of prompts, traces and rollouts.
     """
     packs = planned_packs(recipe, lengths)
     steps = recipe.prompts_per_phase // recipe.prompts_per_step
@@ -137,7 +137,7 @@ def make_plan(recipe: Recipe, skeleton: nn.Module, lengths: Lengths) -> RunPlan:
 
 
 def planned_packs(recipe: Recipe, lengths: Lengths) -> list[PlannedPack]:
-    """The packs of an optimiser step, with as many prompts scored under their trace as are to be expected."""
+    """Pack an optimiser step with the expected number of prompts that are scored under their trace."""
     step = _step(recipe, prompts=recipe.prompts_per_step, privileged=recipe.privileged_prompts)
     return step_packs(step, lengths)
 
@@ -155,7 +155,7 @@ def _step(recipe: Recipe, *, prompts: int, privileged: int) -> StepShape:
 
 
 def run_memory(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, packs: list[PlannedPack]) -> RunMemory:
-    """What a run takes at most, given the packs of its optimiser steps."""
+    """Return the most memory that a run takes, given the packs of its optimiser steps."""
     several = len(packs) > 1
     largest = fullest(packs)
     scoring = ScoringConfig(recipe.head_chunk, recipe.with_entropy, recipe.with_kl, recipe.attention)
@@ -178,12 +178,12 @@ def _rollout(recipe: Recipe, skeleton: nn.Module, lengths: Lengths) -> RolloutBy
 
 
 def full_pack_tokens(recipe: Recipe, packs: list[PlannedPack]) -> int:
-    """The most tokens that a pack can have: what one forward may hold, or all that a step has."""
+    """Return the most tokens of a pack: the limit of a forward, or all tokens of a step."""
     return min(recipe.max_tokens_per_forward, sum(planned.pack.tokens for planned in packs))
 
 
 def rollout_shape(recipe: Recipe, lengths: Lengths) -> RolloutShape:
-    """What is in work at the same time in the rollouts of a recipe."""
+    """Return the size of a batch of rollouts of a recipe."""
     return RolloutShape(
         rows=min(recipe.rows, recipe.prompts_per_phase * recipe.rollouts_per_prompt),
         prompt=lengths.prompt,

@@ -1,12 +1,8 @@
-"""How many floating-point operations a model asks for, by the usual count: a multiplication and an addition per weight.
+"""Floating-point operations of a model, and the peak of a device.
 
-Counted are the products with linear layers and head, and attention's two products per pair of a query and a key that
-it sees. Norms, activations, softmax and the embedding look-up are left out, as is what is computed twice to save
-memory: the count is of the model, not of how it is run.
-
-What a GPU can do at most: dense bfloat16 products in its tensor cores, as its maker states it.
-
-Lightning has such a table too, but some of its entries count sparse products, twice as many, or two cards in one.
+Counted are the products with linear layers and head, two operations per weight, and attention's two products per pair
+of a query and a key that it sees. Norms, activations, softmax and the embedding look-up are left out, and so is what
+checkpointing computes again: the count is of the model, not of how it is run.
 """
 
 from collections.abc import Sequence
@@ -16,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from pact_lightning.policy.attention.shape import AttentionShape
+from pact_lightning.policy.attention.plan import AttentionShape
 from pact_lightning.policy.packing import BlockLayout
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What goes through a model.
+    """Tokens and pairs that go through a model.
 
     Attributes:
         tokens: Tokens that go through the layers.
@@ -35,12 +31,11 @@ class Work:
     pairs: int = 0
 
     def __add__(self, other: "Work") -> "Work":
-        """Both."""
         return Work(self.tokens + other.tokens, self.head_tokens + other.head_tokens, self.pairs + other.pairs)
 
 
 def attended_pairs(layouts: Sequence[BlockLayout]) -> int:
-    """Pairs of query and key in blocks of a shared prefix: the prefix causally, each branch over prefix and itself."""
+    """Count pairs of query and key in blocks: the prefix causally, each branch over the prefix and itself."""
     return sum(
         causal_pairs(layout.prefix) + sum(causal_pairs(length, layout.prefix) for length in layout.branches)
         for layout in layouts
@@ -48,13 +43,13 @@ def attended_pairs(layouts: Sequence[BlockLayout]) -> int:
 
 
 def causal_pairs(tokens: int, earlier: int = 0) -> int:
-    """Pairs where every token attends to all tokens before it and to itself, after ``earlier`` ones."""
+    """Count pairs where every token attends to itself and to all before it, ``earlier`` ones in front included."""
     return tokens * earlier + tokens * (tokens + 1) // 2
 
 
 @dataclass(frozen=True, slots=True)
 class FlopCount:
-    """The weights of a dense decoder that each token meets.
+    """Weights of a dense decoder that each token meets.
 
     Attributes:
         base: Weights of the linear layers below the head, without adapters.
@@ -72,7 +67,7 @@ class FlopCount:
 
     @classmethod
     def of(cls, model: nn.Module) -> "FlopCount":
-        """Reads a transformers model, with or without a PEFT adapter; it may be on the meta device.
+        """Read a transformers model, with or without a PEFT adapter; it may be on the meta device.
 
         Quantised layers count by their shape, not by how their weights are stored.
         """
@@ -96,12 +91,12 @@ class FlopCount:
         )
 
     def forward(self, work: Work, *, with_adapter: bool = True) -> int:
-        """Operations of a forward pass: ``2 N`` per token, and 4 per pair and unit of attention width."""
+        """Return the operations of a forward pass: ``2 N`` per token, and 4 per pair and unit of attention width."""
         weights = self.base + (self.adapter if with_adapter else 0)
         return 2 * weights * work.tokens + 2 * self.head * work.head_tokens + 4 * self.attention_width * work.pairs
 
     def backward(self, work: Work) -> int:
-        """Operations of a backward pass.
+        """Return the operations of a backward pass.
 
         ``2 N`` per token for the gradient of the activations, ``2 N`` more for that of the trained weights; attention
         has four products where the forward pass has two.
@@ -115,7 +110,8 @@ class FlopCount:
 
 _TERA = 10**12
 
-# By the words of its name. Those with more words come first: the first one whose words all occur counts.
+# Dense bfloat16 teraflops by the words of a device's name, as its maker states them; the first entry whose words all
+# occur counts. Lightning's own table has sparse products, or two cards, in some of its entries.
 _BFLOAT16_DENSE = {
     "RTX 6000 Ada": 364.2,
     "RTX 3090 Ti": 80.0,
@@ -140,21 +136,20 @@ _BFLOAT16_DENSE = {
     "L40": 181.0,
     "L4": 121.0,
 }
-_WEAKER = {"Laptop", "D", "MIG"}
-"""Words of devices that share a name with a stronger one."""
+_WEAKER = {"Laptop", "D", "MIG"}  # words of devices that share a name with a stronger one
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Dense bfloat16 FLOP/s of a device.
+    """Return the dense bfloat16 FLOP/s of a device.
 
     Returns:
-        ``None`` for CPUs and for GPUs that the table does not have: an invented figure would be worse than none.
+        ``None`` for CPUs and for GPUs that are not in the table.
     """
     return peak_flops_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def peak_flops_of(name: str) -> float | None:
-    """The same by the name that CUDA gives the device."""
+    """Return the peak of the device that CUDA gives this name."""
     words = set(name.replace("-", " ").split())
     if words & _WEAKER:
         return None

@@ -1,7 +1,7 @@
-"""Log-probabilities straight from a linear head's weight: a gradient written out by hand, no logits kept.
+"""Log-probabilities of a linear head, with a gradient written out by hand and no logits kept.
 
-Per chunk of tokens the logits stand in one buffer (two where entropies are wanted) that is overwritten in place and
-used again for the next chunk. Autograd would keep, or make anew, several tensors of that size.
+The logits of a chunk of tokens stand in one buffer (two where entropies are wanted), which is overwritten in place and
+serves the next chunk too. Autograd would keep, or make anew, several tensors of that size.
 """
 
 from typing import Any
@@ -21,11 +21,11 @@ def linear_logprobs(
     chunk_size: int,
     with_entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """``log softmax((hidden W' + b) / temperature)`` at the targets, and the entropies of those distributions [D].
+    """Score targets by ``log softmax((hidden W' + b) / temperature)``, with entropies on request [D].
 
-    Logits are made anew in the backward pass. Only where the head is frozen, as under an adapter, and no entropies are
-    wanted, the forward pass leaves behind the derivative of every log-probability by its hidden state, ``[N, D]`` in
-    all, and nothing is made anew: two products with the weight instead of three.
+    Logits are made anew in the backward pass. With a frozen head, as under an adapter, and without entropies the
+    forward pass saves the derivative of every log-probability by its hidden state, ``[N, D]``, and nothing is made
+    anew: two products with the weight instead of three.
 
     Args:
         hidden: ``[N, D]``, of the weight's dtype.
@@ -37,8 +37,7 @@ def linear_logprobs(
         with_entropy: Whether entropies are wanted.
 
     Returns:
-        Log-probabilities ``[N]``, and entropies ``[N]`` in nats or ``None``; both float32, and to be differentiated
-        once.
+        Log-probabilities ``[N]``, and entropies ``[N]`` in nats or ``None``; both in float32, and differentiable once.
     """
     logp, entropy = _LinearLogProbs.apply(hidden, weight, bias, targets, temperature, chunk_size, with_entropy)  # type: ignore[no-untyped-call]
     return logp, entropy
@@ -64,9 +63,9 @@ class _LinearLogProbs(torch.autograd.Function):
         normalizer = torch.empty_like(logp)
         entropy = torch.empty_like(logp) if with_entropy else None
         for rows in logits.chunks():
-            scores = logits.of(rows)
-            chosen = scores.gather(-1, targets[rows, None])[:, 0]
-            largest = scores.amax(-1)
+            scores = logits.of(rows)  # [n, V]
+            chosen = scores.gather(-1, targets[rows, None])[:, 0]  # [n]
+            largest = scores.amax(-1)  # [n]
             shifted = scores.sub_(largest[:, None])
             exponentials = shifted.exp_() if entropy is None else torch.exp(shifted, out=logits.spare(rows))
             sums = exponentials.sum(-1)
@@ -99,7 +98,7 @@ class _LinearLogProbs(torch.autograd.Function):
         by_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
         logits = _Logits(hidden, weight, bias, ctx.temperature, ctx.chunk_size)
         for rows in logits.chunks():
-            log_probabilities = logits.of(rows).sub_(normalizer[rows, None])
+            log_probabilities = logits.of(rows).sub_(normalizer[rows, None])  # [n, V]
             if entropy is None or upstream_entropy is None:
                 slope = _by_logits(log_probabilities.exp_(), targets[rows], upstream[rows], ctx.temperature)
             else:
@@ -112,7 +111,7 @@ class _LinearLogProbs(torch.autograd.Function):
                 )
             if by_bias is not None:
                 by_bias += slope.sum(0)
-            low = slope.to(weight.dtype)
+            low = slope.to(weight.dtype)  # [n, V]
             if by_hidden is not None:
                 torch.mm(low, weight, out=by_hidden[rows])
             if by_weight is not None and weight.dtype == torch.float32:
@@ -128,7 +127,7 @@ class _LinearLogProbs(torch.autograd.Function):
 
 
 class _Logits:
-    """Scaled logits of one chunk at a time, in one float32 buffer (and one of the head's dtype where it is another)."""
+    """Scaled logits of a chunk, in one float32 buffer, and one more in the head's dtype where that is another."""
 
     def __init__(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, chunk_size: int
@@ -145,13 +144,13 @@ class _Logits:
         ]
 
     def spare(self, rows: slice) -> Tensor:
-        """A second float32 buffer ``[n, V]``."""
+        """Return a second float32 buffer ``[n, V]``."""
         if self._spare is None:
             self._spare = torch.empty_like(self._scores)
         return self._spare[: rows.stop - rows.start]
 
     def of(self, rows: slice) -> Tensor:
-        """``[n, V]``; valid until the next call, and free to be overwritten."""
+        """Compute logits ``[n, V]``, valid until the next call and free to be overwritten."""
         count = rows.stop - rows.start
         product = torch.mm(self.hidden[rows], self.weight.T, out=self._product[:count])
         if self.bias is not None:
@@ -163,7 +162,7 @@ class _Logits:
 
 
 def _by_logits(probabilities: Tensor, targets: Tensor, upstream: Tensor, temperature: float) -> Tensor:
-    """``upstream * (onehot - softmax) / temperature``, written over the softmax ``[n, V]``."""
+    """Compute ``upstream * (onehot - softmax) / temperature`` over the softmax ``[n, V]``, in place."""
     factor = upstream / temperature
     return probabilities.mul_(-factor[:, None]).scatter_add_(-1, targets[:, None], factor[:, None])
 
@@ -171,7 +170,7 @@ def _by_logits(probabilities: Tensor, targets: Tensor, upstream: Tensor, tempera
 def _with_entropy_by_logits(
     log_probabilities: Tensor, probabilities: Tensor, targets: Tensor, factors: tuple[Tensor, Tensor], entropy: Tensor
 ) -> Tensor:
-    """``u (onehot - p) - v p (log p + H)`` with the factors ``u`` and ``v``, written over ``log p`` ``[n, V]``."""
+    """Compute ``u (onehot - p) - v p (log p + H)`` over ``log p`` ``[n, V]``, in place; ``factors`` are u and v."""
     factor, factor_entropy = factors
     inner = log_probabilities.add_(entropy[:, None]).mul_(factor_entropy[:, None]).add_(factor[:, None])
     return inner.mul_(probabilities).neg_().scatter_add_(-1, targets[:, None], factor[:, None])

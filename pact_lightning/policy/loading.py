@@ -1,7 +1,4 @@
-"""The small policy that ships with this package.
-
-Loading the policy: full weights, LoRA, or a LoRA on a base quantised to 4 bits.
-"""
+"""Loading of the policy: full weights, LoRA, or LoRA on a base quantised to 4 bits; with or without values."""
 
 import re
 import warnings
@@ -20,9 +17,8 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 BUNDLED = "bundled"
-"""The ``model`` that stands for it."""
+"""The ``model`` that stands for the small policy in this package."""
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "tasks" / "bundled" / "policy"
-
 
 Adapter = Literal["lora", "qlora", "full"]
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -32,7 +28,7 @@ _HUB_ID = re.compile(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?")
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Which policy to train, and which of its weights.
+    """Policy to train, and its trained weights.
 
     Attributes:
         model: A folder with a transformers model, a hub id, or ``bundled`` for the small policy in this package.
@@ -64,7 +60,7 @@ class PolicyConfig:
 
 
 def load_tokenizer(config: PolicyConfig) -> "PreTrainedTokenizerBase":
-    """The policy's tokenizer.
+    """Load the policy's tokenizer.
 
     Raises:
         FileNotFoundError: The model's folder or file is missing.
@@ -77,9 +73,9 @@ def load_tokenizer(config: PolicyConfig) -> "PreTrainedTokenizerBase":
 
 
 def load_policy(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
-    """Loads the policy in training mode: exactly the weights to be trained require gradient.
+    """Load the policy in training mode: exactly the weights to be trained require gradient.
 
-    A fresh adapter adds nothing (its second matrix is zero), so that policy and reference are equal at the start.
+    A fresh adapter adds nothing, since its second matrix is zero: at the start policy and reference are equal.
 
     Returns:
         A ``PeftModel`` for ``lora`` and ``qlora``, the plain model for ``full``.
@@ -103,8 +99,27 @@ def load_policy(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     return _made_trainable(cast("PreTrainedModel", base), config)
 
 
+def save_policy(model: Any, tokenizer: "PreTrainedTokenizerBase", config: PolicyConfig, folder: Path) -> None:
+    """Write weights, config and tokenizer to a folder that transformers can load.
+
+    A LoRA is merged into its base. A QLoRA is written as an adapter: merging would round its 4-bit base again.
+
+    Args:
+        model: The policy.
+        tokenizer: Its tokenizer.
+        config: The config it was loaded by.
+        folder: Output folder; created if it does not exist.
+    """
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel) and config.adapter == "lora":
+        model = model.merge_and_unload()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def policy_skeleton(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
-    """The policy without its weights' values, on the meta device, from its configuration alone.
+    """Make the policy on the meta device, without values, from its configuration alone.
 
     Layers that ``qlora`` would quantise are plain ones here, in the type that they compute in.
 
@@ -135,7 +150,7 @@ def _made_trainable(model: "PreTrainedModel", config: PolicyConfig) -> "PeftMode
 
 
 def policy_source(config: PolicyConfig) -> str:
-    """The folder or hub id of the policy's base, checked before anything is loaded.
+    """Return the folder or hub id of the policy's base, checked before anything is loaded.
 
     Raises:
         FileNotFoundError: The folder or its file is missing.
@@ -158,7 +173,7 @@ def policy_source(config: PolicyConfig) -> str:
 
 @contextmanager
 def _named(config: PolicyConfig) -> Iterator[None]:
-    """Puts the recipe's field before what the hub's client says."""
+    """Put the recipe's field in front of an error of the hub's client."""
     try:
         yield
     except FileNotFoundError:
@@ -179,7 +194,7 @@ def _dtype(name: Precision) -> torch.dtype | str:
 
 
 def _nf4(source: str, precision: Precision) -> "BitsAndBytesConfig":
-    """4-bit NormalFloat with double quantisation; by its own default transformers leaves the head as it is."""
+    """Configure 4-bit NormalFloat with double quantisation; transformers leaves the head unquantised by default."""
     from transformers import AutoConfig, BitsAndBytesConfig
 
     compute = _dtype(precision)
@@ -196,7 +211,7 @@ def _nf4(source: str, precision: Precision) -> "BitsAndBytesConfig":
 
 
 def _keep_differentiable_layout(model: "PreTrainedModel") -> None:
-    """Stops bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
+    """Stop bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
 
     It does so at the first forward in evaluation mode, for good, and its product on repacked weights has no backward:
     after one rollout every gradient through a 4-bit layer would be wrong, in training mode too.
@@ -209,7 +224,7 @@ def _keep_differentiable_layout(model: "PreTrainedModel") -> None:
 
 
 def enable_gradient_checkpointing(model: Any) -> None:
-    """Computes layers anew in the backward pass; for a transformers model."""
+    """Make a transformers model compute its layers anew in the backward pass."""
     with warnings.catch_warnings():
         # The method has a new name in later 5.x; the old one works in all of them.
         warnings.simplefilter("ignore", FutureWarning)
@@ -218,10 +233,10 @@ def enable_gradient_checkpointing(model: Any) -> None:
 
 
 def _with_adapter(model: "PreTrainedModel", config: PolicyConfig) -> "PeftModel":
-    """A fresh LoRA on the frozen model.
+    """Put a fresh LoRA on the frozen model.
 
-    PEFT's own preparation for k-bit training is left out: it copies embeddings and head to float32, the largest
-    tensors of a small model, and all else it does (freezing, checkpointing) is done already [D].
+    PEFT's own preparation for k-bit training is left out [D]: it copies embeddings and head, the largest tensors of a
+    small model, to float32. The rest of it, freezing and checkpointing, is done already.
     """
     from peft import LoraConfig, get_peft_model
 

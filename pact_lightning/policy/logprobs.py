@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens, with the head run at those tokens only and in chunks."""
+"""Log-probabilities of chosen tokens: the head runs at those tokens only, in chunks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def chunked_logprobs(
     chunk_size: int = 1024,
     with_entropy: bool = False,
 ) -> LogProbs:
-    """``log softmax(head(hidden) / temperature)`` at the targets, never with all logits in memory.
+    """Score targets by ``log softmax(head(hidden) / temperature)``, never with all logits in memory.
 
     At most ``chunk_size x V`` logits exist at a time. A plain linear head goes through
     :func:`.linear_logprobs.linear_logprobs`, whose gradient is written out; any other head is run chunk by chunk, and
@@ -94,8 +94,8 @@ def chunked_logprobs(
     return LogProbs(torch.cat(logps), torch.cat(entropies) if with_entropy else None)
 
 
-def _plain_linear(head: "Tensor | Head") -> tuple[Tensor, Tensor | None] | None:
-    """Weight and bias where that is all there is to the head: no adapter in it, no quantised weight, no hook."""
+def _plain_linear(head: Tensor | Head) -> tuple[Tensor, Tensor | None] | None:
+    """Return weight and bias of a head without adapter, quantised weight or hook; ``None`` for any other head."""
     if isinstance(head, Tensor):
         return head, None
     module = head.module if isinstance(head, _OutputHead) else head
@@ -110,8 +110,8 @@ def _score(
     hidden: Tensor, head: Head, targets: Tensor, temperature: float, with_entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
     logits = head(hidden).float() / temperature  # [n, V]
-    normalizer = logits.logsumexp(-1)
-    logp = logits.gather(-1, targets[:, None])[:, 0] - normalizer
+    normalizer = logits.logsumexp(-1)  # [n]
+    logp = logits.gather(-1, targets[:, None])[:, 0] - normalizer  # [n]
     if not with_entropy:
         return logp, None
     # H = logZ - E[logit]: no second [n, V] tensor of log-probabilities.
@@ -128,7 +128,7 @@ def token_logprobs(
     with_entropy: bool = False,
     attention: AttentionChoice | None = None,
 ) -> list[LogProbs]:
-    """Runs the decoder once on a pack and scores every read.
+    """Run the decoder once on a pack and score every read.
 
     Args:
         model: A causal language model loaded with ``attn_implementation="pact"``, with or without a PEFT adapter.
@@ -138,7 +138,7 @@ def token_logprobs(
         temperature: The sampling temperature.
         chunk_size: Tokens whose logits exist at the same time.
         with_entropy: Whether entropies are wanted.
-        attention: The run's attention path; left out, the one that ``auto`` stands for, unchecked.
+        attention: The run's attention path; by default the one that ``auto`` stands for, unchecked.
 
     Returns:
         One entry per ``pack.reads``, with tensors ``[R]`` on the model's device.
@@ -159,13 +159,13 @@ def token_logprobs(
         attention_plan=plan,
         use_cache=False,
     )
-    predictors = torch.cat([read.predictors for read in pack.reads])[selected].to(device)
-    targets = torch.cat([read.targets for read in pack.reads])[selected].to(device)
-    hidden = output.last_hidden_state[0].index_select(0, predictors)
+    predictors = torch.cat([read.predictors for read in pack.reads])[selected].to(device)  # [N]
+    targets = torch.cat([read.targets for read in pack.reads])[selected].to(device)  # [N]
+    hidden = output.last_hidden_state[0].index_select(0, predictors)  # [N, D]
     scores = chunked_logprobs(
         hidden, head, targets, temperature=temperature, chunk_size=chunk_size, with_entropy=with_entropy
     )
-    where = selected.nonzero()[:, 0].to(device)
+    where = selected.nonzero()[:, 0].to(device)  # [N]
     lengths = [read.targets.shape[0] for read in pack.reads]
 
     def spread(values: Tensor) -> tuple[Tensor, ...]:
@@ -177,7 +177,7 @@ def token_logprobs(
 
 
 def _selection(pack: Pack, only: Sequence[Tensor] | None) -> Tensor:
-    """Which of the pack's read tokens go through the head, ``[sum R]``."""
+    """Mask the read tokens of a pack that go through the head, ``[sum R]``."""
     lengths = [read.targets.shape[0] for read in pack.reads]
     if only is None:
         return torch.ones(sum(lengths), dtype=torch.bool)
@@ -188,7 +188,7 @@ def _selection(pack: Pack, only: Sequence[Tensor] | None) -> Tensor:
 
 
 def decoder_and_head(model: nn.Module) -> tuple[nn.Module, Head]:
-    """The transformer without its head, and the head; adapters live inside the layers of both."""
+    """Split a model into the transformer without its head, and the head; adapters live inside both."""
     from peft import PeftModel
 
     unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -209,13 +209,12 @@ def decoder_and_head(model: nn.Module) -> tuple[nn.Module, Head]:
     output = base.get_output_embeddings()
     if output is None:
         raise ValueError(f"{type(base).__name__} has no language-model head; load a causal language model")
-
     return base.get_decoder(), _OutputHead(output)
 
 
 @dataclass(frozen=True, slots=True)
 class _OutputHead:
-    """A model's head. Norms in float32 give float32 states even where the head is bfloat16."""
+    """Head of a model, for states of any type: norms in float32 give float32 states before a bfloat16 head."""
 
     module: Any
 

@@ -1,7 +1,4 @@
-"""Activations in the host's memory between forward and backward.
-
-The C library's allocator, told to keep what training on a CPU frees and wants again a moment later.
-"""
+"""Memory savers: activations in host memory, and an allocator that keeps what training frees."""
 
 import ctypes
 import platform
@@ -12,9 +9,10 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 
 
 def offloaded_activations(model: nn.Module) -> saved_tensors_hooks:
-    """A context in which what autograd keeps goes to the host's memory, pinned where the model is on a CUDA device.
+    """Return a context that keeps saved activations in host memory, pinned where the model is on a CUDA device.
 
-    torch's ``save_on_cpu``, but for the weights: they stay on the device anyway, and every layer keeps its own [D].
+    It is torch's ``save_on_cpu`` without the weights, which every layer saves too and which stay on the device anyway
+    [D].
     """
     weights = list(model.parameters())
     staying = {weight.untyped_storage().data_ptr() for weight in weights}
@@ -36,10 +34,10 @@ _GROW_BY = 2**26
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc serve large tensors from its heap and never give the heap back [D].
+    """Make glibc serve large tensors from its heap and never give the heap back [D].
 
-    By default every tensor over 32 MiB is mapped anew, so that each step pays a page fault for every 4 KiB of its
-    activations. The process then holds its peak memory until it ends.
+    By default every tensor over 32 MiB is mapped anew, and each step pays a page fault for every 4 KiB of its
+    activations. With this setting the process holds its peak memory until it ends.
 
     Returns:
         Whether the allocator took it; False where it is not glibc.

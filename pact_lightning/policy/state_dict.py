@@ -1,7 +1,4 @@
-"""What of the policy goes into a checkpoint: the weights that are trained, and nothing else.
-
-A short name for a set of weights: equal for equal bits, different for different ones.
-"""
+"""Trained weights of a policy: their state dict for checkpoints, and its fingerprint."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -11,15 +8,15 @@ from torch import Tensor, nn
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that require gradient, by name: the adapter, or all of a policy trained in full.
+    """Return the weights that require gradient, by name: the adapter, or all of a policy trained in full.
 
-    Like ``state_dict``, it holds the weights themselves and not copies.
+    Like ``state_dict``, they are the weights themselves and not copies.
     """
     return {name: weight.detach() for name, weight in _trainable(model).items()}
 
 
 def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copies saved weights into the policy; nothing is copied unless all of them fit.
+    """Copy saved weights into the policy; nothing is copied unless all of them fit.
 
     Raises:
         ValueError: Names or shapes differ from those of the policy's trained weights.
@@ -43,39 +40,25 @@ def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def sharded_state(model: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """The trained weights of a sharded policy, as FSDP's checkpoints want them.
+    """Return the trained weights of a sharded policy as FSDP's checkpoints want them, tied ones under all their names.
 
     Args:
         model: The policy.
-        prefix: What stands before its weights' names in the module that holds it. A tied weight is there under each
-            of its names.
+        prefix: Prefix of its weights' names in the module that holds it.
     """
     named = model.named_parameters(remove_duplicate=False)
     return {prefix + name: weight.detach() for name, weight in named if weight.requires_grad}
 
 
 def without_prefix(model: nn.Module, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Brings what :func:`sharded_state` gave to the names of :func:`trainable_state`, and leaves those as they are."""
+    """Rename the weights of :func:`sharded_state` as :func:`trainable_state` does; those that are named so stay."""
     tied = dict(model.named_parameters(remove_duplicate=False)).keys() - dict(model.named_parameters()).keys()
     plain = {name.removeprefix(prefix): weight for name, weight in state.items()}
     return {name: weight for name, weight in plain.items() if name not in tied}
 
 
-def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    if not weights:
-        raise ValueError("the policy has no weight that requires gradient, so there is nothing to save or to load")
-    return weights
-
-
-def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    shown = ", ".join(ordered[:3]) or "none"
-    return shown if len(ordered) <= 3 else f"{shown} and {len(ordered) - 3} more"
-
-
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """A digest of names, types, shapes and bits.
+    """Return a digest of names, types, shapes and bits: equal for equal weights only.
 
     Args:
         state: Weights by name, on any device.
@@ -90,3 +73,16 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
         digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    if not weights:
+        raise ValueError("the policy has no weight that requires gradient, so there is nothing to save or to load")
+    return weights
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    shown = ", ".join(ordered[:3]) or "none"
+    return shown if len(ordered) <= 3 else f"{shown} and {len(ordered) - 3} more"

@@ -12,7 +12,7 @@ from bitsandbytes.nn import Linear4bit
 from cli_recipe import bundled, recipe, records, saved
 
 import pact_lightning.training.policy_module
-from pact_lightning.cli.fit import PactCLI
+from pact_lightning.cli.fit import PactCLI, _at_work
 from pact_lightning.cli.main import main
 from pact_lightning.metrics.evaluation import RolloutMetric
 
@@ -274,7 +274,7 @@ def test_an_error_at_work_is_not_passed_off_as_a_mistake_in_the_recipe(tmp_path,
     monkeypatch.setattr(pact_lightning.PolicyModule, "apply_gradients", _raises_value_error)
     with pytest.raises(ValueError, match="deep inside"):
         main(["fit", "-c", saved(tmp_path)])
-    assert PactCLI.latest.at_work
+    assert _at_work()
 
 
 def _raises_value_error(self):

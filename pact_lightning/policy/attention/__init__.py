@@ -1,1 +1,1 @@
-"""attention."""
+"""Attention over packed rows: ``plan`` first, then ``blockwise`` (CPU), ``flex`` (CUDA), and ``choice`` among them."""

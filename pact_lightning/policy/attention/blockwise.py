@@ -1,9 +1,8 @@
 """Shared-prefix attention on a CPU, without padding and without copies of the prefix.
 
-What a branch token sees falls into two parts, its block's prefix and its own branch. Each part is one call of the
-flash kernel, the prefix for all branches of the block at once; the two results are joined by their log-sum-exps. In
-the backward pass the kernel gets the joined result and the joined log-sum-exp, and then gives each part's exact
-share of the gradient.
+A branch token sees two parts: its block's prefix and its own branch. Each part is one call of the flash kernel, the
+prefix for all branches of the block at once, and the two results are joined by their log-sum-exps. In the backward pass
+the kernel gets the joined result and log-sum-exp, and gives each part's exact share of the gradient.
 """
 
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ class _Causal:
 
 @dataclass(frozen=True, slots=True)
 class _Over:
-    """Tokens that see all of a prefix, beside what a causal call gave them."""
+    """Tokens that see all of a prefix, beside their own branch."""
 
     tokens: slice
     prefix: slice
@@ -74,11 +73,11 @@ class BlockwisePlan:
 
     @staticmethod
     def available() -> bool:
-        """Whether this build of torch has the kernels."""
+        """Return whether this build of torch has the kernels."""
         return hasattr(torch.ops.aten, _FORWARD) and hasattr(torch.ops.aten, f"{_FORWARD}_backward")
 
     def _add_row(self, start: int, length: int) -> None:
-        """A run of rows of one length is one call."""
+        """Add a row to the last call where that has rows of the same length, and as a new call elsewhere."""
         last = self.causal[-1] if self.causal else None
         if last is not None and last.length == length:
             self.causal[-1] = _Causal(last.start, last.count + 1, length)
@@ -86,17 +85,17 @@ class BlockwisePlan:
             self.causal.append(_Causal(start, 1, length))
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
-        """Attends in one layer; see :class:`~pact_lightning.policy.attention.plan.AttentionPlan`."""
+        """Attend in one layer; see :class:`~pact_lightning.policy.attention.plan.AttentionPlan`."""
         del module
         check_planned(query, self.tokens)
         # Autocast leaves rotated queries and keys in float32 beside values in its own type.
-        q, k, v = (tensor[0].to(value.dtype) for tensor in (query, key, value))
+        q, k, v = (tensor[0].to(value.dtype) for tensor in (query, key, value))  # [heads, T, d]
         out: Tensor = _Blockwise.apply(q, k, v, self, scaling)  # type: ignore[no-untyped-call]
         return out[None]
 
 
 class _Blockwise(torch.autograd.Function):
-    """``[heads, T, d], [kv_heads, T, d], [kv_heads, T, d] -> [T, heads, d]``."""
+    """Attention ``[heads, T, d], [kv_heads, T, d], [kv_heads, T, d] -> [T, heads, d]``."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: BlockwisePlan, scaling: float) -> Tensor:  # noqa: PLR0917
@@ -153,39 +152,39 @@ class _Blockwise(torch.autograd.Function):
 
 
 def _rows(flat: Tensor, call: _Causal) -> Tensor:
-    """``[heads, T, d]`` -> a view ``[count, heads, length, d]``."""
+    """View rows of ``[heads, T, d]`` as ``[count, heads, length, d]``."""
     return torch.unflatten(flat[:, call.tokens], 1, (call.count, call.length)).transpose(0, 1)
 
 
 def _rows_of(flat: Tensor, call: _Causal) -> Tensor:
-    """``[T, heads, ...]`` -> a view ``[count, heads, length, ...]``."""
+    """View rows of ``[T, heads, ...]`` as ``[count, heads, length, ...]``."""
     return torch.unflatten(flat[call.tokens], 0, (call.count, call.length)).transpose(1, 2)
 
 
 def _repeated(rows: Tensor, heads: int) -> Tensor:
-    """Every key head once per query head that shares it; the kernel knows no grouped heads."""
+    """Repeat every key head for each query head that shares it; the kernel knows no grouped heads."""
     return rows if rows.shape[1] == heads else rows.repeat_interleave(heads // rows.shape[1], dim=1)
 
 
 def _grouped(flat: Tensor, kv_heads: int) -> Tensor:
-    """``[heads, ...]`` -> a view ``[groups, kv_heads, ...]``: with groups as the batch, keys need no copies."""
+    """View ``[heads, ...]`` as ``[groups, kv_heads, ...]``: with groups as the batch, keys need no copies."""
     return torch.unflatten(flat, 0, (kv_heads, -1)).transpose(0, 1)
 
 
 def _flat(grouped: Tensor) -> Tensor:
-    """``[groups, kv_heads, T, ...]`` -> ``[T, heads, ...]``."""
+    """View ``[groups, kv_heads, T, ...]`` as ``[T, heads, ...]``."""
     return grouped.transpose(0, 1).flatten(0, 1).transpose(0, 1)
 
 
 def _over(q: Tensor, k: Tensor, v: Tensor, over: _Over) -> tuple[Tensor, Tensor, Tensor]:
-    queries = _grouped(q[:, over.tokens], k.shape[0])
+    queries = _grouped(q[:, over.tokens], k.shape[0])  # [groups, kv_heads, n, d]
     keys, values = (tensor[:, over.prefix].expand(queries.shape[0], -1, -1, -1) for tensor in (k, v))
     return queries, keys, values
 
 
 def _join(out: Tensor, normalizer: Tensor, part: Tensor, log_sum: Tensor) -> None:
-    """Joins two attention results over different keys, in place."""
-    total = torch.logaddexp(normalizer, log_sum)
+    """Join two attention results over different keys, in place."""
+    total = torch.logaddexp(normalizer, log_sum)  # [n, heads]
     out.mul_((normalizer - total).exp_()[..., None]).addcmul_(part, (log_sum - total).exp_()[..., None].to(part.dtype))
     normalizer.copy_(total)
 

@@ -1,7 +1,4 @@
-"""Which of the shared-prefix attentions runs, why, and whether it gives what plain rows give.
-
-What one layer's attention by a plan gives, and how long it takes: forward and backward, on random values.
-"""
+"""Choice among the shared-prefix attentions: by device, checked against plain rows, and by a timed trial."""
 
 import math
 import statistics
@@ -15,8 +12,7 @@ from torch import Tensor, nn
 
 from pact_lightning.policy.attention.blockwise import BlockwisePlan
 from pact_lightning.policy.attention.flex import FlexPlan
-from pact_lightning.policy.attention.plan import AttentionPlan, SharedPrefixPlan
-from pact_lightning.policy.attention.shape import AttentionShape
+from pact_lightning.policy.attention.plan import AttentionPlan, AttentionShape, SharedPrefixPlan
 from pact_lightning.policy.packing import Block, BlockLayout, pack_blocks
 from pact_lightning.utils.clock import device_time
 
@@ -25,16 +21,17 @@ AttentionPath = Literal["auto", "blockwise", "two_calls", "flex"]
 
 _CHECKED_LAYOUT = ((7, (5, 3)), (4, (2,)))
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
-_COARSE_TOLERANCE = 0.1  # bfloat16 keeps 8 bits, and every layer rounds anew
+_COARSE_TOLERANCE = 0.1  # bfloat16 keeps 8 bits, and every layer rounds again
 _COARSE_TRIAL_TOLERANCE = 0.4
-"""Of single vectors in bfloat16: the gradients of early queries are differences of large numbers, and off by a tenth in
-any kernel; a key block too few or too many makes more than a half."""
+"""For single vectors in bfloat16. Gradients of early queries are differences of large numbers, off by a tenth in any
+kernel; a key block too few or too many is off by more than a half."""
 _TRY_FLEX_FROM = 4096
 """Tokens of a pack from which ``auto`` tries FlexAttention; shorter ones would not repay its compilation."""
+_ROUNDS = 3
 
 
 def choose_path(device: torch.device) -> tuple[AttentionPath, str]:
-    """The path that ``auto`` begins with, and the reason."""
+    """Return the path that ``auto`` begins with, and the reason."""
     if device.type == "cpu" and BlockwisePlan.available():
         return "blockwise", "flash kernels for CPUs, no padding and no copies of the prefix"
     if device.type == "cpu":
@@ -43,7 +40,7 @@ def choose_path(device: torch.device) -> tuple[AttentionPath, str]:
 
 
 def check_path(path: AttentionPath, device_type: str) -> None:
-    """Checks that a path is one for a kind of device.
+    """Check that a path is for a kind of device.
 
     Raises:
         ValueError: The path is unknown, or for another kind.
@@ -60,7 +57,7 @@ def check_path(path: AttentionPath, device_type: str) -> None:
 def make_plan(
     layouts: Sequence[BlockLayout], device: torch.device, path: AttentionPath = "auto"
 ) -> BlockwisePlan | SharedPrefixPlan | FlexPlan:
-    """The plan of one forward.
+    """Make the plan of one forward.
 
     Raises:
         ValueError: The path is unknown, or not for this device.
@@ -74,14 +71,14 @@ def make_plan(
 
 
 class AttentionChoice:
-    """The attention path of a run: chosen, checked and logged at first use.
+    """Attention path of a run: chosen, checked and logged at first use.
 
-    The path that a run begins with is compared with plain rows on a few tokens. FlexAttention, which ``auto`` tries
-    on CUDA at the first long pack, is compared with that path on one layer's attention of the pack, gradients too; it
-    is taken where it is faster, or asked for. What differs, or cannot run, is left, with a warning.
+    The first path is compared with plain rows on a few tokens. On CUDA ``auto`` tries FlexAttention at the first long
+    pack: one layer's attention of it, with gradients, is compared with the first path, and FlexAttention is taken where
+    it is faster, or asked for. A path that differs or cannot run is left, with a warning.
 
     Args:
-        path: What to use.
+        path: The path, or ``auto``.
     """
 
     def __init__(self, path: AttentionPath = "auto") -> None:
@@ -91,7 +88,7 @@ class AttentionChoice:
         """Whether FlexAttention was tried and is in use; ``None`` before it was tried."""
 
     def plan(self, decoder: nn.Module, layouts: Sequence[BlockLayout], device: torch.device) -> AttentionPlan:
-        """The plan of one forward of a decoder.
+        """Make the plan of one forward of a decoder.
 
         Raises:
             RuntimeError: No path gives what plain rows give.
@@ -111,10 +108,9 @@ class AttentionChoice:
     def _try_flex(
         self, decoder: nn.Module, layouts: Sequence[BlockLayout], device: torch.device, settled: AttentionPath
     ) -> bool:
-        """Whether FlexAttention is taken from now on.
+        """Try FlexAttention and return whether it is taken from now on.
 
-        Nothing here runs the decoder: processes that share its weights may meet their first long pack at different
-        times.
+        The decoder is not run: processes that share its weights may meet their first long pack at different times.
         """
         source: Any = decoder
         dtype = source.get_input_embeddings().weight.dtype
@@ -158,7 +154,7 @@ class AttentionChoice:
 
 @torch.no_grad()
 def _difference_from_rows(decoder: nn.Module, device: torch.device, path: AttentionPath) -> tuple[float, float]:
-    """Largest difference of hidden states between a small pack and its rows, by the largest; what rounding allows."""
+    """Return the largest difference between the states of a small pack and of its rows, and the largest allowed."""
     modes = [(module, module.training) for module in decoder.modules()]
     decoder.eval()
     try:
@@ -171,20 +167,20 @@ def _difference_from_rows(decoder: nn.Module, device: torch.device, path: Attent
 
 
 def _small_pack(decoder: nn.Module, device: torch.device, path: AttentionPath) -> tuple[Tensor, Tensor]:
-    """Last hidden states at the reads of a small pack, ``[n, D]``, from the pack and from plain rows."""
+    """Return the last hidden states at the reads of a small pack, ``[n, D]``, from the pack and from plain rows."""
     generator = torch.Generator().manual_seed(0)
     blocks = [
         Block(_ids(decoder, prefix, generator), [_ids(decoder, length, generator) for length in branches])
         for prefix, branches in _CHECKED_LAYOUT
     ]
     (pack,) = pack_blocks(blocks, 1000)
-    states = decoder(
+    states = decoder(  # [T, D]
         input_ids=pack.ids[None].to(device),
         position_ids=pack.positions[None].to(device),
         attention_plan=make_plan(pack.layouts, device, path),
         use_cache=False,
     ).last_hidden_state[0]
-    packed = torch.cat([states[read.predictors.to(device)] for read in pack.reads])
+    packed = torch.cat([states[read.predictors.to(device)] for read in pack.reads])  # [n, D]
     plain = []
     for read in pack.reads:
         prefix, branch = torch.as_tensor(blocks[read.block].prefix), read.targets
@@ -198,15 +194,12 @@ def _ids(decoder: nn.Module, length: int, generator: torch.Generator) -> Tensor:
     return torch.randint(embeddings.num_embeddings, (length,), generator=generator)
 
 
-_ROUNDS = 3
-
-
 @dataclass(frozen=True, slots=True)
 class AttentionTrial:
-    """One layer's attention, tried.
+    """Trial of one layer's attention.
 
     Attributes:
-        seconds: Median time of a forward and a backward pass, after one more that is not counted: it may compile.
+        seconds: Median time of a forward and a backward pass, without the first, which may compile.
         results: The output, and the gradients of query, key and value, on the CPU; the last dimension is a token's.
     """
 
@@ -214,17 +207,17 @@ class AttentionTrial:
     results: tuple[Tensor, ...]
 
     def difference(self, other: "AttentionTrial") -> float:
-        """The largest error of any token's vector, as a share of that vector's length in the other trial.
+        """Return the largest error of any token's vector, as a share of that vector's length in the other trial.
 
-        Of the vector, not of the largest one anywhere: a token that sees many keys has short ones, and what is wrong
-        with it would not show. Lengths below the median count as that; the first token's query has no gradient at all.
+        A token that sees many keys has short vectors, whose errors would not show beside the longest vector. Lengths
+        below the median count as the median, since the first token's query has no gradient at all.
 
         Returns:
             Infinity where anything is not finite.
         """
         found = 0.0
         for ours, theirs in zip(self.results, other.results, strict=True):
-            length = theirs.float().norm(dim=-1)
+            length = theirs.float().norm(dim=-1)  # of each token in each head
             error = (ours.float() - theirs.float()).norm(dim=-1) / length.clamp(min=float(length.median()))
             if not bool(error.isfinite().all()):
                 return math.inf
@@ -235,10 +228,10 @@ class AttentionTrial:
 def try_attention(
     plan: AttentionPlan, tokens: int, shape: AttentionShape, *, dtype: torch.dtype, device: torch.device
 ) -> AttentionTrial:
-    """Attends in one layer several times, forward alone and with backward; the values are the same for every plan.
+    """Attend in one layer several times, forward and backward, with the same random values for every plan.
 
     Args:
-        plan: How to attend.
+        plan: The plan to try.
         tokens: Tokens of the flat row that the plan was made for.
         shape: Of the decoder.
         dtype: Of its activations.
@@ -249,7 +242,7 @@ def try_attention(
     def drawn(heads: int) -> Tensor:
         return torch.randn(1, tokens, heads, shape.head_dim, generator=generator).to(device, dtype)
 
-    # Laid out as a model's projections are.
+    # In the memory layout of a model's projections.
     leaves = [drawn(heads).transpose(1, 2).requires_grad_() for heads in (shape.heads, shape.kv_heads, shape.kv_heads)]
     upstream = drawn(shape.heads)
 
@@ -259,7 +252,7 @@ def try_attention(
     seconds: list[float] = []
     found: tuple[Tensor, ...] = ()
     with torch.no_grad():
-        attend()  # what has no backward pass is compiled apart
+        attend()  # a forward without a backward pass is compiled apart
     with torch.enable_grad():
         for _ in range(1 + _ROUNDS):
             start = device_time(device)

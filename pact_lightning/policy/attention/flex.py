@@ -1,7 +1,7 @@
-"""Shared-prefix attention by torch's FlexAttention: one compiled kernel that skips what a mask hides.
+"""Shared-prefix attention by torch's FlexAttention: one compiled kernel that skips hidden blocks.
 
-A token sees two runs of the flat row: its block's prefix, and its own branch up to itself. So which blocks of the
-kernel are seen wholly, in part or not at all follows from lengths alone; the square of the row is never written out.
+A token sees two runs of the flat row: its block's prefix, and its own branch up to itself. Lengths alone tell the
+kernel's blocks that are seen wholly, in part or not at all, and the square of the row is never written out.
 """
 
 import inspect
@@ -21,9 +21,9 @@ from pact_lightning.policy.packing import BlockLayout
 _SIDE = 128
 """Tokens of a block of the kernel; rows are padded to whole blocks."""
 _QUERY_BLOCKS = 32
-"""So many rows of blocks are looked at together, to bound the memory that making a mask takes."""
+"""Rows of blocks that are looked at together, to bound the memory of making a mask."""
 _VARIANTS = 64
-"""Of the kernel: with and without gradients, and where numbers of blocks and heads happen to be equal."""
+"""Most variants of the kernel: with and without gradients, and for equal numbers of blocks and heads."""
 
 
 class FlexPlan:
@@ -49,24 +49,24 @@ class FlexPlan:
 
     @staticmethod
     def available(device: torch.device) -> bool:
-        """Whether the kernel can be compiled for a device, backward pass and all."""
+        """Return whether the kernel and its backward pass can be compiled for a device."""
         return device.type == "cuda" and has_triton()
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
-        """Attends in one layer; see :class:`~pact_lightning.policy.attention.plan.AttentionPlan`."""
+        """Attend in one layer; see :class:`~pact_lightning.policy.attention.plan.AttentionPlan`."""
         del module
         check_planned(query, self.tokens)
         padding = (0, 0, 0, self.places - self.tokens)
-        # Always laid out alike, or the kernel would be compiled once more.
-        q, k, v = (pad(tensor, padding).contiguous() for tensor in (query, key, value))
+        # Laid out alike always, or the kernel would be compiled again.
+        q, k, v = (pad(tensor, padding).contiguous() for tensor in (query, key, value))  # [1, heads, places, d]
         out: Tensor = compiled_kernel()(q, k, v, block_mask=self.mask, scale=scaling, enable_gqa=True)
         return out[:, :, : self.tokens].transpose(1, 2)
 
 
 @cache
 def compiled_kernel() -> Callable[..., Any]:
-    """FlexAttention for any length; what cannot be compiled is an error, and never run uncompiled."""
-    # Its own setting, since torch's general one is a thread's; older releases have only that.
+    """Compile FlexAttention for any length; it is never run uncompiled."""
+    # A limit of its own, since torch's general one belongs to a thread; older releases have only that.
     limit = {"recompile_limit": _VARIANTS} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
     compile_: Any = torch.compile  # its types know no keywords by name
     compiled: Callable[..., Any] = compile_(flex_attention, dynamic=True, fullgraph=True, **limit)
@@ -74,12 +74,12 @@ def compiled_kernel() -> Callable[..., Any]:
 
 
 def _runs(blocks: Sequence[BlockLayout], places: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For every place of the padded row ``[T]``: first token of its own run, and begin and end of the shared one."""
+    """Return for every place ``[T]`` the first token of its own run, and begin and end of the shared one."""
     own, begin, end = (torch.arange(places, dtype=torch.int32) for _ in range(3))  # padding sees itself only
     start = 0
     for block in blocks:
         prefix = slice(start, start + block.prefix)
-        own[prefix] = begin[prefix] = end[prefix] = start  # nothing is shared but its own run
+        own[prefix] = begin[prefix] = end[prefix] = start  # a prefix shares nothing
         offset = prefix.stop
         for length in block.branches:
             branch = slice(offset, offset + length)
@@ -100,9 +100,9 @@ def _block_mask(own: Tensor, begin: Tensor, end: Tensor) -> BlockMask:
     full, part = [], []
     for start in range(0, len(own), _SIDE * _QUERY_BLOCKS):
         rows = slice(start, start + _SIDE * _QUERY_BLOCKS)
-        # How many keys of every block a query sees [., n].
-        seen = _overlap(own[rows], query[rows] + 1, first) + _overlap(begin[rows], end[rows], first)
-        seen = torch.unflatten(seen, 0, (-1, _SIDE))
+        # Number of keys of every block that a query sees.
+        seen = _overlap(own[rows], query[rows] + 1, first) + _overlap(begin[rows], end[rows], first)  # [., n]
+        seen = torch.unflatten(seen, 0, (-1, _SIDE))  # [., side, n]
         full.append(seen.amin(1) == _SIDE)
         part.append((seen.amax(1) > 0) & ~full[-1])
     part_lists, full_lists = _listed(torch.cat(part)), _listed(torch.cat(full))
@@ -110,11 +110,11 @@ def _block_mask(own: Tensor, begin: Tensor, end: Tensor) -> BlockMask:
 
 
 def _overlap(begin: Tensor, end: Tensor, first: Tensor) -> Tensor:
-    """Length of ``[begin, end)`` within each block of keys."""
+    """Measure ``[begin, end)`` within each block of keys."""
     return (torch.minimum(end[:, None], first + _SIDE) - torch.maximum(begin[:, None], first)).clamp(min=0)
 
 
 def _listed(wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a matrix of blocks ``[n, n]``, how many a row wants, and their columns, those first."""
+    """List per row of a matrix of blocks ``[n, n]`` the number of wanted ones, and the columns, wanted ones first."""
     columns = wanted.int().argsort(dim=-1, descending=True, stable=True)
     return wanted.sum(-1, dtype=torch.int32)[None, None], columns.int()[None, None]

@@ -1,4 +1,4 @@
-"""Attention that follows a plan: the function registered with transformers as ``"pact"``, and the shared-prefix plan.
+"""Attention by plan: the function registered with transformers as ``"pact"``, and the shared-prefix plan.
 
 A forward of a model loaded with ``attn_implementation="pact"`` takes one more keyword argument, ``attention_plan``,
 which transformers hands down to every layer's attention. Without it the model attends as with ``"sdpa"``.
@@ -24,13 +24,13 @@ _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
 class AttentionPlan(Protocol):
-    """How the tokens of one forward attend to each other (and to anything the plan itself remembers)."""
+    """Attention of one forward: of its tokens to each other, and to whatever the plan itself remembers."""
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
-        """Attends in one layer.
+        """Attend in one layer.
 
         Args:
-            module: The attention layer; ``module.layer_idx`` tells which one.
+            module: The attention layer; its index is ``module.layer_idx``.
             query: ``[B, heads, T, d]``, positions already applied.
             key: ``[B, kv_heads, T, d]``, positions already applied.
             value: ``[B, kv_heads, T, d]``.
@@ -42,8 +42,37 @@ class AttentionPlan(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """Sizes that the attention layers of a decoder share.
+
+    Attributes:
+        layers: Attention layers.
+        heads: Query heads of a layer.
+        kv_heads: Key and value heads of a layer.
+        head_dim: Width of a head.
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "AttentionShape":
+        """Read a transformers model or its decoder, with or without a PEFT adapter; it may be on the meta device."""
+        source: Any = model
+        config = source.config.get_text_config()
+        return cls(
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        )
+
+
 def check_planned(query: Tensor, tokens: int) -> None:
-    """Raises ``ValueError`` where the input is not one row of exactly the planned tokens."""
+    """Raise ``ValueError`` unless the input is one row of exactly the planned tokens."""
     if query.shape[0] != 1 or query.shape[2] != tokens:
         raise ValueError(
             f"the attention plan is for one row of {tokens} tokens, but the model got {query.shape[0]} rows "
@@ -54,14 +83,14 @@ def check_planned(query: Tensor, tokens: int) -> None:
 class _Rows:
     """Spans of a flat row as the rows of a right-padded batch.
 
-    Padded places repeat the span's first token: finite values that nobody reads, so they get a zero gradient.
+    Padded places repeat the span's first token: values that are finite and that nobody reads, with zero gradients.
     """
 
     def __init__(self, spans: Sequence[tuple[int, int]], device: torch.device | str | None) -> None:
         self.spans = spans
         self.count = len(spans)
         self.length = max(length for _, length in spans)
-        columns = torch.arange(self.length)
+        columns = torch.arange(self.length)  # [length]
         index = torch.stack([start + torch.where(columns < length, columns, 0) for start, length in spans]).flatten()
         first = spans[0][0]
         # A run of the flat row is read as a view: no copy forward, no scatter backward.
@@ -69,9 +98,9 @@ class _Rows:
         self._index = index.to(device)
 
     def take(self, flat: Tensor) -> Tensor:
-        """``[T, heads, d]`` -> ``[rows, heads, length, d]``."""
+        """Take the rows out of a flat one: ``[T, heads, d]`` -> ``[rows, heads, length, d]``."""
         if self._first is None:
-            picked = flat.index_select(0, self._index)
+            picked = flat.index_select(0, self._index)  # [rows * length, heads, d]
         else:
             picked = flat.narrow(0, self._first, self.count * self.length)
         return torch.unflatten(picked, 0, (self.count, self.length)).transpose(1, 2)
@@ -79,6 +108,8 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class _Branches:
+    """Branches of similar length of one block."""
+
     prefix_start: int
     prefix: int
     rows: _Rows
@@ -86,11 +117,11 @@ class _Branches:
 
 
 class SharedPrefixPlan:
-    """Blocks that share a flat row: prefix tokens attend causally, branches to their block's prefix and themselves.
+    """Plan for blocks in a flat row: a prefix attends causally, a branch to its block's prefix and to itself.
 
     Equal, gradients included, to running every ``prefix + branch`` on its own [D]. Prefixes of similar length share
-    one causal call; the branches of a block are rows over ``[prefix keys | own keys]`` in a second one, or in several
-    where their lengths are far apart. All index tensors are made here, once per forward and not per layer.
+    one causal call. The branches of a block are rows over ``[prefix keys | own keys]`` in a second call, or in several
+    where their lengths are far apart. All index tensors are made once per forward, not per layer.
 
     Args:
         blocks: The blocks in the order of the flat row; a token's position restarts at ``P`` in every branch.
@@ -123,7 +154,7 @@ class SharedPrefixPlan:
         return [*self._causal, *(branches.rows for branches in self._branches)]
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
-        """Attends in one layer; see :class:`AttentionPlan`.
+        """Attend in one layer; see :class:`AttentionPlan`.
 
         Raises:
             ValueError: The input is not one row of exactly the planned tokens.
@@ -137,14 +168,14 @@ class SharedPrefixPlan:
             for rows in self._causal
         ]
         pieces += [_attend_branches(branches, q, k, v, scaling) for branches in self._branches]
-        flat = torch.cat([piece.transpose(1, 2).flatten(0, 1) for piece in pieces])
+        flat = torch.cat([piece.transpose(1, 2).flatten(0, 1) for piece in pieces])  # [places, heads, d]
         if self._place is not None:
-            flat = flat.index_select(0, self._place)
+            flat = flat.index_select(0, self._place)  # [T, heads, d]
         return flat[None]
 
     def _places(self, device: torch.device | str | None) -> Tensor | None:
-        """Where the output of every flat token stands in the concatenated calls; ``None`` if it is already in order."""
-        place = torch.empty(self.tokens, dtype=torch.long)
+        """Index the output of every flat token in the concatenated calls; ``None`` where it is in order already."""
+        place = torch.empty(self.tokens, dtype=torch.long)  # [T]
         offset = 0
         for rows in self._all_rows():
             for row, (start, length) in enumerate(rows.spans):
@@ -162,8 +193,8 @@ def _branch_rows(start: int, block: BlockLayout, device: torch.device | str | No
         offset += length
     for similar in _similar_lengths(spans):
         rows = _Rows(similar, device)
-        # Lower-right causal. Padded keys stand to the right of every real query, so this one mask hides them as well,
-        # and every row, padded or not, sees the prefix: no softmax over nothing.
+        # Lower-right causal. Padded keys stand to the right of every real query, so the mask hides them too. Every row,
+        # padded or not, sees the prefix: no softmax runs over nothing.
         shape = (rows.length, block.prefix + rows.length)
         yield _Branches(
             start, block.prefix, rows, torch.ones(shape, dtype=torch.bool, device=device).tril(block.prefix)
@@ -171,7 +202,7 @@ def _branch_rows(start: int, block: BlockLayout, device: torch.device | str | No
 
 
 def _similar_lengths(spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Groups spans so that padding to a group's longest wastes at most an eighth of each row."""
+    """Group spans: padding to a group's longest wastes at most an eighth of a row."""
     groups: list[list[tuple[int, int]]] = []
     for span in sorted(spans, key=lambda item: -item[1]):
         if groups and 8 * span[1] >= 7 * groups[-1][0][1]:
@@ -182,19 +213,19 @@ def _similar_lengths(spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, i
 
 
 def _attend_branches(branches: _Branches, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
-    """Rows over ``[prefix keys | own keys]``: ``[K, heads, R, d]``."""
+    """Attend from branches as rows over ``[prefix keys | own keys]``: ``[K, heads, R, d]``."""
 
     def with_prefix(flat: Tensor) -> Tensor:
         own = branches.rows.take(flat)  # [K, kv_heads, R, d]
-        prefix = flat.narrow(0, branches.prefix_start, branches.prefix).transpose(0, 1)
+        prefix = flat.narrow(0, branches.prefix_start, branches.prefix).transpose(0, 1)  # [kv_heads, P, d]
         return torch.cat([prefix.expand(own.shape[0], -1, -1, -1), own], dim=2)
 
-    rows = branches.rows.take(q)
+    rows = branches.rows.take(q)  # [K, heads, R, d]
     groups = q.shape[1] // k.shape[1]
     # The heads that share a key head stand below each other as further queries. `enable_gqa` with a mask would make
     # CUDA take the kernel that writes out all scores, and repeating the keys would cost a copy.
     stacked = torch.unflatten(rows, 1, (k.shape[1], groups)).flatten(2, 3)  # [K, kv_heads, groups * R, d]
-    mask = branches.mask.repeat(groups, 1)
+    mask = branches.mask.repeat(groups, 1)  # [groups * R, P + R]
     out = scaled_dot_product_attention(stacked, with_prefix(k), with_prefix(v), attn_mask=mask, scale=scaling)
     return torch.unflatten(out, 2, (groups, rows.shape[2])).flatten(1, 2)
 
@@ -211,17 +242,17 @@ def pact_attention(
     attention_plan: AttentionPlan | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function that transformers calls in every layer [D].
+    """Attend in a layer of a transformers model, by its plan where there is one [D].
 
     Args:
         module: The attention layer.
         query: ``[B, heads, T, d]``.
         key: ``[B, kv_heads, S, d]``.
         value: ``[B, kv_heads, S, d]``.
-        attention_mask: What :func:`pact_mask` made; ``None`` except for padded or cached inputs.
+        attention_mask: The mask of :func:`pact_mask`; ``None`` except for padded or cached inputs.
         scaling: Factor on the scores, ``d ** -0.5`` when left out.
         dropout: The model's attention dropout; a plan allows none.
-        attention_plan: How to attend; without one, causally, by transformers' own ``"sdpa"``.
+        attention_plan: The plan; without one, attention is causal, by transformers' own ``"sdpa"``.
         **kwargs: The model's other arguments.
 
     Returns:
@@ -251,7 +282,7 @@ def pact_attention(
 
 
 def _refuse_packed_positions(position_ids: Tensor | None) -> None:
-    """Checked in the first layer only: one look per forward."""
+    """Refuse positions that restart within a row; the first layer asks once for all of a forward."""
     if position_ids is None or position_ids.ndim != 2:
         return
     if bool((position_ids.diff(dim=-1) != 1).any()):
@@ -259,16 +290,16 @@ def _refuse_packed_positions(position_ids: Tensor | None) -> None:
 
 
 def pact_mask(*, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """The mask that transformers prepares for :func:`pact_attention`: none, unless padding or a cache needs one [D].
+    """Make the mask for :func:`pact_attention`: none, unless padding or a cache needs one [D].
 
     Args:
         q_length: Tokens of this forward.
         kv_length: Tokens attended to, transformers' cache included.
         attention_mask: ``[B, kv_length]``, False at padding.
-        **kwargs: What else transformers gives its mask functions.
+        **kwargs: Further arguments of transformers' mask functions.
 
     Returns:
-        ``None`` for whole rows without padding, where causality (or a plan) says it all; else what ``"sdpa"`` uses.
+        ``None`` for whole rows without padding, where causality or a plan is enough; else the mask of ``"sdpa"``.
     """
     if q_length == kv_length and (attention_mask is None or bool(attention_mask.all())):
         return None
