@@ -24,7 +24,7 @@ INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 help:
 	@echo "make quickstart            train by PACT on the bundled world"
 	@echo "make test                  run the tests, in WORKERS=2 processes"
-	@echo "make lint                  ruff, mypy, and the rules of import"
+	@echo "make lint                  ruff, mypy, the rules of import, the list of dependencies"
 	@echo "make format                put the code into ruff's format"
 	@echo "make wheel                 build the wheel into dist/"
 	@echo "make benchmark-quickstart  the quickstart for the seeds $(SEEDS), and the table of their results"
@@ -104,6 +104,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry pact_lightning
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix

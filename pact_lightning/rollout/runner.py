@@ -32,7 +32,7 @@ from pact_lightning.utils.clock import PhaseClock
 from pact_lightning.utils.processes import rank_suffix, run_folder, sum_over_processes
 
 _ROWS_OF_A_PART = 4
-"""How often a part fills the batch: at its end the batch runs empty, which costs time."""
+"""Batches of a part; at its end the batch runs empty, which costs time."""
 
 
 class RolloutPolicy(Protocol):

@@ -23,7 +23,7 @@ from pact_lightning.utils.processes import rank_suffix, run_folder
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How the tasks of validation, test and prediction are rolled out: from the prompt alone, as always.
+    """Settings of the rollouts of validation, test and prediction tasks, which see the prompt alone as always.
 
     Attributes:
         temperature: Sampling temperature; 0 is greedy.

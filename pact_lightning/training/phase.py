@@ -26,7 +26,7 @@ _PROMPT = "prompt."
 
 @dataclass(frozen=True, slots=True)
 class PhaseConfig:
-    """What a phase is made of; the fields are those of ``RolloutDataModule``."""
+    """Settings of a phase; the fields are those of ``RolloutDataModule``."""
 
     prompts_per_phase: int
     prompts_per_step: int

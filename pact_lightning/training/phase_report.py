@@ -14,7 +14,7 @@ from pact_lightning.utils.processes import rank_suffix, run_folder, sum_over_pro
 
 
 class PhaseReport:
-    """What is told of the phases of a run; some warnings come once.
+    """The report of each phase of a run; some warnings come once.
 
     Args:
         trainer: The Trainer.

@@ -126,7 +126,7 @@ class TaskDataModule(pl.LightningDataModule):
 
     @property
     def runner(self) -> RolloutRunner:
-        """What rolls out, with the policy in training."""
+        """The runner of rollouts by the policy in training."""
         assert self.trainer is not None
         return RolloutRunner(self.module, self.trainer, self.limits, self.prefill_tokens)
 
