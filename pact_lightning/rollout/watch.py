@@ -1,4 +1,4 @@
-"""Watch over a phase's environments: the run stops if none of them starts, or none answers a tool call."""
+"""Early stop of runs whose environments never start, or never answer a tool call."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class _Tally:
 
 
 class EnvironmentWatch:
-    """Watch over the rollouts of a phase or an evaluation as they end.
+    """Count of environment failures over the rollouts of a phase or an evaluation.
 
     Some failures do not stop a run; they are counted elsewhere. Calls that a tool refuses count as answered, since they
     are the policy's mistakes.
