@@ -1,6 +1,8 @@
-"""How an annotator is asked to cut a turn's reasoning (METHOD section 6; the wording is ours).
+"""Annotation of one turn as text: the annotator's prompt, and the chunks in its answer (METHOD section 6).
 
-An annotator's answer as JSON, and its chunks: slices of the original text, whatever the answer says.
+The prompt's wording is ours. :func:`read_annotation` parses the JSON answer; :func:`annotated_chunks` makes chunks of
+it, which are slices of the original reasoning whatever the answer says. ``annotator.py`` sends the one and caches the
+other; ``traces/hard_turns.py`` decides which turns need an annotation.
 """
 
 import json
@@ -11,11 +13,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pact_lightning.traces.levels import UNSAFE_TYPES, literal_call_spans
+from pact_lightning.traces.segmentation import Span, paragraphs
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trace import Chunk, ChunkType
 
 PROMPT_VERSION = 1
-"""Counts up with every change of wording; part of the cache's key."""
+"""Version of the wording; part of the cache's key."""
 
 _MEANINGS: Mapping[ChunkType, str] = {
     ChunkType.TASK_RESTATE: "says what is asked, or what is left to do",
@@ -51,30 +54,29 @@ _SYSTEM = (
 )
 
 
-def annotation_messages(paragraphs: Sequence[str], calls: Sequence[ToolCall], context: str) -> list[dict[str, Any]]:
-    """The dialogue up to the annotator's answer.
+def annotation_messages(reasoning: str, calls: Sequence[ToolCall], context: str) -> list[dict[str, Any]]:
+    """Return the dialogue up to the annotator's answer.
 
     Args:
-        paragraphs: The reasoning's paragraphs, in order; they are numbered from 1.
+        reasoning: The reasoning; its paragraphs are numbered from 1.
         calls: The calls that follow the reasoning.
-        context: What the reasoning is about, the question, say; may be empty.
+        context: The question, say; may be empty.
     """
+    parts = [reasoning[span.start : span.end].strip() for span in paragraphs(reasoning)]
     types = "\n".join(f"- {kind.value}: {meaning}" for kind, meaning in _MEANINGS.items())
     about = f"The question:\n{context}\n\n" if context else ""
     shown = "\n".join(json.dumps(dict(call), ensure_ascii=False) for call in calls) or "none; it answers the user"
-    numbered = "\n".join(f"[{number}] {text.strip()}" for number, text in enumerate(paragraphs, start=1))
+    numbered = "\n".join(f"[{number}] {text}" for number, text in enumerate(parts, start=1))
     user = f"{about}The call that follows:\n{shown}\n\nThe reasoning:\n{numbered}"
     return [{"role": "system", "content": _SYSTEM + types}, {"role": "user", "content": user}]
 
 
 def correction_messages(answer: str, problem: str) -> list[dict[str, Any]]:
-    """What is said after an answer that is of no use."""
+    """Return the dialogue's continuation after an unusable answer."""
     content = f"That is not usable: {problem}. Answer again with the whole JSON object, corrected."
     return [{"role": "assistant", "content": answer}, {"role": "user", "content": content}]
 
 
-_PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*\n\s*")
-_LINE_BREAK = re.compile(r"\n\s*")
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n\s*```", re.DOTALL)
 
@@ -83,7 +85,7 @@ _Count = Annotated[int, Field(ge=0)]
 
 
 class AnnotationError(ValueError):
-    """The answer is not what was asked for; the sentence goes back to the annotator."""
+    """Unusable answer; the message goes back to the annotator."""
 
 
 class _Strict(BaseModel):
@@ -91,7 +93,7 @@ class _Strict(BaseModel):
 
 
 class ChunkAnswer(_Strict):
-    """One chunk of whole paragraphs, but that the first may be cut: its head then ends the chunk before."""
+    """One chunk of whole paragraphs; the first may be cut, and its head then ends the chunk before."""
 
     type: ChunkType
     paragraph_ids: Annotated[list[int], Field(min_length=1)]
@@ -108,7 +110,7 @@ class DangerousSpan(_Strict):
 
 
 class PrefixLevels(_Strict):
-    """How many chunks, from the first, belong to each level."""
+    """Number of chunks, from the first, that belong to each level."""
 
     L1: _Count
     L2: _Count
@@ -117,7 +119,7 @@ class PrefixLevels(_Strict):
 
 
 class AnnotationAnswer(_Strict):
-    """The whole answer."""
+    """Whole answer of an annotator."""
 
     chunks: Annotated[list[ChunkAnswer], Field(min_length=1)]
     dangerous_spans: list[DangerousSpan] = []
@@ -126,35 +128,18 @@ class AnnotationAnswer(_Strict):
 
 
 class _Danger(NamedTuple):
-    """Something unsafe that begins at a character; its chunk is unsafe from another one on, at or before that."""
+    """Unsafe text that begins at a character; its chunk is unsafe from there, or from an earlier character."""
 
     begins: int
     unsafe_from: int
     kind: ChunkType
 
 
-class Span(NamedTuple):
-    """Characters ``start`` to ``end`` of the reasoning."""
-
-    start: int
-    end: int
-
-
-def paragraphs(text: str) -> list[Span]:
-    """The paragraphs of a reasoning, or its lines where it has no blank line; they cover it once and in order."""
-    first = len(text) - len(text.lstrip())
-    for separator in (_PARAGRAPH_BREAK, _LINE_BREAK):
-        cuts = [match.end() for match in separator.finditer(text) if first < match.end() < len(text)]
-        if cuts:
-            break
-    return [Span(start, end) for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-
-
 def read_annotation(text: str) -> AnnotationAnswer:
-    """Reads an answer: JSON, alone, in a code block, or behind thinking.
+    """Parse an answer: JSON, alone, in a code block, or behind thinking.
 
     Raises:
-        AnnotationError: It is not, or has other fields or types than were asked for.
+        AnnotationError: It is no such JSON, or has other fields or types than were asked for.
     """
     body = text.rpartition("</think>")[2].strip()
     fenced = _FENCE.fullmatch(body)
@@ -167,20 +152,20 @@ def read_annotation(text: str) -> AnnotationAnswer:
 
 
 def annotated_chunks(answer: AnnotationAnswer, reasoning: str, calls: Sequence[ToolCall]) -> tuple[Chunk, ...]:
-    """The chunks that an answer describes.
+    """Cut the reasoning into the chunks that an answer describes.
 
-    Whatever the answer says, the chunks cover the reasoning once and in order, and none of a safe type holds a literal
-    call or an answer tag: the rest of the chunk, from the paragraph in which one begins, becomes unsafe. So does the
-    rest of a chunk from a dangerous span on and, where the recommended L4 is shorter than what the types allow, the
-    first chunk behind it [D]. How L1 to L3 lie below L4 stays with :mod:`pact_lightning.traces.levels`.
+    Whatever the answer says, the chunks cover the reasoning once and in order, and no safe one holds a literal call or
+    an answer tag. From the paragraph in which one begins, the rest of its chunk becomes unsafe [D]. Two more things
+    become unsafe [D]: the rest of a chunk from a dangerous span on, and the first chunk behind the recommended L4.
+    :mod:`pact_lightning.traces.levels` places L1 to L3 below L4.
 
     Args:
         answer: The answer.
-        reasoning: What was annotated; not empty.
+        reasoning: The annotated reasoning; not empty.
         calls: The turn's calls.
 
     Raises:
-        AnnotationError: Chunks or spans do not fit the paragraphs, or an anchor does not occur exactly once in its own.
+        AnnotationError: Chunks or spans do not fit the paragraphs, or a quote does not occur exactly once in its own.
     """
     parts = paragraphs(reasoning)
     starts = _chunk_starts(answer.chunks, parts, reasoning)
@@ -227,7 +212,7 @@ def _chunk_starts(chunks: Sequence[ChunkAnswer], parts: Sequence[Span], reasonin
 
 
 def _anchor(text: str, paragraph: int, parts: Sequence[Span], reasoning: str, where: str) -> int:
-    """Where a quote begins; it must occur exactly once in its paragraph, overlaps counted."""
+    """Find a quote, which must occur exactly once in its paragraph, overlaps counted."""
     if not 1 <= paragraph <= len(parts):
         raise AnnotationError(f"{where}: there is no paragraph {paragraph}; they are 1 to {len(parts)}")
     span = parts[paragraph - 1]
@@ -262,7 +247,7 @@ def _named_danger(span: DangerousSpan, parts: Sequence[Span], reasoning: str) ->
 
 
 def _certain_dangers(parts: Sequence[Span], reasoning: str, calls: Sequence[ToolCall]) -> list[_Danger]:
-    """What gives away the call or the answer by its form alone; unsafe from the paragraph on in which it begins."""
+    """Find what gives away the call or the answer by its form; it is unsafe from the start of its paragraph."""
     found = [(start, ChunkType.EXPLICIT_CALL_PREVIEW) for start, _ in literal_call_spans(reasoning, calls)]
     found += [(match.start(), ChunkType.FINAL_ANSWER_GROUNDING) for match in _ANSWER_TAG.finditer(reasoning)]
     return [_Danger(at, max(part.start for part in parts if part.start <= at), kind) for at, kind in found]

@@ -1,4 +1,8 @@
-"""An LLM that cuts reasoning into typed chunks where the rules find it hard; absent unless it is asked for."""
+"""Annotator: a language model that segments reasoning, with a cache of its answers.
+
+It asks the endpoint and keeps the answers; the prompt and the reading of an answer are in ``annotation.py``. It is
+optional, and meant for the hard turns of ``traces/hard_turns.py``.
+"""
 
 import asyncio
 import hashlib
@@ -8,7 +12,14 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
-from pact_lightning.teacher.annotation import PROMPT_VERSION, annotation_messages, correction_messages
+from pact_lightning.teacher.annotation import (
+    PROMPT_VERSION,
+    AnnotationError,
+    annotated_chunks,
+    annotation_messages,
+    correction_messages,
+    read_annotation,
+)
 from pact_lightning.teacher.endpoint import Endpoint, EndpointConfig, RequestFailedError
 from pact_lightning.traces.hard_turns import TurnContext
 from pact_lightning.traces.segmentation import segment_reasoning
@@ -17,17 +28,17 @@ from pact_lightning.types.trace import Chunk, ExpertTurn
 from pact_lightning.utils.json_lines import AppendLog
 
 Turn = tuple[str, Sequence[ToolCall], str]
-"""What is annotated: the reasoning, the turn's calls, and a context such as the question."""
+"""Turn to annotate: its reasoning, its calls, and a context such as the question."""
 
 
 @dataclass(frozen=True)
 class AnnotatorConfig:
-    """Which annotator, and what it may cost.
+    """Settings of an annotator.
 
     Attributes:
-        endpoint: The model that annotates.
-        cache: A file that keeps every answer, ``.jsonl``, so that nothing is paid twice.
-        attempts: How often an answer is asked for; one that cannot be used goes back with what is wrong with it.
+        endpoint: The endpoint of its model.
+        cache: A ``.jsonl`` file that keeps every answer, so nothing is paid twice.
+        attempts: Most attempts per turn; an unusable answer goes back with its mistake.
     """
 
     endpoint: EndpointConfig
@@ -35,7 +46,7 @@ class AnnotatorConfig:
     attempts: int = 3
 
     def __post_init__(self) -> None:
-        """Checks the values.
+        """Check the values.
 
         Raises:
             ValueError: No attempt is allowed.
@@ -46,15 +57,15 @@ class AnnotatorConfig:
 
 @dataclass(slots=True)
 class AnnotationStats:
-    """What came of the turns.
+    """Counts of an annotator.
 
     Attributes:
-        annotated: Turns that the model's answer was used for.
-        from_cache: Those among them whose answer was known already.
-        asked_again: Answers that could not be used and were asked for again.
-        unusable: Turns for which no answer could be used; the rules cut them.
-        unanswered: Turns that the endpoint did not answer; the rules cut them, and the next run asks again.
-        quality_flags: How often each flag was given.
+        annotated: Turns with a usable answer.
+        from_cache: Those of them whose answer was cached.
+        asked_again: Unusable answers that were asked for again.
+        unusable: Turns without a usable answer, which the rules segment.
+        unanswered: Turns without any answer, which the rules segment; the next run asks again.
+        quality_flags: Number of turns with each flag.
     """
 
     annotated: int = 0
@@ -66,18 +77,18 @@ class AnnotationStats:
 
 
 class LLMAnnotator:
-    """Cuts reasoning by asking a model, and remembers its answers.
+    """Segmenter of reasoning by a language model, with a cache.
 
-    Chunks are slices of the original reasoning and cover it once and in order, whatever the model answers; a literal
-    call is never in a safe one (:func:`~pact_lightning.teacher.annotation.annotated_chunks`). ``annotate`` and
-    ``segment`` open the endpoint themselves; around the batch forms, use ``async with``.
+    Chunks are slices of the original reasoning and cover it once and in order, whatever the model answers; a safe one
+    never holds a literal call (:func:`~pact_lightning.teacher.annotation.annotated_chunks`). ``annotate`` and
+    ``segment`` open the endpoint themselves; the batch forms need ``async with``.
 
     Args:
-        config: Which model, and where its answers are kept.
+        config: The settings.
 
     Attributes:
-        stats: What came of the turns so far.
-        endpoint: The model's endpoint, with what its requests took.
+        stats: Counts of the turns so far.
+        endpoint: The model's endpoint, with the usage of its requests.
 
     Raises:
         ImportError: The ``openai`` package is missing.
@@ -98,7 +109,7 @@ class LLMAnnotator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides what the model is asked; no key, no address, no price."""
+        """Settings that decide the prompts: no key, no address, no price."""
         endpoint = asdict(self.config.endpoint)
         named = {name: endpoint[name] for name in ("model", "temperature", "max_tokens", "extra_body")}
         return {**named, "attempts": self.config.attempts, "prompt_version": PROMPT_VERSION}
@@ -114,34 +125,39 @@ class LLMAnnotator:
         await self.endpoint.__aexit__(kind, error, trace)
 
     def annotate(self, turn: ExpertTurn, context: TurnContext) -> tuple[Chunk, ...] | None:
-        """Cuts one turn's reasoning: an :class:`~pact_lightning.traces.hard_turns.Annotator`."""
+        """Segment one turn's reasoning, as an :class:`~pact_lightning.traces.hard_turns.Annotator`."""
         return self.annotate_text(turn.reasoning, turn.calls, str(context.prompt.messages[-1]["content"]))
 
     def annotate_text(self, reasoning: str, calls: Sequence[ToolCall], context: str = "") -> tuple[Chunk, ...] | None:
-        """Cuts a reasoning; see :meth:`annotate_all`."""
-        return self._at_once([(reasoning, calls, context)])[0]
+        """Segment a reasoning; see :meth:`annotate_all`."""
+
+        async def run() -> tuple[Chunk, ...] | None:
+            async with self:
+                return await self._annotated(reasoning, calls, context)
+
+        return asyncio.run(run())
 
     def segment(self, reasoning: str, calls: Sequence[ToolCall], context: str = "") -> tuple[Chunk, ...]:
-        """Cuts a reasoning, by rule where the model's answer is of no use."""
+        """Segment a reasoning, by rule if the model gives no usable answer."""
         chunks = self.annotate_text(reasoning, calls, context)
         return segment_reasoning(reasoning, calls) if chunks is None else chunks
 
     async def annotate_all(self, turns: Sequence[Turn]) -> list[tuple[Chunk, ...] | None]:
-        """Cuts many turns, ``endpoint.concurrency`` at a time.
+        """Segment many turns, ``endpoint.concurrency`` at a time.
 
         Args:
             turns: Reasoning, calls and context of each.
 
         Returns:
-            The chunks of each turn, or ``None`` where no answer could be used, which is counted.
+            The chunks of each turn; ``None`` without a usable answer, which is counted.
 
         Raises:
-            EndpointError: The endpoint is of no use.
+            EndpointError: The endpoint cannot be used.
         """
         return list(await asyncio.gather(*(self._annotated(*turn) for turn in turns)))
 
     async def segment_all(self, turns: Sequence[Turn]) -> list[tuple[Chunk, ...]]:
-        """Cuts many turns, by rule where the model's answer is of no use; raises as :meth:`annotate_all`."""
+        """Segment many turns, by rule without a usable answer; see :meth:`annotate_all`."""
         annotated = await self.annotate_all(turns)
         return [
             segment_reasoning(reasoning, calls) if chunks is None else chunks
@@ -149,15 +165,8 @@ class LLMAnnotator:
         ]
 
     def close(self) -> None:
-        """Closes the cache."""
+        """Close the cache."""
         self._cache.close()
-
-    def _at_once(self, turns: Sequence[Turn]) -> list[tuple[Chunk, ...] | None]:
-        async def run() -> list[tuple[Chunk, ...] | None]:
-            async with self:
-                return await self.annotate_all(turns)
-
-        return asyncio.run(run())
 
     async def _annotated(self, reasoning: str, calls: Sequence[ToolCall], context: str) -> tuple[Chunk, ...] | None:
         if not reasoning:
@@ -188,9 +197,7 @@ class LLMAnnotator:
     def _read(
         answer: str | None, reasoning: str, calls: Sequence[ToolCall]
     ) -> tuple[tuple[Chunk, ...], list[str]] | None:
-        """Chunks and flags of a remembered answer; ``None`` without one, or for one that was changed by hand."""
-        from pact_lightning.teacher.annotation import AnnotationError, annotated_chunks, read_annotation
-
+        """Return the chunks and flags of a cached answer; ``None`` without one, or if it was changed by hand."""
         if answer is None:
             return None
         try:
@@ -200,16 +207,13 @@ class LLMAnnotator:
             return None
 
     async def _ask(self, reasoning: str, calls: Sequence[ToolCall], context: str) -> str | None:
-        """Asks until an answer can be used; ``None`` when none could."""
-        from pact_lightning.teacher import annotation as answers
-
-        texts = [reasoning[span.start : span.end] for span in answers.paragraphs(reasoning)]
-        messages = annotation_messages(texts, calls, context)
+        """Ask until an answer is usable; return ``None`` if none is."""
+        messages = annotation_messages(reasoning, calls, context)
         for number in range(self.config.attempts):
             reply = await self.endpoint.complete(messages)
             try:
-                answers.annotated_chunks(answers.read_annotation(reply.text), reasoning, calls)
-            except answers.AnnotationError as error:
+                annotated_chunks(read_annotation(reply.text), reasoning, calls)
+            except AnnotationError as error:
                 self.stats.asked_again += number + 1 < self.config.attempts
                 messages = [*messages, *correction_messages(reply.text, str(error))]
             else:

@@ -1,6 +1,7 @@
-"""One attempt of a teacher at one task, in the same tool loop as a rollout of the policy.
+"""Attempt of a teacher at one task, and the expert trace made of it (METHOD section 6).
 
-From a teacher's attempt to an expert trace, or to the reason why it becomes none (METHOD section 6).
+:func:`attempt_task` runs the same tool loop as a rollout of the policy. :func:`judge_attempt` applies the paper's
+filters: an attempt becomes a trace, or is dropped for a reason.
 """
 
 import asyncio
@@ -45,15 +46,15 @@ _log = logging.getLogger(__name__)
 
 
 class EnvironmentFailedError(Exception):
-    """A task's environment does not start."""
+    """Failure to start a task's environment."""
 
 
 class CannotBeVerifiedError(Exception):
-    """Nothing says what solves a task."""
+    """Task without reference answer, expected answers and reward: nothing can verify its solution."""
 
 
 class Ending(StrEnum):
-    """How an attempt ended."""
+    """Endings of an attempt."""
 
     ANSWERED = "answered"
     MAX_TURNS = "max_turns"
@@ -64,12 +65,12 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True)
 class TeacherLimits:
-    """Where an attempt ends; the names are those of :class:`~pact_lightning.RolloutLimits`.
+    """Limits of an attempt, named as those of :class:`~pact_lightning.RolloutLimits`.
 
     Attributes:
-        max_turns: Assistant turns [P]: 10.
-        max_response_characters: A longer tool response is cut, and says so.
-        tool_timeout_s: Seconds that one tool call may take, from its start; after that it is an error observation.
+        max_turns: Most assistant turns [P]: 10.
+        max_response_characters: Length above which a tool response is cut, with a mark.
+        tool_timeout_s: Seconds that one tool call may take; after that its response is an error.
     """
 
     max_turns: int = 10
@@ -77,7 +78,7 @@ class TeacherLimits:
     tool_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
-        """Checks the values.
+        """Check the values.
 
         Raises:
             ValueError: One of them is not positive.
@@ -88,12 +89,12 @@ class TeacherLimits:
 
 @dataclass(frozen=True, slots=True)
 class AttemptTurn:
-    """A teacher's turn with what came back to its calls.
+    """Turn of a teacher with the responses to its calls.
 
     Attributes:
         turn: The turn.
         responses: One observation per call.
-        errors: Whether each of them reports a failure.
+        errors: Per response, true if it reports a failure.
     """
 
     turn: TeacherTurn
@@ -103,16 +104,16 @@ class AttemptTurn:
 
 @dataclass(slots=True)
 class Attempt:
-    """A finished attempt.
+    """Finished attempt.
 
     Attributes:
-        ending: How it ended.
+        ending: Its ending.
         detail: One sentence on an ending that is a failure.
         messages: The dialogue, in OpenAI format.
-        turns: The good turns, in order; the one that a failure ended is in ``messages`` only.
-        replies: How many of the turns answered the user.
-        usage: What its requests took.
-        environment_reward: What the environment's own ``reward()`` gave, where it has one.
+        turns: The good turns, in order; a turn that ended the attempt as a failure is in ``messages`` only.
+        replies: Number of turns that released a follow-up of the user.
+        usage: The usage of its requests.
+        environment_reward: The result of the environment's own ``reward()``, if it has one.
     """
 
     ending: Ending = Ending.ANSWERED
@@ -148,28 +149,25 @@ async def attempt_task(
     seed: int = 0,
     send_reasoning: bool = True,
 ) -> Attempt:
-    """Lets the teacher try a task once.
+    """Let the teacher try a task once.
 
-    A call that fails is an observation, as in training. An attempt whose trace the paper's filters would drop whatever
-    came next (a malformed turn, an unknown tool) ends there [D]: what follows would be paid for nothing.
+    A call that fails is an observation, as in training. A malformed turn or an unknown tool ends the attempt [D]: the
+    paper's filters would drop its trace in any case, so further turns would be paid for nothing.
 
     Args:
         task: The task.
         endpoint: The teacher, open.
-        tools: Where the calls run.
-        limits: Where the attempt ends.
-        call_format: How the teacher calls tools.
+        tools: The threads that run the calls.
+        limits: The attempt's limits.
+        call_format: Format of the tool calls.
         seed: Seed of the environment.
         send_reasoning: See :class:`~pact_lightning.teacher.generate.TeacherConfig`.
 
-    Returns:
-        The attempt.
-
     Raises:
         RequestFailedError: The endpoint did not answer, or refused the very first request.
-        EndpointError: The endpoint is of no use.
+        EndpointError: The endpoint cannot be used.
         EnvironmentFailedError: The environment does not start.
-        CannotBeVerifiedError: Nothing says what solves the task; nothing was asked.
+        CannotBeVerifiedError: Nothing can verify a solution of the task; the teacher was not asked.
     """
     attempt = Attempt(messages=teacher_messages(task, call_format))
     try:
@@ -222,7 +220,7 @@ class _Loop:
         attempt.ending, attempt.detail = Ending.MAX_TURNS, f"No answer after {self.limits.max_turns} turns."
 
     async def _next_turn(self) -> TeacherTurn | None:
-        """Asks for a turn; ``None`` where it ends the attempt."""
+        """Ask for a turn; return ``None`` if it ends the attempt."""
         attempt = self.attempt
         try:
             reply = await self.endpoint.complete(attempt.messages, self._offered_natively())
@@ -255,7 +253,7 @@ class _Loop:
         return [_result(await _settled(future)) for future in futures]
 
     async def leave(self) -> None:
-        """Takes the environment's own reward, where it gives one, and lets it clean up; under the limit of a call."""
+        """Take the environment's own reward, if it gives one, and let it clean up, within a call's time limit."""
         ended = await asyncio.to_thread(leave_environment, self.environment, self.tools, self.busy)
         self.attempt.environment_reward, failures = left_with([await _settled(future) for future in ended])
         for error in failures:
@@ -270,7 +268,7 @@ def _result(future: Future[ToolResult]) -> ToolResult:
 
 
 async def _settled(future: Future[Any]) -> Future[Any]:
-    """Waits for a future of another thread. Its exception stays inside: asyncio cannot carry a ``StopIteration``."""
+    """Wait for a future of another thread; its exception stays inside: asyncio cannot carry a ``StopIteration``."""
     done, loop = asyncio.Event(), asyncio.get_running_loop()
     future.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(done.set))
     await done.wait()
@@ -281,17 +279,17 @@ KEPT = "kept"
 
 
 def judge_attempt(task: Task, attempt: Attempt, source: str) -> tuple[str, str, ExpertTrace | None]:
-    """Applies the paper's rule and filters.
+    """Apply the paper's rule and filters to an attempt.
 
     Args:
         task: The task.
         attempt: A teacher's attempt at it.
-        source: What the trace will say of where it comes from.
+        source: The trace's origin, for reports.
 
     Returns:
-        The outcome (``kept``, or why not: an :class:`~pact_lightning.teacher.attempt.Ending`, ``no_call``,
-        ``not_verified``, ``follow_ups_left``, ``unclean_response``, ``leak``), one sentence on it, and the trace if
-        it is kept.
+        The outcome, one sentence on it, and the trace if it is kept. The outcome is ``kept``, or the reason for
+        dropping it: an :class:`Ending`, ``no_call``, ``not_verified``, ``follow_ups_left``, ``unclean_response`` or
+        ``leak``.
     """
     if attempt.ending not in (Ending.ANSWERED, Ending.MAX_TURNS):
         return attempt.ending, attempt.detail, None
@@ -312,9 +310,9 @@ def judge_attempt(task: Task, attempt: Attempt, source: str) -> tuple[str, str, 
 
 
 def trace_of(attempt: Attempt, source: str) -> ExpertTrace:
-    """The attempt as an expert trace; its reasoning is cut into chunks by rule.
+    """Make an expert trace of an attempt; its reasoning is segmented by rule.
 
-    A last turn that calls tools, where the attempt ended at its limit, is part of it; then there is no final turn.
+    An attempt that ended at its limit gives a trace without a final turn.
     """
     turns = [_expert_turn(index, entry, attempt) for index, entry in enumerate(attempt.turns)]
     final = turns.pop() if attempt.final_answer is not None else None
@@ -322,10 +320,10 @@ def trace_of(attempt: Attempt, source: str) -> ExpertTrace:
 
 
 def with_chunks(trace: ExpertTrace, chunks: Sequence[tuple[Chunk, ...]]) -> ExpertTrace:
-    """The trace with other chunks, one tuple per turn; they must cover the same reasoning.
+    """Replace the chunks of a trace, one tuple per turn.
 
     Raises:
-        ValueError: They do not.
+        ValueError: The new chunks of a turn do not cover its reasoning.
     """
     turns = []
     for index, (turn, given) in enumerate(zip(trace.turns, chunks, strict=True)):

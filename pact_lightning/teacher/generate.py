@@ -1,6 +1,7 @@
-"""The log of generated traces: one line per finished task, so that a run goes on where it was stopped.
+"""Generation of expert traces by a teacher: several attempts per task, many tasks at a time, nothing paid twice.
 
-Expert traces from a teacher: several attempts per task, many tasks at a time, and nothing paid twice.
+:class:`Teacher` works through the tasks. :class:`GenerationLog` keeps a line per finished task, from which a stopped
+run resumes.
 """
 
 import asyncio
@@ -34,16 +35,16 @@ from pact_lightning.utils.json_lines import AppendLog
 
 
 class GenerationLog:
-    """What was generated so far, one line per finished task, under a first line with the settings.
+    """Log of generated traces: one line per finished task, under a first line with the settings.
 
     Args:
         path: The file; see :class:`~pact_lightning.utils.json_lines.AppendLog`.
-        settings: All that decides what a teacher is asked. A log of other settings is refused.
+        settings: The settings that decide the prompts (:func:`run_settings`). A log of other settings is refused.
 
     Attributes:
         path: The file.
         finished: The newest record of each task, by its fingerprint.
-        torn: Whether a torn last line was removed.
+        torn: True if a torn last line was removed.
 
     Raises:
         ValueError: The file is the log of other settings, or no such log.
@@ -68,19 +69,19 @@ class GenerationLog:
         }
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Writes what came of a task."""
+        """Write the record of a task."""
         self._log.append(record)
         self.finished[record["fingerprint"]] = record
 
     def record_of(self, task: Task) -> Mapping[str, Any] | None:
-        """What came of a task; ``None`` where it is not finished."""
+        """Return the record of a task; ``None`` if it is not finished."""
         return self.finished.get(fingerprint(task))
 
     def trace_of(self, task: Task) -> ExpertTrace | None:
-        """The task's trace, read and checked like one of a task file; ``None`` where none was kept.
+        """Return the task's trace, read and checked like one of a task file; ``None`` if none was kept.
 
         Raises:
-            ValueError: It is not well formed: the log was changed by hand.
+            ValueError: It is malformed, since the log was changed by hand.
         """
         record = self.record_of(task)
         if record is None or record.get("trace") is None:
@@ -93,12 +94,12 @@ class GenerationLog:
             ) from error
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._log.close()
 
 
 def fingerprint(task: Task) -> str:
-    """A hash of the task without its trace, so that a changed task is asked anew."""
+    """Hash a task without its trace; a changed task is asked anew."""
     record = {name: value for name, value in task_to_json(task).items() if name != "trace"}
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -111,27 +112,26 @@ def _other_settings(path: Path, made_by: Any, settings: Mapping[str, Any]) -> st
 
 
 FAILURES_IN_A_ROW = 10
-"""After so many tasks in a row that could not even be tried to the end, the run stops: others would fare alike."""
-
+"""Number of consecutive tasks that could not be tried to the end after which the run stops."""
 
 Progress = Callable[[Mapping[str, Any] | None], None]
 
 
 class GenerationStoppedError(OSError):
-    """``FAILURES_IN_A_ROW`` tasks in a row could not be tried."""
+    """Failure of ``FAILURES_IN_A_ROW`` tasks in a row."""
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """How traces are generated.
+    """Settings of the generation.
 
     Attributes:
         call_format: ``native`` for the protocol's tool calls, ``text`` for ``<tool_call>`` in the text.
         attempts: Most attempts per task; the first that is kept ends them.
-        limits: Where an attempt ends.
-        seed: Seed of the environments; a replay with the same one finds the same responses.
-        send_reasoning: Send a turn's thinking back with it, in the field in which the server gave it: training keeps
-            earlier thinking too. Off for servers that refuse the field.
+        limits: Limits of an attempt.
+        seed: Seed of the environments; a replay with the same seed finds the same responses.
+        send_reasoning: Send a turn's thinking back with it, in the server's own field: training keeps earlier
+            thinking too. Off for servers that refuse the field.
     """
 
     call_format: CallFormat = "native"
@@ -141,7 +141,7 @@ class TeacherConfig:
     send_reasoning: bool = True
 
     def __post_init__(self) -> None:
-        """Checks the values.
+        """Check the values.
 
         Raises:
             ValueError: There is no such format, or no attempt is allowed.
@@ -153,7 +153,7 @@ class TeacherConfig:
 
 
 def run_settings(endpoint: Endpoint, config: TeacherConfig, annotator: LLMAnnotator | None) -> dict[str, Any]:
-    """All that decides what the teacher is asked and what becomes of its answers; no key, no address, no price."""
+    """Return the settings that decide the prompts and the use of the answers: no key, no address, no price."""
     teacher = endpoint.config
     return {
         "model": teacher.model,
@@ -167,17 +167,17 @@ def run_settings(endpoint: Endpoint, config: TeacherConfig, annotator: LLMAnnota
 
 
 class Teacher:
-    """Generates traces.
+    """Generator of traces.
 
     Args:
-        endpoint: The teacher, open.
-        config: How.
-        annotator: Cuts the reasoning of kept traces into chunks, its endpoint open; ``None`` for the rules.
-        is_hard: Which turns the annotator gets, by the rules' chunks, reasoning and calls; ``None`` for all.
+        endpoint: The teacher's endpoint, open.
+        config: The settings.
+        annotator: The segmenter of kept traces, its endpoint open; ``None`` for the rules.
+        is_hard: Test for turns that the annotator gets, by the rules' chunks, reasoning and calls; ``None`` for all.
 
     Attributes:
-        left: Why tasks were left for another run, by id: the endpoint did not answer, the environment does not start,
-            or nothing says what solves the task. They are not in the log.
+        left: Reasons for tasks left for another run, by id: the endpoint did not answer, the environment does not
+            start, or nothing can verify a solution. They are not in the log.
     """
 
     def __init__(
@@ -196,15 +196,15 @@ class Teacher:
         self._tools = ToolThreads(endpoint.config.concurrency, config.limits.tool_timeout_s)
 
     async def generate(self, tasks: Sequence[Task], log: GenerationLog, progress: Progress | None = None) -> None:
-        """Works through the tasks that the log does not have yet, ``endpoint.config.concurrency`` at a time.
+        """Work through the tasks that are not in the log, ``endpoint.config.concurrency`` at a time.
 
         Args:
             tasks: The tasks.
-            log: Where each finished task is written.
-            progress: Called after each task with its record; with ``None`` where it is left.
+            log: The log of finished tasks.
+            progress: Called after each task with its record; with ``None`` for a task that is left.
 
         Raises:
-            EndpointError: The endpoint is of no use. What was finished before is in the log.
+            EndpointError: The endpoint cannot be used. The tasks finished before are in the log.
             GenerationStoppedError: Too many tasks in a row got no answer, or no environment.
         """
         waiting = iter([task for task in tasks if log.record_of(task) is None])
@@ -237,13 +237,13 @@ class Teacher:
                 progress(record)
 
     async def record(self, task: Task) -> dict[str, Any]:
-        """Lets the teacher try one task; gives its line of the log.
+        """Let the teacher try one task, and return its record for the log.
 
         Raises:
             RequestFailedError: The endpoint did not answer.
             EnvironmentFailedError: The environment does not start.
-            CannotBeVerifiedError: Nothing says what solves the task.
-            EndpointError: The endpoint is of no use.
+            CannotBeVerifiedError: Nothing can verify a solution of the task.
+            EndpointError: The endpoint cannot be used.
         """
         attempts: list[dict[str, Any]] = []
         trace: ExpertTrace | None = None

@@ -1,4 +1,4 @@
-"""What a run of trace generation came to: as JSON, and as a table."""
+"""Report on a generation of traces, as JSON and as a table."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,16 +16,16 @@ _EXAMPLES = 3
 
 
 def generation_report(tasks: Sequence[Task], log: GenerationLog, teacher: Teacher) -> dict[str, Any]:
-    """Counts what became of tasks and attempts, earlier runs of the same log included.
+    """Count tasks and attempts by outcome, earlier runs of the same log included.
 
     Args:
         tasks: All tasks.
-        log: What came of them.
+        log: Their log.
         teacher: The teacher of this run.
 
     Returns:
         ``tasks, finished, kept, outcomes`` (of each finished task's last attempt), ``attempts, attempt_outcomes,
-        examples`` (the first sentences on each outcome, with task and attempt), ``left`` (why tasks were left for
+        examples`` (the first sentences on each outcome, with task and attempt), ``left`` (reasons for tasks left for
         another run), ``usage`` and ``cost`` (of all finished attempts), ``this_run`` (its requests, with those of
         unfinished attempts) and, with an annotator, ``annotator``.
     """
@@ -76,7 +76,7 @@ def _attempts(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def report_table(report: Mapping[str, Any]) -> Table:
-    """The report's figures, one a row."""
+    """Show the report's figures, one a row."""
     table = Table(title=f"Traces by {report['model']}")
     table.add_column("")
     table.add_column("", justify="right")

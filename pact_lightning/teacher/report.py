@@ -1,7 +1,7 @@
-"""What became of traces, as tables and as JSON."""
+"""Reports on built, verified and segmented traces, as tables and as JSON."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -17,11 +17,11 @@ from pact_lightning.types.trace import ExpertTurn
 
 
 def report_record(report: BuildReport, source: str) -> dict[str, Any]:
-    """The report as one JSON-able object, with every problem and its place.
+    """Convert the report to JSON, with every problem and its place.
 
     Args:
-        report: What became of the records.
-        source: Where they come from.
+        report: The report of a build.
+        source: The records' source.
     """
     exact, as_json, differs = report.agreement
     return {
@@ -41,14 +41,14 @@ def report_record(report: BuildReport, source: str) -> dict[str, Any]:
 
 
 def problem_record(problem: Problem) -> dict[str, Any]:
-    """A problem as one JSON-able object."""
+    """Convert a problem to JSON."""
     place = problem.place
     where = {"id": problem.id, "file": str(place.path), place.unit: place.number, "field": problem.field}
     return {**where, "reason": problem.reason, "text": problem.text}
 
 
 def turn_record(id_: str, index: int, turn: ExpertTurn) -> dict[str, Any]:
-    """A segmented turn as one JSON-able object: its chunks, its calls, where the prefixes L0 to L4 end.
+    """Convert a segmented turn to JSON: its chunks, its calls, the ends of its prefixes L0 to L4.
 
     Args:
         id_: The task's or record's id.
@@ -69,7 +69,7 @@ def turn_record(id_: str, index: int, turn: ExpertTurn) -> dict[str, Any]:
 
 
 def verdict_record(task: Task, verdict: Verdict) -> dict[str, Any]:
-    """A verdict as one JSON-able object."""
+    """Convert a task's verdict to JSON."""
     flags = [] if task.trace is None else flag_names(task.trace, task.reference.answer)
     exact, as_json, differs = verdict.agreement
     return {
@@ -85,7 +85,7 @@ def verdict_record(task: Task, verdict: Verdict) -> dict[str, Any]:
 
 
 def report_table(report: BuildReport, title: str) -> Table:
-    """The report as a table: counts, and for every reason one example with its place."""
+    """Show the report: counts, and for every reason one example with its place."""
     table = _table(title)
     kept = report.kept_by.total()
     _row(table, "records", report.records)
@@ -104,12 +104,12 @@ def report_table(report: BuildReport, title: str) -> Table:
 
 
 def verdict_table(title: str, verdicts: Sequence[tuple[str, Verdict]], flags: Counter[str]) -> Table:
-    """What a verification found.
+    """Show the verdicts of a verification.
 
     Args:
-        title: What was verified.
+        title: The table's title.
         verdicts: Id and verdict of every task.
-        flags: Traces with each quality flag.
+        flags: Number of traces with each quality flag.
     """
     table = _table(title)
     for heading, wanted in (("kept", True), ("dropped", False)):
@@ -129,7 +129,7 @@ def verdict_table(title: str, verdicts: Sequence[tuple[str, Verdict]], flags: Co
 
 
 def add_responses(table: Table, agreement: tuple[int, int, int], solve_f1: Sequence[float], taken: int = 0) -> None:
-    """Adds how far replayed responses agree with recorded ones, how many were never recorded, and the mean Solve-F1."""
+    """Add rows on the agreement of replayed with recorded responses, and on the mean Solve-F1."""
     names = ("exact", "the same JSON", "differ", "taken from the environment")
     _section(table, "replayed responses", dict(zip(names, (*agreement, taken), strict=True)))
     average = mean(solve_f1)
@@ -138,7 +138,7 @@ def add_responses(table: Table, agreement: tuple[int, int, int], solve_f1: Seque
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """The mean, or ``None`` of nothing."""
+    """Return the mean; ``None`` without values."""
     return sum(values) / len(values) if values else None
 
 
@@ -151,20 +151,17 @@ def _table(title: str) -> Table:
 
 
 def _row(table: Table, name: str, count: int, text: str = "") -> None:
-    # Text objects: what comes from a file must not be read as rich's own markup.
+    # Text objects, since text from a file must not be read as rich's markup.
     table.add_row(Text(name), str(count), Text(text if len(text) <= 300 else f"{text[:297]}..."))
 
 
 def _rows(table: Table, counts: Mapping[str, int]) -> None:
-    for name, count in _sorted(counts):
-        _row(table, f"  {name}", count)
+    for name, count in Counter(counts).most_common():
+        if count:
+            _row(table, f"  {name}", count)
 
 
 def _section(table: Table, heading: str, counts: Mapping[str, int]) -> None:
     if any(counts.values()):
         table.add_row(Text(heading))
         _rows(table, counts)
-
-
-def _sorted(counts: Mapping[str, int]) -> Iterable[tuple[str, int]]:
-    return sorted(((name, count) for name, count in counts.items() if count), key=lambda item: -item[1])

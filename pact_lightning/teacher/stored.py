@@ -1,6 +1,7 @@
-"""Traces as they lie in files, of tasks and of conversations alike, for commands that look at them.
+"""Traces in task files and conversation files, loaded for a command and shown in colours.
 
-A trace for people: its components in colours, and what each level supervises of every turn.
+:func:`read_stored` loads them. :func:`trace_view` shows a trace turn by turn, with the part of the reasoning that each
+level supervises.
 """
 
 import json
@@ -33,12 +34,12 @@ StoredFormat = Literal["auto", "task", "openai", "sharegpt", "toolrl"]
 
 @dataclass(frozen=True, slots=True)
 class StoredTrace:
-    """A trace with its prompt; the last turn's responses may be missing.
+    """Trace with its prompt; the last turn's responses may be missing.
 
     Attributes:
-        prompt: The prompt; its environment's class path is empty where the file names none.
+        prompt: The prompt; its environment's class path is empty if the file names none.
         turns: The turns, the final one last.
-        answer: The reference's answer, where it is known.
+        answer: The reference's answer, if known.
     """
 
     prompt: PromptView
@@ -47,7 +48,7 @@ class StoredTrace:
 
 
 def load_tasks(path: str | Path) -> Sequence[Task]:
-    """Loads tasks from a task file, or from the source that a YAML file names.
+    """Load tasks from a task file, or from the source that a YAML file names.
 
     Args:
         path: A file of the package's own format, or ``.yaml`` with ``class_path`` and ``init_args`` of a
@@ -75,7 +76,7 @@ def load_tasks(path: str | Path) -> Sequence[Task]:
 
 
 def is_task_file(path: Path) -> bool:
-    """Whether a file is of the package's own format: by its first record's ``trace``, ``environment`` and roles."""
+    """Recognise a task file by its first record's ``trace``, ``environment`` and roles."""
     if path.suffix in (".yaml", ".yml"):
         return True
     if path.is_dir() or not path.is_file():
@@ -90,14 +91,14 @@ def is_task_file(path: Path) -> bool:
 
 
 def read_stored(path: Path, format: StoredFormat = "auto") -> Iterator[StoredTrace | Problem]:
-    """Reads the traces of a file or folder.
+    """Read the traces of a file or folder.
 
     Args:
         path: A task file, a YAML file that names a task source, or conversations.
-        format: ``auto`` to tell by the records.
+        format: The format; ``auto`` recognises it by the records.
 
     Yields:
-        Each trace, or what is wrong with its record; a task without a trace is left out.
+        Each trace, or the problem of its record; tasks without a trace are left out.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -142,11 +143,11 @@ STYLES = {
 }
 """Colours of components; ``never`` is reasoning that no level supervises."""
 SHOWN_CHARACTERS = 400
-"""Longer texts are cut in the middle, unless everything is asked for."""
+"""Length above which a text is cut in the middle."""
 
 
 def trace_view(trace: StoredTrace, flags: Sequence[Flagged] = (), *, full: bool = False) -> RenderableType:
-    """A trace, turn by turn.
+    """Show a trace, turn by turn.
 
     Args:
         trace: The trace.
@@ -157,7 +158,7 @@ def trace_view(trace: StoredTrace, flags: Sequence[Flagged] = (), *, full: bool 
 
 
 def level_table(turn: ExpertTurn, *, full: bool = False) -> Table:
-    """The five prefixes of a turn's reasoning, and how many of its characters each supervises; equal ones are one row.
+    """Show the five prefixes of a turn's reasoning with their lengths; equal ones share a row.
 
     Args:
         turn: The turn.
@@ -227,7 +228,7 @@ def _legend() -> Text:
 
 
 def _shown(text: str, full: bool) -> str:
-    """A text that a terminal can show: no escape sequences, and not too long."""
+    """Make a text fit for a terminal: without escape sequences, and not too long."""
     visible = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
     if full or len(visible) <= SHOWN_CHARACTERS:
         return visible

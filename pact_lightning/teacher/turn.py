@@ -1,6 +1,7 @@
-"""How a teacher is asked: the task's own messages with the paper's request around the question (METHOD section 6).
+"""Turn of a teacher: its prompt, and the reading of its reply (METHOD section 6).
 
-One turn of a teacher, read out of an endpoint's reply as strictly as a rollout's turn.
+The prompt is the task's own messages with the paper's request around the question. A reply is read as strictly as a
+rollout's turn.
 """
 
 import json
@@ -20,7 +21,7 @@ CallFormat = Literal["native", "text"]
 ``<tool_call>`` in the text, for models or servers without native calling."""
 
 PROMPT_VERSION = 1
-"""Counts up with every change of wording, so that runs before and after are told apart."""
+"""Version of the wording; part of a log's settings."""
 
 _REQUEST = (
     "Work this out with the tools: whatever you need to know, get it through tool calls and not from memory. Before "
@@ -34,14 +35,14 @@ _NO_ANSWER = "Once you have all you need, reply without a tool call."
 
 
 def teacher_messages(task: Task, call_format: CallFormat) -> list[dict[str, Any]]:
-    """The dialogue up to the teacher's first turn.
+    """Return the dialogue up to the teacher's first turn.
 
-    The request stands before the question, which is the last user message; system messages stay as they are. The tag
-    for the answer is asked for where the task has a reference answer to compare it with [D].
+    The request stands before the question, which is the last user message; system messages stay as they are. It asks
+    for an answer tag only if the task has a reference answer to compare with [D].
 
     Args:
         task: The task; nothing of its reference or of an older trace gets into the messages.
-        call_format: How the teacher calls tools.
+        call_format: Format of the tool calls.
     """
     messages = [dict(message) for message in task.prompt.messages]
     ending = _ANSWER if task.reference.answer is not None else _NO_ANSWER
@@ -53,7 +54,7 @@ def teacher_messages(task: Task, call_format: CallFormat) -> list[dict[str, Any]
 
 
 def follow_up_message(turn: UserTurn, call_format: CallFormat) -> dict[str, Any]:
-    """The user's next message; in text format the tools that come with it are listed in it."""
+    """Return the user's next message; in text format it lists the tools that come with it."""
     content = turn.content if call_format == "native" else joined(user_pieces(turn.content, turn.tools))
     return {"role": "user", "content": content}
 
@@ -61,7 +62,7 @@ def follow_up_message(turn: UserTurn, call_format: CallFormat) -> dict[str, Any]
 def response_messages(
     call_ids: Sequence[str], responses: Sequence[str], call_format: CallFormat
 ) -> list[dict[str, Any]]:
-    """What comes back to a turn's calls: one tool message each, or one user message in Qwen's format."""
+    """Return the responses to a turn's calls: one tool message each, or one user message in Qwen's format."""
     if call_format == "native":
         return [
             {"role": "tool", "tool_call_id": call_id, "content": response}
@@ -76,16 +77,16 @@ _THINK = re.compile(r"</?think>")
 
 @dataclass(frozen=True, slots=True)
 class TeacherTurn:
-    """What a reply says.
+    """Parsed reply of a teacher.
 
     Attributes:
         reasoning: The thinking and, in a turn that calls tools, the text before its first call [D]: models without
-            thinking marks say there what they are about to do.
+            thinking marks explain there what they are about to do.
         answer: The text of a turn without calls.
         calls: The well-formed calls.
         call_ids: One id per call.
-        message: The assistant message that goes back into the dialogue.
-        problem: Why no expert could have written this turn; empty for a good one.
+        message: The assistant message for the dialogue.
+        problem: The mistake that spoils this turn; empty for a good one.
     """
 
     reasoning: str
@@ -97,17 +98,16 @@ class TeacherTurn:
 
 
 def read_teacher_turn(reply: Reply, index: int, call_format: CallFormat, *, send_reasoning: bool = True) -> TeacherTurn:
-    """Reads a reply.
+    """Parse a reply; the paper drops malformed turns, so nothing is repaired.
+
+    Problems are a malformed call, text behind the first call, thinking that does not end, a reply that was cut, and
+    one without words or calls.
 
     Args:
-        reply: What the endpoint answered.
-        index: The turn's index; it makes ids for calls that came without.
-        call_format: How the teacher was asked to call.
-        send_reasoning: Whether the turn's message has the thinking that the server gave apart from the text.
-
-    Returns:
-        The turn. A malformed call, text behind the first call, thinking that does not end, a reply that was cut, and
-        one without words or calls are problems: the paper drops malformed turns, and nothing is repaired.
+        reply: The endpoint's reply.
+        index: The turn's index, for the ids of calls that came without one.
+        call_format: Format of the tool calls.
+        send_reasoning: Put thinking that came apart from the text into the turn's message.
     """
     thought, body, open_thinking = _split_thinking(reply.text)
     if call_format == "native":
@@ -131,9 +131,9 @@ def read_teacher_turn(reply: Reply, index: int, call_format: CallFormat, *, send
 
 
 def parse_native_call(call: NativeCall) -> ParsedCall:
-    r"""Reads a native call by the rules of :func:`~pact_lightning.dialogue.tool_text.parse_tool_calls`.
+    r"""Parse a native call by the rules of :func:`~pact_lightning.dialogue.tool_text.parse_tool_calls`.
 
-    Empty arguments are those of a call without any; many servers write it that way.
+    Empty text means no arguments, as many servers write it.
 
     >>> parse_native_call(NativeCall("1", "add", '{"a": 1}')).call
     {'name': 'add', 'arguments': {'a': 1}}
@@ -155,7 +155,7 @@ def parse_native_call(call: NativeCall) -> ParsedCall:
 
 
 def _split_thinking(text: str) -> tuple[str, str, bool]:
-    """Thinking, the rest, and whether the thinking does not end. Some templates open the thinking in the prompt."""
+    """Return the thinking, the rest, and true if the thinking does not end; a template may open it in the prompt."""
     stripped = text.lstrip()
     if stripped.startswith("<think>"):
         inside, closed, after = stripped.removeprefix("<think>").partition("</think>")
@@ -165,7 +165,7 @@ def _split_thinking(text: str) -> tuple[str, str, bool]:
 
 
 def _message(reply: Reply, ids: tuple[str, ...], send_reasoning: bool) -> dict[str, Any]:
-    """The reply as it goes back."""
+    """Return the reply as the dialogue's next message."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.text}
     if reply.reasoning_field and send_reasoning:
         message[reply.reasoning_field] = reply.reasoning

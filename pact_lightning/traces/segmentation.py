@@ -190,7 +190,8 @@ def segment_reasoning(reasoning: str, calls: Sequence[ToolCall]) -> tuple[Chunk,
     if not reasoning:
         return ()
     plain = reasoning.replace("’", "'")  # as long as the original, so positions agree
-    units, fine = paragraphs(plain)
+    units = paragraphs(plain)
+    fine = len(_split(plain, _BLANK_LINES)) == 1
     if len(units) == 1 and len(plain) > LONG_PARAGRAPH:
         units = _split(plain, _SENTENCE_END)
     unsure = len(units) > 1 and not any(pattern.search(plain) for _, pattern in KEYWORDS)
@@ -229,14 +230,10 @@ def turn_pattern(index: int, previous_failed: bool, chunks: Sequence[Chunk], is_
     return TurnPattern.COMPARE_THEN_CALL if compares else TurnPattern.INITIAL_ATTEMPT
 
 
-def paragraphs(text: str) -> tuple[list[Span], bool]:
-    """Split a text into its paragraphs, or into its lines where it has no blank line.
-
-    Returns:
-        The parts, which cover the text once and in order, and true if they are lines.
-    """
+def paragraphs(text: str) -> list[Span]:
+    """Split a text into its paragraphs, or into its lines if it has no blank line; they cover it once and in order."""
     found = _split(text, _BLANK_LINES)
-    return (found, False) if len(found) > 1 else (_split(text, _LINE_BREAK), True)
+    return found if len(found) > 1 else _split(text, _LINE_BREAK)
 
 
 def _split(text: str, separator: re.Pattern[str]) -> list[Span]:

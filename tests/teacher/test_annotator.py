@@ -6,9 +6,9 @@ import pytest
 from annotations import CALL, annotator_at, answer, chunk
 from scripted_server import SOON, Answer, ScriptedServer, chat
 
-from pact_lightning.teacher.annotation import AnnotationError, annotated_chunks, paragraphs, read_annotation
+from pact_lightning.teacher.annotation import AnnotationError, annotated_chunks, read_annotation
 from pact_lightning.teacher.annotator import AnnotatorConfig, LLMAnnotator
-from pact_lightning.traces.segmentation import segment_reasoning
+from pact_lightning.traces.segmentation import paragraphs, segment_reasoning
 from pact_lightning.types.trace import ChunkType
 
 TEXT = 'They want the time in Oslo.\n\nget_time fits. So it is get_time. Then {"city": "Oslo"}.\n\nThat is all.'

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_server import SOON, Answer, ScriptedServer, chat
 
-from pact_lightning.teacher.annotation import AnnotationError, annotated_chunks, paragraphs, read_annotation
+from pact_lightning.teacher.annotation import AnnotationError, annotated_chunks, read_annotation
 from pact_lightning.traces.levels import UNSAFE_TYPES, literal_call_spans, prefix_ends
+from pact_lightning.traces.segmentation import paragraphs
 from pact_lightning.types.trace import ChunkType
 
 

@@ -11,9 +11,8 @@ from pact_lightning.cli.errors import run
 from pact_lightning.cli.traces_generate import generate
 from pact_lightning.tasks.bundled.tasks import make_task
 from pact_lightning.tasks.jsonl import JsonlTasks
-from pact_lightning.teacher.annotation import paragraphs
 from pact_lightning.teacher.turn import teacher_messages
-from pact_lightning.traces.segmentation import segment_reasoning
+from pact_lightning.traces.segmentation import paragraphs, segment_reasoning
 from pact_lightning.types.trace import ChunkType
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "teacher.md"

@@ -1,4 +1,4 @@
-"""The common form of a teacher's conversation, and how messages of any format are put together to one."""
+"""Conversation of a teacher: the common form of all formats, and its assembly from messages."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 class RecordError(TaskFieldError):
-    """A record cannot become a conversation.
+    """Mistake in a record that keeps it from becoming a conversation.
 
     Attributes:
         reason: A short name by which such records are counted.
@@ -29,12 +29,12 @@ class RecordError(TaskFieldError):
 
 @dataclass(frozen=True, slots=True)
 class RequestedCall:
-    """A call as the teacher made it.
+    """Call in a teacher's message.
 
     Attributes:
         call: The call.
-        id: Empty where the format has none.
-        where: Where it stands in the record; empty where only its message's place is known.
+        id: Its id; empty if the format has none.
+        where: Its place in the record; empty if only its message's place is known.
     """
 
     call: ToolCall
@@ -44,17 +44,17 @@ class RequestedCall:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One message, whatever its format was.
+    """One message of any format.
 
     Attributes:
-        role: Who says it.
-        where: Where it stands in the record, such as ``messages[3]``.
-        text: What is said, without reasoning and calls; of a tool, the response.
+        role: The speaker's role.
+        where: Its place in the record, such as ``messages[3]``.
+        text: Its text, without reasoning and calls; the response of a tool.
         reasoning: A teacher's reasoning.
         calls: A teacher's calls, in order.
-        call_id: Of a tool: the id of the call that it answers; empty where the format has none.
-        tool: Of a tool: the name that the response gives itself; empty where it gives none.
-        failed: Of a tool: the record says that the call failed.
+        call_id: Of a tool: the id of the call that it answers; empty if the format has none.
+        tool: Of a tool: its name in the response, if given.
+        failed: Of a tool: true if the record marks the call as failed.
         tools: Of a user: tools that come with the message.
     """
 
@@ -71,7 +71,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class SourcePlace:
-    """Where one of the teacher's turns stands in the record, and each of its calls."""
+    """Places of one of the teacher's turns, and of each of its calls, in the record."""
 
     turn: str
     calls: tuple[str, ...] = ()
@@ -79,17 +79,17 @@ class SourcePlace:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """Messages put together: a prompt, and what the teacher did about it.
+    """Assembled messages: a prompt, and the teacher's turns.
 
     Attributes:
-        messages: What stands before the teacher's first turn.
+        messages: The messages before the teacher's first turn.
         follow_ups: Further user turns.
         turns: The teacher's turns, each with its responses.
-        final: The reply to the last user turn, where the dialogue gets that far.
+        final: The reply to the last user turn, if the dialogue gets that far.
         open_turn: A last turn whose calls have no response; only an environment can give them.
         tools: Tools that came with user messages of the prompt.
-        notes: How often something was changed to make it fit, by name.
-        places: Of each of ``turns``, and of ``open_turn`` behind them, where it stands in the record.
+        notes: Number of changes that made the record fit, by name.
+        places: Places of ``turns``, then of ``open_turn``, in the record.
     """
 
     messages: tuple[Message, ...]
@@ -104,16 +104,16 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A record of a teacher, read and checked.
+    """Record of a teacher, parsed and checked.
 
     Attributes:
         id: The record's id, or empty.
         dialogue: Its messages.
-        tools: The tools' schemas; empty where the record has none.
-        environment: Where its tools run, where the record says so.
-        reference: What solves it, as far as the record says.
+        tools: The tools' schemas; empty if the record has none.
+        environment: The environment of its tools, if the record names one.
+        reference: The known solution, as far as the record gives it.
         kind: The record's label.
-        metadata: The record's own.
+        metadata: The record's metadata.
     """
 
     id: str
@@ -126,21 +126,21 @@ class Conversation:
 
 
 def assemble(said: Sequence[Said], notes: Counter[str] | None = None) -> Dialogue:
-    """Puts messages together to a dialogue, and checks that calls and responses belong together.
+    """Assemble messages to a dialogue, and match calls with responses.
 
-    Responses are matched by the calls' ids where they have some, else by order. Text beside calls goes behind the
-    turn's reasoning: it stands before the calls and says what they are for [D]. Neighbouring user messages after the
-    teacher's first turn become one user turn. Both are counted in ``notes``.
+    Responses are matched by the calls' ids if they have some, else by order. Text beside calls is appended to the
+    turn's reasoning, since it explains the calls [D]. Adjacent user messages after the teacher's first turn become one
+    user turn. Both changes are counted in ``notes``.
 
     Args:
         said: The messages, in order.
-        notes: What was changed so far.
+        notes: Changes made so far.
 
     Returns:
         The dialogue; reasoning is segmented by rule.
 
     Raises:
-        RecordError: The messages make no dialogue; it says which message and why.
+        RecordError: The messages make no dialogue; the error names the message and the reason.
     """
     return _Assembly(said, Counter() if notes is None else notes).run()
 
@@ -154,7 +154,7 @@ class _Assembly:
         self.follow_ups: list[UserTurn] = []
         self.turns: list[ExpertTurn] = []
         self.places: list[SourcePlace] = []
-        self.failed = False  # whether a call of the turn before failed
+        self.failed = False  # a call of the turn before failed
         self.final: ExpertTurn | None = None
         self.open_turn: ExpertTurn | None = None
 
@@ -183,7 +183,7 @@ class _Assembly:
         )
 
     def _prompt(self) -> int:
-        """Takes in what stands before the teacher's first turn; gives the index of that turn."""
+        """Take in the messages before the teacher's first turn; return the index of that turn."""
         start = next((i for i, message in enumerate(self.said) if message.role not in ("system", "user")), None)
         if start is None:
             where = self.said[-1].where if self.said else "messages"
@@ -257,19 +257,19 @@ class _Assembly:
 
 
 def match_responses(calls: Sequence[RequestedCall], responses: Sequence[Said], where: str) -> list[Said]:
-    """Finds the response of every call of one turn.
+    """Find the response of every call of one turn.
 
     Args:
         calls: The turn's calls.
         responses: The tool messages that follow it.
-        where: Where the turn stands.
+        where: The turn's place.
 
     Returns:
         One response per call, in the calls' order.
 
     Raises:
         RecordError: A call has no response, a response has no call, two calls of the turn share an id, only some of
-            them have one, or a response says that it is another tool's.
+            them have one, or a response names another tool.
     """
     with_ids = [response for response in responses if response.call_id]
     if with_ids and len(with_ids) < len(responses):

@@ -1,6 +1,6 @@
-"""Reads the fields that all formats share: tools, calls, reference, environment.
+"""Fields that all formats share: tools, calls, reference, environment, and text with tags.
 
-Takes the reasoning and the calls out of a teacher's text with ``<think>`` and ``<tool_call>`` tags.
+:func:`split_text` parses a teacher's text with ``<think>`` and ``<tool_call>`` tags.
 """
 
 import ast
@@ -20,7 +20,7 @@ from pact_lightning.utils.json_text import JsonTextError, check_json, parse_json
 
 
 def wanted(value: Any, kind: type, field: str) -> Any:
-    """The value, when it is of the type.
+    """Return the value if it is of the type.
 
     Raises:
         RecordError: It has another type.
@@ -32,10 +32,10 @@ def wanted(value: Any, kind: type, field: str) -> Any:
 
 
 def needed(record: Any, *names: str) -> dict[str, Any]:
-    """The record, when it is an object with these fields.
+    """Return the record if it is an object with these fields.
 
     Raises:
-        RecordError: It is none, or a field is missing.
+        RecordError: It is no object, or a field is missing.
     """
     found: dict[str, Any] = wanted(record, dict, "(the record)")
     for name in names:
@@ -52,15 +52,15 @@ def conversation_of(
     *,
     ids: Sequence[str] = ("id",),
 ) -> Conversation:
-    """A conversation with what records of every format may say about it beside the dialogue.
+    """Make a conversation of a dialogue and the fields that records of every format may have beside it.
 
     Args:
-        record: Its id, ``environment``, ``reference`` or ``answer``, ``kind`` and ``metadata`` are used where they are
-            there.
-        dialogue: What was said in it.
-        tools: Its tools.
-        notes: What was changed to make it fit is counted here.
-        ids: What its id may be called.
+        record: The record; its id, ``environment``, ``reference`` or ``answer``, ``kind`` and ``metadata`` are used if
+            present.
+        dialogue: The record's dialogue.
+        tools: The record's tools.
+        notes: Counts of the changes that make it fit.
+        ids: Possible names of the id's field.
 
     Raises:
         RecordError: A field has the wrong type.
@@ -77,12 +77,12 @@ def conversation_of(
 
 
 def read_role(value: Any, roles: Mapping[str, Role], field: str) -> Role:
-    """Who speaks.
+    """Return a speaker's role.
 
     Args:
-        value: What the record calls the role.
-        roles: The names of the format.
-        field: Where it stands.
+        value: The role's name in the record.
+        roles: Roles by the format's names.
+        field: The field's place.
 
     Raises:
         RecordError: It is none of these names.
@@ -93,7 +93,7 @@ def read_role(value: Any, roles: Mapping[str, Role], field: str) -> Role:
 
 
 def decoded(value: Any, kind: type, field: str) -> Any:
-    """A value that may also come as its JSON text, as many data sets hold it.
+    """Return a value that may also come as JSON text, as in many data sets.
 
     Raises:
         RecordError: The text is not JSON, or the value has another type.
@@ -107,7 +107,7 @@ def decoded(value: Any, kind: type, field: str) -> Any:
 
 
 def read_id(record: Mapping[str, Any], *names: str) -> str:
-    """The first of the named fields that is there, as a string; whole numbers are taken as well."""
+    """Return the first of the named fields that is present, as a string; it may be a whole number."""
     for name in names:
         if record.get(name) is not None:
             value = record[name]
@@ -117,11 +117,11 @@ def read_id(record: Mapping[str, Any], *names: str) -> str:
 
 
 def read_tools(value: Any, field: str) -> tuple[ToolSchema, ...]:
-    """Tools in OpenAI format; bare function schemas (``name, description, parameters``) are wrapped.
+    """Read tools in OpenAI format; bare function schemas (``name, description, parameters``) are wrapped.
 
     Args:
         value: A list, its JSON text, or ``None``.
-        field: Where it stands.
+        field: The field's place.
 
     Raises:
         RecordError: A tool has no name, or its parameters are no object.
@@ -144,12 +144,12 @@ def read_tools(value: Any, field: str) -> tuple[ToolSchema, ...]:
 
 
 def read_call(value: Any, field: str, notes: Counter[str]) -> ToolCall:
-    """One call: a name, and arguments under ``arguments`` or ``parameters``, as an object or its JSON text.
+    """Read a call: a name, and arguments under ``arguments`` or ``parameters``, as an object or its JSON text.
 
     Args:
         value: The call.
-        field: Where it stands.
-        notes: Empty arguments (an empty string or ``null``) are taken as none, and counted here.
+        field: The field's place.
+        notes: Counts of changes: an empty string or ``null`` is taken as no arguments.
 
     Raises:
         RecordError: There is no name, or the arguments are no JSON object.
@@ -172,9 +172,9 @@ def read_call(value: Any, field: str, notes: Counter[str]) -> ToolCall:
 
 
 def read_call_text(text: str, field: str, notes: Counter[str]) -> ToolCall:
-    """One call as a teacher writes it between ``<tool_call>`` and ``</tool_call>``.
+    """Parse the text between ``<tool_call>`` and ``</tool_call>``.
 
-    Hermes' own data holds calls as Python dictionaries; such a call is taken, and counted in ``notes``.
+    Hermes' own data holds calls as Python dictionaries; such a call is read, and counted in ``notes``.
 
     Raises:
         RecordError: The text is neither a JSON object nor a Python dictionary, or no call.
@@ -190,7 +190,7 @@ def read_call_text(text: str, field: str, notes: Counter[str]) -> ToolCall:
 
 
 def python_value(text: str) -> Any:
-    """A Python literal that is also a JSON value; ``None`` where the text is no such thing, or has a key twice."""
+    """Parse a Python literal that is also a JSON value; return ``None`` for any other text, or for a key twice."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # an unknown backslash escape is no concern of the user's
@@ -207,7 +207,7 @@ def python_value(text: str) -> Any:
 
 
 def read_reference(record: Mapping[str, Any], notes: Counter[str]) -> Reference:
-    """What a record says about its solution: ``reference {answer, calls, sub_answers}``, or ``answer`` alone.
+    """Read a record's known solution: ``reference {answer, calls, sub_answers}``, or ``answer`` alone.
 
     Raises:
         RecordError: A field has the wrong type.
@@ -230,7 +230,7 @@ def read_reference(record: Mapping[str, Any], notes: Counter[str]) -> Reference:
 
 
 def read_environment(record: Mapping[str, Any]) -> EnvironmentSpec | None:
-    """A record's ``environment {class_path, init_args}``, where it has one.
+    """Read a record's ``environment {class_path, init_args}``, if it has one.
 
     Raises:
         RecordError: A field has the wrong type.
@@ -247,7 +247,7 @@ _CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|\Z)", re.DOTALL)
 
 
 class Spoken(NamedTuple):
-    """What a teacher's text consists of."""
+    """Parts of a teacher's text."""
 
     reasoning: str
     text: str
@@ -255,14 +255,13 @@ class Spoken(NamedTuple):
 
 
 def split_thinking(text: str, field: str) -> tuple[str, str]:
-    """Reasoning and the rest of a text.
+    """Split a text into reasoning and the rest.
 
-    The opening tag may be missing, since some chat templates put it into the prompt. White space around either part
-    is left out.
+    The opening tag may be missing, since some chat templates put it into the prompt. Both parts are stripped.
 
     Args:
         text: The text.
-        field: Where it stands.
+        field: The field's place.
 
     Raises:
         RecordError: The thinking is never closed: the teacher was cut off in it.
@@ -282,12 +281,12 @@ def split_thinking(text: str, field: str) -> tuple[str, str]:
 
 
 def split_text(text: str, field: str, notes: Counter[str]) -> Spoken:
-    """Reasoning, text and ``<tool_call>`` blocks (one call each) of a teacher's message.
+    """Split a teacher's message into reasoning, text and ``<tool_call>`` blocks of one call each.
 
     Args:
         text: The message.
-        field: Where it stands.
-        notes: What was changed to make it fit.
+        field: The field's place.
+        notes: Counts of the changes that make it fit.
 
     Raises:
         RecordError: Thinking or a call is not closed, or a call is malformed.

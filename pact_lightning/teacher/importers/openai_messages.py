@@ -31,22 +31,19 @@ _ROLES: dict[str, Role] = {
 
 
 def conversation_from_openai(record: Any) -> Conversation:
-    """Reads a record ``{messages, tools, ...}``.
+    """Read a record ``{messages, tools, ...}``.
 
-    Assistant messages hold their calls as ``tool_calls`` (arguments as JSON text or as an object), as the older
-    ``function_call``, or as ``<tool_call>`` tags in the text; their reasoning as ``reasoning_content`` or
-    ``reasoning``, or between ``<think>`` tags. Where a message names its reasoning, its text is left as it is. Tool
-    messages are matched by ``tool_call_id``, else by order. The rollouts that the package records are of this format.
+    Calls may come as ``tool_calls`` (arguments as JSON text or as an object), as the older ``function_call``, or as
+    ``<tool_call>`` tags in the text. Reasoning may come as ``reasoning_content`` or ``reasoning``, which leaves the
+    text unparsed, or between ``<think>`` tags. Tool messages are matched by ``tool_call_id``, else by order. The
+    package's own records of rollouts are of this format.
 
     Args:
-        record: ``messages`` is needed; ``tools`` (or ``functions``), ``id`` (or ``task_id``), ``environment``,
-            ``reference`` or ``answer``, ``kind`` and ``metadata`` are used where they are there, others are let be.
-
-    Returns:
-        The conversation.
+        record: The record. ``messages`` is required. ``tools`` (or ``functions``), ``id`` (or ``task_id``),
+            ``environment``, ``reference`` or ``answer``, ``kind`` and ``metadata`` are optional; others are ignored.
 
     Raises:
-        RecordError: The record is broken; the error says where and how.
+        RecordError: The record is broken; the error names the field and the mistake.
     """
     notes: Counter[str] = Counter()
     messages = wanted(needed(record, "messages")["messages"], list, "messages")
@@ -57,12 +54,9 @@ def conversation_from_openai(record: Any) -> Conversation:
 
 
 def openai_record(task: Task) -> dict[str, Any]:
-    """A task with its trace as one record that :func:`conversation_from_openai` reads back.
+    """Convert a task with its trace to a record that :func:`conversation_from_openai` reads back.
 
-    Chunk types and turn patterns have no place in the format; reading the record finds them again by rule.
-
-    Args:
-        task: The task; its trace's replies each release one of its follow-ups.
+    The format has no place for chunk types and turn patterns; they are found again by rule when it is read.
     """
     messages = [dict(message) for message in task.prompt.messages]
     coming = iter(task.prompt.follow_ups)
@@ -159,7 +153,7 @@ def _tool_calls(message: Mapping[str, Any], where: str, notes: Counter[str]) -> 
 
 
 def _text(content: Any, field: str) -> str:
-    """The text of a message: a string, nothing, or a list of text parts."""
+    """Return the text of a message: of a string, ``None``, or a list of text parts."""
     if content is None:
         return ""
     if not isinstance(content, list):

@@ -1,6 +1,6 @@
-"""Reads files of records one by one; a record that cannot be read becomes a located problem and the rest is read on.
+"""Records of files, one at a time, and the conversations in them, by format.
 
-Which formats there are, and which of them a record is in.
+A record that cannot be read becomes a :class:`Problem` with its place, and reading goes on.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a record stands.
+    """Place of a record.
 
     Attributes:
         path: The file.
@@ -39,14 +39,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a record is not used.
+    """Problem that excludes a record.
 
     Attributes:
-        place: The record.
+        place: The record's place.
         reason: A short name by which problems are counted.
-        text: What is wrong, in one clause.
-        field: Where in the record, such as ``messages[2].tool_calls[0]``; empty for the record as a whole.
-        id: The record's id, or the one it would get; empty where nothing asks for one.
+        text: The mistake, in one clause.
+        field: The field, such as ``messages[2].tool_calls[0]``; empty for the record as a whole.
+        id: The record's id, or the one it would get; may be empty.
     """
 
     place: Place
@@ -62,17 +62,17 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A JSON value and where it stands."""
+    """JSON value with its place."""
 
     place: Place
     value: Any
 
 
 def record_files(source: Path) -> list[Path]:
-    """The files to read: the one given, or those of a folder, by name.
+    """List the files to read: the one given, or those of a folder, by name.
 
     Args:
-        source: A file, or a folder whose files with one of :data:`SUFFIXES` are meant; not those of its subfolders.
+        source: A file, or a folder of files with one of :data:`SUFFIXES`; subfolders are not read.
 
     Raises:
         FileNotFoundError: There is no such file or folder, or the folder has no such file.
@@ -93,7 +93,7 @@ def record_files(source: Path) -> list[Path]:
 
 
 def read_records(path: Path) -> Iterator[Record | Problem]:
-    """Reads the records of a file, one at a time; blank lines are skipped.
+    """Read the records of a file, one at a time; blank lines are skipped.
 
     Lines may be as long as :data:`~pact_lightning.utils.json_lines.MAX_LINE_MB`, arrays as large as
     :data:`~pact_lightning.utils.json_lines.MAX_FILE_MB`.
@@ -103,7 +103,7 @@ def read_records(path: Path) -> Iterator[Record | Problem]:
             record.
 
     Yields:
-        In the file's order, each record or what is wrong with it: invalid UTF-8, no JSON, a line that is too long.
+        In the file's order, each record or its problem: invalid UTF-8, no JSON, a line that is too long.
         A torn ``.gz`` of lines ends early with one problem. A file with one array that is torn or of broken syntax is
         one problem as a whole.
 
@@ -134,20 +134,17 @@ IMPORTERS: dict[str, Callable[[Any], Conversation]] = {
     "sharegpt": conversation_from_sharegpt,
     "toolrl": conversation_from_toolrl,
 }
-"""By name the function that reads a record; each raises :class:`RecordError` for one that is broken."""
+"""Readers of a record by format; each raises :class:`RecordError` for a broken one."""
 _MARKS = {"messages": "openai", "conversations": "sharegpt", "instruction": "toolrl"}
 
 
 def read_conversation(record: Any, format: Format = "auto") -> Conversation:
-    """Reads one record.
+    """Read one record.
 
     Args:
         record: A JSON value.
-        format: A key of :data:`IMPORTERS`; ``auto`` tells by the field ``messages``, ``conversations`` or
+        format: A key of :data:`IMPORTERS`; ``auto`` recognises it by the field ``messages``, ``conversations`` or
             ``instruction``.
-
-    Returns:
-        The conversation.
 
     Raises:
         RecordError: The record is broken, or of no known format.

@@ -37,22 +37,19 @@ _TOOLS_HEADING = re.compile(r"^#+ Tools\s*$", re.MULTILINE)
 
 
 def conversation_from_sharegpt(record: Any) -> Conversation:
-    """Reads a record ``{conversations: [{from, value}], ...}``.
+    """Read a record ``{conversations: [{from, value}], ...}``.
 
     Tools come from the record's ``tools`` or from ``<tools>`` in the system prompt. A system prompt that lists the
-    tools is there to explain the format, which a policy's own chat template does again: only what stands before a
-    heading "# Tools" (Qwen's form) is kept of it, and of one without that heading nothing [D]; both are counted. A
-    response that wraps its content as ``{"name", "content"}`` is unwrapped, and its name compared with the call's.
+    tools explains the format, which a policy's own chat template does again. Only its text before a heading "# Tools"
+    (Qwen's form) is kept, and nothing of one without that heading [D]; both are counted. A response that wraps its
+    content as ``{"name", "content"}`` is unwrapped, and its name compared with the call's.
 
     Args:
-        record: ``conversations`` is needed; ``tools``, ``system``, ``id``, ``environment``, ``reference`` or
-            ``answer``, ``kind`` and ``metadata`` are used where they are there, others are let be.
-
-    Returns:
-        The conversation.
+        record: The record. ``conversations`` is required. ``tools``, ``system``, ``id``, ``environment``,
+            ``reference`` or ``answer``, ``kind`` and ``metadata`` are optional; others are ignored.
 
     Raises:
-        RecordError: The record is broken; the error says where and how.
+        RecordError: The record is broken; the error names the field and the mistake.
     """
     record = needed(record, "conversations")
     notes: Counter[str] = Counter()
@@ -92,7 +89,7 @@ def _said(value: Any, where: str, notes: Counter[str]) -> Iterator[Said]:
 
 
 def _responses(text: str, where: str, notes: Counter[str]) -> Iterator[Said]:
-    """A tool message holds one response without tags, or several between them."""
+    """Read a tool message: one response without tags, or several with tags."""
     blocks = _RESPONSE.findall(text)
     if blocks and _RESPONSE.sub("", text).strip():
         problem = "holds text outside <tool_response> and </tool_response>"
@@ -103,7 +100,7 @@ def _responses(text: str, where: str, notes: Counter[str]) -> Iterator[Said]:
 
 
 def _unwrapped(block: str, notes: Counter[str]) -> tuple[str, str]:
-    """Name and content of a response, where it is ``{"name", "content"}``; else no name and the whole text."""
+    """Return name and content of a response ``{"name", "content"}``; else an empty name and the whole text."""
     try:
         value = parse_json(block)
     except JsonTextError:
@@ -118,7 +115,7 @@ def _unwrapped(block: str, notes: Counter[str]) -> tuple[str, str]:
 
 
 def _tools_in_text(text: str, field: str) -> tuple[ToolSchema, ...]:
-    """A JSON list, one object a line, or either in Python's notation."""
+    """Read tools as a JSON list, as one object a line, or as either in Python's notation."""
     lines = [line for line in text.splitlines() if line.strip()]
     for candidate in ([text], lines):
         values = [_value(piece) for piece in candidate]

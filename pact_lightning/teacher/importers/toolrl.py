@@ -1,11 +1,9 @@
-"""ToolRL's rows: one teacher turn each, behind a dialogue whose history is text.
+"""Rows of ToolRL: one teacher turn each, behind a dialogue whose history is text.
 
-What a row ``{instruction, input, output}`` becomes [D]: the history's tags make messages like those of any other
-format, and ``output`` is the last turn. A row whose ``output`` is a reply has every response and is a whole
-conversation. A row whose ``output`` calls tools ends there: nobody knows what they would have returned. It is a turn to
-segment (``traces segment``), and becomes a task only with an environment that runs the calls (``traces build
---environment``); its calls are then the last turn of the trace. Without an environment such rows are counted, not
-guessed at.
+The tagged history of a row ``{instruction, input, output}`` becomes messages, and ``output`` the last turn [D]. A row
+whose ``output`` is a reply is a whole conversation. A row whose ``output`` calls tools ends without their responses: it
+can be segmented (``traces segment``), and becomes a task only with an environment that runs the calls (``traces build
+--environment``). Without one such rows are counted and left out.
 """
 
 import json
@@ -44,20 +42,20 @@ _TYPES = {
 
 
 def conversation_from_toolrl(record: Any) -> Conversation:
-    """Reads a row ``{instruction, input, output}``.
+    """Read a row ``{instruction, input, output}``.
 
-    The instruction is about the output format and about the tools; of it only the tools are kept, since a policy's
-    own chat template says both again [D].
+    The instruction explains the output format and the tools. Only the tools are kept, since a policy's own chat
+    template explains both again [D].
 
     Args:
-        record: Those three are needed, all strings; ``id``, ``environment``, ``reference`` or ``answer``, ``kind`` and
-            ``metadata`` are used where they are there.
+        record: The row. Those three are required strings. ``id``, ``environment``, ``reference`` or ``answer``,
+            ``kind`` and ``metadata`` are optional.
 
     Returns:
-        The conversation; its ``dialogue.open_turn`` is the teacher's turn where that calls tools.
+        The conversation; its ``dialogue.open_turn`` is a last turn that calls tools.
 
     Raises:
-        RecordError: The row is broken; the error says where and how.
+        RecordError: The row is broken; the error names the field and the mistake.
     """
     fields = ("instruction", "input", "output")
     record = needed(record, *fields)
@@ -70,7 +68,7 @@ def conversation_from_toolrl(record: Any) -> Conversation:
 
 
 def _said(text: str, field: str, notes: Counter[str]) -> Iterator[Said]:
-    """Messages from tagged text; think, calls and response up to the next user or observation are one turn."""
+    """Read messages from tagged text; think, calls and response up to the next user or observation are one turn."""
     turn: dict[str, str] = {}
     count = 0
     for tag, content in _blocks(text, field):
@@ -89,7 +87,7 @@ def _said(text: str, field: str, notes: Counter[str]) -> Iterator[Said]:
 
 
 def _blocks(text: str, field: str) -> Iterator[tuple[str, str]]:
-    """The tagged blocks one after the other; each ends at its own closing tag, so that one may quote another's."""
+    """Yield the tagged blocks in order; each ends at its own closing tag, so one may quote another's."""
     at = 0
     while text[at:].strip():
         match = _TAG.match(text, at)
@@ -114,7 +112,7 @@ def _teacher(turn: dict[str, str], field: str, number: int, notes: Counter[str])
 
 
 def _responses(text: str, where: str) -> Iterator[Said]:
-    """An observation is a list of ``{"name", "results"}``, one per call."""
+    """Read an observation: a list of ``{"name", "results"}``, one per call."""
     for index, entry in enumerate(decoded(text, list, where)):
         response = wanted(entry, dict, f"{where}[{index}]")
         if "results" not in response:
@@ -153,12 +151,12 @@ def _tools(instruction: str) -> tuple[ToolSchema, ...]:
 
 
 def _property(entry: dict[str, Any]) -> dict[str, Any]:
-    """JSON schema of a parameter: Python's types by their JSON names, and no default where the row has an empty one."""
+    """Return the JSON schema of a parameter, with JSON's names for Python's types and without an empty default."""
     schema = {key: value for key, value in entry.items() if key != "type" and not (key == "default" and value == "")}
     kind = entry.get("type")
     if isinstance(kind, str):
         base = re.split(r"[\[,]", kind, maxsplit=1)[0].strip().lower()
-        # A type that has no JSON name ("date", say) is told in words, not lost.
+        # A type without a JSON name ("date", say) moves into the description.
         known = _TYPES.get(base)
         words = str(schema.get("description", ""))
         schema |= {"type": known} if known else {"description": f"{words} (type: {kind})".strip()}
