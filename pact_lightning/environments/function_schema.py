@@ -1,4 +1,4 @@
-"""Typed Python functions as tools: their schemas, and the check of a call's arguments against them."""
+"""Schemas of typed Python functions as tools, and checks of a call's arguments against them."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -29,11 +29,11 @@ _StrictValidator = extend(
 
 
 class FunctionSchemaError(ValueError):
-    """A function cannot become a tool."""
+    """Error of a function that cannot become a tool."""
 
 
 def function_schema(function: Callable[..., Any]) -> ToolSchema:
-    """The schema of a function, as transformers and TRL make it [C].
+    """Make the schema of a function as transformers and TRL do [C].
 
     Args:
         function: Typed, with a Google docstring that describes it and each of its arguments.
@@ -69,7 +69,7 @@ def _parameter_problem(parameter: inspect.Parameter) -> str | None:
 
 
 def _schema_problem(error: Exception) -> str:
-    """What transformers found, with what to do about it."""
+    """Return the problem that transformers found, with a remedy."""
     words = " ".join(" ".join(str(part) for part in error.args).split())
     if isinstance(error, DocstringParsingException):
         return f"{words.partition(' because ')[2]}; describe it under `Args:`"
@@ -80,13 +80,13 @@ def _schema_problem(error: Exception) -> str:
 
 
 def arguments_validator(schema: ToolSchema) -> Validator:
-    """A validator for the arguments of a function's tool.
+    """Make a validator of a tool's arguments.
 
-    It is stricter than the schema where the function is: no unknown arguments, whole numbers for ``int``; and it
-    allows ``None`` where the hint does, which the schema says by ``nullable``, a word that JSON Schema does not know.
+    It is as strict as the function: no unknown arguments, and whole numbers for ``int``. It allows ``None`` where the
+    type hint does: the schema says that by ``nullable``, a keyword that JSON Schema does not know.
 
     Args:
-        schema: From :func:`function_schema`.
+        schema: Schema by :func:`function_schema`.
     """
     parameters = _with_null(schema["function"]["parameters"])
     validator: Validator = _StrictValidator({**parameters, "additionalProperties": False})
@@ -94,10 +94,10 @@ def arguments_validator(schema: ToolSchema) -> Validator:
 
 
 def argument_problem(validator: Validator, name: str, arguments: Mapping[str, Any]) -> str | None:
-    """What is wrong with a call's arguments, as text for the policy; ``None`` if nothing is.
+    """Describe the mistakes in a call's arguments, as text for the policy; return ``None`` if there are none.
 
     Args:
-        validator: From :func:`arguments_validator`.
+        validator: Validator by :func:`arguments_validator`.
         name: The tool.
         arguments: The call's arguments.
     """
@@ -125,7 +125,7 @@ def _problem(error: ValidationError) -> str:
 
 
 def _with_null(schema: Any) -> Any:
-    """``nullable``, as transformers writes it for ``X | None``, in words that JSON Schema knows."""
+    """Translate ``nullable``, by which transformers writes ``X | None``, into keywords of JSON Schema."""
     if not isinstance(schema, Mapping):
         return schema
     node = {key: value for key, value in schema.items() if key != "nullable"}
@@ -141,7 +141,7 @@ def _with_null(schema: Any) -> Any:
 
 
 def _or_null(node: dict[str, Any]) -> dict[str, Any]:
-    """The schema that allows ``null`` too, in a form whose errors are easy to read."""
+    """Allow ``null`` too, in a form whose errors are easy to read."""
     if "enum" in node:
         node["enum"] = [*node["enum"], None]
     if "anyOf" in node:

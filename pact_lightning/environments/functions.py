@@ -1,7 +1,4 @@
-"""Calls Python callables as tools: arguments checked, results as text, exceptions as observations.
-
-Plain Python functions as tools.
-"""
+"""Python functions as tools: arguments are checked, results become text, exceptions become observations."""
 
 import asyncio
 import inspect
@@ -21,16 +18,16 @@ from pact_lightning.utils.imports import import_module, import_path
 
 
 class CallableTools:
-    """A set of functions or bound methods that answer calls.
+    """Functions or bound methods that answer calls.
 
-    Coroutines run on an event loop that belongs to this set and lives until :meth:`close`, so that what a tool keeps
-    between its calls (a client, a lock) finds its own loop again, whichever thread a call comes from.
+    Coroutines run on one event loop, which lives until :meth:`close`. A client or a lock that a tool keeps between
+    calls meets the same loop, whichever thread a call comes from.
 
     Args:
-        functions: The tools, by their name's order in the prompt.
+        functions: The tools, in their order in the prompt.
 
     Raises:
-        FunctionSchemaError: There is none, two have one name, or one cannot become a tool.
+        FunctionSchemaError: There are no functions, two have the same name, or one cannot become a tool.
     """
 
     def __init__(self, functions: Sequence[Callable[..., Any]]) -> None:
@@ -49,18 +46,18 @@ class CallableTools:
         self._runner: asyncio.Runner | None = None
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Runs one tool.
+        """Run one tool.
 
         Args:
             name: The tool.
-            arguments: Its arguments by name, as JSON values.
+            arguments: The call's arguments by name, as JSON values.
 
         Returns:
             The observation; ``error`` is set for an unknown tool, wrong arguments, an exception, or a result without
             a text.
 
         Raises:
-            EnvironmentUnavailableError: The function itself says that the run has to stop.
+            EnvironmentUnavailableError: The function raised it to stop the run.
         """
         if name not in self._functions:
             known = ", ".join(self._functions)
@@ -74,11 +71,11 @@ class CallableTools:
             return ToolResult(f"The tool {name} failed: {error}.", error=True)
         except EnvironmentUnavailableError:
             raise
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code: whatever it raises is its observation
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code: any error is an observation
             return ToolResult(failure_text(error), error=True, unanswered=is_unreachable(error))
 
     def finish(self, value: Any) -> Any:
-        """Waits for an awaitable on this set's loop; gives any other value back."""
+        """Wait for an awaitable on the event loop; return any other value as it is."""
         if not inspect.isawaitable(value):
             return value
         if self._runner is None:
@@ -86,7 +83,7 @@ class CallableTools:
         return self._runner.run(_awaited(value))
 
     def close(self) -> None:
-        """Ends the event loop and what still runs on it, a call in another thread that was given up included."""
+        """End the event loop and all that still runs on it, including an abandoned call in another thread."""
         runner, self._runner = self._runner, None
         if runner is None:
             return
@@ -107,21 +104,21 @@ async def _awaited(value: Any) -> Any:
 
 
 class FunctionEnvironment:
-    """Typed functions with Google docstrings, sync or async, each of which becomes a tool of its name.
+    """Environment whose tools are typed functions with Google docstrings, sync or async.
 
-    Arguments are checked against the schema before a function is called; what is wrong comes back as an error that the
-    policy can read. A function gets the JSON values as they are: the value of an enum's member, a list for a tuple.
-    What it returns becomes text by :func:`pact_lightning.environments.tool_output.output_text`; an exception becomes
-    an error response. Functions hold no state of a rollout: one that keeps something between calls is shared by all
-    rollouts, and may be called from several threads at the same time. Where there is a state, write a class.
+    Arguments are checked against the schema before a function is called; mistakes come back as an error that the policy
+    can read. A function gets the JSON values as they are: the value of an enum's member, a list for a tuple. Its result
+    becomes text by :func:`~pact_lightning.environments.tool_output.output_text`; an exception becomes an error
+    response. All rollouts share the functions, which may be called from several threads at once. Tools with state per
+    rollout need an environment class.
 
     Args:
-        functions: Import paths of the functions, or the functions themselves; or, as one string, the import path of a
-            module, whose public functions become tools in the order in which they stand there.
+        functions: Functions or their import paths; or, as one string, the import path of a module, whose public
+            functions become tools in the module's order.
 
     Raises:
         ImportError: A path names nothing, or no function.
-        FunctionSchemaError: A function cannot become a tool; the sentence says what to add.
+        FunctionSchemaError: A function cannot become a tool; the sentence says how to mend that.
     """
 
     def __init__(self, functions: str | Sequence[str | Callable[..., Any]]) -> None:
@@ -133,18 +130,18 @@ class FunctionEnvironment:
 
     @property
     def tools(self) -> Sequence[ToolSchema]:
-        """The functions' schemas in OpenAI format."""
+        """Schemas of the functions in OpenAI format."""
         return self._tools.schemas
 
     def reset(self, task: PromptView, seed: int) -> None:
-        """Nothing to do: functions hold no state of a rollout."""
+        """Do nothing: functions have no state of a rollout."""
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Runs one function; see :meth:`pact_lightning.CallableTools.call`."""
+        """Run one function; see :meth:`CallableTools.call`."""
         return self._tools.call(name, arguments)
 
     def close(self) -> None:
-        """Ends what async functions have left running."""
+        """End what async functions have left running."""
         self._tools.close()
 
 

@@ -1,4 +1,4 @@
-"""What an environment is: the three verbs that the rollout engine uses."""
+"""Protocol of environments: the three verbs that the rollout engine uses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from pact_lightning.utils.errors import RunStoppedError
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool answers.
+    """Answer of a tool.
 
     Attributes:
         text: The observation, exactly as the policy will read it.
-        error: The call failed (the text says how); a failed call is an observation, never an exception.
-        solved: Whether this call solved an open part of the task, where the environment knows.
-        unanswered: Nobody answered: the server behind the tool has ended, cannot be reached, keeps silent, or answers
-            against its protocol. Such a call says nothing of the policy; where all calls are so, the run stops.
+        error: ``True`` if the call failed; the text says how. A failed call is an observation, never an exception.
+        solved: ``True`` if this call solved an open part of the task; ``None`` if the environment does not know.
+        unanswered: ``True`` if nobody answered: the server behind the tool has ended, cannot be reached, is silent, or
+            breaks its protocol. Such a call says nothing about the policy; if all calls are like this, the run stops.
     """
 
     text: str
@@ -27,37 +27,37 @@ class ToolResult:
 
 
 class EnvironmentUnavailableError(RunStoppedError, RuntimeError):
-    """What every rollout needs is gone, a server that does not come back: the run stops, with everything saved.
+    """Error of an environment that no rollout can do without, such as a server that stays away.
 
-    Raised by ``reset`` or ``call``, in a function or a method that is a tool as well. Every other exception costs one
-    rollout or one call, and the run goes on.
+    It stops the run, with everything saved. ``reset``, ``call`` and functions that are tools may raise it. Any other
+    exception costs one rollout or one call, and the run goes on.
     """
 
 
 @runtime_checkable
 class Environment(Protocol):
-    """A place where tools run. One instance serves one rollout at a time; ``call`` may run on any thread.
+    """Object whose tools a rollout calls. One instance serves one rollout at a time; ``call`` may run on any thread.
 
-    Two more verbs are used where an environment has them, after its rollout and under the time limit of a call:
-    ``reward() -> float``, what the rollout is worth (``data.credit.reward: environment``), and ``close() -> None``.
+    Two more verbs are optional. They run after the rollout, under the time limit of a call: ``reward() -> float``, the
+    rollout's reward (``data.credit.reward: environment``), and ``close() -> None``.
     """
 
     @property
     def tools(self) -> Sequence[ToolSchema]:
-        """The tools' schemas in OpenAI format; may change after a call."""
+        """Schemas of the tools in OpenAI format; they may change after a call."""
         ...
 
     def reset(self, task: PromptView, seed: int) -> None:
-        """Starts afresh; the same task and seed must lead to the same responses."""
+        """Start a rollout; the same task and seed must lead to the same responses."""
         ...
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Runs one tool; unknown names and bad arguments come back as a result with ``error`` set."""
+        """Run one tool; an unknown name or bad arguments give a result with ``error`` set."""
         ...
 
 
 def close_environment(environment: object) -> None:
-    """Lets an environment clean up after itself, where it has the verb ``close``."""
+    """Call an environment's ``close``, if it has one."""
     close = getattr(environment, "close", None)
     if callable(close):
         close()

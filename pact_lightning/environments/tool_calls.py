@@ -1,6 +1,6 @@
-"""Tool calls off the main thread, each with a time limit, and never two at a time in one environment.
+"""Tool calls and an environment's life, as the engine, a teacher and a replay run them.
 
-A tool call as every loop runs it, the engine's and a teacher's: what it comes back with, whatever happens.
+Calls run off the main thread, each under a time limit, and one at a time in each environment.
 """
 
 import copy
@@ -21,14 +21,17 @@ from pact_lightning.types.trajectory import Trajectory
 
 ToolFunction = Callable[[], Any]
 
+_log = logging.getLogger(__name__)
+_SETTLED_S = 0.1  # a call is settled a moment before its thread releases the environment
+
 
 class ToolTimeoutError(Exception):
-    """A call ran into its time limit, or waited for one that did."""
+    """Error of a call that ran into its time limit, or waited for one that did."""
 
 
 @dataclass(slots=True)
 class _Turn:
-    """The calls of one turn, run one after the other."""
+    """Calls of one turn, which run one after the other."""
 
     busy: threading.Lock
     calls: Sequence[ToolFunction]
@@ -38,14 +41,14 @@ class _Turn:
 
 
 class ToolThreads:
-    """Runs the calls of many rollouts at the same time, those of one rollout in order.
+    """Threads that run the calls of many rollouts at the same time, those of one rollout in order.
 
-    A thread cannot be stopped from outside. A call over its limit is given up: its thread stays behind, is no longer
-    counted, and does not keep the process from ending, which is why this is no ``ThreadPoolExecutor``.
+    A thread cannot be stopped from outside. A call over its limit is abandoned: its thread goes on uncounted, and does
+    not keep the process from ending. A ``ThreadPoolExecutor`` would.
 
     Args:
-        threads: Turns whose calls run at the same time.
-        limit_s: Seconds that one call may take, counted from its start.
+        threads: Number of turns whose calls run at the same time.
+        limit_s: Time limit of one call, in seconds from its start.
     """
 
     def __init__(self, threads: int, limit_s: float) -> None:
@@ -53,14 +56,14 @@ class ToolThreads:
         self._limit_s = limit_s
 
     def submit(self, busy: threading.Lock, calls: Sequence[ToolFunction]) -> list[Future[Any]]:
-        """Starts a turn's calls.
+        """Start a turn's calls.
 
         Args:
-            busy: The environment's lock. A call that was given up still holds it while it runs, and the next one waits.
-            calls: What to run, in order.
+            busy: The environment's lock. An abandoned call holds it while it runs, and the next one waits.
+            calls: The calls, in order.
 
         Returns:
-            One future per call: its result, the exception it raised, or :class:`ToolTimeoutError`.
+            One future per call, with its result, the exception that it raised, or :class:`ToolTimeoutError`.
         """
         turn = _Turn(busy, calls, [Future() for _ in calls])
         threading.Thread(target=self._work, args=(turn,), name="tools", daemon=True).start()
@@ -78,7 +81,7 @@ class ToolThreads:
                     return
                 try:
                     _settle(result, call())
-                except BaseException as error:  # noqa: BLE001  # the user's code; even sys.exit() must not get further
+                except BaseException as error:  # noqa: BLE001  # the user's code; even sys.exit() must stop here
                     _settle(result, error)
             watch.cancel()
             if isinstance(result.exception(), ToolTimeoutError):
@@ -101,7 +104,7 @@ class ToolThreads:
 
 
 def _settle(future: Future[Any], outcome: Any) -> bool:
-    """Gives a future its outcome, unless it has one; says whether it was this one."""
+    """Set a future's outcome, unless it has one; return whether this call set it."""
     try:
         if isinstance(outcome, BaseException):
             future.set_exception(outcome)
@@ -112,13 +115,8 @@ def _settle(future: Future[Any], outcome: Any) -> bool:
     return True
 
 
-_log = logging.getLogger(__name__)
-_SETTLED_S = 0.1
-"""A call has settled a moment before its thread lets go of the environment."""
-
-
 def refusal_of(offered: Sequence[str], entry: ParsedCall) -> ToolResult | None:
-    """What a call that cannot be run comes back with; ``None`` for one that can."""
+    """Return the answer to a call that cannot be run; ``None`` for one that can."""
     if entry.call is None:
         return ToolResult(entry.error, error=True)
     if entry.call["name"] not in offered:
@@ -128,13 +126,13 @@ def refusal_of(offered: Sequence[str], entry: ParsedCall) -> ToolResult | None:
 
 
 def run_tool(environment: Environment, call: ToolCall) -> ToolResult:
-    """Runs one call.
+    """Run one call.
 
     Raises:
-        TypeError: The environment gives anything but a ``ToolResult`` with a text.
-        Exception: Whatever the tool raises.
+        TypeError: The environment does not return a ``ToolResult`` with a text.
+        Exception: Any error of the tool.
     """
-    # A copy: a tool may keep its arguments and change them later, and the trajectory must not change with them.
+    # A copy: a tool may change its arguments later, and the trajectory must not change with them.
     result: Any = environment.call(call["name"], copy.deepcopy(call["arguments"]))
     if not isinstance(result, ToolResult) or not isinstance(result.text, str):
         raise TypeError(f"the environment's call() must return a ToolResult with a text, not {result!r:.80}")
@@ -142,27 +140,27 @@ def run_tool(environment: Environment, call: ToolCall) -> ToolResult:
 
 
 def stop_where_unavailable(error: BaseException) -> None:
-    """Lets the one exception through that ends a run.
+    """Raise the one error that ends a run.
 
     Raises:
-        EnvironmentUnavailableError: That is what ``error`` is.
+        EnvironmentUnavailableError: ``error`` is one.
     """
     if isinstance(error, EnvironmentUnavailableError):
         raise error
 
 
 def failure(error: BaseException) -> ToolResult:
-    """What a call that raised comes back with.
+    """Return the answer to a call that raised.
 
     Raises:
-        EnvironmentUnavailableError: That is what it raised; the run has to stop.
+        EnvironmentUnavailableError: ``error`` is one, and the run has to stop.
     """
     stop_where_unavailable(error)
     return ToolResult(failure_text(error), error=True, unanswered=is_unreachable(error))
 
 
 def raised_responses(trajectory: Trajectory) -> list[str]:
-    """The responses of a rollout's calls that an exception ended."""
+    """Return the responses to a rollout's calls that raised."""
     return [
         response
         for turn in trajectory.turns
@@ -172,22 +170,22 @@ def raised_responses(trajectory: Trajectory) -> list[str]:
 
 
 def cut_response(text: str, limit: int) -> str:
-    """A response as the policy reads it: of at most ``limit`` characters, and says so where it was longer."""
-    # Half of a surrogate pair, as JSON may hold it, has no UTF-8 and so no tokens.
+    """Cut a response to at most ``limit`` characters for the policy, and say so."""
+    # JSON may hold half of a surrogate pair, which has no UTF-8 and no tokens.
     text = text.encode(errors="replace").decode()
     return text if len(text) <= limit else f"{text[:limit]}... (cut after {limit} characters)"
 
 
 def start_environment(prompt: PromptView, seed: int) -> Environment:
-    """Makes a task's environment and resets it; one that cannot be reset is closed again.
+    """Make and reset a task's environment; one that cannot be reset is closed again.
 
     Args:
         prompt: The task, as a rollout sees it.
-        seed: What the environment is reset with.
+        seed: Seed of the reset.
 
     Raises:
         ImportError: The class cannot be found.
-        Exception: Whatever making or resetting it raises.
+        Exception: Any error of making or resetting the environment.
     """
     environment: Environment = prompt.environment.build()
     try:
@@ -202,18 +200,22 @@ def start_environment(prompt: PromptView, seed: int) -> Environment:
 
 
 def leave_environment(environment: object, tools: ToolThreads, busy: threading.Lock) -> list[Future[Any]]:
-    """Starts what ends a rollout: the environment's ``reward`` and ``close``, where it has them.
+    """Start the end of a rollout: the environment's ``reward`` and ``close``, if it has them.
 
     Args:
         environment: The environment.
-        tools: Where they run, each under the limit of a call.
-        busy: The environment's lock. An environment in which a call that was given up still runs is left open: to wait
-            for it once more would cost its limit twice.
+        tools: Threads that run them, each under the limit of a call.
+        busy: The environment's lock. An environment in which an abandoned call still runs is left open: waiting for it
+            again would cost the limit twice.
 
     Returns:
-        What :func:`left_with` reads.
+        Futures for :func:`left_with`.
     """
-    verbs = [verb for verb in (_reward_verb(environment), _close_verb(environment)) if verb is not None]
+    verbs: list[ToolFunction] = []
+    if callable(reward := getattr(environment, "reward", None)):
+        verbs.append(partial(_finite_reward, reward))
+    if callable(getattr(environment, "close", None)):
+        verbs.append(partial(close_environment, environment))
     if not verbs:
         return []
     if not busy.acquire(timeout=_SETTLED_S):
@@ -225,31 +227,18 @@ def leave_environment(environment: object, tools: ToolThreads, busy: threading.L
 
 
 def left_with(ended: Sequence[Future[Any]]) -> tuple[float | None, list[BaseException]]:
-    """Waits for what :func:`leave_environment` started.
+    """Wait for the verbs that :func:`leave_environment` started.
 
     Returns:
-        The environment's own reward, ``None`` where it gave none; and what went wrong.
+        The environment's own reward, or ``None`` if it has none; and the exceptions that were raised.
     """
     failures = [error for future in ended if (error := future.exception()) is not None]
     rewards = [future.result() for future in ended if future.exception() is None]
     return next((reward for reward in rewards if reward is not None), None), failures
 
 
-def _reward_verb(environment: object) -> ToolFunction | None:
-    reward = getattr(environment, "reward", None)
-    if not callable(reward):
-        return None
-
-    def run() -> float:
-        value = float(reward())
-        if not math.isfinite(value):
-            raise ValueError(f"the environment's reward() must be a finite number, not {value}")
-        return value
-
-    return run
-
-
-def _close_verb(environment: object) -> ToolFunction | None:
-    if not callable(getattr(environment, "close", None)):
-        return None
-    return partial(close_environment, environment)
+def _finite_reward(reward: Callable[[], Any]) -> float:
+    value = float(reward())
+    if not math.isfinite(value):
+        raise ValueError(f"the environment's reward() must be a finite number, not {value}")
+    return value

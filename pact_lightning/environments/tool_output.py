@@ -1,7 +1,4 @@
-"""What a Python tool returns or raises, as the text that the policy reads.
-
-Which exceptions of a tool say that nobody answered, so that it is no fault of the call.
-"""
+"""Observations of Python tools: returned values and exceptions as the text that the policy reads."""
 
 import dataclasses
 import datetime
@@ -15,25 +12,26 @@ from typing import Any
 
 import numpy as np
 
-_WRITTEN_AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, pathlib.PurePath, uuid.UUID)
-
 RAISED = "The tool failed: "
-"""How the observation for an exception begins."""
+"""Beginning of the observation for an exception."""
+
+_WRITTEN_AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, pathlib.PurePath, uuid.UUID)
+_UNREACHABLE = (ConnectionError, TimeoutError, socket.gaierror)
 
 
 class ToolOutputError(ValueError):
-    """A tool returned something that has no text."""
+    """Error of a tool that returned a value without a text."""
 
 
 def output_text(value: Any) -> str:
-    """The observation for a returned value.
+    """Convert a returned value to an observation.
 
-    A string stays as it is; everything else becomes JSON: ``None`` is ``null`` [D], which tells a call that gave
-    nothing from one that gave an empty text. Beside JSON's own types, dataclasses, pydantic models, enums, NumPy's
-    scalars and arrays, dates, decimals, paths and UUIDs are written, at any depth.
+    A string stays as it is; everything else becomes JSON. ``None`` is ``null`` [D], which differs from an empty text.
+    Besides JSON's own types, dataclasses, pydantic models, enums, NumPy's scalars and arrays, dates, decimals, paths
+    and UUIDs are converted, at any depth.
 
     Args:
-        value: What the tool returned.
+        value: The value that the tool returned.
 
     Raises:
         ToolOutputError: JSON cannot hold the value: another type, a cycle, NaN or infinity, too deep a nesting.
@@ -49,13 +47,13 @@ def output_text(value: Any) -> str:
 
 
 def failure_text(error: BaseException) -> str:
-    """The observation for an exception: its class and its words, never a traceback."""
+    """Convert an exception to an observation: its class and its message, never a traceback."""
     name, reason = type(error).__name__, failure_reason(error)
     return f"{RAISED}{name}" if reason == name else f"{RAISED}{name}: {reason}"
 
 
 def failure_reason(error: BaseException) -> str:
-    """An exception's own words, or its class where it has none."""
+    """Return an exception's message, or the name of its class if it has none."""
     try:
         return str(error) or type(error).__name__
     except Exception:  # noqa: BLE001  # its __str__ is the tool's code too
@@ -63,7 +61,7 @@ def failure_reason(error: BaseException) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """One level of a value that JSON does not know; what is inside comes back here."""
+    """Convert one level of a value that JSON does not know; ``json`` calls this again for its parts."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, np.generic | np.ndarray):
@@ -77,16 +75,13 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"it holds a {type(value).__name__}; return text, numbers, lists and dictionaries of these")
 
 
-_UNREACHABLE = (ConnectionError, TimeoutError, socket.gaierror)
-
-
 def is_unreachable(error: BaseException | None) -> bool:
-    """Whether a connection failed or ran out of time, here or in what led to this exception.
+    """Return whether a failed or timed-out connection is among an exception and its causes.
 
-    The clients of HTTP wrap these in classes of their own, which lead back to them as cause or context.
+    HTTP clients wrap connection errors in their own classes, which keep them as cause or context.
 
     Args:
-        error: What a tool raised.
+        error: The exception that a tool raised.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

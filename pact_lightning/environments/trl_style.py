@@ -1,4 +1,4 @@
-"""Environment classes in TRL's style, as they are: `reset(**row)`, tools as public methods, perhaps `get_reward()`."""
+"""Adapter for environment classes in TRL's style: `reset(**row)`, public methods as tools, optional `get_reward()`."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -14,24 +14,24 @@ _VERBS = ("reset", "get_reward")
 
 
 class TRLEnvironment:
-    """One object of a class that TRL's ``environment_factory`` takes; the class needs no change and no import of ours.
+    """Environment around an object that TRL's ``environment_factory`` makes; its class needs no change.
 
-    - Every public method that the class defines with ``def`` or ``async def`` is a tool, in alphabetical order, but for
-      ``reset`` and ``get_reward``; its schema comes from its type hints and its docstring [C].
-    - ``reset`` gets the row as keyword arguments. What it returns, text or ``None``, is the end of the last user
+    - Every public method that the class defines with ``def`` or ``async def`` is a tool, in alphabetical order, except
+      ``reset`` and ``get_reward``. Its schema comes from its type hints and its docstring [C].
+    - ``reset`` gets the row as keyword arguments. The text that it returns, if any, is the end of the last user
       message; :class:`pact_lightning.TRLRowTasks` puts it there when it loads the rows.
     - ``get_reward``, sync or async, is the environment's own reward: ``data.credit.reward: environment``.
 
-    Where TRL gives a result by ``str``, so that a dictionary reads like Python, it is JSON here [D].
+    TRL converts a result by ``str``, and a dictionary reads like Python; here it becomes JSON [D].
 
     Args:
         class_path: Import path of the class, or of a function without arguments that makes an object of it.
-        init_args: Its constructor arguments; TRL gives none.
-        row: The row of the data set that belongs to this task.
+        init_args: Constructor arguments of the class; TRL gives none.
+        row: The task's row of the data set.
 
     Raises:
         ImportError: The path names nothing that can be called.
-        ValueError: What it makes has no ``reset``, or a method cannot become a tool.
+        ValueError: The object has no ``reset``, or a method cannot become a tool.
     """
 
     reward: Callable[[], float]
@@ -52,20 +52,20 @@ class TRLEnvironment:
 
     @property
     def tools(self) -> Sequence[ToolSchema]:
-        """The methods' schemas in OpenAI format."""
+        """Schemas of the methods in OpenAI format."""
         return self._tools.schemas
 
     def observe(self, row: Mapping[str, Any]) -> str:
-        """Resets the object for a row.
+        """Reset the object for a row.
 
         Args:
-            row: The row's fields.
+            row: Fields of the row.
 
         Returns:
-            What it adds to the prompt; empty for ``None``.
+            Text that ``reset`` adds to the prompt; empty for ``None``.
 
         Raises:
-            TypeError: It returned something else, such as the list of content parts that TRL takes for images.
+            TypeError: ``reset`` returned neither, but for example the list of content parts that TRL takes for images.
         """
         observation = self._tools.finish(self._object.reset(**row))
         if observation is not None and not isinstance(observation, str):
@@ -74,10 +74,10 @@ class TRLEnvironment:
         return observation or ""
 
     def reset(self, task: PromptView, seed: int) -> None:
-        """Resets the object for this task's row.
+        """Reset the object for this task's row.
 
         Args:
-            task: Its last user message must end with what the object's ``reset`` returns, unless it is empty.
+            task: The task. Its last user message must be empty or end with the text of the object's ``reset``.
             seed: Not used: TRL's ``reset`` has no seed. A class that draws at random must take its seed from the row.
 
         Raises:
@@ -93,11 +93,11 @@ class TRLEnvironment:
             )
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Runs one method; see :meth:`pact_lightning.CallableTools.call`."""
+        """Run one method; see :meth:`~pact_lightning.environments.functions.CallableTools.call`."""
         return self._tools.call(name, arguments)
 
     def close(self) -> None:
-        """Ends what async methods have left running."""
+        """End what async methods have left running."""
         self._tools.close()
 
     def _reward(self) -> float:
@@ -105,7 +105,7 @@ class TRLEnvironment:
 
 
 def tool_methods(environment: object) -> list[Callable[..., Any]]:
-    """The methods that TRL collects as tools: functions of the class that are public and no verb, by name [C]."""
+    """Collect the methods that TRL takes as tools: public functions of the class that are no verb, by name [C]."""
     return [
         getattr(environment, name)
         for name, _ in inspect.getmembers(type(environment), predicate=inspect.isfunction)

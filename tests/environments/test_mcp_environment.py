@@ -116,6 +116,15 @@ def test_a_call_that_hangs_obeys_the_limit_and_the_session_goes_on():
             assert environment.restarts == 0
 
 
+def test_a_tool_that_blocks_the_loop_of_its_server_holds_up_no_other_thread():
+    with opened(server="mcp_bench_server.make_server", timeout_s=0.2) as environment:
+        assert environment.call("block", {"seconds": 4}).unanswered
+        connection = environment._connection
+        environment.close()
+        assert not connection.wait_ended(0)  # the loop is still blocked: close() has not waited for it
+        assert connection.wait_ended(30)
+
+
 def test_a_server_that_no_longer_answers_at_all_is_started_again():
     with opened(**BENCH, **QUICK) as environment:
         assert environment.call("block", {"seconds": 60}).error

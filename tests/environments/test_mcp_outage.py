@@ -205,7 +205,7 @@ def test_what_a_server_refuses_is_answered_and_an_error_of_http_is_not():
 
 
 def test_failures_that_overlap_in_time_count_as_one_and_pauses_grow():
-    outage = ServerOutage("s", 3, 0.5)
+    outage = ServerOutage(3, 0.5)
     problem = MCPServerError("no")
     began = time.monotonic()
     for _ in range(10):

@@ -1,1 +1,4 @@
-"""mcp."""
+"""Tools of MCP servers.
+
+Read ``environment``, ``connection`` (threads, restarts, limits), ``server`` (specification, outages, conversions).
+"""

@@ -1,18 +1,19 @@
-"""One connection to an MCP server, usable from any thread: opened when needed, watched, and opened again."""
+"""Connection to an MCP server from any thread: opened on demand, watched, and opened again."""
 
 import asyncio
 import atexit
 import logging
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from pact_lightning.environments.mcp.event_loop import LoopThread, loop_thread
 from pact_lightning.environments.mcp.server import (
     MAX_PAUSE_S,
     MCPServerError,
@@ -41,14 +42,14 @@ _STDERR_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class MCPLimits:
-    """How long things may take, and how often a server is started again.
+    """Time limits of a server and limits on its restarts.
 
     Attributes:
         timeout_s: Seconds of one call.
         start_timeout_s: Seconds from the start of a server to its list of tools.
-        max_restarts: How often a connection is opened again within a rollout after its server has ended.
+        max_restarts: Restarts of a connection within one rollout after its server has ended.
         backoff_s: Seconds before the first restart; doubled before each further one, up to 30.
-        max_failures: After so many failures in a row to connect, over all rollouts of this process, the run stops.
+        max_failures: Failures in a row to connect, over all rollouts of this process, that stop the run.
     """
 
     timeout_s: float = 20.0
@@ -65,7 +66,7 @@ class MCPLimits:
 
 
 class MCPConnection:
-    """A session with a server. All coroutines run on one loop; :meth:`tools`, :meth:`call`, :meth:`stop` on any thread.
+    """Session with a server. Its coroutines run on one event loop; its public methods may be called on any thread.
 
     Args:
         spec: The server.
@@ -80,10 +81,8 @@ class MCPConnection:
         self.garbage = 0
         self.calls = 0
         # A tool that blocks the loop of servers in this process must not block the clients of the others.
-        self._loop: LoopThread = loop_thread("mcp servers in process" if spec.server else "mcp clients")
-        self._outage = _outages.setdefault(
-            f"{spec.key} {limits}", ServerOutage(spec.name, limits.max_failures, limits.backoff_s)
-        )
+        self._loop = _event_loop("mcp servers in process" if spec.server else "mcp clients")
+        self._outage = _outages.setdefault(f"{spec.key} {limits}", ServerOutage(limits.max_failures, limits.backoff_s))
         self._opening = asyncio.Lock()
         self._attempts = 0
         self._client: Client | None = None
@@ -94,7 +93,7 @@ class MCPConnection:
         _live.add(self)
 
     def tools(self) -> list[Any]:
-        """The tools that the server lists; opens the connection.
+        """Return the tools that the server lists; open the connection.
 
         Raises:
             MCPServerError: The server does not start, does not answer, or has ended too often.
@@ -103,7 +102,7 @@ class MCPConnection:
         return self._wait(self._listed(), self._open_s() * (1 + self.limits.max_restarts))
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Runs one tool; whatever goes wrong is an observation.
+        """Run one tool; every failure is an observation.
 
         Args:
             name: The tool.
@@ -120,27 +119,27 @@ class MCPConnection:
             return ToolResult(f"{error}.", error=True, unanswered=True)
 
     def renew(self) -> None:
-        """Allows ``max_restarts`` restarts once more: a new rollout begins."""
+        """Allow ``max_restarts`` restarts once more, for a new rollout."""
         self._spent = 0
 
     def stop(self) -> None:
-        """Ends the session, and a started program with it, without waiting for that."""
-        self._loop.call_soon(self._drop)
+        """End the session, and a started program with it, without waiting."""
+        self._loop.call_soon_threadsafe(self._drop)
 
     def wait_ended(self, timeout_s: float) -> bool:
-        """Waits until what was opened has been closed; says whether it has."""
+        """Wait until the session has closed; return ``False`` if it has not within ``timeout_s`` seconds."""
         try:
-            self._loop.start(self._ended()).result(timeout_s)
+            asyncio.run_coroutine_threadsafe(self._ended(), self._loop).result(timeout_s)
         except FutureTimeoutError:
             return False
         return True
 
     def _open_s(self) -> float:
-        """Seconds that opening may take at most."""
+        """Return the most seconds that opening may take."""
         return _PROBE_S + MAX_PAUSE_S + self.limits.start_timeout_s + _SLACK_S
 
     def _wait(self, work: Coroutine[Any, Any, _T], timeout_s: float) -> _T:
-        future = self._loop.start(work)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(timeout_s)
         except (FutureTimeoutError, CancelledError) as error:
@@ -157,7 +156,7 @@ class MCPConnection:
         return self._tools
 
     async def _ready(self) -> "Client":
-        """The client; opens it, again if need be.
+        """Return the client; open it, again if need be.
 
         Raises:
             MCPServerError: It cannot be opened.
@@ -171,7 +170,7 @@ class MCPConnection:
             return self._client
 
     async def _open_first(self) -> None:
-        """Opens the connection; tries again where the server has been up before, for it may come back."""
+        """Open the connection; retry if the server has been up before, for it may come back."""
         try:
             await self._open()
         except MCPServerError as error:
@@ -198,16 +197,16 @@ class MCPConnection:
         try:
             await self._open()
         except MCPServerError as error:
-            # The policy reads what is raised here, and a command line is none of its business.
+            # The policy reads what is raised here, and must not read the command line.
             _log.warning("%s", error)
             raise MCPServerError("The tool server has ended, and it does not start again") from error
 
     async def _open(self) -> None:
-        """Opens the connection, and keeps count of how that ends.
+        """Open the connection and count its failures.
 
         Raises:
             MCPServerError: It cannot be opened.
-            EnvironmentUnavailableError: It could not be opened too often.
+            EnvironmentUnavailableError: It has failed to open too often.
         """
         began = time.monotonic()
         try:
@@ -230,7 +229,7 @@ class MCPConnection:
             raise MCPServerError(f"{self.spec.name} did not start within {limit} (start_timeout_s)") from error
 
     async def _own(self, started: "asyncio.Future[tuple[Client, list[Any]]]", stop: asyncio.Event) -> None:
-        """Keeps the client open until it is stopped: the SDK wants it opened and closed by one task."""
+        """Keep the client open until it is stopped; the SDK requires one task to open and close it."""
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
             try:
                 async with connected(self.spec, log, self._on_message) as client:
@@ -238,7 +237,7 @@ class MCPConnection:
                     if not started.done():
                         started.set_result((client, tools))
                     await stop.wait()
-            except Exception as error:  # noqa: BLE001  # the SDK's, the server's own code's: one sentence of it
+            except Exception as error:  # noqa: BLE001  # of the SDK or of the server's own code: told in one sentence
                 if started.done():
                     _log.debug("closing %s: %r", self.spec.name, error)
                 else:
@@ -247,7 +246,7 @@ class MCPConnection:
 
     async def _call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
         client = await self._ready()
-        # An own task, given up on where the server is in this process and cannot be cancelled.
+        # A task of its own: a server in this process may ignore its cancellation, and is given up.
         work = asyncio.create_task(client.call_tool(name, dict(arguments), read_timeout_seconds=self.limits.timeout_s))
         done, _ = await asyncio.wait({work}, timeout=self.limits.timeout_s + _SLACK_S / 2)
         if not done:
@@ -275,7 +274,7 @@ class MCPConnection:
         return ToolResult(f"The tool failed: {failure_reason(error)}", error=True, unanswered=nobody)
 
     async def _probe(self, client: "Client") -> None:
-        """Drops a client whose last call ran into the limit, unless the server still lists its tools."""
+        """Drop a client whose last call ran into the limit, unless the server still lists its tools."""
         self._suspect = None
         asked = asyncio.create_task(client.list_tools(cache_mode="bypass"))
         done, _ = await asyncio.wait({asked}, timeout=_PROBE_S)
@@ -292,7 +291,7 @@ class MCPConnection:
             await asyncio.wait({self._owner})
 
     async def _on_message(self, message: Any) -> None:
-        """Counts what a server writes to its standard output beside the protocol."""
+        """Count the lines on a server's standard output that are not of the protocol; warn of the first."""
         if isinstance(message, Exception):
             self.garbage += 1
             if self.garbage == 1:
@@ -302,6 +301,18 @@ class MCPConnection:
                     self.spec.name,
                 )
         await asyncio.sleep(0)
+
+
+@cache
+def _event_loop(name: str) -> asyncio.AbstractEventLoop:
+    """Return the loop of this name, which runs in a daemon thread until the process ends.
+
+    anyio's blocking portal does not serve: it waits for its loop to take a task, without limit where a tool blocks the
+    loop, and refuses a session that the garbage collector ends on the loop's own thread.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name=name, daemon=True).start()
+    return loop
 
 
 _outages: dict[str, ServerOutage] = {}
@@ -318,7 +329,7 @@ def _end_all() -> None:
 
 
 async def _all_tools(client: "Client") -> list[Any]:
-    """Every page of the server's list."""
+    """Read every page of the server's list."""
     tools: list[Any] = []
     cursor: str | None = None
     for _ in range(_MAX_PAGES):
@@ -344,14 +355,14 @@ def _is_transport_error(error: BaseException) -> bool:
 
 
 def _tail(log: TextIO) -> str:
-    """The last line that a program wrote to its standard error."""
+    """Return the last line that a program wrote to its standard error."""
     log.seek(0)
     lines = [line.strip() for line in log if line.strip()]
     return f"; it says: {lines[-1][-_STDERR_CHARACTERS:]}" if lines else ""
 
 
 def _is_no_unparsed_line(record: logging.LogRecord) -> bool:
-    """The SDK logs a traceback for every line that is no message; they are counted and told once instead."""
+    """Drop the traceback that the SDK logs for every line that is no message; `_on_message` warns once instead."""
     return "Failed to parse JSONRPC message" not in record.getMessage()
 
 

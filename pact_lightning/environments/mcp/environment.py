@@ -1,4 +1,4 @@
-"""The tools of any MCP server."""
+"""Environment whose tools are those of an MCP server."""
 
 import weakref
 from collections.abc import Mapping, Sequence
@@ -17,29 +17,29 @@ _shared: dict[str, MCPConnection] = {}
 class MCPEnvironment:
     """Tools of a server that is started as a program, reached over streamable HTTP, or made in this process.
 
-    Nothing is started before the tools are asked for or a rollout begins. A call that takes longer than ``timeout_s``,
-    and one during which the server ends, is an error response; a server that has ended is started again for the next
-    call, ``max_restarts`` times a rollout, and what it kept in memory is lost then. A program gets the few environment
-    variables that the SDK passes on (``PATH``, ``HOME`` and their like) and those of ``env``, and no others.
+    The server starts when its tools are first asked for or a rollout begins. A call that takes longer than
+    ``timeout_s``, or during which the server ends, is an error response. A server that has ended is started again for
+    the next call, ``max_restarts`` times a rollout; its memory is lost. A program gets the few environment variables
+    that the SDK passes on (``PATH``, ``HOME`` and the like) and those of ``env``, and no others.
 
     Args:
         command: Program that speaks MCP over its standard streams.
-        args: Its arguments.
-        env: Its further environment variables.
-        cwd: Folder in which it starts; the present one if left out.
+        args: Arguments of the program.
+        env: Further environment variables of the program.
+        cwd: Folder in which the program starts; ``None`` for the present one.
         url: Address of a server that speaks streamable HTTP, in place of ``command``.
         headers: HTTP headers of every request, such as ``Authorization``.
         server: Import path of an ``MCPServer`` or of a function that makes one, in place of ``command``.
-        include: Names of the tools to offer; all of them if left out.
-        session: ``per_rollout`` gives each rollout a session of its own, and with ``command`` a process of its own, so
-            that no rollout sees what another one did [D]. ``shared`` lets all rollouts of this process use one
-            session, which is faster; right for servers whose answers depend on the call alone, wrong for all others.
+        include: Names of the tools to offer; ``None`` for all.
+        session: ``per_rollout`` gives each rollout its own session, and with ``command`` its own process: no rollout
+            sees what another one did [D]. ``shared`` lets all rollouts of this process use one session. It is faster;
+            right for servers whose answers depend on the call alone, wrong for all others.
         timeout_s: Seconds of one call; stay below ``data.limits.tool_timeout_s``, or that limit comes first.
         start_timeout_s: Seconds from the start of the server to its list of tools.
-        max_restarts: How often a session is opened again within a rollout after its server has ended.
+        max_restarts: Restarts of a session within one rollout after its server has ended.
         backoff_s: Seconds before the first restart; doubled before each further one, up to 30.
-        max_failures: After so many failures in a row to reach the server, over all rollouts of this process, the run
-            stops. Failures that overlap in time count as one.
+        max_failures: Failures in a row to reach the server, over all rollouts of this process, that stop the run.
+            Failures that overlap in time count as one.
 
     Raises:
         ValueError: Not exactly one of ``command``, ``url`` and ``server`` is given, or a limit makes no sense.
@@ -75,24 +75,24 @@ class MCPEnvironment:
 
     @property
     def tools(self) -> Sequence[ToolSchema]:
-        """The server's tools in OpenAI format; starts the server if need be.
+        """Tools of the server in OpenAI format; the server starts if need be.
 
         Raises:
-            MCPServerError: It does not start, or its list of tools cannot be used.
+            MCPServerError: The server does not start, or its list of tools cannot be used.
         """
         return self._listed()
 
     @property
     def restarts(self) -> int:
-        """How often this session's server has been started again."""
+        """Number of restarts of this session's server."""
         return 0 if self._connection is None else self._connection.restarts
 
     def reset(self, task: PromptView, seed: int) -> None:
-        """Opens the session; under ``per_rollout`` a new one, unless the present one is unused.
+        """Open the session; with ``per_rollout`` a new one, unless the present one is unused.
 
         Args:
-            task: Not needed.
-            seed: Not needed: MCP has no word for it. A server that draws at random gives other responses each time.
+            task: Not used.
+            seed: Not used: MCP has no seed. A server that draws at random gives other responses each time.
 
         Raises:
             MCPServerError: The server does not start, or its list of tools cannot be used.
@@ -105,11 +105,11 @@ class MCPEnvironment:
         self._listed()
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Runs one tool; whatever goes wrong is an observation.
+        """Run one tool; every failure is an observation.
 
         Args:
             name: The tool.
-            arguments: Its arguments; the server checks them.
+            arguments: The call's arguments; the server checks them.
         """
         if self._include is not None and name not in self._include:
             known = ", ".join(self._include)
@@ -117,7 +117,7 @@ class MCPEnvironment:
         return self._connected().call(name, arguments)
 
     def close(self) -> None:
-        """Ends this rollout's session, without waiting for its server to end; leaves a shared one open."""
+        """End this rollout's session without waiting for its server; a shared session stays open."""
         if self._finalizer is not None:
             self._finalizer()
         self._connection = self._finalizer = None

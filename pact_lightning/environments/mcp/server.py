@@ -1,9 +1,4 @@
-"""Which MCP server to use, and how to connect to it.
-
-How long a server may stay away: what all connections to one server know of it together.
-
-MCP's words for tools and results in ours; pure functions that need no server.
-"""
+"""MCP server: its specification, a client of it, its outages, and its tools and results in this package's types."""
 
 import json
 import time
@@ -21,28 +16,22 @@ if TYPE_CHECKING:
     from mcp import Client
 
 INSTALL = "MCP servers need the official SDK, version 2: pip install 'pact-lightning[mcp]'"
+MAX_PAUSE_S = 30.0
 _CONNECT_S, _READ_S = 30.0, 300.0
 
 
 class MCPServerError(RuntimeError):
-    """A server cannot be used: it does not start, does not answer, or offers tools that no prompt can hold."""
+    """Error of a server that does not start, does not answer, or offers tools that no prompt can hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class MCPServerSpec:
-    """One server: exactly one of ``command``, ``url`` and ``server`` is given.
+    """Specification of one server, by exactly one of ``command``, ``url`` and ``server``.
 
-    Attributes:
-        command: Program that is started and spoken to over its standard streams.
-        args: Its arguments.
-        env: Environment variables beside the few that the SDK passes on (``PATH``, ``HOME`` and their like).
-        cwd: Folder in which it is started; ``None`` for the present one.
-        url: Address of a server that speaks streamable HTTP.
-        headers: HTTP headers of every request to it.
-        server: Import path of an ``MCPServer``, or of a function that makes one.
+    The attributes are those of :class:`~pact_lightning.MCPEnvironment`.
 
     Raises:
-        ValueError: None or several are given, or a setting that belongs to another kind.
+        ValueError: None or several of the three are given, or a setting that belongs to another one.
         ImportError: The SDK is missing, or older than version 2.
     """
 
@@ -73,12 +62,12 @@ class MCPServerSpec:
 
     @property
     def name(self) -> str:
-        """What it is called in messages; no headers and no environment, which may hold secrets."""
+        """Name in messages; without headers and environment, which may hold secrets."""
         return " ".join((self.command, *self.args)) if self.command else str(self.url or self.server)
 
     @property
     def key(self) -> str:
-        """Equal for equal specs."""
+        """Text that is equal for equal specs."""
         return json.dumps({name: _sortable(value) for name, value in asdict(self).items()}, sort_keys=True)
 
 
@@ -88,15 +77,15 @@ def _sortable(value: Any) -> Any:
 
 @asynccontextmanager
 async def connected(spec: MCPServerSpec, log: TextIO, on_message: Any) -> "AsyncIterator[Client]":
-    """A client of the server, connected while the context is open.
+    """Connect a client to the server while the context is open.
 
     Args:
         spec: The server.
-        log: Where a started program's standard error goes.
+        log: File for a started program's standard error.
         on_message: The SDK's message handler.
 
     Raises:
-        Exception: Whatever the SDK or the server's own code raises.
+        Exception: Any error of the SDK or of the server's own code.
     """
     from mcp import Client
 
@@ -137,22 +126,18 @@ def _in_process(path: str) -> Any:
     return made
 
 
-MAX_PAUSE_S = 30.0
-
-
 class ServerOutage:
-    """Failures in a row of connecting to one server, over all rollouts of this process. Used on the server's loop only.
+    """Count of failures in a row to connect to one server, over all rollouts of this process.
 
-    Failures that overlap in time count as one: a short outage fails for every rollout that starts in it.
+    Failures that overlap in time count as one: a short outage fails for every rollout that starts in it. Not
+    thread-safe: it is used on the server's event loop only.
 
     Args:
-        name: The server, for messages.
-        max_failures: Failures in a row after which the run stops.
-        backoff_s: Pause after the first failure; doubled by each further one, up to 30 seconds.
+        max_failures: Failures in a row that stop the run.
+        backoff_s: Pause after the first failure, in seconds; doubled by each further one, up to 30.
     """
 
-    def __init__(self, name: str, max_failures: int, backoff_s: float) -> None:
-        self._name = name
+    def __init__(self, max_failures: int, backoff_s: float) -> None:
         self._max_failures = max_failures
         self._backoff_s = backoff_s
         self._last = float("-inf")
@@ -160,15 +145,19 @@ class ServerOutage:
         self.was_up = False
 
     def up(self) -> None:
-        """The server has been reached."""
+        """Record that the server has been reached."""
         self.was_up = True
         self.failures = 0
 
     def failed(self, began: float, problem: Exception) -> None:
-        """A connection that was tried from ``began`` on (``time.monotonic()``) has failed.
+        """Record a failed connection.
+
+        Args:
+            began: Start of the attempt, by ``time.monotonic()``.
+            problem: The failure.
 
         Raises:
-            EnvironmentUnavailableError: That was one too many.
+            EnvironmentUnavailableError: The server has failed ``max_failures`` times in a row.
         """
         if began >= self._last:
             self._last = time.monotonic()
@@ -179,20 +168,20 @@ class ServerOutage:
             ) from problem
 
     def pause_s(self, restarts: int) -> float:
-        """Seconds to wait before the next try.
+        """Return the seconds to wait before the next attempt.
 
         Args:
-            restarts: How often this connection has been opened again already.
+            restarts: Number of times that this connection has been opened again.
         """
         return min(self._backoff_s * 2.0 ** max(restarts, self.failures - 1, 0), MAX_PAUSE_S)
 
 
 def tool_schemas(tools: Sequence[Any], include: Collection[str] | None) -> list[ToolSchema]:
-    """The tools of a server in OpenAI format.
+    """Convert a server's tools to OpenAI format.
 
     Args:
-        tools: What the server lists.
-        include: Names of those to keep, in the order of this list; ``None`` for all.
+        tools: The server's list of the SDK's ``Tool``.
+        include: Names of the tools to keep, in this order; ``None`` for all.
 
     Raises:
         ValueError: The server lists a name twice, lists no tool, or lacks one of ``include``.
@@ -212,11 +201,11 @@ def tool_schemas(tools: Sequence[Any], include: Collection[str] | None) -> list[
 
 
 def tool_result(result: Any) -> ToolResult:
-    """A server's answer to a call as an observation.
+    """Convert a server's answer to an observation.
 
-    A structured result is given as JSON; where it is an object of the single field ``result``, which is how servers
-    wrap what is no object, that field alone, and a text as it is [D]. Otherwise the texts are joined by line breaks.
-    Content that is no text is named, not shown.
+    A structured result becomes JSON. Servers wrap a value that is no object in an object of the single field
+    ``result``: then only that field is given, a text as it is [D]. Without a structured result, the texts are joined by
+    line breaks. Content that is no text is named, not shown.
 
     Args:
         result: The SDK's ``CallToolResult``.

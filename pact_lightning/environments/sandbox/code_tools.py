@@ -1,4 +1,4 @@
-"""Tools that are Python snippets from a data file, as FTRL and ToolHop ship them."""
+"""Environment whose tools are Python snippets from a data file, as in FTRL and ToolHop."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,19 +8,19 @@ from pact_lightning.environments.sandbox.sandbox import Limits, shared_pool
 from pact_lightning.types.prompt import PromptView, ToolSchema
 
 FAILURE_PREFIX = "an error occured when call"
-"""How every failed call's text starts; the spelling is FTRL's, and models trained elsewhere know it. [C]"""
+"""Beginning of a failed call's text; the spelling is FTRL's, and models trained elsewhere know it. [C]"""
 
 
 class CodeToolEnvironment:
-    """Run one snippet per tool, in the sandbox of this room. Calls share no state.
+    """Environment of one snippet per tool, run in the sandbox. Calls share no state.
 
-    A result that is a dictionary or a list is given as JSON, anything else as ``str``. Whatever goes wrong becomes the
-    text ``an error occured when call {name}: {exception}`` [C]; an exception without a text gives its class name [D].
-    The code and its function run in one namespace, where upstream loses the imports at the snippet's top [D].
+    A dictionary or a list becomes JSON, any other result ``str``. A failure becomes the text
+    ``an error occured when call {name}: {exception}`` [C]; an exception without a text gives its class name [D]. The
+    code and its function run in one namespace; upstream loses the imports at the snippet's top [D].
 
     Args:
-        codes: Source of each tool, by its name; the source defines a function of that name.
-        tools: The tools' schemas in OpenAI format.
+        codes: Source of each tool, by name; the source defines a function of that name.
+        tools: Schemas of the tools in OpenAI format.
         timeout_s: Time limit of a call in seconds. [C] 10
         memory_mb: Address space of a call in MiB.
         max_output_chars: Longer observations are cut and end in ``[truncated]``.
@@ -47,25 +47,25 @@ class CodeToolEnvironment:
 
     @property
     def tools(self) -> Sequence[ToolSchema]:
-        """The tools' schemas in OpenAI format."""
+        """Schemas of the tools in OpenAI format."""
         return self._tools
 
     def reset(self, task: PromptView, seed: int) -> None:
-        """Takes the seed of the snippets' ``random``; there is no other state.
+        """Set the seed of the snippets' ``random``; there is no other state.
 
         Args:
-            task: Not needed.
-            seed: Seeds ``random`` in every call.
+            task: Not used.
+            seed: Seed of ``random`` in every call.
         """
         del task
         self._seed = seed
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """Runs one tool.
+        """Run one tool.
 
         Args:
             name: The tool.
-            arguments: Its keyword arguments, as JSON values.
+            arguments: Keyword arguments of the tool, as JSON values.
 
         Returns:
             The observation; ``error`` is set when the call failed.

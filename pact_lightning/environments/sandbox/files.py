@@ -1,7 +1,7 @@
-"""The sandbox's folder: file rules enforced by the kernel (Landlock), and how it is emptied. Standard library only.
+"""File rules of the sandbox's folder, enforced by the kernel (Landlock), and its cleaning.
 
-Landlock needs no privileges: a process gives up for good, for itself and its children, what it may open. Native code is
-bound by it as Python is. The worker loads this file by its path.
+Landlock needs no privileges: a process gives up for good, for itself and its children, access to files. It binds native
+code as well as Python. The worker loads this file by its path: it uses the standard library only.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from pathlib import Path
 SYSTEM_LIBRARIES = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache",
 )  # fmt: skip
-"""What loading a shared library reads beside Python's own folders."""
+"""Paths that loading a shared library reads, in addition to Python's own folders."""
 
 # The same numbers on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -30,23 +30,23 @@ _CHANGES = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _M
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 
 _FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
-"""All rights on files that an interface version knows, by the first version that knows them."""
+"""All rights on files, by the first interface version that knows them."""
 _TCP_SINCE, _TCP_RIGHTS = 4, 3
 _MOVED = secrets.token_hex(8)
 _SCOPES_SINCE, _SCOPES = 6, 3  # abstract Unix sockets and signals, to processes outside
 
 
 def restrict_files(workdir: str, readable: Iterable[str]) -> bool:
-    """Lets this process change files below ``workdir`` only, and read there and below ``readable`` only.
+    """Let this process change files below ``workdir`` only, and read there and below ``readable`` only.
 
-    Where the kernel's version allows, TCP and signals to processes outside are refused as well.
+    If the kernel's version allows, TCP and signals to processes outside are refused as well.
 
     Args:
-        workdir: The only folder whose files may be changed.
-        readable: Files and folders that may be read; those that do not exist are left out.
+        workdir: Only folder whose files may be changed.
+        readable: Files and folders that may be read; missing ones are skipped.
 
     Returns:
-        Whether the kernel enforces it (Linux from 5.13 on, unless Landlock is switched off).
+        ``True`` if the kernel enforces it (Linux from 5.13 on, unless Landlock is switched off).
     """
     if sys.platform != "linux":
         return False
@@ -85,9 +85,9 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
 
 
 def empty_folder(folder: str) -> None:
-    """Removes everything in a folder, whatever a snippet left there: closed folders, folders thousands of levels deep.
+    """Remove everything in a folder, including closed folders and folders thousands of levels deep.
 
-    ``shutil.rmtree`` goes down by recursion, and paths have a greatest length; so what is deep is moved up instead.
+    ``shutil.rmtree`` recurses, and a path's length is limited: deep folders are moved up instead.
 
     Raises:
         OSError: Something cannot be removed.
@@ -105,7 +105,7 @@ def empty_folder(folder: str) -> None:
 
 
 def _files_removed(entry: Path) -> list[Path]:
-    """Removes a file, or the files right inside a folder; gives the folders inside, which are opened."""
+    """Remove a file, or the files directly in a folder; open the folders in it and return them."""
     if not _is_folder(entry):
         entry.unlink()
         return []

@@ -1,6 +1,7 @@
-"""What the sandbox takes away from a process, layer by layer. Standard library only: the worker loads it by its path.
+"""Layers of the sandbox: limits that a process puts on itself.
 
-Each function takes one thing away and says whether it could; the worker reports what is missing, and the parent warns.
+Each function adds one layer and returns whether the system offers it; the worker reports missing layers, and its parent
+warns. The worker loads this file by its path: it uses the standard library only.
 """
 
 import ctypes
@@ -25,8 +26,8 @@ _COMMON_CALLS = {
     "pidfd_send_signal": 424, "io_uring_setup": 425, "open_tree": 428, "move_mount": 429, "fsopen": 430,
     "pidfd_open": 434, "clone3": 435, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442,
 }  # fmt: skip
-# Beside what makes processes, signals, sockets and mounts: what outlives the process (System V memory, message queues),
-# what reaches other processes (their priority, their memory), and prctl, which could undo die_with_parent().
+# Calls that make processes, signals, sockets and mounts; that make what outlives the process (System V memory, message
+# queues); that reach other processes (their priority, their memory); and prctl, which could undo die_with_parent().
 _X86_64_CALLS = {
     "shmget": 29, "socket": 41, "socketpair": 53, "clone": 56, "fork": 57, "vfork": 58, "execve": 59, "kill": 62,
     "semget": 64, "msgget": 68, "ptrace": 101, "rt_sigqueueinfo": 129, "setpriority": 141, "sched_setparam": 142,
@@ -48,9 +49,9 @@ _AARCH64_CALLS = {
     "userfaultfd": 282,
 }  # fmt: skip
 _MACHINES = {"x86_64": (0xC000003E, 72, _X86_64_CALLS), "aarch64": (0xC00000B7, 25, _AARCH64_CALLS)}
-"""Of each machine its name in filters, the number of fcntl, and the calls to refuse."""
+"""For each machine: its name in filters, the number of fcntl, and the calls to refuse."""
 _OWNER_COMMANDS = (8, 10, 15)
-"""fcntl's F_SETOWN, F_SETSIG and F_SETOWN_EX: they make the kernel send a signal of choice to a process of choice."""
+"""fcntl's F_SETOWN, F_SETSIG and F_SETOWN_EX: they make the kernel send any signal to any process."""
 _CAPABILITY_VERSION = 0x20080522
 
 
@@ -59,12 +60,12 @@ def _libc() -> ctypes.CDLL:
 
 
 def leave_network() -> bool:
-    """Moves this process into a user and a network namespace of its own, where no interface is up.
+    """Move this process into its own user and network namespaces, with no interface up.
 
     The user namespace also keeps ``/proc/<pid>/environ`` of the processes outside from being read.
 
     Returns:
-        Whether the system allowed it (Linux with user namespaces; many containers refuse).
+        ``True`` if the system allows it (Linux with user namespaces; many containers refuse).
     """
     if sys.platform != "linux":
         return False
@@ -72,16 +73,16 @@ def leave_network() -> bool:
 
 
 def die_with_parent() -> None:
-    """Asks Linux to kill this process when its parent ends."""
+    """Ask Linux to kill this process when its parent ends."""
     if sys.platform == "linux":
         _libc().prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def drop_capabilities() -> bool:
-    """Gives up every privilege that root has beyond other users, and those inside an own user namespace.
+    """Give up all privileges of root, including those in an own user namespace.
 
     Returns:
-        Whether none is left (Linux).
+        ``True`` if none is left (Linux).
     """
     if sys.platform != "linux":
         return False
@@ -89,7 +90,7 @@ def drop_capabilities() -> bool:
 
 
 def limit_resources(memory_mb: int, cpu_s: int) -> list[str]:
-    """Sets hard limits: address space, processor seconds, file size, open files, new processes, core dumps.
+    """Set hard limits: address space, processor seconds, file size, open files, new processes, core dumps.
 
     Linux does not apply the limit on processes to root; :func:`filter_system_calls` does.
 
@@ -98,9 +99,9 @@ def limit_resources(memory_mb: int, cpu_s: int) -> list[str]:
         cpu_s: Processor time in seconds.
 
     Returns:
-        The limits that this system refuses to set (macOS, for one, refuses the address space).
+        Names of the limits that this system refuses to set; macOS refuses the address space.
     """
-    import resource  # absent on Windows, where the parent refuses before it comes to this
+    import resource  # absent on Windows, where the parent refuses before
 
     limits = {
         "RLIMIT_AS": memory_mb << 20,
@@ -123,10 +124,10 @@ def limit_resources(memory_mb: int, cpu_s: int) -> list[str]:
 
 
 def filter_system_calls() -> bool:
-    """Makes the kernel refuse sockets, new processes and threads, programs, signals, mounts and tracing (seccomp).
+    """Make the kernel refuse sockets, new processes and threads, programs, signals, mounts and tracing (seccomp).
 
     Returns:
-        Whether the filter is in force (Linux on x86-64 or ARM64, unless the container forbids it).
+        ``True`` if the filter is in force (Linux on x86-64 or ARM64, unless the container forbids it).
     """
     machine = _MACHINES.get(platform.machine())
     if sys.platform != "linux" or machine is None:
@@ -143,7 +144,7 @@ def filter_system_calls() -> bool:
 
 
 def _refusing_program(architecture: int, numbers: list[int], fcntl: int) -> bytes:
-    """A BPF program that answers EPERM to the given system calls and to those of any other architecture.
+    """Make a BPF program that answers EPERM to the given system calls and to those of any other architecture.
 
     Of ``fcntl``, it refuses the commands that direct signals.
     """
@@ -151,7 +152,7 @@ def _refusing_program(architecture: int, numbers: list[int], fcntl: int) -> byte
     refuse, allow = 0x00050000 | _EPERM, 0x7FFF0000
     foreign_numbering = 0x40000000  # x32: the same kernel under other numbers
     at_number, at_architecture, at_second_argument = 0, 4, 24
-    # Each line: what it does, where to go on if it holds and if not (None: the next line), its operand.
+    # Each line: operation, target if it holds, target if not (None: the next line), operand.
     lines: list[tuple[int, str | None, str | None, int]] = [
         (load, None, None, at_architecture),
         (jump_equal, None, "refuse", architecture),
@@ -191,18 +192,18 @@ _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def python_files() -> tuple[str, ...]:
-    """Files and folders that Python itself reads: its own, its packages', the time zones."""
+    """Return the files and folders that Python reads: its own, its packages', the time zones."""
     return (sys.prefix, sys.base_prefix, *filter(None, sys.path), "/usr/share/zoneinfo", "/etc/localtime")
 
 
 def refuse_in_python(workdir: str) -> None:
-    """Makes Python itself refuse network, processes, changes outside ``workdir`` and reads outside Python's files.
+    """Make Python refuse network, processes, changes outside ``workdir`` and reads outside Python's files.
 
-    A second line behind the kernel's limits that says in words what is refused, and the first where those are missing.
-    Native code goes past it, and so does Python code that means to: the functions it relies on can be replaced.
+    This is a second line behind the kernel's limits, which says in words what is refused, and the first line where
+    those are missing. Native code evades it, and so can Python code: a snippet can replace the functions it relies on.
 
     Args:
-        workdir: The only folder in which files may be changed.
+        workdir: Only folder in which files may be changed.
     """
     own = os.path.realpath(workdir)
     sys.addaudithook(_make_hook(own, (own, *map(os.path.realpath, python_files()))))

@@ -1,28 +1,27 @@
-"""Runs untrusted snippets in separate processes, with limits on what they can use and reach.
+"""Sandbox: untrusted snippets run in separate processes with limits on what they can use and reach.
 
-What is in force, for each call:
+In force for each call:
 
 - a process of its own, forked from a small worker that never imports torch and never runs a snippet itself;
 - limits on time (the process is killed), address space, processor time, file size, open files and output;
-- no network: a network namespace of its own, and the kernel refuses to make sockets (seccomp) and TCP (Landlock);
-- no further processes, threads, programs, signals or tracing, no shared memory that outlives the call: the kernel
-  refuses them (seccomp);
-- files: the kernel lets a call change those of its empty working directory only, and read those and Python's own and
-  the system's libraries only, ``/proc`` not among them (Landlock);
+- no network: a network namespace of its own, no sockets (seccomp), no TCP (Landlock);
+- no further processes, threads, programs, signals or tracing, no shared memory that outlives the call (seccomp);
+- files: a call may change those of its empty working directory only, and read those, Python's own and the system's
+  libraries only, and not ``/proc`` (Landlock);
 - no privileges: root's are given up;
 - an empty environment, so no inherited secrets;
-- Python itself refuses the same once more, in words that a policy can read.
+- Python refuses the same once more, in words that a policy can read.
 
-What this does **not** stop:
+Not stopped:
 
 - **Layers the system does not offer.** The network namespace needs unprivileged user namespaces (many containers
   refuse them), Landlock needs Linux 5.13, the system-call filter needs Linux on x86-64 or ARM64. Where a layer is
-  missing, one warning says so, and native code (``ctypes``) can do what that layer alone refuses it; the rules of
-  Python itself stop mistakes, not attacks, since a snippet can replace the functions they rely on. On macOS only these
-  and some limits hold.
-- **Many small files**: each is at most 1 MiB, their number has no limit but time. They go after the call.
-- **Bugs of the kernel** and side channels such as timing. This is no virtual machine.
-- **Use of the processor**: as many snippets run at once as the pool has workers, each up to its time limit.
+  missing, one warning says so, and native code (``ctypes``) can do what that layer alone refuses. Python's own rules
+  stop mistakes, not attacks: a snippet can replace the functions they rely on. On macOS only these and some limits
+  hold.
+- **Many small files**: each is at most 1 MiB; only time limits their number. They are removed after the call.
+- **Kernel bugs** and side channels such as timing. This is no virtual machine.
+- **Processor use**: as many snippets run at once as the pool has workers, each up to its time limit.
 
 Windows has none of these layers, and snippets are refused there.
 """
@@ -49,13 +48,13 @@ from pact_lightning.environments.sandbox.files import empty_folder
 _log = logging.getLogger(__name__)
 _WORKER = Path(__file__).with_name("worker.py")
 _GRACE_S = 5.0
-"""How long past the time limit a worker may take to report that it killed the call; then it is killed itself."""
+"""Seconds past the time limit in which a worker must report that it killed the call; then it is killed itself."""
 _MIN_WORKERS, _MAX_WORKERS = 8, 16  # a call that hangs takes a place, not a core
 _PASSED_ON = ("LD_LIBRARY_PATH",)  # without it some Python installations do not start; it holds no secret
 
 
 class SandboxError(OSError):
-    """The sandbox itself does not work on this machine; never about a snippet."""
+    """Error of the sandbox itself on this machine, never of a snippet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class _WorkerDiedError(RuntimeError):
 
 
 class _Worker:
-    """One worker process and the pipes to it; used by one thread at a time."""
+    """Worker process and the pipes to it; used by one thread at a time."""
 
     def __init__(self) -> None:
         if os.name != "posix":
@@ -105,10 +104,10 @@ class _Worker:
         self._rest = b""
 
     def request(self, payload: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Sends one request and waits for its answer.
+        """Send one request and wait for its answer.
 
         Raises:
-            _WorkerDiedError: The worker ended, or said nothing for ``timeout_s`` seconds and the grace time.
+            _WorkerDiedError: The worker ended, or was silent for ``timeout_s`` seconds and the grace time.
         """
         token = secrets.token_hex(8)
         line = json.dumps({"id": token, **payload}).encode() + b"\n"
@@ -139,7 +138,7 @@ class _Worker:
 
 
 def _end(process: "subprocess.Popen[bytes]", workdir: str, owner: int) -> None:
-    """Ends a worker; its running child dies with it."""
+    """End a worker; its running child dies with it."""
     if os.getpid() != owner:  # a fork of the owner: the worker is not ours to end
         return
     process.kill()
@@ -157,7 +156,7 @@ def _end(process: "subprocess.Popen[bytes]", workdir: str, owner: int) -> None:
 
 
 class SandboxPool:
-    """A few workers that all environments of this process share. Thread-safe.
+    """Workers that all environments of this process share. Thread-safe.
 
     Workers start when they are first needed. A call waits for a free worker; its limit starts after that wait.
     """
@@ -165,21 +164,21 @@ class SandboxPool:
     def __init__(self, max_workers: int) -> None:
         if max_workers < 1:
             raise ValueError(f"max_workers must be at least 1, got {max_workers}")
-        # The places: a worker that is ready, or None where one may be started.
+        # A place holds a worker that is ready, or None: one may be started.
         self._places: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(max_workers):
             self._places.put(None)
         self._missing: set[str] = set()
 
     def run(self, code: str, name: str, arguments: Mapping[str, Any], *, limits: Limits, seed: int = 0) -> ToolResult:
-        """Runs ``code`` in a fresh namespace and calls its function ``name``.
+        """Run ``code`` in a fresh namespace and call its function ``name``.
 
         Args:
             code: Python source that defines the function.
             name: The function.
-            arguments: Its keyword arguments, as JSON values.
+            arguments: Keyword arguments of the function, as JSON values.
             limits: Limits of this call.
-            seed: Seeds Python's ``random`` for this call.
+            seed: Seed of Python's ``random`` in this call.
 
         Returns:
             The result as text; on failure the reason, with ``error`` set.
@@ -217,7 +216,7 @@ class SandboxPool:
             )
 
     def close(self) -> None:
-        """Ends the idle workers; later calls start new ones."""
+        """End the idle workers; later calls start new ones."""
         idle = []
         while True:
             try:
@@ -231,7 +230,7 @@ class SandboxPool:
 
 
 def _start() -> _Worker:
-    """Starts a worker and lets it run an empty call, so that a machine where none works says so at once.
+    """Start a worker and run an empty call: a machine on which none works says so at once.
 
     Raises:
         SandboxError: The worker does not answer.
@@ -254,6 +253,6 @@ _pools: dict[int, SandboxPool] = {}
 
 
 def shared_pool() -> SandboxPool:
-    """The pool of this process. A forked process gets its own: pipes cannot be shared."""
+    """Return the pool of this process. A forked process gets its own: pipes cannot be shared."""
     # setdefault is atomic; a lock could be held by another thread at the moment of a fork.
     return _pools.setdefault(os.getpid(), SandboxPool(min(max(os.cpu_count() or 1, _MIN_WORKERS), _MAX_WORKERS)))

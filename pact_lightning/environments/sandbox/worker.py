@@ -1,8 +1,9 @@
-"""The sandbox's worker: a small process that runs each call in a child of its own. Started by path, never imported.
+"""Worker of the sandbox: a small process that runs each call in a child process.
 
-It reads one JSON request a line and answers one JSON object a line (see ``sandbox.py`` beside it).
-No snippet ever runs in the worker itself: every call is a fork, so calls share nothing, a crash costs nothing but that
-call, and a child holds no descriptor but the pipe for its own result. Standard library only, for a quick start.
+It is started by its path, never imported, and uses the standard library only, for a quick start. It reads one JSON
+request a line and answers one JSON object a line; ``sandbox.py`` is the other side. No snippet runs in the worker
+itself: every call is a fork. Calls share nothing, a crash costs only its call, and a child holds no descriptor except
+the pipe for its result.
 """
 
 import importlib.util
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 else:
 
     def _beside(name: str) -> Any:
-        """A module of this folder. By path: importing the package would run its __init__, and that may import torch."""
+        """Load a module of this folder by path: importing the package would run its __init__, which may import torch."""
         spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().with_name(f"{name}.py"))
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -42,7 +43,7 @@ _library_folders: list[str] = []
 
 
 def run_snippet(code: str, name: str, arguments: dict[str, Any]) -> str:
-    """Runs the snippet in one fresh namespace and calls its function ``name``.
+    """Run the snippet in one fresh namespace and call its function ``name``.
 
     Returns:
         The result: JSON for a dictionary or a list, else its ``str``.
@@ -56,19 +57,19 @@ def run_snippet(code: str, name: str, arguments: dict[str, Any]) -> str:
 
 
 def _child(request: dict[str, Any], workdir: str, output: int, missing: list[str]) -> None:
-    """Everything that happens in the forked process; never returns."""
+    """Run the forked process; never return."""
     try:
         os.setpgid(0, 0)
         sandbox_limits.die_with_parent()
         random.seed(request["seed"])
         missing = [*missing, *_take_away(request, workdir)]
         text, error = run_snippet(request["code"], request["name"], request["arguments"]), False
-    except BaseException as caught:  # noqa: BLE001 - whatever a snippet raises, SystemExit too, is its observation
+    except BaseException as caught:  # noqa: BLE001 - any error of a snippet, even SystemExit, is an observation
         text, error = _describe(caught), True
     limit = request["max_output_chars"]
     if len(text) > limit:
         text = text[:limit] + TRUNCATED
-    # Half a surrogate pair is a str in Python but no text: no tokenizer takes it.
+    # Half a surrogate pair is a str in Python, but no tokenizer takes it.
     text = text.encode("utf-8", "backslashreplace").decode()
     try:
         _write_all(output, json.dumps({"text": text, "error": error, "missing": missing}).encode())
@@ -77,10 +78,10 @@ def _child(request: dict[str, Any], workdir: str, output: int, missing: list[str
 
 
 def _take_away(request: dict[str, Any], workdir: str) -> list[str]:
-    """Puts every layer around this process.
+    """Add every layer to this process.
 
     Returns:
-        The layers that this system does not offer.
+        Names of the layers that this system does not offer.
     """
     missing = sandbox_limits.limit_resources(request["memory_mb"], math.ceil(request["timeout_s"]) + 1)
     readable = (*sandbox_limits.python_files(), *sandbox_files.SYSTEM_LIBRARIES, *_library_folders)
@@ -107,7 +108,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _read_result(source: int, deadline: float, limit: int) -> bytes | None:
-    """Reads until the end, or up to ``limit`` bytes; ``None`` when the deadline comes first."""
+    """Read until the end, or up to ``limit`` bytes; return ``None`` if the deadline comes first."""
     data = b""
     while len(data) <= limit:
         ready = select.select([source], [], [], max(deadline - time.monotonic(), 0))[0]
@@ -121,7 +122,7 @@ def _read_result(source: int, deadline: float, limit: int) -> bytes | None:
 
 
 def serve_one(request: dict[str, Any], workdir: str, protocol: tuple[int, int], missing: list[str]) -> dict[str, Any]:
-    """Runs one request in a child and answers it, whatever the child does."""
+    """Run one request in a child and answer it, whatever the child does."""
     source, sink = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -144,7 +145,7 @@ def serve_one(request: dict[str, Any], workdir: str, protocol: tuple[int, int], 
 
 
 def _end_child(pid: int) -> int:
-    """Kills what is left of the child and its group, and gives its wait status."""
+    """Kill what is left of the child and its group, and return its wait status."""
     # The child leads its own group only after its first line: kill both.
     for kill in (os.killpg, os.kill):
         try:
@@ -165,7 +166,7 @@ def _how_it_ended(status: int) -> str:
 
 
 def _detach_standard_streams() -> tuple[int, int]:
-    """Moves the protocol off descriptors 0 and 1, so that what a snippet prints goes nowhere."""
+    """Move the protocol off descriptors 0 and 1: output of a snippet goes nowhere."""
     requests, answers = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -175,7 +176,7 @@ def _detach_standard_streams() -> tuple[int, int]:
 
 
 def main(workdir: str) -> None:
-    """Serves requests until the parent closes the pipe."""
+    """Serve requests until the parent closes the pipe."""
     requests, answers = _detach_standard_streams()
     _library_folders.extend(filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":")))
     os.environ.clear()
