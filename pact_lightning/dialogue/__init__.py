@@ -1,1 +1,7 @@
-"""Dialogues as token segments: components, rendering, tool-call parsing."""
+"""Dialogues as tokens, in ChatML with Qwen's tool format.
+
+Messages, tool schemas, tool responses and an expert's turns enter; token ids and their components leave. The other way,
+the token ids of a sampled turn become reasoning, tool calls and an answer.
+
+Read ``text_codec`` (text and token ids), ``tool_text`` (the tool format), ``rendering``.
+"""

@@ -1,7 +1,7 @@
-"""Dialogues as token segments: ChatML in Qwen's tool format, with the prefix property.
+"""Rendering of dialogues as token ids: ChatML in Qwen's tool format, with the prefix property.
 
-Earlier thinking stays in the stream, so that every turn's tokens extend the ones before; on the first turn the
-result equals Qwen3's released template token for token.
+Earlier thinking stays in the stream: every turn's tokens extend the tokens before it. On the first turn the result
+equals that of Qwen3's released template token for token.
 """
 
 import itertools
@@ -33,7 +33,7 @@ _CALLS = re.compile(rb"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class RenderedTurn:
-    """One assistant turn as tokens.
+    """Assistant turn as tokens.
 
     Attributes:
         ids: Token ids, ``[N]``, the end-of-turn token included.
@@ -47,10 +47,13 @@ class RenderedTurn:
 
 
 class ChatRenderer:
-    """Renders prompts, observations and expert turns for one tokenizer, and reads sampled turns.
+    """Renderer of prompts, observations and expert turns for one tokenizer, and reader of sampled turns.
 
     Args:
-        codec: The tokenizer's codec.
+        codec: Codec of the tokenizer.
+
+    Raises:
+        ValueError: The tokenizer lacks ChatML's control tokens.
     """
 
     def __init__(self, codec: TextCodec) -> None:
@@ -60,7 +63,7 @@ class ChatRenderer:
         self._marks_are_tokens = all(map(codec.has_control, ("<think>", "</think>", "<tool_call>", "</tool_call>")))
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> list[int]:
-        """The prompt ``x``: system turn with the tools' schemas, user turns, and the opened assistant turn.
+        """Render the prompt ``x``: system turn with the tools' schemas, user turns, opened assistant turn.
 
         Raises:
             ValueError: A message is neither a leading system message nor a user message.
@@ -80,11 +83,11 @@ class ChatRenderer:
         return self.codec.mixed(pieces)
 
     def observation(self, responses: Sequence[str]) -> list[int]:
-        """What follows a turn that called tools, up to the next opened assistant turn."""
+        """Render the tool responses after a turn, up to the next opened assistant turn."""
         return self._user_turn(response_pieces(responses))
 
     def user_turn(self, turn: UserTurn) -> list[int]:
-        """What follows an answered user turn: the next one, and the opened assistant turn."""
+        """Render a later user turn, up to the next opened assistant turn."""
         return self._user_turn(user_pieces(turn.content, turn.tools))
 
     def _user_turn(self, content: Sequence[Piece]) -> list[int]:
@@ -92,7 +95,7 @@ class ChatRenderer:
         return self.codec.mixed([("\n<|im_start|>user\n", True), *content, (end, True)])
 
     def expert_turn(self, reasoning: str, calls: Sequence[ToolCall], answer: str = "") -> RenderedTurn:
-        """An expert's turn, as the policy would have to write it."""
+        """Render an expert's turn as the policy would have to write it."""
         pieces: list[Piece] = []
         if reasoning:
             pieces += [("<think>\n", True), (reasoning, False), ("\n</think>\n\n", True)]
@@ -107,18 +110,15 @@ class ChatRenderer:
 
     @staticmethod
     def _call_pieces(blocks: str) -> list[Piece]:
-        """The blocks' tags are ours, what stands between them is not."""
-        pieces: list[Piece] = []
-        for part in re.split(r"(<tool_call>\n|\n</tool_call>\n?)", blocks):
-            if part:
-                pieces.append((part, part.strip() in ("<tool_call>", "</tool_call>")))
-        return pieces
+        """Split tool calls into pieces: their tags may become control tokens, the text between them may not."""
+        parts = re.split(r"(<tool_call>\n|\n</tool_call>\n?)", blocks)
+        return [(part, part.strip() in ("<tool_call>", "</tool_call>")) for part in parts if part]
 
     def _labelled(self, ids: npt.NDArray[np.int64], reasoning: str) -> RenderedTurn:
         pieces = [self.codec.token_bytes(index) for index in ids.tolist()]
         ends = np.cumsum([len(piece) for piece in pieces])
         if self._marks_are_tokens:
-            # Then a mark in plain tokens is one that the expert quotes, and must not be taken for the real one.
+            # A mark in plain tokens is then a quotation of the expert and must not count as a mark.
             pieces = [
                 piece if self.codec.is_control(index) else piece.replace(b"<", b"(")
                 for index, piece in zip(ids.tolist(), pieces, strict=True)
@@ -126,7 +126,7 @@ class ChatRenderer:
         components = _components(pieces)
         reasoning_end = np.zeros_like(ids)
         head = len(b"<think>\n")
-        # Levels count in characters. One that a token has begun counts: no prefix ends inside a character.
+        # Levels count characters. A character that a token begins counts: no prefix ends inside one.
         encoded = np.frombuffer(reasoning.encode(), dtype=np.uint8)
         begun = np.concatenate([[0], np.cumsum(encoded & 0xC0 != 0x80)])
         inside = np.flatnonzero(components == Component.REASONING)
@@ -134,14 +134,14 @@ class ChatRenderer:
         return RenderedTurn(ids, components, reasoning_end)
 
     def components(self, ids: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Labels the tokens of one assistant turn, sampled or rendered, ``[N]``.
+        """Label the tokens of one assistant turn, sampled or rendered, ``[N]``.
 
         A token that straddles two components (Qwen has one for a full stop with a line break) gets the first one.
         """
         return _components([self.codec.token_bytes(index) for index in ids])
 
     def read_turn(self, ids: Sequence[int]) -> RolloutTurn:
-        """Reads a sampled turn: reasoning, calls (or what is wrong with them), answer; responses still missing."""
+        """Parse a sampled turn into reasoning, calls (or their mistakes) and answer; responses come later."""
         kept = [index for index in ids if index != self.end_of_turn]
         text = self.codec.decode(kept)
         reasoning, body = "", text
@@ -152,7 +152,7 @@ class ChatRenderer:
         return RolloutTurn(text, reasoning, "" if parsed else body.strip(), parsed)
 
     def turn_segments(self, ids: Sequence[int], turn: int) -> list[Segment]:
-        """Cuts a sampled turn into runs of one component."""
+        """Cut a sampled turn into runs of one component."""
         components = self.components(ids)
         cuts = [0, *(np.flatnonzero(np.diff(components)) + 1).tolist(), len(ids)]
         return [
@@ -163,12 +163,12 @@ class ChatRenderer:
 
 
 def _components(pieces: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """Labels tokens, given as bytes; see :meth:`ChatRenderer.components`."""
+    """Label tokens, given as bytes; see :meth:`ChatRenderer.components`."""
     text = b"".join(pieces)
     labels = np.full(len(text) + 1, int(Component.DELIMITER), dtype=np.int64)
     body = 0
-    end = text.rfind(END_OF_TURN.encode())
-    end = len(text) if end < 0 else end
+    marked = text.rfind(END_OF_TURN.encode())
+    end = len(text) if marked < 0 else marked
     thinking = _THINKING.match(text, 0, end)
     if thinking is not None:
         labels[slice(*_stripped(text, *thinking.span(1)))] = Component.REASONING
@@ -186,6 +186,6 @@ def _components(pieces: Sequence[bytes]) -> npt.NDArray[np.int64]:
 
 
 def _stripped(text: bytes, start: int, stop: int) -> tuple[int, int]:
-    """The span without white space at its ends."""
+    """Return the span without white space at its ends."""
     inner = text[start:stop]
     return start + len(inner) - len(inner.lstrip()), stop - (len(inner) - len(inner.rstrip()))

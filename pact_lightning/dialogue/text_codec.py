@@ -1,4 +1,4 @@
-"""Between text and token ids, with a wall between control tokens and text that comes from outside."""
+"""Codec between text and token ids that keeps control tokens out of text from outside."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,16 +13,16 @@ _BYTE_OF: dict[str, int] = {character: byte for byte, character in _characters()
 
 
 class TextCodec:
-    """Encodes plain text and control text apart, and measures tokens in bytes.
+    """Codec that encodes plain text and control text apart, and maps tokens to bytes.
 
     ``plain`` text (user messages, tool schemas, tool responses, traces) never becomes a control token, whatever it
-    contains: it goes through a copy of the tokenizer that knows no added tokens. ``control`` text is ours.
+    contains: a copy of the tokenizer without added tokens encodes it. ``control`` text is this package's own.
 
     Args:
-        tokenizer: A fast byte-level BPE tokenizer (Qwen, Llama 3, SmolLM2 and most others are).
+        tokenizer: A fast byte-level BPE tokenizer, as those of Qwen, Llama 3 and SmolLM2.
 
     Raises:
-        ValueError: The tokenizer is not byte-level, so that token and text positions could not be told.
+        ValueError: The tokenizer is not fast, or not byte-level: its tokens have no positions in the text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -41,25 +41,25 @@ class TextCodec:
         self._control_ids: dict[str, int] = {content: index for index, content in self._added.items()}
 
     def plain(self, text: str) -> list[int]:
-        """Ids of text from outside; no control token can come out."""
+        """Encode text from outside; no control token can come out."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 
     def control(self, text: str) -> list[int]:
-        """Ids of our own text: its control tokens become control tokens where the tokenizer has them."""
+        """Encode our own text: control tokens in it become control tokens if the tokenizer has them."""
         ids: list[int] = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def has_control(self, text: str) -> bool:
-        """Whether the tokenizer has this text as one control token."""
+        """Return whether the tokenizer has this text as one control token."""
         return text in self._control_ids
 
     def is_control(self, index: int) -> bool:
-        """Whether an id is a control token."""
+        """Return whether an id is a control token."""
         return index in self._added
 
     def control_id(self, text: str) -> int:
-        """The id of a control token.
+        """Return the id of a control token.
 
         Raises:
             ValueError: The tokenizer has no such token.
@@ -69,10 +69,10 @@ class TextCodec:
         return self._control_ids[text]
 
     def mixed(self, pieces: Iterable[tuple[str, bool]]) -> list[int]:
-        """Ids of a text given as (text, is ours) pieces.
+        """Encode a text given as pieces ``(text, is ours)``.
 
-        Neighbouring pieces are encoded in one go up to the next control token, so that the ids equal those of the
-        whole text wherever the outside text holds no control token itself.
+        Neighbouring pieces are encoded together up to the next control token: the ids equal those of the whole text
+        if the outside text holds no control token.
         """
         ids: list[int] = []
         pending = ""
@@ -87,7 +87,7 @@ class TextCodec:
         return ids + self.plain(pending)
 
     def _split(self, text: str) -> list[tuple[str, bool]]:
-        """Cuts our own text at its control tokens."""
+        """Cut our own text at its control tokens."""
         parts: list[tuple[str, bool]] = []
         rest = text
         while rest:
@@ -102,7 +102,7 @@ class TextCodec:
         return parts
 
     def token_bytes(self, index: int) -> bytes:
-        """The bytes of text that a token stands for; a token may end inside a character."""
+        """Return the bytes of text that a token stands for; a token may end inside a character."""
         known = self._bytes.get(index)
         if known is None:
             added = self._added.get(index)
@@ -110,12 +110,12 @@ class TextCodec:
                 known = added.encode()
             else:
                 # A byte-level token's text has one character per byte. A model's head may have more rows than the
-                # tokenizer has tokens; such an id stands for no text.
+                # tokenizer has tokens; such an id has no text.
                 token = self.tokenizer.convert_ids_to_tokens(index)
                 known = b"" if token is None else bytes(_BYTE_OF[character] for character in str(token))
             self._bytes[index] = known
         return known
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, control tokens included; for reading only."""
+        """Decode ids, control tokens included; for reading only."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,6 +1,6 @@
-"""Qwen's text format of tools and tool responses, its control tokens apart: for the policy's prompt and a teacher's.
+"""Qwen's text format of tools, tool responses and tool calls, for the prompts of the policy and of a teacher.
 
-A tool call, and how one is read out of what a model wrote.
+The prompts are pieces of text, marked as ours or from outside. Tool calls are parsed strictly from a model's text.
 """
 
 import json
@@ -13,7 +13,7 @@ from pact_lightning.types.tool_call import ParsedCall, ToolCall
 from pact_lightning.utils.json_text import JsonTextError, parse_json
 
 Piece = tuple[str, bool]
-"""A text, and whether it is ours; what is not ours never becomes a control token."""
+"""Text, and ``True`` if it is ours; text from outside never becomes a control token."""
 
 _TOOLS_HEAD = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -28,16 +28,16 @@ _MORE_TOOLS_HEAD = "From here on you may call these functions as well:\n<tools>"
 
 
 def json_text(value: Any) -> str:
-    """A value as the format writes it."""
+    """Write a value as JSON in the form of the format."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def system_pieces(system: str | None, tools: Sequence[ToolSchema]) -> list[Piece]:
-    """The content of the system turn: the task's own system message, then the tools and how they are called.
+    """Make the content of the system turn: the task's own system message, the tools, and the format of calls.
 
     Args:
-        system: The task's own system message, where it has one.
-        tools: The tools' schemas; without any, nothing is said about tools.
+        system: The task's own system message, if any.
+        tools: Schemas of the tools; without tools the turn does not mention any.
     """
     own: list[Piece] = [] if system is None else [(system, False)]
     if not tools:
@@ -47,11 +47,11 @@ def system_pieces(system: str | None, tools: Sequence[ToolSchema]) -> list[Piece
 
 
 def user_pieces(content: str, tools: Sequence[ToolSchema]) -> list[Piece]:
-    """The content of a later user turn; tools that come with it stand at its end, since the system turn is past [D].
+    """Make the content of a later user turn; new tools stand at its end, since the system turn is past [D].
 
     Args:
-        content: What the user says; may be empty where there are tools.
-        tools: The tools' schemas.
+        content: The user's text; may be empty if there are tools.
+        tools: Schemas of the new tools.
     """
     said: list[Piece] = [(content, False)]
     if not tools:
@@ -61,7 +61,7 @@ def user_pieces(content: str, tools: Sequence[ToolSchema]) -> list[Piece]:
 
 
 def response_pieces(responses: Sequence[str]) -> list[Piece]:
-    """The content of the user turn that brings tool responses, one block each."""
+    """Make the content of the user turn with tool responses, one block each."""
     pieces: list[Piece] = []
     for response in responses:
         start = "\n<tool_response>\n" if pieces else "<tool_response>\n"
@@ -70,7 +70,7 @@ def response_pieces(responses: Sequence[str]) -> list[Piece]:
 
 
 def joined(pieces: Sequence[Piece]) -> str:
-    """The pieces as one text."""
+    """Join pieces to one text."""
     return "".join(text for text, _ in pieces)
 
 
@@ -82,13 +82,13 @@ _BLOCK = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 
 
 def parse_tool_calls(text: str) -> list[ParsedCall]:
-    r"""Reads every ``<tool_call>`` block of a turn, strictly.
+    r"""Parse every ``<tool_call>`` block of a turn, strictly.
 
     A block must hold one JSON object with a string ``name`` and an object ``arguments``; nothing is repaired, since a
     repaired call would train the policy on tokens that did not do what they were rewarded for.
 
     Args:
-        text: The turn's text after the reasoning.
+        text: Text of the turn after the reasoning.
 
     Returns:
         One entry per block, in order; malformed blocks carry the reason.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:
 
     def _beside(name: str) -> Any:
-        """Load a module of this folder by path: importing the package would run its __init__, which may import torch."""
+        """Load a module of this folder by path: importing the package could import torch."""
         spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().with_name(f"{name}.py"))
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
