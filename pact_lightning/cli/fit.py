@@ -15,13 +15,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from pact_lightning.cli.command_table import DESCRIPTION, VERBS
 from pact_lightning.cli.errors import end
-from pact_lightning.credit.reward import RewardError
-from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.resume.checkpoint_files import is_remote, read_checkpoint
 from pact_lightning.resume.last_checkpoint import check_resumable, evaluated_checkpoint, last_checkpoint
 from pact_lightning.rollout.samplers.base import SamplerUnavailableError
 from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.training.trainer_checks import check_checkpoints, check_plugins, check_trainer
+from pact_lightning.utils.errors import NotResumableError, RunStoppedError
 
 _RECIPE = ("-c", "--config")
 _FREE = ("--help", "--print_config")
@@ -54,9 +53,9 @@ def run_lightning(args: list[str] | None) -> None:
             args=arguments,
             verbs=verbs,
         )
-    except (EnvironmentUnavailableError, SamplerUnavailableError, RewardError) as error:
-        # The user's own server or reward failed: a traceback of ours would not help. Before the policy is loaded, a
-        # sampler that is unavailable may be a mistake in the recipe.
+    except (RunStoppedError, NotResumableError) as error:
+        # The user's own server or reward failed, or a checkpoint's rollouts are gone: a traceback of ours would not
+        # help. Before the policy is loaded, a sampler that is unavailable may be a mistake in the recipe.
         end(error, 2 if isinstance(error, SamplerUnavailableError) and not _at_work() else 1)
     except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
         if _at_work():

@@ -29,6 +29,7 @@ from pact_lightning.rollout.watch import EnvironmentWatch, UselessEnvironmentsEr
 from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.trajectory import Trajectory
 from pact_lightning.utils.clock import PhaseClock
+from pact_lightning.utils.errors import NotResumableError
 from pact_lightning.utils.processes import rank_suffix, run_folder, sum_over_processes
 
 _ROWS_OF_A_PART = 4
@@ -106,7 +107,7 @@ class RolloutRunner:
             For every request its rollouts, and what all of them took.
 
         Raises:
-            FileNotFoundError: ``policy`` is given, and some of its rollouts are not on disk.
+            NotResumableError: ``policy`` is given, and some of its rollouts are not on disk.
             EnvironmentUnavailableError: No rollout can go on, or none is of use; the state is saved before.
             SamplerUnavailableError: What samples is gone; the state is saved before.
         """
@@ -176,7 +177,7 @@ class RolloutRunner:
     def _expect_all(self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str, policy: str) -> None:
         wanted, known = rollouts_of(requests), self.count_kept(requests, sampling, what, policy)
         if known < wanted:
-            raise FileNotFoundError(
+            raise NotResumableError(
                 f"the checkpoint stands in the middle of {what}, but only {known} of its {wanted} "
                 f"rollouts are in {self.store.folder}; name an earlier checkpoint, one of the end of a phase"
             )

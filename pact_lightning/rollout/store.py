@@ -22,7 +22,7 @@ from pact_lightning.rollout.engine import RolloutKey, RolloutRequest
 from pact_lightning.types.prompt import PromptView, UserTurn
 from pact_lightning.types.tool_call import ParsedCall
 from pact_lightning.types.trajectory import Component, RolloutTurn, Segment, StopReason, Trajectory
-from pact_lightning.utils.errors import TaskFileError
+from pact_lightning.utils.errors import NotResumableError, TaskFileError
 from pact_lightning.utils.json_lines import AppendLog, read_json_lines
 
 _FORMAT = 2
@@ -79,7 +79,7 @@ class RolloutStore:
         """Return the log-probabilities that all processes have saved.
 
         Raises:
-            FileNotFoundError: None are of this policy.
+            NotResumableError: None are of this policy.
         """
         found: dict[str, Tensor] | None = None
         for path in sorted(self.folder.glob(f"{what}*{_LOGPS}")):
@@ -90,7 +90,7 @@ class RolloutStore:
             except SafetensorError as error:
                 rank_zero_warn(f"{path} cannot be read and is left out: {error}")
         if found is None:
-            raise FileNotFoundError(
+            raise NotResumableError(
                 f"the checkpoint stands in the middle of {what}, but the log-probabilities under the policy that began "
                 f"it are not in {self.folder}; name an earlier checkpoint, one of the end of a phase"
             )

@@ -15,6 +15,10 @@ class RunStoppedError(Exception):
     once = "it is back"
 
 
+class NotResumableError(FileNotFoundError):
+    """Error of a checkpoint from the middle of a phase, without the rollouts that it goes on with."""
+
+
 class TaskFieldError(ValueError):
     """Error of a field of a task.
 
