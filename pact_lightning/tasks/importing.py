@@ -50,19 +50,15 @@ def check_own_format(path: Path) -> None:
         TaskFileError: The first record is a row of FTRL, MatchTIR or ToolHop; the error says which ``--format`` it is.
     """
     try:
-        scan = scan_json_list(path, lone_value=True) if _is_list(path) else scan_json_lines(path)
-        first = next(scan, None)
+        is_list = path.name.endswith((".json", ".json.gz"))
+        first = next(scan_json_list(path, lone_value=True) if is_list else scan_json_lines(path), None)
     except TaskFileError:
         return
     found = None if first is None else other_format(first.value)
     if first is not None and found is not None:
         name, field = found
         problem = f"is a field of another format and of no task; give --format {name}"
-        raise TaskFileError(path, first.number, problem, field, unit="item" if _is_list(path) else "line")
-
-
-def _is_list(path: Path) -> bool:
-    return path.name.endswith((".json", ".json.gz"))
+        raise TaskFileError(path, first.number, problem, field)
 
 
 @dataclass(slots=True)
