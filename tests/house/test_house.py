@@ -107,3 +107,27 @@ def test_importing_the_package_imports_none_of_its_rooms():
     program = "import sys, pact_lightning; print([n for n in sys.modules if n.startswith('pact_lightning.')])"
     process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[]"
+
+
+def reading_path():
+    """The files of the reading path with their stated lengths, in order."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.partition("## A reading path")[2].partition("\n## ")[0]
+    return [(file, int(lines)) for file, lines in re.findall(r"^\| `([\w/]+\.py)` \| (\d+) \|", section, re.MULTILINE)]
+
+
+def test_the_reading_path_has_about_the_stated_length():
+    path = reading_path()
+    real = [len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) for file, _ in path]
+    assert 10 <= len(path) <= 14
+    assert 2000 <= sum(real) <= 2500
+    for (file, stated), lines in zip(path, real, strict=True):
+        assert abs(stated - lines) <= 0.1 * lines, f"{file} has {lines} lines, the page says {stated}"
+
+
+def test_the_reading_path_has_no_forward_jump():
+    modules = [f"pact_lightning.{file.removesuffix('.py').replace('/', '.')}" for file, _ in reading_path()]
+    for number, (file, _) in enumerate(reading_path()):
+        tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+        imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not imported & set(modules[number + 1 :]), file
