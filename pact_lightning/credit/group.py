@@ -33,6 +33,10 @@ class CreditConfig:
         gamma: Discount of later turns' rewards [C].
         eps: Added to the standard deviations [C].
         advantage_fusion: Fusion of trajectory and turn advantage: ``sum`` [P], ``mean`` [C], or ``trajectory`` alone.
+
+    Raises:
+        ValueError: There is no such reward.
+        ImportError: The import path names none.
     """
 
     reward: str = "matchtir"
@@ -44,13 +48,7 @@ class CreditConfig:
     advantage_fusion: Fusion = "sum"
 
     def __post_init__(self) -> None:
-        """Find the reward: a wrong name fails before anything is loaded.
-
-        Raises:
-            ValueError: There is no such reward.
-            ImportError: The import path names none.
-        """
-        self.reward_function()
+        self.reward_function()  # a wrong name fails before anything is loaded
 
     def reward_function(self) -> RewardFunction:
         """Return the reward as a function of a rollout and its task."""

@@ -39,6 +39,9 @@ class AnnotatorConfig:
         endpoint: The endpoint of its model.
         cache: A ``.jsonl`` file that keeps every answer, so nothing is paid twice.
         attempts: Most attempts per turn; an unusable answer goes back with its mistake.
+
+    Raises:
+        ValueError: No attempt is allowed.
     """
 
     endpoint: EndpointConfig
@@ -46,11 +49,6 @@ class AnnotatorConfig:
     attempts: int = 3
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: No attempt is allowed.
-        """
         if self.attempts < 1:
             raise ValueError(f"attempts must be at least 1, got {self.attempts}")
 

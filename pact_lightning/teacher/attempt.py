@@ -35,6 +35,7 @@ from pact_lightning.teacher.turn import (
     teacher_messages,
 )
 from pact_lightning.traces.leak import leak_reasons, trace_problems
+from pact_lightning.traces.replay import EnvironmentFailedError
 from pact_lightning.traces.segmentation import segment_reasoning, turn_pattern
 from pact_lightning.traces.verdict import can_be_verified, verified_by, without_wrong_answer
 from pact_lightning.types.prompt import ToolSchema, UserTurn
@@ -43,10 +44,6 @@ from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trace import Chunk, ExpertTrace, ExpertTurn, TurnPattern
 
 _log = logging.getLogger(__name__)
-
-
-class EnvironmentFailedError(Exception):
-    """Failure to start a task's environment."""
 
 
 class CannotBeVerifiedError(Exception):
@@ -71,6 +68,9 @@ class TeacherLimits:
         max_turns: Most assistant turns [P]: 10.
         max_response_characters: Length above which a tool response is cut, with a mark.
         tool_timeout_s: Seconds that one tool call may take; after that its response is an error.
+
+    Raises:
+        ValueError: One of them is not positive.
     """
 
     max_turns: int = 10
@@ -78,11 +78,6 @@ class TeacherLimits:
     tool_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: One of them is not positive.
-        """
         if self.max_turns < 1 or self.max_response_characters < 1 or self.tool_timeout_s <= 0:
             raise ValueError("max_turns, max_response_characters and tool_timeout_s must be positive")
 

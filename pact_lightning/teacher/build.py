@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pact_lightning.tasks.record import check_task
-from pact_lightning.teacher.importers.conversation import Conversation, RecordError
+from pact_lightning.teacher.importers.conversation import Conversation, Dialogue, RecordError
 from pact_lightning.teacher.importers.reading import Format, Place, Problem, Record, read_conversation
 from pact_lightning.traces.hard_turns import Annotator, flag_names
 from pact_lightning.traces.leak import TracePlace
@@ -217,14 +217,15 @@ def _joined(conversation: Conversation, tasks: Mapping[str, Task]) -> Task:
     if task is None:
         problem = f"{conversation.id!r} is not the id of any of the {len(tasks)} tasks"
         raise RecordError("unknown task", "id", problem)
-    said = [message["content"] for message in conversation.dialogue.messages if message["role"] == "user"]
-    said += [turn.content for turn in conversation.dialogue.follow_ups]
-    asked = [message["content"] for message in task.prompt.messages if message["role"] == "user"]
-    asked += [turn.content for turn in task.prompt.follow_ups]
-    if said != asked:
+    if _users_words(conversation.dialogue) != _users_words(task.prompt):
         problem = f"the user says something else than in the task {task.id!r}; is this a trace of another task?"
         raise RecordError("another prompt", "messages", problem)
     return task
+
+
+def _users_words(said: Dialogue | PromptView) -> list[Any]:
+    first = [message["content"] for message in said.messages if message["role"] == "user"]
+    return [*first, *(turn.content for turn in said.follow_ups)]
 
 
 def _replayed(

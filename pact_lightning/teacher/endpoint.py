@@ -153,6 +153,9 @@ class EndpointConfig:
         price_in: Price of a million prompt tokens, in any currency.
         price_out: Price of a million completion tokens, in the same currency.
         extra_body: Further fields of each request, for example ``{"max_completion_tokens": 4096}``.
+
+    Raises:
+        ValueError: The address holds a key or is none, or a value is out of its range.
     """
 
     model: str
@@ -168,11 +171,6 @@ class EndpointConfig:
     extra_body: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: One of them is out of its range.
-        """
         check_base_url(self.base_url)
         if not self.model:
             raise ValueError("model must name a model of the endpoint")

@@ -19,7 +19,6 @@ from pact_lightning.teacher.attempt import (
     KEPT,
     Attempt,
     CannotBeVerifiedError,
-    EnvironmentFailedError,
     TeacherLimits,
     attempt_task,
     judge_attempt,
@@ -27,6 +26,7 @@ from pact_lightning.teacher.attempt import (
 )
 from pact_lightning.teacher.endpoint import Endpoint, EndpointError, RequestFailedError
 from pact_lightning.teacher.turn import PROMPT_VERSION, CallFormat
+from pact_lightning.traces.replay import EnvironmentFailedError
 from pact_lightning.types.task import Task
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trace import Chunk, ExpertTrace
@@ -132,6 +132,9 @@ class TeacherConfig:
         seed: Seed of the environments; a replay with the same seed finds the same responses.
         send_reasoning: Send a turn's thinking back with it, in the server's own field: training keeps earlier
             thinking too. Off for servers that refuse the field.
+
+    Raises:
+        ValueError: There is no such format, or no attempt is allowed.
     """
 
     call_format: CallFormat = "native"
@@ -141,11 +144,6 @@ class TeacherConfig:
     send_reasoning: bool = True
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: There is no such format, or no attempt is allowed.
-        """
         if self.call_format not in ("native", "text"):
             raise ValueError(f"call_format must be native or text, got {self.call_format!r}")
         if self.attempts < 1:

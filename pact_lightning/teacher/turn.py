@@ -7,7 +7,7 @@ rollout's turn.
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pact_lightning.dialogue.tool_text import joined, parse_tool_calls, response_pieces, system_pieces, user_pieces
@@ -126,8 +126,7 @@ def read_teacher_turn(reply: Reply, index: int, call_format: CallFormat, *, send
         call_ids=ids,
         message=_message(reply, ids, send_reasoning),
     )
-    problem = _problem(reply, turn, parsed, behind, open_thinking)
-    return TeacherTurn(turn.reasoning, turn.answer, turn.calls, ids, turn.message, problem) if problem else turn
+    return replace(turn, problem=_problem(reply, turn, parsed, behind, open_thinking))
 
 
 def parse_native_call(call: NativeCall) -> ParsedCall:

@@ -78,6 +78,10 @@ class ExpertTrace:
             construction the final answer is **not** among them (leak guard, METHOD section 1).
         final: The final answer turn, for plain supervised warm-up only; no privileged context ever holds it.
         source: The trace's origin, for reports.
+
+    Raises:
+        ValueError: A turn neither calls nor replies, or does both, carries an answer, or has fewer or more responses
+            than calls.
     """
 
     turns: tuple[ExpertTurn, ...]
@@ -85,12 +89,6 @@ class ExpertTrace:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Check the leak guard and that every call has its response.
-
-        Raises:
-            ValueError: A turn neither calls nor replies, or does both, carries an answer, or has fewer or more
-                responses than calls.
-        """
         for index, turn in enumerate(self.turns):
             if turn.answer or (turn.reply is None and not turn.calls):
                 raise ValueError(f"trace turn {index} must call a tool and give no answer; put the answer in `final`")

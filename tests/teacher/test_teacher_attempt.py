@@ -14,12 +14,12 @@ from pact_lightning.tasks.bundled.tasks import make_task
 from pact_lightning.teacher.attempt import (
     CannotBeVerifiedError,
     Ending,
-    EnvironmentFailedError,
     TeacherLimits,
     attempt_task,
     judge_attempt,
 )
 from pact_lightning.teacher.endpoint import Endpoint, EndpointError, RequestFailedError
+from pact_lightning.traces.replay import EnvironmentFailedError
 from pact_lightning.traces.verdict import (
     BY_ANSWER,
     BY_RESPONSE,
