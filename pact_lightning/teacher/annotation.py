@@ -52,6 +52,11 @@ _SYSTEM = (
     "numbers never decrease. quality_flags are short remarks on reasoning that is wrong, repetitive or off the point; "
     "usually an empty list. Never rewrite the text.\nTypes:\n"
 )
+_ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
+_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n\s*```", re.DOTALL)
+
+_Words = Annotated[str, Field(min_length=1)]
+_Count = Annotated[int, Field(ge=0)]
 
 
 def annotation_messages(reasoning: str, calls: Sequence[ToolCall], context: str) -> list[dict[str, Any]]:
@@ -75,13 +80,6 @@ def correction_messages(answer: str, problem: str) -> list[dict[str, Any]]:
     """Return the dialogue's continuation after an unusable answer."""
     content = f"That is not usable: {problem}. Answer again with the whole JSON object, corrected."
     return [{"role": "assistant", "content": answer}, {"role": "user", "content": content}]
-
-
-_ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n\s*```", re.DOTALL)
-
-_Words = Annotated[str, Field(min_length=1)]
-_Count = Annotated[int, Field(ge=0)]
 
 
 class AnnotationError(ValueError):

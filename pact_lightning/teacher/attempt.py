@@ -43,6 +43,7 @@ from pact_lightning.types.task import Task
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trace import Chunk, ExpertTrace, ExpertTurn, TurnPattern
 
+KEPT = "kept"
 _log = logging.getLogger(__name__)
 
 
@@ -268,9 +269,6 @@ async def _settled(future: Future[Any]) -> Future[Any]:
     future.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(done.set))
     await done.wait()
     return future
-
-
-KEPT = "kept"
 
 
 def judge_attempt(task: Task, attempt: Attempt, source: str) -> tuple[str, str, ExpertTrace | None]:

@@ -33,6 +33,11 @@ from pact_lightning.types.trace import Chunk, ExpertTrace
 from pact_lightning.utils.errors import TaskFieldError
 from pact_lightning.utils.json_lines import AppendLog
 
+FAILURES_IN_A_ROW = 10
+"""Number of consecutive tasks that could not be tried to the end after which the run stops."""
+
+Progress = Callable[[Mapping[str, Any] | None], None]
+
 
 class GenerationLog:
     """Log of generated traces: one line per finished task, under a first line with the settings.
@@ -109,12 +114,6 @@ def _other_settings(path: Path, made_by: Any, settings: Mapping[str, Any]) -> st
         return f"{path} is not a log of generated traces; name another file"
     changed = sorted(key for key in {*made_by, *settings} if made_by.get(key) != settings.get(key))
     return f"{path} was made with other settings ({', '.join(changed)}); use them again, or write to another file"
-
-
-FAILURES_IN_A_ROW = 10
-"""Number of consecutive tasks that could not be tried to the end after which the run stops."""
-
-Progress = Callable[[Mapping[str, Any] | None], None]
 
 
 class GenerationStoppedError(OSError):

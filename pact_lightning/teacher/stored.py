@@ -30,6 +30,17 @@ from pact_lightning.utils.errors import TaskFieldError
 from pact_lightning.utils.imports import make_object
 
 StoredFormat = Literal["auto", "task", "openai", "sharegpt", "toolrl"]
+STYLES = {
+    "prompt": "dim",
+    "reasoning": "green",
+    "never": "red",
+    "tool_call": "magenta",
+    "observation": "cyan",
+    "answer": "yellow",
+}
+"""Colours of components; ``never`` is reasoning that no level supervises."""
+SHOWN_CHARACTERS = 400
+"""Length above which a text is cut in the middle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +142,6 @@ def _conversation(record: Record, format: StoredFormat) -> StoredTrace | Problem
         dialogue.follow_ups,
     )
     return StoredTrace(prompt, (*dialogue.turns, *last), conversation.reference.answer)
-
-
-STYLES = {
-    "prompt": "dim",
-    "reasoning": "green",
-    "never": "red",
-    "tool_call": "magenta",
-    "observation": "cyan",
-    "answer": "yellow",
-}
-"""Colours of components; ``never`` is reasoning that no level supervises."""
-SHOWN_CHARACTERS = 400
-"""Length above which a text is cut in the middle."""
 
 
 def trace_view(trace: StoredTrace, flags: Sequence[Flagged] = (), *, full: bool = False) -> RenderableType:

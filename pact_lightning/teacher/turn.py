@@ -32,6 +32,8 @@ _ANSWER = (
     "<answer> and </answer>."
 )
 _NO_ANSWER = "Once you have all you need, reply without a tool call."
+_BLOCK = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
+_THINK = re.compile(r"</?think>")
 
 
 def teacher_messages(task: Task, call_format: CallFormat) -> list[dict[str, Any]]:
@@ -69,10 +71,6 @@ def response_messages(
             for call_id, response in zip(call_ids, responses, strict=True)
         ]
     return [{"role": "user", "content": joined(response_pieces(responses))}]
-
-
-_BLOCK = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
-_THINK = re.compile(r"</?think>")
 
 
 @dataclass(frozen=True, slots=True)

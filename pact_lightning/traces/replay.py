@@ -35,6 +35,10 @@ _log = logging.getLogger(__name__)
 Agreement = Literal["exact", "json", "differs"]
 
 
+class EnvironmentFailedError(ValueError):
+    """Failure to make or reset a task's environment."""
+
+
 @dataclass(frozen=True, slots=True)
 class Replay:
     """Results of a replay.
@@ -80,10 +84,6 @@ def replay_calls(prompt: PromptView, calls: Sequence[ToolCall], *, timeout_s: fl
     if unlisted and futures[-1].exception() is None:
         tools |= futures[-1].result()
     return Replay(results, _closed(environment, threads, busy), tools)
-
-
-class EnvironmentFailedError(ValueError):
-    """Failure to make or reset a task's environment."""
 
 
 def same_response(recorded: str, replayed: str) -> Agreement:

@@ -26,6 +26,14 @@ from pact_lightning.types.task import Reference, Task
 from pact_lightning.types.trace import ExpertTrace, flatten_calls
 from pact_lightning.utils.errors import shortened
 
+OnMismatch = Literal["drop", "replace"]
+TRUSTED = "trusted, not verified"
+"""The reason of a trace that is kept for its teacher's sake alone."""
+_NO_REFERENCE = "no reference answer"
+_REMEDIES = (
+    "nothing says what is right: give `answer` in the record (in a task file `reference.answer`), name tasks with "
+    "their answers by --tasks where you build, or take the teacher's own answer by --trust_teacher true"
+)
 SOLVED_REWARD = 1.0
 """Least value of an environment's own ``reward()`` that counts as solved."""
 BY_ANSWER = "final answer verifies"
@@ -106,16 +114,6 @@ def _leaves(value: Any) -> Iterator[Any]:
             waiting += inner
         elif inner is not None:
             yield inner
-
-
-OnMismatch = Literal["drop", "replace"]
-TRUSTED = "trusted, not verified"
-"""The reason of a trace that is kept for its teacher's sake alone."""
-_NO_REFERENCE = "no reference answer"
-_REMEDIES = (
-    "nothing says what is right: give `answer` in the record (in a task file `reference.answer`), name tasks with "
-    "their answers by --tasks where you build, or take the teacher's own answer by --trust_teacher true"
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,9 @@ from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.utils.errors import TaskFieldError, shortened, typed
 from pact_lightning.utils.json_text import JsonTextError, check_json, parse_json
 
+_OPEN, _CLOSE = "<think>", "</think>"
+_CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|\Z)", re.DOTALL)
+
 
 def wanted(value: Any, kind: type, field: str) -> Any:
     """Return the value if it is of the type.
@@ -240,10 +243,6 @@ def read_environment(record: Mapping[str, Any]) -> EnvironmentSpec | None:
     value = wanted(record["environment"], dict, "environment")
     class_path = wanted(value.get("class_path"), str, "environment.class_path")
     return EnvironmentSpec(class_path, wanted(value.get("init_args") or {}, dict, "environment.init_args"))
-
-
-_OPEN, _CLOSE = "<think>", "</think>"
-_CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|\Z)", re.DOTALL)
 
 
 class Spoken(NamedTuple):

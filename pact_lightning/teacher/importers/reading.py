@@ -17,6 +17,15 @@ from pact_lightning.utils.json_lines import JsonLine, scan_json_lines, scan_json
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 """Files that are read: JSON Lines, or one JSON array of records."""
+Format = Literal["auto", "openai", "sharegpt", "toolrl"]
+
+IMPORTERS: dict[str, Callable[[Any], Conversation]] = {
+    "openai": conversation_from_openai,
+    "sharegpt": conversation_from_sharegpt,
+    "toolrl": conversation_from_toolrl,
+}
+"""Readers of a record by format; each raises :class:`RecordError` for a broken one."""
+_MARKS = {"messages": "openai", "conversations": "sharegpt", "instruction": "toolrl"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +134,6 @@ def _entry(place: Place, read: JsonLine) -> Record | Problem:
     if read.error is None:
         return Record(place, read.value)
     return Problem(place, read.error.reason, read.error.problem)
-
-
-Format = Literal["auto", "openai", "sharegpt", "toolrl"]
-
-IMPORTERS: dict[str, Callable[[Any], Conversation]] = {
-    "openai": conversation_from_openai,
-    "sharegpt": conversation_from_sharegpt,
-    "toolrl": conversation_from_toolrl,
-}
-"""Readers of a record by format; each raises :class:`RecordError` for a broken one."""
-_MARKS = {"messages": "openai", "conversations": "sharegpt", "instruction": "toolrl"}
 
 
 def read_conversation(record: Any, format: Format = "auto") -> Conversation:
