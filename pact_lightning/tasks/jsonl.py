@@ -90,7 +90,7 @@ def tasks_of(scanned: Iterable[Scanned]) -> Iterator[Task]:
 
 
 class JsonlTasks:
-    """Tasks from a JSON Lines file; see :class:`pact_lightning.tasks.record.TaskRecord` for the fields.
+    """Tasks from a JSON Lines file; see :class:`pact_lightning.tasks.fields.TaskRecord` for the fields.
 
     Args:
         path: The file, ``.jsonl`` or ``.jsonl.gz``. Blank lines are skipped.

@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 
 from pact_lightning.tasks.bundled.tasks import BundledTasks
-from pact_lightning.tasks.record import TaskRecord, task_from_json, task_to_json
+from pact_lightning.tasks.fields import TaskRecord
+from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.utils.errors import TaskFieldError
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pact_lightning.tasks.bundled.tasks import make_task
+from pact_lightning.tasks.fields import TaskRecord
 from pact_lightning.tasks.jsonl import JsonlTasks
-from pact_lightning.tasks.record import TaskRecord, task_from_json, task_to_json
+from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.types.prompt import UserTurn
 from pact_lightning.utils.errors import TaskFieldError
 
