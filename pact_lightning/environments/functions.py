@@ -11,8 +11,9 @@ from pact_lightning.environments.function_schema import (
     arguments_validator,
     function_schema,
 )
-from pact_lightning.environments.protocol import EnvironmentUnavailableError, ToolResult
-from pact_lightning.environments.tool_output import ToolOutputError, failure_text, is_unreachable, output_text
+from pact_lightning.environments.protocol import ToolResult, unknown_tool
+from pact_lightning.environments.tool_calls import failure
+from pact_lightning.environments.tool_output import ToolOutputError, output_text
 from pact_lightning.types.prompt import PromptView, ToolSchema
 from pact_lightning.utils.imports import import_module, import_path
 
@@ -60,8 +61,7 @@ class CallableTools:
             EnvironmentUnavailableError: The function raised it to stop the run.
         """
         if name not in self._functions:
-            known = ", ".join(self._functions)
-            return ToolResult(f"There is no tool named {name!r}. The tools are: {known}.", error=True)
+            return unknown_tool(name, self._functions)
         problem = argument_problem(self._validators[name], name, arguments)
         if problem is not None:
             return ToolResult(problem, error=True)
@@ -69,10 +69,8 @@ class CallableTools:
             return ToolResult(output_text(self.finish(self._functions[name](**arguments))))
         except ToolOutputError as error:
             return ToolResult(f"The tool {name} failed: {error}.", error=True)
-        except EnvironmentUnavailableError:
-            raise
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code: any error is an observation
-            return ToolResult(failure_text(error), error=True, unanswered=is_unreachable(error))
+            return failure(error)
 
     def finish(self, value: Any) -> Any:
         """Wait for an awaitable on the event loop; return any other value as it is."""

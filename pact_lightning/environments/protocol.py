@@ -1,6 +1,6 @@
 """Protocol of environments: the three verbs that the rollout engine uses."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +24,11 @@ class ToolResult:
     error: bool = False
     solved: bool | None = None
     unanswered: bool = False
+
+
+def unknown_tool(name: str, offered: Iterable[str]) -> ToolResult:
+    """Return the answer to a call of a tool that is not offered."""
+    return ToolResult(f"There is no tool named {name!r}. The tools are: {', '.join(offered)}.", error=True)
 
 
 class EnvironmentUnavailableError(RunStoppedError, RuntimeError):

@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from pact_lightning.environments.protocol import Environment, EnvironmentUnavailableError, ToolResult, close_environment
+from pact_lightning.environments.protocol import (
+    Environment,
+    EnvironmentUnavailableError,
+    ToolResult,
+    close_environment,
+    unknown_tool,
+)
 from pact_lightning.environments.tool_output import RAISED, failure_text, is_unreachable
 from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.tool_call import ParsedCall, ToolCall
@@ -120,8 +126,7 @@ def refusal_of(offered: Sequence[str], entry: ParsedCall) -> ToolResult | None:
     if entry.call is None:
         return ToolResult(entry.error, error=True)
     if entry.call["name"] not in offered:
-        known = ", ".join(offered)
-        return ToolResult(f"There is no tool named {entry.call['name']!r}. The tools are: {known}.", error=True)
+        return unknown_tool(entry.call["name"], offered)
     return None
 
 

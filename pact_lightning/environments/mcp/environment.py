@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pact_lightning.environments.mcp.connection import MCPConnection, MCPLimits
 from pact_lightning.environments.mcp.server import MCPServerError, MCPServerSpec, tool_schemas
-from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.environments.protocol import ToolResult, unknown_tool
 from pact_lightning.types.prompt import PromptView, ToolSchema
 
 Session = Literal["per_rollout", "shared"]
@@ -112,8 +112,7 @@ class MCPEnvironment:
             arguments: The call's arguments; the server checks them.
         """
         if self._include is not None and name not in self._include:
-            known = ", ".join(self._include)
-            return ToolResult(f"There is no tool named {name!r}. The tools are: {known}.", error=True)
+            return unknown_tool(name, self._include)
         return self._connected().call(name, arguments)
 
     def close(self) -> None:
