@@ -149,7 +149,7 @@ def _work_table(plan: RunPlan, seconds: Mapping[str, float], speed: Speed) -> Ta
     """Tabulate the passes of a phase, with operations and seconds."""
     title = (
         f"One phase: {plan.recipe.prompts_per_phase:,} prompts x {plan.recipe.rollouts_per_prompt} rollouts, "
-        f"{plan.steps} optimiser steps of {plan.packs} pack{'s' if plan.packs != 1 else ''}"
+        f"{plan.recipe.steps} optimiser steps of {plan.packs} pack{'s' if plan.packs != 1 else ''}"
     )
     table = Table(title=title)
     table.add_column("pass")

@@ -106,7 +106,7 @@ class AttentionKernels(TorchFunctionMode):
 
     def __init__(self, device_type: str) -> None:
         super().__init__()
-        self._attend = _on_cuda if device_type == "cuda" else _on_cpu
+        self._device_type = device_type
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -114,7 +114,7 @@ class AttentionKernels(TorchFunctionMode):
         del types
         given = kwargs or {}
         if func is scaled_dot_product_attention and args[0].device.type == "meta":
-            return self._attend(*args, **given)
+            return _attend(self._device_type, *args, **given)
         return func(*args, **given)
 
 
@@ -148,7 +148,8 @@ def run_backward(loss: Tensor) -> None:
     )
 
 
-def _on_cpu(  # noqa: PLR0917  # as torch's own function
+def _attend(  # noqa: PLR0917  # as torch's own function
+    device_type: str,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -157,39 +158,23 @@ def _on_cpu(  # noqa: PLR0917  # as torch's own function
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> Tensor:
-    del enable_gqa  # this kernel always knows shared key heads
-    result: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, dropout_p, is_causal, attn_mask=_as_bias(attn_mask, query), scale=scale
-    )[0]
-    return result
-
-
-def _on_cuda(  # noqa: PLR0917  # as torch's own function
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    result: Tensor
-    half = query.dtype in (torch.bfloat16, torch.float16)
-    if attn_mask is None and half:
-        result = torch.ops.aten._scaled_dot_product_flash_attention(
-            query, key, value, dropout_p, is_causal, False, scale=scale
+) -> Any:
+    """Attend by the kernel that torch takes on a device."""
+    aten = torch.ops.aten
+    if device_type != "cuda":  # this kernel always knows shared key heads
+        bias = _as_bias(attn_mask, query)
+        return aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, dropout_p, is_causal, attn_mask=bias, scale=scale
         )[0]
-        return result
+    if attn_mask is None and query.dtype in (torch.bfloat16, torch.float16):
+        return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
     if enable_gqa and query.shape[1] != key.shape[1]:  # torch has only its plain kernel for this
         return scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True
         )
-    result = torch.ops.aten._scaled_dot_product_efficient_attention(
+    return aten._scaled_dot_product_efficient_attention(
         query, key, value, _padded(attn_mask, query), True, dropout_p, is_causal, scale=scale
     )[0]
-    return result
 
 
 def _as_bias(mask: Tensor | None, query: Tensor) -> Tensor | None:

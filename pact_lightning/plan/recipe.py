@@ -81,6 +81,11 @@ class Recipe:
         return self.anchor_probability < 1 and (self.trace_layout != "branch" or self.with_sft)
 
     @property
+    def steps(self) -> int:
+        """Optimiser steps of a phase."""
+        return self.prompts_per_phase // self.prompts_per_step
+
+    @property
     def privileged_prompts(self) -> int:
         """Expected number of an optimiser step's prompts that are scored under their trace."""
         return round((1 - self.anchor_probability) * self.prompts_per_step)

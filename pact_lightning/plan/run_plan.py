@@ -1,21 +1,11 @@
 """Plan of a run: its memory at the two fullest moments, and the passes of a phase."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from pact_lightning.plan.lengths import (
-    Decoding,
-    Lengths,
-    Passes,
-    PhaseSize,
-    PlannedPack,
-    StepShape,
-    decoding,
-    fullest,
-    phase_passes,
-    step_packs,
-)
+from pact_lightning.plan.lengths import Decoding, Lengths, Passes, PlannedPack, StepShape, fullest, step_packs
 from pact_lightning.plan.memory import (
     RolloutBytes,
     RolloutShape,
@@ -27,7 +17,7 @@ from pact_lightning.plan.memory import (
     update_bytes,
 )
 from pact_lightning.plan.recipe import Recipe
-from pact_lightning.policy.flops import FlopCount
+from pact_lightning.policy.flops import FlopCount, Work, attended_pairs, causal_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +83,6 @@ class RunPlan:
         memory: Memory at the fullest moments.
         packs: Packs of one optimiser step.
         pack_tokens: Tokens of a full pack.
-        steps: Optimiser steps of a phase.
         passes: Passes of a phase.
         decoding: Decoding steps of its rollouts.
     """
@@ -103,7 +92,6 @@ class RunPlan:
     memory: RunMemory
     packs: int
     pack_tokens: int
-    steps: int
     passes: list[Passes]
     decoding: Decoding
 
@@ -117,23 +105,59 @@ def make_plan(recipe: Recipe, skeleton: nn.Module, lengths: Lengths) -> RunPlan:
         lengths: Tokens of prompts, traces and rollouts.
     """
     packs = planned_packs(recipe, lengths)
-    steps = recipe.prompts_per_phase // recipe.prompts_per_step
-    alone = _step(recipe, prompts=steps * recipe.privileged_prompts, privileged=0) if recipe.with_correction else None
-    size = PhaseSize(
-        steps, recipe.prompts_per_phase, recipe.rollouts_per_prompt, recipe.rows, recipe.with_old, recipe.with_kl
-    )
+    decoding = _decoding(recipe, lengths)
     return RunPlan(
         recipe=recipe,
         lengths=lengths,
         memory=run_memory(recipe, skeleton, lengths, packs),
         packs=len(packs),
         pack_tokens=full_pack_tokens(recipe, packs),
-        steps=steps,
-        passes=phase_passes(
-            FlopCount.of(skeleton), size, lengths, packs, [] if alone is None else step_packs(alone, lengths)
-        ),
-        decoding=decoding(size, lengths),
+        passes=_passes(recipe, FlopCount.of(skeleton), lengths, packs, decoding),
+        decoding=decoding,
     )
+
+
+def _passes(
+    recipe: Recipe, count: FlopCount, lengths: Lengths, packs: Sequence[PlannedPack], decoding: Decoding
+) -> list[Passes]:
+    """Count the passes of a phase, in their order."""
+    prompts, steps = recipe.prompts_per_phase, recipe.steps
+    rollouts = prompts * recipe.rollouts_per_prompt
+    sampled = rollouts * lengths.sampled
+    observed = rollouts * lengths.trajectory - sampled
+    pairs = rollouts * causal_pairs(lengths.trajectory, lengths.prompt)
+    sampled_pairs = round(pairs * lengths.sampled / lengths.trajectory)
+    prefill = Work(prompts * lengths.prompt, prompts, prompts * causal_pairs(lengths.prompt))
+    prefill += Work(observed, 0, pairs - sampled_pairs)
+    update = _work(packs)
+    forwards, tokens = steps * len(packs), steps * update.tokens
+    passes = [
+        Passes("prefill", 0, prefill.tokens, count.forward(prefill)),
+        Passes("decode", decoding.steps, sampled, count.forward(Work(sampled, sampled, sampled_pairs))),
+    ]
+    if recipe.with_old:
+        passes.append(Passes("old", forwards, tokens, steps * count.forward(update)))
+    if recipe.with_correction and recipe.privileged_prompts:
+        alone = step_packs(_step(recipe, prompts=steps * recipe.privileged_prompts, privileged=0), lengths)
+        by_prompt = _work(alone)
+        passes.append(Passes("old, prompt only", len(alone), by_prompt.tokens, count.forward(by_prompt)))
+    if recipe.with_kl:
+        passes.append(Passes("reference", forwards, tokens, steps * count.forward(update, with_adapter=False)))
+    passes.append(Passes("forward", forwards, tokens, steps * count.forward(update)))
+    passes.append(Passes("backward", forwards, tokens, steps * count.backward(update)))
+    return passes
+
+
+def _decoding(recipe: Recipe, lengths: Lengths) -> Decoding:
+    """Count the decoding steps of a phase."""
+    rollouts = recipe.prompts_per_phase * recipe.rollouts_per_prompt
+    rows = min(recipe.rows, rollouts)
+    return Decoding(-(-rollouts // rows) * lengths.sampled, lengths.prompt + lengths.trajectory // 2, rows)
+
+
+def _work(packs: Sequence[PlannedPack]) -> Work:
+    each = (Work(one.pack.tokens, one.head_tokens, attended_pairs(one.pack.layouts)) for one in packs)
+    return sum(each, Work())
 
 
 def planned_packs(recipe: Recipe, lengths: Lengths) -> list[PlannedPack]:

@@ -125,11 +125,9 @@ def pack_blocks(blocks: Sequence[Block], max_tokens: int, mode: PackingMode = "s
     pieces: list[_Piece] = []
     for index, block in enumerate(blocks):
         piece = _piece(index, block)
+        _check_fits(piece, max_tokens)
         if mode == "rows":
-            rows = list(_one_by_one(piece))
-            for row in rows:
-                _check_fits(row, max_tokens)
-            pieces += rows
+            pieces += _one_by_one(piece)
         elif piece.tokens > max_tokens:
             pieces += _split(piece, max_tokens)
         else:
@@ -179,7 +177,6 @@ def _one_by_one(piece: _Piece) -> Iterator[_Piece]:
 
 def _split(piece: _Piece, max_tokens: int) -> Iterator[_Piece]:
     """Split a block into parts with as many branches as fit, the prefix in each; the first part reads it."""
-    _check_fits(piece, max_tokens)
     room = max_tokens - piece.prefix.shape[0]
     for number, found in enumerate(fill_bins([ids.shape[0] for _, ids in piece.branches], room)):
         branches = tuple(piece.branches[branch] for branch in found)

@@ -90,7 +90,7 @@ def test_with_a_sampler_of_its_own_rollouts_take_nothing_here_and_are_scored_by_
     plan = make_plan(recipe, policy_skeleton(recipe.policy), LENGTHS)
     assert plan.memory.in_rollouts == plan.memory.standing.always + plan.memory.standing.dequantised
     (alone,) = [one for one in plan.passes if one.name == "old, prompt only"]
-    privileged = recipe.privileged_prompts * plan.steps
+    privileged = recipe.privileged_prompts * plan.recipe.steps
     assert alone.tokens == privileged * (100 + recipe.rollouts_per_prompt * 40)
     main(["plan", "-c", saved(tmp_path, SERVER), "--memory", "1GB", *GIVEN])
     told = " ".join(capsys.readouterr().out.split())
