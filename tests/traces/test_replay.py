@@ -182,6 +182,7 @@ async def sleeper() -> str:
 def test_an_async_tool_that_hangs_is_a_failed_call():
     spec = EnvironmentSpec("pact_lightning.FunctionEnvironment", {"functions": [f"{__name__}.sleeper"]})
     prompt = replace(TASK.prompt, environment=spec)
+    spec.build()  # the first import of transformers takes longer than the call may
     replay = replay_calls(prompt, [{"name": "sleeper", "arguments": {}}], timeout_s=0.2)
     assert "did not answer within 0.2 seconds" in replay.results[0].text
 
