@@ -64,6 +64,17 @@ def _at(value, path):
     return value
 
 
+def _written_out(overlay, base):
+    """An overlay in which `field+` is the field with its whole list."""
+    if not isinstance(overlay, dict):
+        return overlay
+    known = base if isinstance(base, dict) else {}
+    return {
+        key.removesuffix("+"): [*known[key[:-1]], *value] if key.endswith("+") else _written_out(value, known.get(key))
+        for key, value in overlay.items()
+    }
+
+
 @pytest.mark.parametrize("recipe", [*RECIPES, *OVERLAYS], ids=_name)
 def test_every_field_has_a_comment(recipe):
     lines = recipe.read_text(encoding="utf-8").splitlines()
@@ -79,7 +90,7 @@ def test_every_field_has_a_comment(recipe):
 def test_overlay_changes_its_fields_and_no_other(overlay):
     base = _parsed(QUICKSTART)
     merged = _parsed(QUICKSTART, overlay)
-    wanted = dict(_leaves(yaml.safe_load(overlay.read_text(encoding="utf-8"))))
+    wanted = dict(_leaves(_written_out(yaml.safe_load(overlay.read_text(encoding="utf-8")), base)))
     found = dict(_leaves(merged))
     assert {path: found[path] for path in wanted} == wanted
     # A field that was null and now has fields of its own is changed as well.
