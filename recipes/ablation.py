@@ -64,7 +64,7 @@ def run(variant: str, seed: int, learning_rate: float, folder: Path) -> list[flo
 
 
 def main() -> None:
-    """Runs what is asked for and prints a row per variant: the mean over the seeds, and every seed's last score."""
+    """Run what is asked for and print a row per variant: the mean over the seeds, and every seed's last score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["turns", "user_block", "naive_mix"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])

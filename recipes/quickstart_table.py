@@ -21,7 +21,7 @@ def scores(path: Path) -> list[float]:
 
 
 def main(paths: list[Path]) -> None:
-    """Prints one row per run."""
+    """Print one row per run."""
     lines = ["| run | before | after | change |", "|---|---|---|---|"]
     for path in paths:
         first, *_, last = scores(path)

@@ -63,7 +63,7 @@ def _pattern() -> str:
 
 
 def _escaped(unit: str) -> str:
-    """The unit as a literal; :func:`re.escape` also escapes blanks, which the tokenizer's regex engine rejects."""
+    """Escape a unit as a literal; :func:`re.escape` also escapes blanks, which the tokenizer's regex engine rejects."""
     return re.sub(r"([.|(){}\[\]?*+^$\\])", r"\\\1", unit)
 
 
@@ -126,7 +126,7 @@ def _corpus() -> Iterator[str]:
 
 
 def build_blank_policy(folder: Path) -> None:
-    """Writes the tokenizer and a randomly initialised model to a folder."""
+    """Write the tokenizer and a randomly initialised model to a folder."""
     tokenizer = build_tokenizer()
     config = Qwen3Config(
         vocab_size=len(tokenizer),
