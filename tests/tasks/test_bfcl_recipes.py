@@ -113,6 +113,7 @@ def test_the_programs_of_the_page_run(capsys):
 
 
 def test_the_page_tells_the_split_as_it_is():
-    page = PAGE.read_text(encoding="utf-8")
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
     sides = Counter(side_of(scenario, 0.6, 0.2) for scenario in range(200))
-    assert f"{sides['train']} scenarios\n  train, {sides['validation']} validation, {sides['test']} test" in page
+    training, validation, test = sides["train"], sides["validation"], sides["test"]
+    assert f"{training} scenarios are for training, {validation} for validation, {test} for the test" in page
