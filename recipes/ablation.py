@@ -1,4 +1,4 @@
-"""Compares variants of PACT on the bundled world: the quickstart's recipe, longer and with the paper's settings.
+"""Comparison of variants of PACT on the bundled world: the quickstart's recipe, longer and with the paper's settings.
 
     python recipes/ablation.py --variants turns user_block --seeds 0 1
 

@@ -1,4 +1,4 @@
-"""Prints the table of several quickstart runs, from their ``metrics.csv`` files; see ``make benchmark-quickstart``."""
+"""Table of several quickstart runs, from their ``metrics.csv`` files; see ``make benchmark-quickstart``."""
 
 import csv
 import sys

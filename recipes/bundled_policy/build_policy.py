@@ -1,4 +1,4 @@
-"""Makes the blank bundled policy: a small tokenizer and a randomly initialised Qwen3 of a million parameters.
+"""Builder of the blank bundled policy: a small tokenizer and a randomly initialised Qwen3 of a million parameters.
 
 ``python recipes/bundled_policy/build_policy.py FOLDER`` is the first step of the recipe that builds the
 bundled policy; the two ``fit`` runs that follow teach it (see ``recipes/bundled_policy``).
