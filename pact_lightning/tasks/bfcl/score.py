@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from pact_lightning.metrics.evaluation import RolloutMetric
-from pact_lightning.tasks.bfcl.environment import Scenario, SimulatedAPIs
+from pact_lightning.tasks.bfcl.environment import BFCLEnvironment, Scenario, SimulatedAPIs
 from pact_lightning.tasks.bfcl.rows import Category
-from pact_lightning.tasks.bfcl.tasks import ENVIRONMENT
 from pact_lightning.types.task import Task
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trajectory import RolloutTurn, StopReason, Trajectory
+from pact_lightning.utils.imports import import_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,10 @@ class UserTurnCheck:
 
 def bfcl_case(task: Task) -> BFCLCase | None:
     """Return what the task is checked against; ``None`` for a task that is not BFCL's."""
-    if task.prompt.environment.class_path != ENVIRONMENT or "ground_truth" not in task.metadata:
+    if "ground_truth" not in task.metadata:
+        return None
+    found = import_path(task.prompt.environment.class_path, "environment class")
+    if not (isinstance(found, type) and issubclass(found, BFCLEnvironment)):
         return None
     turns = tuple(
         tuple(ToolCall(name=call["name"], arguments=call["arguments"]) for call in calls)
