@@ -97,7 +97,7 @@ bundled-policy: $(VENV)/.installed
 	$(BIN)/pact-lightning fit -c recipes/bundled_policy/2_unreliable.yaml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -6,12 +6,12 @@ import re
 from dataclasses import replace
 
 import pytest
+from openai_records import openai_record
 
 from pact_lightning.cli.main import main
 from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
 from pact_lightning.tasks.record import task_to_json
-from pact_lightning.teacher.importers.openai_messages import openai_record
 from pact_lightning.traces.levels import prefix_ends
 from pact_lightning.traces.segmentation import segment_reasoning
 from pact_lightning.types.task import Reference

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai_records import openai_record
 from test_importers import openai, sharegpt, toolrl
 
 from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.teacher.build import BuildOptions, BuildReport, build_tasks
 from pact_lightning.teacher.importers.conversation import Conversation, RecordError
-from pact_lightning.teacher.importers.openai_messages import openai_record
 from pact_lightning.teacher.importers.reading import IMPORTERS, Place, Record, read_conversation
 from pact_lightning.traces.hard_turns import segment_trace
 from pact_lightning.traces.segmentation import segment_reasoning
