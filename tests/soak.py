@@ -183,7 +183,9 @@ def _attempt(folder, config, took, done, kills, draw):
     phases = config["trainer"]["max_epochs"]
     phase = took / (phases + 2)  # the start takes about two
     ahead = phases_done(folder) / phases > done / kills
-    status = wait(child, draw.uniform(0, 3 * phase if ahead else 6 * phase))
+    # Within the run, however short it is: a moment after its end would cost another run.
+    latest = min(3 * phase if ahead else 6 * phase, 0.9 * took)
+    status = wait(child, draw.uniform(0, latest))
     if status is not None:
         return status
     os.kill(child, draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
