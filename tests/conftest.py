@@ -21,34 +21,20 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes of CPU")
 
 
-# Files that take longest, in seconds on two idle cores. They start first: a worker gets whole files in this order, and
-# a long one at the end would leave the others idle.
-LONGEST = {
-    "test_processes": 80,
-    "test_docs": 55,
-    "test_interruption": 35,
-    "test_soak": 30,
-    "test_mcp_environment": 28,
-    "test_overlap": 26,
-    "test_command_plan": 24,
-    "test_traces_generate": 22,
-    "test_checkpoint_resume": 22,
-    "test_mcp_outage": 20,
-    "test_pact_module": 20,
-    "test_flex_attention": 20,
-    "test_other_device": 19,
-    "test_cli_mistakes": 18,
-    "test_faults": 17,
-    "test_slurm_requeue": 15,
-    "test_last_checkpoint": 15,
-    "test_vllm_server": 15,
-    "test_cli": 14,
-    "test_bfcl_check": 13,
-}
+# The first files to start, in this order: a worker gets whole files, and a long one at the end would leave the others
+# idle. Those that wait for servers and limits stand beside those that keep both cores busy with processes of their own.
+FIRST = [
+    *("test_processes", "test_mcp_environment", "test_mcp_outage", "test_traces_generate"),
+    *("test_docs", "test_faults", "test_slurm_requeue", "test_endpoint", "test_vllm_server"),
+    *("test_soak", "test_interruption", "test_command_plan", "test_overlap", "test_pact_module", "test_cli_mistakes"),
+    *("test_other_device", "test_flex_attention", "test_checkpoint_resume", "test_last_checkpoint", "test_cli"),
+    *("test_bfcl_check", "test_failing_environments", "test_stopped_runs", "test_house"),
+]
 
 
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: -LONGEST.get(item.path.stem, 0))
+    order = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(FIRST)))
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="takes minutes of CPU; run with --slow"))

@@ -1,11 +1,18 @@
-"""Code that the tests of several processes run, in one process or, started as a script, as one of two."""
+"""Code that the tests of several processes run, in one process or, started as a script, in two.
+
+The script imports everything once; both processes are forked from there.
+"""
 
 import faulthandler
+import json
+import os
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
+import peft  # noqa: F401  # imported when a policy is loaded; once for both processes
 import torch
 from hand_made import FULL, LORA, STILL, Loader, RecordingModule, bundled_renderer, hand_made_group, quiet_trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -200,6 +207,30 @@ def main(folder):
     torch.save(found, folder / f"rank{torch.distributed.get_rank()}.pt")
 
 
+def fork(rank, folder, *arguments):
+    """Starts one of the processes; what it says goes to a file."""
+    child = os.fork()
+    if child:
+        return child
+    os.environ["LOCAL_RANK"] = str(rank)
+    with (folder / f"out{rank}.txt").open("wb") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    status = 1
+    try:
+        faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
+        interrupted(folder, *arguments) if arguments else main(folder)
+        status = 0
+    except SystemExit as stop:
+        status = stop.code
+    except BaseException:  # noqa: BLE001  # told in the file, and by the exit status
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
-    main(Path(sys.argv[1])) if len(sys.argv) == 2 else interrupted(Path(sys.argv[1]), sys.argv[2])
+    forked = [fork(rank, Path(sys.argv[1]), *sys.argv[2:]) for rank in range(2)]
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in forked]))

@@ -37,26 +37,16 @@ def run_two(folder, *arguments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    running = [
-        subprocess.Popen(
-            [sys.executable, several_processes.__file__, str(folder), *arguments],
-            env=os.environ
-            | {
-                "PYTHONPATH": os.pathsep.join(sys.path),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "WORLD_SIZE": "2",
-                "NODE_RANK": "0",
-                "LOCAL_RANK": str(rank),
-                "OMP_NUM_THREADS": "1",
-            },
-            stdout=(folder / f"out{rank}.txt").open("wb"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]
-    codes = [process.wait(several_processes.DEADLINE_S + 60) for process in running]
-    return codes, "\n".join((folder / f"out{rank}.txt").read_text()[-3000:] for rank in range(2))
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    done = subprocess.run(
+        [sys.executable, several_processes.__file__, str(folder), *arguments],
+        env=os.environ | address | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        timeout=several_processes.DEADLINE_S + 60,
+        check=True,
+    )
+    told = "\n".join((folder / f"out{rank}.txt").read_text()[-3000:] for rank in range(2))
+    return json.loads(done.stdout.splitlines()[-1]), told
 
 
 @pytest.fixture(scope="module")
