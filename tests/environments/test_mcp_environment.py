@@ -118,7 +118,7 @@ def test_a_call_that_hangs_obeys_the_limit_and_the_session_goes_on():
 
 def test_a_tool_that_blocks_the_loop_of_its_server_holds_up_no_other_thread():
     with opened(server="mcp_bench_server.make_server", timeout_s=0.2) as environment:
-        assert environment.call("block", {"seconds": 4}).unanswered
+        assert environment.call("block", {"seconds": 2}).unanswered
         connection = environment._connection
         environment.close()
         assert not connection.wait_ended(0)  # the loop is still blocked: close() has not waited for it
