@@ -121,7 +121,7 @@ class RolloutRunner:
                 if policy is not None:
                     self._expect_all(requests, sampling, what, policy)
                 sampler = partial(self._sampler, sampling, clock)
-                pause = self.module.interruption.between_sampler_steps
+                pause = None if by is None else self.module.interruption.between_sampler_steps
                 found = self._run(requests, sampling, what, by, sampler=sampler, pause=pause, watch=watch)
             watch.check_all(sum_over_processes(self.trainer, watch.counts()))
         return found
@@ -190,7 +190,7 @@ class RolloutRunner:
         policy: str | None,
         *,
         sampler: Callable[[], AbstractContextManager[Sampler]],
-        pause: Pause,
+        pause: Pause | None,
         watch: EnvironmentWatch,
     ) -> RolledOut:
         """Run part by part, each with a sampler of its own; without the name of a policy nothing is kept."""

@@ -86,11 +86,14 @@ def read_reply(body: Any) -> Reply:
         usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
         counts: list[Any] = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
         counted = all(type(count) is int and count >= 0 for count in counts)
+        calls = message.get("tool_calls")
+        if not isinstance(calls, list | None):
+            raise TypeError
         return Reply(
             text=_text(message.get("content")),
             reasoning=_text(message[field]) if field else "",
             reasoning_field=field,
-            calls=tuple(_call(call) for call in message.get("tool_calls") or ()),
+            calls=tuple(map(_call, calls or ())),
             cut=choice.get("finish_reason") == "length",
             prompt_tokens=counts[0] if counted else 0,
             completion_tokens=counts[1] if counted else 0,

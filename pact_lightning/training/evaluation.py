@@ -95,20 +95,20 @@ class EvaluationRollouts:
     """A loader of one batch: all tasks are rolled out together, and nothing waits for the slowest of a smaller batch.
 
     Args:
-        source: Where the tasks come from.
-        tasks: This process's tasks.
+        how: How the tasks are rolled out.
+        tasks: Gives the source, and this process's tasks as they are when the evaluation begins.
         seed: Seed of the draws.
         roll_out: Rolls requests out.
     """
 
     def __init__(
         self,
-        source: EvaluationSource,
-        tasks: Sequence[Task],
+        how: EvaluationConfig,
+        tasks: Callable[[], tuple[EvaluationSource, Sequence[Task]]],
         seed: int,
         roll_out: Callable[[Sequence[RolloutRequest], SamplingConfig], RolledOut],
     ) -> None:
-        self._source = source
+        self.how = how
         self._tasks = tasks
         self._seed = seed
         self._roll_out = roll_out
@@ -117,11 +117,11 @@ class EvaluationRollouts:
         return 1
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
-        how = self._source.how
-        requests = [RolloutRequest(task.prompt, how.samples, self._seed) for task in self._tasks]
-        results, _ = self._roll_out(requests, how.sampling)
-        rollouts = [(task, row) for task, rows in zip(self._tasks, results, strict=True) for row in rows]
-        yield EvaluationBatch(self._source, rollouts)
+        source, tasks = self._tasks()
+        requests = [RolloutRequest(task.prompt, self.how.samples, self._seed) for task in tasks]
+        results, _ = self._roll_out(requests, self.how.sampling)
+        rollouts = [(task, row) for task, rows in zip(tasks, results, strict=True) for row in rows]
+        yield EvaluationBatch(source, rollouts)
 
 
 class EvaluatedModule(pl.LightningModule):
@@ -182,12 +182,13 @@ class EvaluatedModule(pl.LightningModule):
 
     def on_fit_end(self) -> None:
         """Print the first and the last validation side by side, and where the run's files are."""
-        folder = run_folder(self.trainer)
+        folder = self.trainer.log_dir or self.trainer.default_root_dir  # all processes have to ask together
         if not self.trainer.is_global_zero:
             return
         rank_zero_info(f"metrics and trajectories of this run: {folder}")
         if len(self.history) > 1:
-            title = f"Validation: {self._source.how}" if self._source else "Validation"
+            loader = self.trainer.val_dataloaders
+            title = f"Validation: {loader.how}" if isinstance(loader, EvaluationRollouts) else "Validation"
             Console().print(comparison_table(title, self.history, self.evaluation.shares))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -222,9 +223,9 @@ class EvaluatedModule(pl.LightningModule):
         return scores
 
     def _report(self, scores: Scores) -> None:
-        folder = run_folder(self.trainer)
+        folder = self.trainer.log_dir or self.trainer.default_root_dir  # all processes have to ask together
         if self.trainer.is_global_zero and self._source is not None:
-            report_scores(folder, self._source, scores, self.evaluation.shares)
+            report_scores(Path(folder), self._source, scores, self.evaluation.shares)
             rank_zero_info(f"scores and trajectories of this {self._source.name}: {folder}")
 
 

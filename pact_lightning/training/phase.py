@@ -60,7 +60,7 @@ class PhaseRollouts:
 
     Args:
         config: What a phase is made of.
-        tasks: All training tasks.
+        tasks: All tasks by name; those of ``train`` are drawn from, as they are when a phase begins.
         module: The module in training.
         runner: Rolls out.
         made_ahead: The weights that sampled rollouts ahead of their phase, by phase: of the present one and the next.
@@ -71,7 +71,7 @@ class PhaseRollouts:
     def __init__(
         self,
         config: PhaseConfig,
-        tasks: Sequence[Task],
+        tasks: Mapping[str, Sequence[Task]],
         module: PACTModule,
         runner: RolloutRunner,
         made_ahead: dict[int, SampledBy],
@@ -81,6 +81,7 @@ class PhaseRollouts:
         self.runner = runner
         self.made_ahead = made_ahead
         self.ahead: RolloutsAhead | None = None
+        self.report = PhaseReport(runner.trainer)
         self._tasks = tasks
 
     @property
@@ -94,11 +95,12 @@ class PhaseRollouts:
         Returns:
             The tasks, each with its position in the run.
         """
+        tasks = self._tasks["train"]
         first = phase * self.config.prompts_per_phase
         chosen = []
         for position in range(first, first + self.config.prompts_per_phase):
-            visit, place = divmod(position, len(self._tasks))
-            chosen.append((position, self._tasks[_order(self.config.seed, visit, len(self._tasks))[place]]))
+            visit, place = divmod(position, len(tasks))
+            chosen.append((position, tasks[_order(self.config.seed, visit, len(tasks))[place]]))
         return share(self.trainer, chosen)
 
     def requests(self, phase: int) -> list[RolloutRequest]:
@@ -243,7 +245,6 @@ class Phase:
     def __init__(self, rollouts: PhaseRollouts) -> None:
         self.rollouts = rollouts
         self.policy = ""
-        self._report = PhaseReport(rollouts.trainer)
 
     def __len__(self) -> int:
         return self.rollouts.config.steps
@@ -277,8 +278,8 @@ class Phase:
         rollouts.start_ahead(phase, self.policy)
         with rollouts.runner.saved_where_stopped(phase_title(phase)):
             groups = rollouts.score(phase, results)
-        self._report.warn(groups, stats)
-        self._report.write(groups)
+        rollouts.report.warn(groups, stats)
+        rollouts.report.write(groups)
         module.log_phase(groups, stats, ahead)
         module.prepare_phase(groups, optimizer_steps=len(self))
         logps = {name: logp for group in groups for name, logp in _logps(group)}

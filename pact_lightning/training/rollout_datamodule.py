@@ -123,9 +123,9 @@ class RolloutDataModule(TaskDataModule):
 
     def train_dataloader(self) -> Phase:
         """Return the phases: each iteration rolls out anew with the present policy."""
-        self.phases = PhaseRollouts(
-            self.phase_config, self.tasks["train"], self.pact_module, self.runner, self.made_ahead
-        )
+        if self.phases is None or self.phases.trainer is not self.trainer:
+            # Kept where Lightning asks for the loader again: rollouts may be made ahead.
+            self.phases = PhaseRollouts(self.phase_config, self.tasks, self.pact_module, self.runner, self.made_ahead)
         return Phase(self.phases)
 
     def roll_out(self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str) -> RolledOut:
@@ -149,11 +149,14 @@ class RolloutDataModule(TaskDataModule):
     def on_exception(self, exception: BaseException) -> None:
         """End the rollouts that are made ahead: the run stops."""
         del exception
-        if self.phases is not None:
-            self.phases.drop()
+        self._end_phases()
 
     def teardown(self, stage: str) -> None:
         """End the rollouts that are made ahead, where a run ends before its last phase."""
+        self._end_phases()
+        super().teardown(stage)
+
+    def _end_phases(self) -> None:
         if self.phases is not None:
             self.phases.drop()
-        super().teardown(stage)
+            self.phases = None  # it holds the module and the Trainer

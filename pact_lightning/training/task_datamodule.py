@@ -157,14 +157,18 @@ class TaskDataModule(pl.LightningDataModule):
         return self._evaluation("predict")
 
     def _evaluation(self, name: str) -> EvaluationRollouts:
-        assert self.trainer is not None
-        tasks = self.tasks[name]
-        source = EvaluationSource(name, self.evaluation, len(tasks), self.left_out[name], self.max_prompt_tokens)
+        how = self.evaluation
+
+        def tasks() -> tuple[EvaluationSource, Sequence[Task]]:
+            assert self.trainer is not None
+            found = self.tasks[name]
+            source = EvaluationSource(name, how, len(found), self.left_out.get(name, 0), self.max_prompt_tokens)
+            return source, share(self.trainer, found)
 
         def roll_out(requests: Sequence[RolloutRequest], sampling: SamplingConfig) -> RolledOut:
             return self.roll_out(requests, sampling, self.module.evaluation_title(name))
 
-        return EvaluationRollouts(source, share(self.trainer, tasks), derive_seed(self.seed, name), roll_out)
+        return EvaluationRollouts(how, tasks, derive_seed(self.seed, name), roll_out)
 
 
 def _try(spec: EnvironmentSpec, *, needs_reward: bool) -> None:

@@ -197,7 +197,8 @@ def test_what_servers_leave_out():
     assert read_reply(chat(None, finish="length").body).cut
     with pytest.raises(UnreadableReplyError, match=r"it is no chat completion, but \{'error'"):
         read_reply({"error": "overloaded"})
-    for body in ([1], None, {"choices": [{"message": "hi"}]}, native(("add", 3)).body, {"choices": []}):
+    no_list = {"choices": [{"message": {"content": "hi", "tool_calls": {}}}]}
+    for body in (no_list, [1], None, {"choices": [{"message": "hi"}]}, native(("add", 3)).body, {"choices": []}):
         with pytest.raises(UnreadableReplyError, match="no chat completion"):
             read_reply(body)
 

@@ -93,7 +93,7 @@ def by_number(trajectory, task):
     return [float(trajectory.sample)] * len(trajectory.turns)
 
 
-def fit(folder, server, *callbacks, phases=3, overlap=True, resume=None, validation=False, train=None):
+def fit(folder, server, *callbacks, phases=3, overlap=True, resume=None, validation=False, train=None, reload=0):
     """One start of a run: two steps a phase, one rollout at a time."""
     module = PACTModule(
         policy=LORA,
@@ -121,8 +121,10 @@ def fit(folder, server, *callbacks, phases=3, overlap=True, resume=None, validat
             ModelCheckpoint(folder / "checkpoints", save_last=True, save_on_train_epoch_end=True),
         ],
         num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=reload,
     )
     trainer.fit(module, data, ckpt_path=resume)
+    assert data.phases is None, "the module and the Trainer are let go"
     assert not working(), "the end of a run leaves no thread behind"
     assert server.loaded == {}
     return trainer
@@ -203,6 +205,14 @@ def test_the_old_log_probabilities_are_those_of_the_weights_that_begin_the_updat
                 sampled = torch.tensor(group.trajectories[sample].sampled_logps)
                 largest = float((logp[group.policy_mask(sample)] - sampled).abs().max())
                 assert largest == pytest.approx(stale[sample], abs=1e-4)
+
+
+def test_a_trainer_that_asks_for_the_loader_in_every_phase_loses_nothing_that_is_made_ahead(undisturbed, tmp_path):
+    with Server() as server:
+        fit(tmp_path, server, reload=1)
+        assert len(server.ever_loaded) == len(undisturbed[1].ever_loaded)
+    assert staleness(tmp_path) == [0, STEPS, STEPS]
+    assert End.of(undisturbed[0]).differences(End.of(tmp_path)) == []
 
 
 def test_the_staleness_is_logged_for_every_phase_and_shows_in_the_mismatch(undisturbed):
