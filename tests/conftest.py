@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 # The models here are so small that a second thread mostly waits for the first one, and takes its core from the
-# processes that tests start. They inherit it; torch reads it when it is imported.
+# processes that tests start. They inherit it; torch reads it when it is imported, which is later.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test asks the hub; without a network each question would be repeated for half a minute.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import rooms  # noqa: F401  # puts the rooms on the path
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -35,6 +34,8 @@ FIRST = [
 def pytest_collection_modifyitems(config, items):
     order = {name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(FIRST)))
+    import torch  # not in the process that only hands the tests out
+
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="takes minutes of CPU; run with --slow"))
