@@ -19,7 +19,7 @@ from pact_lightning.traces.replay import EnvironmentFailedError, replay_calls, s
 from pact_lightning.traces.verdict import response_is_answer
 from pact_lightning.types.task import Task
 from pact_lightning.types.trace import ExpertTrace
-from pact_lightning.utils.errors import TaskFieldError, shortened
+from pact_lightning.utils.errors import TaskFieldError, differing, shortened
 from pact_lightning.utils.json_lines import scan_json_lines
 
 _NAMES_CODE = ("class_path", "functions", "server", "command", "args", "url")
@@ -156,6 +156,7 @@ def replay_mistakes(task: Task, timeout_s: float = 30.0) -> list[TaskFieldError]
     found = []
     for (turn, number), result in zip(places, replay.results, strict=True):
         if same_response(turns[turn].responses[number], result.text) == "differs":
-            problem = f"is {shortened(turns[turn].responses[number])}, but the tool gives {shortened(result.text)}"
+            recorded, given = differing(turns[turn].responses[number], result.text)
+            problem = f"is {recorded}, but the tool gives {given}"
             found.append(TaskFieldError(f"trace.turns[{turn}].responses[{number}]", problem))
     return found

@@ -24,7 +24,7 @@ from pact_lightning.traces.leak import TracePlace, TraceProblem, trace_faults, t
 from pact_lightning.traces.replay import Replay, per_turn, replay_calls, same_response, with_responses
 from pact_lightning.types.task import Reference, Task
 from pact_lightning.types.trace import ExpertTrace, flatten_calls
-from pact_lightning.utils.errors import shortened
+from pact_lightning.utils.errors import differing, shortened
 
 OnMismatch = Literal["drop", "replace"]
 TRUSTED = "trusted, not verified"
@@ -268,7 +268,8 @@ def _problems(task: Task, trace: ExpertTrace, replay: Replay) -> Iterator[TraceP
     recorded = [response for turn in trace.turns for response in turn.responses]
     for at, (one, other) in enumerate(zip(recorded, replayed, strict=True)):
         if same_response(one, other) == "differs":
-            text = f"call {at} ({calls[at]['name']}): recorded {shortened(one)}, replayed {shortened(other)}"
+            then, now = differing(one, other)
+            text = f"call {at} ({calls[at]['name']}): recorded {then}, replayed {now}"
             yield TraceProblem(places[at], "response differs on replay", text)
 
 

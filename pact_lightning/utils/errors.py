@@ -1,6 +1,7 @@
 """Errors that several rooms raise, and values as they are shown in messages."""
 
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,24 @@ def shortened(value: object, characters: int = 80) -> str:
         return repr(value if len(value) <= characters else f"{value[: characters - 3]}...")
     text = repr(value)
     return text if len(text) <= characters else f"{text[: characters - 3].rstrip()}..."
+
+
+def differing(one: str, other: str, characters: int = 80) -> tuple[str, str]:
+    """Return an excerpt of each of two texts, quoted, that shows where they first differ.
+
+    Args:
+        one: A text.
+        other: A text that differs from it.
+        characters: Largest number of characters of an excerpt, before quotes and escapes; at least 16.
+
+    Returns:
+        The two excerpts, cut at the same place; an excerpt that begins later in its text begins with three dots.
+
+    >>> differing("2500 kg of " + "rye " * 9 + "flour", "2500 kg of " + "rye " * 9 + "flakes", 24)
+    ("'...e rye rye flour'", "'...e rye rye flakes'")
+    """
+    at = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    # Where both fit, or differ near their starts, nothing is cut off there.
+    start = 0 if at < characters - 8 or max(len(one), len(other)) <= characters else at - characters // 2
+    head = "..." if start else ""
+    return shortened(head + one[start:], characters), shortened(head + other[start:], characters)

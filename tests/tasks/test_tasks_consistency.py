@@ -143,6 +143,8 @@ def test_replay_compares_every_response():
     assert "must return a ToolResult" in problem
     assert Echo.closed == closed + 1
     assert replay_mistakes(task()) == []
+    ((_, problem),) = told(replay_mistakes(task(turn(("x" * 200 + "0", "x" * 200 + "1")))))
+    assert problem.endswith("x1', but the tool gives '..." + "x" * 40 + "0'")
     as_verified = turn(("raise", "The tool failed: KeyError: 'what'"), ('{"a": 1, "b": 2}', '{"b":2,"a":1.0}'))
     assert replay_mistakes(task(as_verified)) == [], "failures and JSON are compared as verification does"
     assert told(replay_mistakes(task(turn(("a", "a")), broken="reset"))) == [
