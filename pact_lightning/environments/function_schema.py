@@ -1,11 +1,12 @@
 """Schemas of typed Python functions as tools, and checks of a call's arguments against them."""
 
+import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, get_origin, get_type_hints, is_typeddict
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from jsonschema.protocols import Validator
 from jsonschema.validators import extend
 from transformers.utils.chat_template_utils import (
@@ -28,6 +29,13 @@ _StrictValidator = extend(
 )
 
 
+# Type hints are code of the user's: what they raise when they are read is not known.
+_UNREADABLE = (
+    DocstringParsingException, TypeHintParsingException, SchemaError,
+    AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError,
+)  # fmt: skip
+
+
 class FunctionSchemaError(ValueError):
     """Error of a function that cannot become a tool."""
 
@@ -40,19 +48,22 @@ def function_schema(function: Callable[..., Any]) -> ToolSchema:
 
     Raises:
         FunctionSchemaError: No docstring, an argument without a type hint or a description, a type that has no JSON
-            schema, or ``*args`` or ``**kwargs``.
+            schema, ``*args`` or ``**kwargs``, or a generator.
     """
     name = getattr(function, "__qualname__", type(function).__name__)
     if not inspect.getdoc(function):
         wanted = "say in one what it does, and describe each argument under `Args:`"
         raise FunctionSchemaError(f"{name} cannot become a tool: it has no docstring; {wanted}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise FunctionSchemaError(f"{name} cannot become a tool: it yields its result in parts; return it as a whole")
     for parameter in inspect.signature(function).parameters.values():
         if (problem := _parameter_problem(parameter)) is not None:
             raise FunctionSchemaError(f"{name} cannot become a tool: {problem}")
     try:
         schema: ToolSchema = get_json_schema(function)
-    except (DocstringParsingException, TypeHintParsingException, NameError, ValueError) as error:
-        raise FunctionSchemaError(f"{name} cannot become a tool: {_schema_problem(error)}") from error
+        Draft202012Validator.check_schema(schema["function"]["parameters"])
+    except _UNREADABLE as error:
+        raise FunctionSchemaError(f"{name} cannot become a tool: {_schema_problem(function, error)}") from error
     if not schema["function"]["description"]:
         raise FunctionSchemaError(f"{name} cannot become a tool: begin its docstring with what it does")
     return schema
@@ -68,15 +79,56 @@ def _parameter_problem(parameter: inspect.Parameter) -> str | None:
     return None
 
 
-def _schema_problem(error: Exception) -> str:
+def _schema_problem(function: Callable[..., Any], error: Exception) -> str:
     """Return the problem that transformers found, with a remedy."""
     words = " ".join(" ".join(str(part) for part in error.args).split())
     if isinstance(error, DocstringParsingException):
         return f"{words.partition(' because ')[2]}; describe it under `Args:`"
     if isinstance(error, TypeHintParsingException):
-        hints = "int, float, str, bool, None, list, tuple, dict, Literal, Enum and unions of these"
-        return f"{words.partition(', likely')[0]}; the type hints that can be used are {hints}"
+        # Its words name neither the argument nor, of some hints, the hint.
+        return next(filter(None, (_hint_problem(*entry) for entry in get_type_hints(function).items())), words)
+    if isinstance(error, SchemaError):  # of an image or a tensor, or of choices that are no list
+        argument = error.absolute_path[1]
+        return _no_schema(argument, get_type_hints(function)[argument], f" ({error.message:.100})")
     return words
+
+
+def _hint_problem(argument: str, hint: Any) -> str | None:
+    """Return what is wrong with the type hint of one argument, found by a function of this argument alone."""
+
+    def probe() -> None:
+        pass
+
+    parameter = inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY, annotation=hint)
+    probe.__signature__ = inspect.Signature([parameter])  # type: ignore[attr-defined]  # what `inspect` reads
+    probe.__annotations__ = {argument: hint}
+    probe.__doc__ = f"Probe.\n\nArgs:\n    {argument}: Probed."
+    try:
+        get_json_schema(probe)
+    except TypeHintParsingException:
+        return _no_schema(argument, hint)
+    return None
+
+
+def _no_schema(argument: object, hint: Any, why: str = "") -> str:
+    problem = (
+        f"its argument {argument} has the type hint {inspect.formatannotation(hint)}, of which no schema can be made"
+    )
+    hints = "int, float, str, bool, None, list, tuple, dict, Literal, Enum and unions of these"
+    remedy = f"take {_instead(hint)} there and convert it in the function: the type hints that can be used are {hints}"
+    return f"{problem}{why}; {remedy}"
+
+
+def _instead(hint: Any) -> str:
+    """Return the type hint that comes nearest to one that cannot be used."""
+    kind = get_origin(hint) or hint
+    if not isinstance(kind, type):
+        return "one of JSON's types"
+    if is_typeddict(kind) or dataclasses.is_dataclass(kind) or hasattr(kind, "model_fields"):
+        return "a `dict`"
+    if issubclass(kind, Mapping):
+        return "a `dict`"
+    return "a `list`" if issubclass(kind, Iterable) and not issubclass(kind, bytes | bytearray) else "a `str`"
 
 
 def arguments_validator(schema: ToolSchema) -> Validator:

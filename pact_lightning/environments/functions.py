@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pact_lightning.environments.argument_types import argument_types, converted
 from pact_lightning.environments.function_schema import (
     FunctionSchemaError,
     argument_problem,
@@ -44,6 +45,7 @@ class CallableTools:
         if not self._functions:
             raise FunctionSchemaError("there are no functions that could become tools")
         self._validators = {schema["function"]["name"]: arguments_validator(schema) for schema in self.schemas}
+        self._types = {name: argument_types(function) for name, function in self._functions.items()}
         self._runner: asyncio.Runner | None = None
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
@@ -66,7 +68,10 @@ class CallableTools:
         if problem is not None:
             return ToolResult(problem, error=True)
         try:
-            return ToolResult(output_text(self.finish(self._functions[name](**arguments))))
+            given, problem = converted(self._types[name], arguments)
+            if problem is not None:
+                return ToolResult(problem, error=True)
+            return ToolResult(output_text(self.finish(self._functions[name](**given))))
         except ToolOutputError as error:
             return ToolResult(f"The tool {name} failed: {error}.", error=True)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code: any error is an observation
@@ -105,8 +110,8 @@ class FunctionEnvironment:
     """Environment whose tools are typed functions with Google docstrings, sync or async.
 
     Arguments are checked against the schema before a function is called; mistakes come back as an error that the policy
-    can read. A function gets the JSON values as they are: the value of an enum's member, a list for a tuple. Its result
-    becomes text by :func:`~pact_lightning.environments.tool_output.output_text`; an exception becomes an error
+    can read. A function gets what its type hints say: a member for an enum, a tuple for a tuple. Its result becomes
+    text by :func:`~pact_lightning.environments.tool_output.output_text`; an exception becomes an error
     response. All rollouts share the functions, which may be called from several threads at once. Tools with state per
     rollout need an environment class.
 

@@ -1,10 +1,16 @@
 """Plain functions as tools: schemas, arguments, results, and whatever a function may do wrong."""
 
 import asyncio
+import dataclasses
+import datetime
+import enum
 import math
 import threading
+from collections.abc import Sequence
+from typing import Literal
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers.utils import get_json_schema
@@ -57,6 +63,68 @@ def fails(how: str) -> str:
 class Unspeakable(Exception):
     def __str__(self):
         raise RuntimeError("no words")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Size(enum.IntEnum):
+    SMALL = 1
+    LARGE = 2
+
+
+def paint(
+    colour: Colour,
+    size: Size | None = None,
+    more: dict[str, list[Colour]] | None = None,
+    at: tuple[int, Colour] | None = None,
+    by_number: dict[int, str] | None = None,
+    how: Literal["thin", "thick"] = "thin",
+) -> str:
+    """Paints.
+
+    Args:
+        colour: In which colour.
+        size: How much.
+        more: Further colours, by wall.
+        at: Where, and in which colour.
+        by_number: Names of numbers.
+        how: How.
+    """
+    return repr([colour, size, more, at, by_number, how])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ({"colour": "red"}, [Colour.RED, None, None, None, None, "thin"]),
+        ({"colour": "red", "size": 2, "how": "thick"}, [Colour.RED, Size.LARGE, None, None, None, "thick"]),
+        ({"colour": "blue", "size": None, "more": {"a": ["red"]}},
+         [Colour.BLUE, None, {"a": [Colour.RED]}, None, None, "thin"]),
+        ({"colour": "red", "at": [1, "blue"]}, [Colour.RED, None, None, (1, Colour.BLUE), None, "thin"]),
+        ({"colour": "red", "by_number": {"1": "one"}}, [Colour.RED, None, None, None, {1: "one"}, "thin"]),
+    ],
+)  # fmt: skip
+def test_functions_get_what_their_type_hints_say(arguments, given):
+    result = FunctionEnvironment([paint]).call("paint", arguments)
+    assert (result.text, result.error) == (repr(given), False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"colour": "green"}, "colour: 'green' is not one of ['red', 'blue']"),
+        ({"colour": "red", "size": "2"}, "size: '2' is not"),
+        ({"colour": "red", "at": [1]}, "Wrong arguments: at[1]: Field required."),
+        ({"colour": "red", "by_number": {"one": "one"}}, "Wrong arguments: by_number['one']['[key]']: Input should be"),
+    ],
+)
+def test_what_a_type_hint_does_not_allow_is_told(arguments, said):
+    result = FunctionEnvironment([paint]).call("paint", arguments)
+    assert result.error
+    assert said in result.text
 
 
 def nothing() -> None:
@@ -239,6 +307,62 @@ def odd_hint(x: set):
     """
 
 
+def odd_inside(x: int, y: list[Sequence[int]]):
+    """Does.
+
+    Args:
+        x: One.
+        y: Many.
+    """
+
+
+@dataclasses.dataclass
+class Trip:
+    goal: str
+
+
+def odd_class(trip: Trip):
+    """Does.
+
+    Args:
+        trip: A trip.
+    """
+
+
+def odd_time(when: datetime.datetime | None):
+    """Does.
+
+    Args:
+        when: When.
+    """
+
+
+def picture(picture: torch.Tensor):
+    """Does.
+
+    Args:
+        picture: A picture.
+    """
+
+
+def missing(x: "Nowhere"):  # noqa: F821
+    """Does.
+
+    Args:
+        x: One.
+    """
+
+
+def parts():
+    """Does."""
+    yield 1
+
+
+async def late_parts():
+    """Does."""
+    yield 1
+
+
 def many(**more: int):
     """Does."""
 
@@ -257,7 +381,20 @@ def by_place(x: int, /):
         (no_docstring, "no_docstring cannot become a tool: it has no docstring"),
         (no_hint, "its argument x has no type hint; add one"),
         (no_description, "no description for the argument 'x'; describe it under `Args:`"),
-        (odd_hint, "<class 'set'> to a JSON schema; the type hints that can be used are int"),
+        (odd_hint, "its argument x has the type hint set, of which no schema can be made; take a `list` there"),
+        (odd_inside, "its argument y has the type hint list[collections.abc.Sequence[int]], of which no schema"),
+        (
+            odd_class,
+            "the type hint test_function_environment.Trip, of which no schema can be made; take a `dict`",
+        ),
+        (odd_time, "its argument when has the type hint datetime.datetime | None, of which no schema"),
+        (
+            picture,
+            "its argument picture has the type hint torch.Tensor, of which no schema can be made ('audio' is not",
+        ),
+        (missing, "name 'Nowhere' is not defined"),
+        (parts, "it yields its result in parts; return it as a whole"),
+        (late_parts, "it yields its result in parts; return it as a whole"),
         (many, "put named ones in the place of `**more: int`"),
         (by_place, "remove the `/` after x"),
     ],
