@@ -13,7 +13,7 @@ from pact_lightning.credit.other_rewards import ftrl_rewards, toolrl_rewards
 from pact_lightning.credit.rewards import outcome_reward, turn_rewards
 from pact_lightning.types.task import Task
 from pact_lightning.types.trajectory import RolloutTurn, StopReason, Trajectory
-from pact_lightning.utils.errors import RunStoppedError, shortened
+from pact_lightning.utils.errors import FAILURES, RunStoppedError, named_failure, shortened
 from pact_lightning.utils.imports import import_path
 
 
@@ -71,9 +71,9 @@ def make_reward(
         try:
             given = reward(trajectory, task)
             given = list(given) if isinstance(given, Iterator) else given
-        except Exception as error:  # the user's code: whatever it raises is told with its place
+        except FAILURES as error:  # the user's code: whatever it raises is told with its place
             place = extract_tb(error.__traceback__)[-1]
-            problem = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+            problem = f"{named_failure(error)} ({Path(place.filename).name}, line {place.lineno})"
             raise RewardError(
                 f"data.credit.reward {name!r} failed on a rollout of task {task.id}: {problem}"
             ) from error

@@ -20,14 +20,16 @@ from pact_lightning.environments.protocol import (
     close_environment,
     unknown_tool,
 )
-from pact_lightning.environments.tool_output import RAISED, failure_text, is_unreachable
+from pact_lightning.environments.tool_output import RAISED, failure_text, is_unreachable, plain_result
 from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.tool_call import ParsedCall, ToolCall
 from pact_lightning.types.trajectory import Trajectory
+from pact_lightning.utils.errors import FAILURES, failure_reason, named_failure, plain_text
 
 ToolFunction = Callable[[], Any]
 
 _log = logging.getLogger(__name__)
+_LONGEST_REASON = 2000
 _SETTLED_S = 0.1  # a call is settled a moment before its thread releases the environment
 
 
@@ -131,17 +133,14 @@ def refusal_of(offered: Sequence[str], entry: ParsedCall) -> ToolResult | None:
 
 
 def run_tool(environment: Environment, call: ToolCall) -> ToolResult:
-    """Run one call.
+    """Run one call and make its result plain.
 
     Raises:
         TypeError: The environment does not return a ``ToolResult`` with a text.
-        Exception: Any error of the tool.
+        BaseException: Any error of the tool, ``SystemExit`` included.
     """
     # A copy: a tool may change its arguments later, and the trajectory must not change with them.
-    result: Any = environment.call(call["name"], copy.deepcopy(call["arguments"]))
-    if not isinstance(result, ToolResult) or not isinstance(result.text, str):
-        raise TypeError(f"the environment's call() must return a ToolResult with a text, not {result!r:.80}")
-    return result
+    return plain_result(environment.call(call["name"], copy.deepcopy(call["arguments"])))
 
 
 def stop_where_unavailable(error: BaseException) -> None:
@@ -176,9 +175,18 @@ def raised_responses(trajectory: Trajectory) -> list[str]:
 
 def cut_response(text: str, limit: int) -> str:
     """Cut a response to at most ``limit`` characters for the policy, and say so."""
-    # JSON may hold half of a surrogate pair, which has no UTF-8 and no tokens.
-    text = text.encode(errors="replace").decode()
-    return text if len(text) <= limit else f"{text[:limit]}... (cut after {limit} characters)"
+    shown = plain_text(text[:limit])
+    return shown if len(text) <= limit else f"{shown}... (cut after {limit} characters)"
+
+
+def start_failure(error: BaseException) -> str:
+    """Return why an environment did not start, as the one response of its rollout.
+
+    Raises:
+        EnvironmentUnavailableError: ``error`` is one, and the run has to stop.
+    """
+    stop_where_unavailable(error)
+    return f"environment failed: {cut_response(failure_reason(error), _LONGEST_REASON)}"
 
 
 def start_environment(prompt: PromptView, seed: int) -> Environment:
@@ -190,7 +198,7 @@ def start_environment(prompt: PromptView, seed: int) -> Environment:
 
     Raises:
         ImportError: The class cannot be found.
-        Exception: Any error of making or resetting the environment.
+        BaseException: Any error of making or resetting the environment, ``SystemExit`` included.
     """
     environment: Environment = prompt.environment.build()
     try:
@@ -198,8 +206,8 @@ def start_environment(prompt: PromptView, seed: int) -> Environment:
     except BaseException:
         try:
             close_environment(environment)
-        except Exception as error:  # noqa: BLE001  # the user's code; why it could not be reset matters more
-            _log.warning("close() of the environment of task %s failed: %r", prompt.id, error)
+        except FAILURES as error:  # why it could not be reset matters more
+            _log.warning("close() of the environment of task %s failed: %s", prompt.id, named_failure(error))
         raise
     return environment
 
@@ -217,9 +225,9 @@ def leave_environment(environment: object, tools: ToolThreads, busy: threading.L
         Futures for :func:`left_with`.
     """
     verbs: list[ToolFunction] = []
-    if callable(reward := getattr(environment, "reward", None)):
-        verbs.append(partial(_finite_reward, reward))
-    if callable(getattr(environment, "close", None)):
+    if _has(environment, "reward"):
+        verbs.append(partial(finite_reward, environment))
+    if _has(environment, "close"):
         verbs.append(partial(close_environment, environment))
     if not verbs:
         return []
@@ -242,8 +250,22 @@ def left_with(ended: Sequence[Future[Any]]) -> tuple[float | None, list[BaseExce
     return next((reward for reward in rewards if reward is not None), None), failures
 
 
-def _finite_reward(reward: Callable[[], Any]) -> float:
-    value = float(reward())
+def _has(environment: object, verb: str) -> bool:
+    """Return whether an environment has an optional verb, or cannot even be asked for it: then running it tells why."""
+    try:
+        return callable(getattr(environment, verb, None))
+    except FAILURES:
+        return True
+
+
+def finite_reward(environment: Any) -> float:
+    """Ask an environment for its own reward.
+
+    Raises:
+        ValueError: It is no finite number.
+        BaseException: Any error of the environment.
+    """
+    value = float(environment.reward())
     if not math.isfinite(value):
         raise ValueError(f"the environment's reward() must be a finite number, not {value}")
     return value

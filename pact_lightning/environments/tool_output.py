@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.utils.errors import failure_reason, named_failure, plain_text
+
 RAISED = "The tool failed: "
 """Beginning of the observation for an exception."""
 
@@ -37,27 +40,43 @@ def output_text(value: Any) -> str:
         ToolOutputError: JSON cannot hold the value: another type, a cycle, NaN or infinity, too deep a nesting.
     """
     if isinstance(value, str):
-        return str.__str__(value)  # of an enum that is a str too, the value
+        return plain_text(value)  # of an enum that is a str too, the value
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+        return plain_text(json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain))
     except RecursionError as error:
         raise ToolOutputError("the result is nested too deeply to be written as JSON") from error
     except (TypeError, ValueError) as error:
         raise ToolOutputError(f"the result cannot be written as JSON: {failure_reason(error)}") from error
 
 
+def plain_result(result: Any) -> ToolResult:
+    """Return what an environment's ``call`` returned in Python's own types: all that leaves an environment is plain.
+
+    Args:
+        result: The returned value. NumPy's booleans are booleans, and ``None`` is no error.
+
+    Raises:
+        TypeError: It is no ``ToolResult``, its text is no text, or ``error`` is neither true nor false.
+    """
+    if not isinstance(result, ToolResult):
+        raise TypeError(f"the environment's call() must return a ToolResult with a text, not a {type(result).__name__}")
+    text: object = result.text
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise TypeError(f"the environment's call() must return a ToolResult with a text, not one with a {kind}")
+    solved = None if result.solved is None else _flag("solved", result.solved)
+    return ToolResult(plain_text(text), _flag("error", result.error), solved, _flag("unanswered", result.unanswered))
+
+
+def _flag(name: str, value: object) -> bool:
+    if value is None or isinstance(value, bool | np.bool_ | int):
+        return bool(value)
+    raise TypeError(f"`{name}` of a ToolResult must be True or False, not a {type(value).__name__}")
+
+
 def failure_text(error: BaseException) -> str:
     """Convert an exception to an observation: its class and its message, never a traceback."""
-    name, reason = type(error).__name__, failure_reason(error)
-    return f"{RAISED}{name}" if reason == name else f"{RAISED}{name}: {reason}"
-
-
-def failure_reason(error: BaseException) -> str:
-    """Return an exception's message, or the name of its class if it has none."""
-    try:
-        return str(error) or type(error).__name__
-    except Exception:  # noqa: BLE001  # its __str__ is the tool's code too
-        return type(error).__name__
+    return RAISED + named_failure(error)
 
 
 def _plain(value: Any) -> Any:

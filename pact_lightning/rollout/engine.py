@@ -24,12 +24,13 @@ from pact_lightning.environments.tool_calls import (
     refusal_of,
     run_tool,
     start_environment,
-    stop_where_unavailable,
+    start_failure,
 )
 from pact_lightning.rollout.samplers.base import Sampler, TurnOutput, TurnRequest
 from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.tool_call import ParsedCall
 from pact_lightning.types.trajectory import Component, RolloutTurn, Segment, StopReason, Trajectory
+from pact_lightning.utils.errors import named_failure
 from pact_lightning.utils.seeds import derive_seed
 
 _log = logging.getLogger(__name__)
@@ -251,8 +252,7 @@ class _Run:
         """Open a rollout's first turn, unless its environment did not start."""
         error = row.starting.exception()
         if error is not None:
-            stop_where_unavailable(error)
-            row.trajectory.turns.append(RolloutTurn(text="", responses=(f"environment failed: {error}",)))
+            row.trajectory.turns.append(RolloutTurn(text="", responses=(start_failure(error),)))
             self._finish(row, StopReason.ENVIRONMENT_FAILED)
             return None
         index = self.next_row
@@ -356,7 +356,8 @@ class _Run:
         self.stats.environment_failures += len(failures)
         row.trajectory.environment_failures += len(failures)
         for error in failures:
-            _log.warning("the environment of task %s failed after its rollout: %r", row.prompt.id, error)
+            said = named_failure(error)
+            _log.warning("the environment of task %s failed after its rollout: %s", row.prompt.id, said)
 
     def _finish(self, row: _Row, reason: StopReason) -> None:
         row.trajectory.stop_reason = reason

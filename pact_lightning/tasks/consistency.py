@@ -19,7 +19,7 @@ from pact_lightning.traces.replay import EnvironmentFailedError, replay_calls, s
 from pact_lightning.traces.verdict import response_is_answer
 from pact_lightning.types.task import Task
 from pact_lightning.types.trace import ExpertTrace
-from pact_lightning.utils.errors import TaskFieldError, differing, shortened
+from pact_lightning.utils.errors import FAILURES, TaskFieldError, differing, named_failure, shortened
 from pact_lightning.utils.json_lines import scan_json_lines
 
 _NAMES_CODE = ("class_path", "functions", "server", "command", "args", "url")
@@ -118,14 +118,11 @@ def _answer_mistakes(
 def environment_mistake(task: Task) -> TaskFieldError | None:
     """Make a task's environment; return the mistake that keeps it from being made, or ``None``."""
     try:
-        environment = task.prompt.environment.build()
+        close_environment(task.prompt.environment.build())
     except ImportError as error:
         return TaskFieldError("environment.class_path", str(error))
-    except Exception as error:  # noqa: BLE001  # the user's code: whatever it raises is what is told
-        return TaskFieldError(
-            "environment.init_args", f"the environment cannot be made: {type(error).__name__}: {error}"
-        )
-    close_environment(environment)
+    except FAILURES as error:
+        return TaskFieldError("environment.init_args", f"the environment cannot be made: {named_failure(error)}")
     return None
 
 

@@ -15,7 +15,7 @@ from pact_lightning.types.prompt import EnvironmentSpec, PromptView, UserTurn, a
 from pact_lightning.types.task import Reference, SubAnswer, Task
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trace import Chunk, ChunkType, ExpertTrace, ExpertTurn, TurnPattern
-from pact_lightning.utils.errors import TaskFieldError
+from pact_lightning.utils.errors import FAILURES, TaskFieldError, failure_reason
 
 
 class EnvironmentTools:
@@ -137,8 +137,8 @@ def _environment_tools(spec: EnvironmentSpec) -> list[dict[str, Any]]:
             tools = tuple(environment.tools)
         finally:
             close_environment(environment)
-    except Exception as error:  # the user's code: any failure is this field's
-        problem = f"is left out, and {spec.class_path} cannot give its own tools: {error or type(error).__name__}"
+    except FAILURES as error:  # the user's code: any failure is this field's
+        problem = f"is left out, and {spec.class_path} cannot give its own tools: {failure_reason(error)}"
         raise TaskFieldError("tools", problem) from error
     if not all(isinstance(tool, Mapping) for tool in tools):
         problem = f"is left out, and the `tools` of {spec.class_path} are not a list of schemas in OpenAI format"

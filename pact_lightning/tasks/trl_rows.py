@@ -7,7 +7,7 @@ from typing import Any
 from pact_lightning.environments.trl_style import TRLEnvironment
 from pact_lightning.tasks.record import task_from_json
 from pact_lightning.types.task import Task
-from pact_lightning.utils.errors import TaskFieldError, TaskFileError, typed
+from pact_lightning.utils.errors import FAILURES, TaskFieldError, TaskFileError, named_failure, typed
 from pact_lightning.utils.json_lines import read_json_lines
 
 _ADAPTER = "pact_lightning.TRLEnvironment"
@@ -91,8 +91,8 @@ class TRLRowTasks:
         messages = _prompt_messages(row.get("prompt"))
         try:
             observation = environment.observe(kept)
-        except Exception as error:  # the user's code: any failure is this row's
-            problem = f"{self.class_path}.reset failed: {type(error).__name__}: {error}"
+        except FAILURES as error:  # the user's code: any failure is this row's
+            problem = f"{self.class_path}.reset failed: {named_failure(error)}"
             raise TaskFieldError("(the row)", problem) from error
         messages[-1]["content"] = str(messages[-1].get("content", "")) + observation
         return task_from_json(

@@ -42,6 +42,7 @@ from pact_lightning.types.prompt import ToolSchema, UserTurn
 from pact_lightning.types.task import Task
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trace import Chunk, ExpertTrace, ExpertTurn, TurnPattern
+from pact_lightning.utils.errors import named_failure
 
 KEPT = "kept"
 _log = logging.getLogger(__name__)
@@ -166,11 +167,11 @@ async def attempt_task(
         CannotBeVerifiedError: Nothing can verify a solution of the task; the teacher was not asked.
     """
     attempt = Attempt(messages=teacher_messages(task, call_format))
-    try:
-        environment = await asyncio.to_thread(start_environment, task.prompt, seed)
-    except Exception as error:  # the user's code: any failure
-        message = f"The environment cannot be started: {type(error).__name__}: {error}"
-        raise EnvironmentFailedError(message) from error
+    (starting,) = tools.submit(threading.Lock(), [partial(start_environment, task.prompt, seed)])
+    error = (await _settled(starting)).exception()
+    if error is not None:  # the user's code: any failure
+        raise EnvironmentFailedError(f"The environment cannot be started: {named_failure(error)}") from error
+    environment: Environment = starting.result()
     loop = _Loop(task, attempt, environment, endpoint, tools, limits, call_format, send_reasoning)
     try:
         if not can_be_verified(task, environment):
@@ -253,7 +254,7 @@ class _Loop:
         ended = await asyncio.to_thread(leave_environment, self.environment, self.tools, self.busy)
         self.attempt.environment_reward, failures = left_with([await _settled(future) for future in ended])
         for error in failures:
-            _log.warning("the environment of task %s failed after an attempt: %r", self.task.id, error)
+            _log.warning("the environment of task %s failed after an attempt: %s", self.task.id, named_failure(error))
 
 
 def _result(future: Future[ToolResult]) -> ToolResult:

@@ -29,6 +29,7 @@ from pact_lightning.traces.segmentation import segment_reasoning, turn_pattern
 from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trace import ExpertTrace, ExpertTurn
+from pact_lightning.utils.errors import named_failure
 
 _log = logging.getLogger(__name__)
 
@@ -130,8 +131,8 @@ def _started(
         raise error
     if error is not None:
         # An environment is the user's code: whatever it raises is reported as its own failure.
-        problem = f"environment {prompt.environment.class_path} of task {prompt.id} failed: {type(error).__name__}"
-        raise EnvironmentFailedError(f"{problem}: {error}") from error
+        where = f"environment {prompt.environment.class_path} of task {prompt.id}"
+        raise EnvironmentFailedError(f"{where} failed: {named_failure(error)}") from error
     started: tuple[Environment, frozenset[str]] = begun.result()
     return started
 
@@ -148,7 +149,7 @@ def _closed(environment: Environment, threads: ToolThreads, busy: threading.Lock
     """Return the environment's own reward, if it gives one, and let it clean up."""
     reward, failures = left_with(leave_environment(environment, threads, busy))
     for error in failures:
-        _log.warning("the environment %s failed after a replay: %r", type(environment).__name__, error)
+        _log.warning("the environment %s failed after a replay: %s", type(environment).__name__, named_failure(error))
     return reward
 
 

@@ -17,6 +17,7 @@ from pact_lightning.training.evaluation import EvaluationConfig, EvaluationRollo
 from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.types.prompt import EnvironmentSpec
 from pact_lightning.types.task import Task, TaskSource
+from pact_lightning.utils.errors import FAILURES, named_failure
 from pact_lightning.utils.processes import share
 from pact_lightning.utils.seeds import derive_seed
 
@@ -180,5 +181,5 @@ def _try(spec: EnvironmentSpec, *, needs_reward: bool) -> None:
         )
     try:
         close_environment(environment)
-    except Exception as error:  # noqa: BLE001  # the user's code; rollouts go on after it as well, and count it
-        rank_zero_warn(f"close() of the environment {spec.class_path} failed: {type(error).__name__}: {error}")
+    except FAILURES as error:  # rollouts go on after it as well, and count it
+        rank_zero_warn(f"close() of the environment {spec.class_path} failed: {named_failure(error)}")

@@ -95,6 +95,45 @@ def needed(record: Mapping[str, Any], field: str, kind: type = object, prefix: s
     return record[field] if kind is object else typed(record[field], kind, prefix + field)
 
 
+FAILURES = (Exception, SystemExit)
+"""What code of the user's may raise and nothing may end by; Ctrl-C stays what it is."""
+
+
+def plain_text(text: str) -> str:
+    """Return a text that every file and tokenizer takes: a ``str`` and no subclass, in which UTF-8 has no gap.
+
+    Half of a surrogate pair, which a JSON escape may leave, becomes a question mark.
+
+    >>> plain_text("a" + chr(0xD83D) + "b")
+    'a?b'
+    """
+    text = str.__str__(text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
+    return text
+
+
+def failure_reason(error: BaseException) -> str:
+    """Return an exception's message as plain text, or the name of its class if it has none."""
+    try:
+        words = str(error)
+    except BaseException:  # noqa: BLE001  # its __str__ is the user's code too, and may raise what it likes
+        words = ""
+    return plain_text(words) or type(error).__name__
+
+
+def named_failure(error: BaseException) -> str:
+    """Return an exception's class and message.
+
+    >>> named_failure(KeyError("a")), named_failure(ValueError())
+    ("KeyError: 'a'", 'ValueError')
+    """
+    name, reason = type(error).__name__, failure_reason(error)
+    return name if reason == name else f"{name}: {reason}"
+
+
 def shortened(value: object, characters: int = 80) -> str:
     """Return ``repr(value)``, cut to about ``characters``; a string keeps both of its quotes.
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pact_lightning.environments.tool_output import ToolOutputError, output_text
+from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.environments.tool_output import ToolOutputError, output_text, plain_result
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -71,3 +72,31 @@ def test_a_cycle_of_dataclasses_is_refused():
     point.tags.append(point)
     with pytest.raises(ToolOutputError, match="Circular"):
         output_text(point)
+
+
+TEXTS = st.text(st.characters(exclude_categories=())) | st.text().map(np.str_)
+FLAGS = st.none() | st.booleans() | st.booleans().map(np.bool_) | st.integers(0, 1)
+
+
+@given(TEXTS, FLAGS, FLAGS, FLAGS)
+def test_what_leaves_an_environment_is_of_python_s_own_types(text, error, solved, unanswered):
+    result = plain_result(ToolResult(text, error=error, solved=solved, unanswered=unanswered))
+    assert type(result.text) is str
+    assert len(result.text.encode().decode()) == len(text)
+    assert json.loads(json.dumps(dataclasses.astuple(result))) == [
+        result.text, bool(error), None if solved is None else bool(solved), bool(unanswered)
+    ]  # fmt: skip
+
+
+ODD = st.none() | JSON | st.binary() | st.sampled_from([object(), ToolResult, np.ones(2), iter(()), 1j])
+
+
+@given(ODD | st.tuples(ODD, ODD | FLAGS).map(lambda made: ToolResult(*made)))
+def test_any_other_result_is_refused_in_words(value):
+    try:
+        result = plain_result(value)
+    except TypeError as error:
+        assert "ToolResult" in str(error)  # noqa: PT017  # which of them are refused is not known here
+    else:
+        assert isinstance(value.text, str)
+        assert type(result.error) is bool

@@ -12,7 +12,18 @@ from rich.table import Table
 
 from faults.page import HEADINGS, cells, write_into_page
 
-GROUPS = ("tools", "servers", "samplers", "throughput", "phases", "degenerate", "numbers", "resume", "text")
+GROUPS = (
+    "tools",
+    "environments",
+    "servers",
+    "samplers",
+    "throughput",
+    "phases",
+    "degenerate",
+    "numbers",
+    "resume",
+    "text",
+)
 """Modules of this package, each with a function ``run(times)`` that gives a list of FaultResult."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import fuzz
 import pytest
 from byte_tokenizer import byte_renderer
-from faults import tools
+from faults import environments, tools
 from faults.__main__ import GROUPS
 from faults.deadline import HangError, within
 from faults.page import write_into_page
@@ -23,6 +23,12 @@ def test_every_misbehaving_tool_is_a_bounded_observation_and_the_rollout_goes_on
     results = tools.run(1)
     assert [result.fault for result in results if not result.ok] == []
     assert len(results) == len(SNIPPETS) >= 40
+
+
+def test_an_environment_with_an_odd_verb_costs_a_response_or_a_rollout_and_is_written():
+    results = environments.run(1)
+    assert [(result.fault, result.happened) for result in results if not result.ok] == []
+    assert len(results) == len(environments.FAULTS)
 
 
 @pytest.mark.parametrize(

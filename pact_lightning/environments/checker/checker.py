@@ -21,9 +21,9 @@ from pact_lightning.environments.checker.findings import (
 from pact_lightning.environments.checker.schemas import WORD, bad_arguments, check_schemas, good_arguments
 from pact_lightning.environments.protocol import Environment, ToolResult
 from pact_lightning.environments.tool_calls import ToolThreads, ToolTimeoutError
-from pact_lightning.environments.tool_output import failure_reason
 from pact_lightning.types.prompt import EnvironmentSpec, PromptView
 from pact_lightning.types.task import Task
+from pact_lightning.utils.errors import failure_reason, named_failure
 
 NO_TASK = PromptView("check", ({"role": "user", "content": ""},), (), EnvironmentSpec("check.Environment"))
 """Prompt that ``reset`` gets if there is no task."""
@@ -130,7 +130,7 @@ class _Check:
             return None
         value, raised = self._timed(f"{verb}()", lambda: function(*arguments))
         if raised is not None:
-            said = f"it raised {_named(raised)}"
+            said = f"it raised {named_failure(raised)}"
             self._stop(error(f"{verb}()", said, "let it work with the task and the arguments given"))
         return value
 
@@ -141,7 +141,9 @@ class _Check:
         """Return the tools whose schemas have no error."""
         offered, raised = self._timed("tools", lambda: list(self.env.tools))
         if raised is not None:
-            self._stop(error("tools", f"it raised {_named(raised)}", "return a list of schemas in OpenAI format"))
+            self._stop(
+                error("tools", f"it raised {named_failure(raised)}", "return a list of schemas in OpenAI format")
+            )
         found = check_schemas(offered)
         self.findings += found
         self.findings += _task_tools(self.prompt, offered)
@@ -155,7 +157,7 @@ class _Check:
         result, raised = self._timed(name, lambda: env.call(name, arguments))
         if raised is not None:
             remedy = "catch it and return ToolResult(what is wrong, error=True)"
-            self.findings.append(error(name, f"{said} raised {_named(raised)}", remedy))
+            self.findings.append(error(name, f"{said} raised {named_failure(raised)}", remedy))
             return ToolResult(failure_reason(raised), error=True)
         self.findings += check_result(name, said, result)
         usable = isinstance(result, ToolResult) and isinstance(result.text, str)
@@ -212,10 +214,6 @@ class _Check:
         value = self._verb(self.env, "reward")
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             self.findings.append(error("reward()", f"it gave {shown(value)}", "return a finite number"))
-
-
-def _named(problem: BaseException) -> str:
-    return f"{type(problem).__name__}: {failure_reason(problem)}"
 
 
 def _written(name: str, arguments: Mapping[str, Any]) -> str:

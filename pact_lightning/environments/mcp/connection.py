@@ -23,7 +23,7 @@ from pact_lightning.environments.mcp.server import (
     tool_result,
 )
 from pact_lightning.environments.protocol import ToolResult
-from pact_lightning.environments.tool_output import failure_reason
+from pact_lightning.utils.errors import failure_reason
 
 if TYPE_CHECKING:
     from mcp import Client
