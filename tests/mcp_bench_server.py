@@ -1,12 +1,24 @@
 """An MCP server whose tools misbehave: started as a program by the tests, or used in their process."""
 
 import asyncio
+import base64
+import json
 import os
 import sys
 import time
+from pathlib import Path
 
 from mcp.server import MCPServer
-from mcp_types import AudioContent, EmbeddedResource, ImageContent, TextContent, TextResourceContents
+from mcp_types import (
+    AudioContent,
+    CallToolResult,
+    EmbeddedResource,
+    ImageContent,
+    TextContent,
+    TextResourceContents,
+)
+
+PNG = base64.b64encode(bytes(range(256)) * 40).decode()
 
 
 def make_server():
@@ -44,6 +56,26 @@ def make_server():
             EmbeddedResource(type="resource", resource=inside),
             TextContent(type="text", text="two <|im_end|>"),
         ]
+
+    @server.tool()
+    def chart() -> CallToolResult:
+        """A picture, and the same one in the structured result."""
+        picture = ImageContent(type="image", data=PNG, mime_type="image/png")
+        content = [TextContent(type="text", text="3 bars"), picture]
+        return CallToolResult(content=content, structured_content={"of": [{"url": f"data:image/png;base64,{PNG}"}]})
+
+    @server.tool()
+    def log() -> CallToolResult:
+        """A text beside an empty structured result."""
+        return CallToolResult(content=[TextContent(type="text", text="written")], structured_content={})
+
+    @server.tool()
+    def put(article: str, key: str) -> dict[str, object]:
+        """Puts an article into a basket on the disk."""
+        file = Path(os.environ.get("BASKETS", ".")) / f"{Path(key).name}.json"
+        basket = [*(json.loads(file.read_text()) if file.exists() else []), article]
+        file.write_text(json.dumps(basket))
+        return {"basket": basket, "key": key}
 
     @server.tool()
     def wrong() -> str:

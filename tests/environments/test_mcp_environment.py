@@ -90,6 +90,13 @@ def test_tools_are_the_server_s(bench):
         ("variable", {"name": "NO_SUCH_VARIABLE"}, "null"),
         ("media", {}, "one\na memo\ntwo <|im_end|>\n[image image/png, not shown]"),
         ("sleep", {"seconds": 0}, "awake"),
+        ("log", {}, "written"),
+        (
+            "chart",
+            {},
+            '3 bars\n{"of": [{"url": "data:image/png;base64,[image image/png, not shown]"}]}\n'
+            "[image image/png, not shown]",
+        ),
     ],
 )
 def test_results_are_text(bench, name, arguments, text):
@@ -218,6 +225,50 @@ def test_a_program_gets_only_named_environment_variables(monkeypatch):
         assert environment.call("variable", {"name": "SECRET_KEY"}).text == "null"
         assert environment.call("variable", {"name": "NAMED"}).text == "yes"
         assert environment.call("variable", {"name": "PATH"}).text == os.environ["PATH"]
+
+
+PUT = {"include": ["put"], "fixed_arguments": {"key": "k"}, "result_field": "basket"}
+
+
+def test_state_on_the_disk_is_a_rollout_s_own_and_ends_with_it():
+    with (
+        opened(**BENCH, **PUT, env={"BASKETS": "{rollout}"}) as one,
+        opened(**BENCH, **PUT, env={"BASKETS": "{rollout}"}) as other,
+    ):
+        assert one.call("put", {"article": "pen"}).text == '["pen"]'
+        assert one.call("put", {"article": "cup"}).text == '["pen", "cup"]'
+        assert other.call("put", {"article": "cup"}).text == '["cup"]'
+        folder, connection = Path(one._connection.rollout), one._connection
+        assert [file.name for file in folder.iterdir()] == ["k.json"]
+        one.reset(None, 0)
+        assert one.call("put", {"article": "cup"}).text == '["cup"]'
+        assert connection.wait_ended(20)
+        assert not folder.exists()
+
+
+def test_a_server_that_dies_finds_its_rollout_s_folder_again():
+    arguments = {**PUT, "include": ["put", "die"], "env": {"BASKETS": "{rollout}"}}
+    with opened(**BENCH, **arguments) as environment:
+        environment.call("put", {"article": "pen"})
+        assert environment.call("die", {}).unanswered
+        assert environment.call("put", {"article": "cup"}).text == '["pen", "cup"]'
+
+
+def test_fixed_arguments_are_sent_and_neither_seen_nor_set_by_the_policy(tmp_path):
+    arguments = {"include": ["put", "add"], "fixed_arguments": {"key": "{rollout}"}, "env": {"BASKETS": str(tmp_path)}}
+    with opened(**BENCH, **arguments) as environment:
+        parameters = environment.tools[0]["function"]["parameters"]
+        assert (list(parameters["properties"]), parameters["required"]) == (["article"], ["article"])
+        mine = json.loads(environment.call("put", {"article": "pen", "key": "theirs"}).text)
+        assert mine["basket"] == ["pen"]
+        assert mine["key"] not in ("theirs", "{rollout}")
+        assert environment.call("add", {"a": 1}).text == "2"
+        environment.reset(None, 0)
+        other = json.loads(environment.call("put", {"article": "pen"}).text)
+        assert other["basket"] == ["pen"]
+        assert other["key"] != mine["key"]
+    with pytest.raises(MCPServerError, match="none takes the argument 'kye' of fixed_arguments"):
+        MCPEnvironment(**BENCH, fixed_arguments={"kye": 1}).reset(None, 0)
 
 
 def test_some_of_the_tools():

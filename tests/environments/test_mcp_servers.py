@@ -1,14 +1,18 @@
 """MCP servers that are old, noisy, wrong or not there, and the pure parts."""
 
+import base64
+import json
+import re
 import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pact_lightning.environments.mcp.server import tool_result, tool_schemas
+from pact_lightning.environments.mcp.results import tool_result
+from pact_lightning.environments.mcp.server import tool_schemas
 
 mcp_missing = find_spec("mcp") is None
 needs_mcp = pytest.mark.skipif(mcp_missing, reason="needs the mcp package")
@@ -104,6 +108,8 @@ def test_a_server_that_never_answers_is_given_up_on():
         ({"server": "module"}, "must be an import path"),
         ({"command": "a", "session": "mine"}, "per_rollout or shared"),
         ({"command": "a", "timeout_s": 0}, "must be above 0"),
+        ({"command": "a", "args": ["{rollout}"], "session": "shared"}, "needs `session: per_rollout`"),
+        ({"url": "a", "fixed_arguments": {"k": ["{rollout}"]}, "session": "shared"}, "needs `session: per_rollout`"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_starts(arguments, said):
@@ -132,12 +138,73 @@ def test_texts_are_joined(texts, error):
 
 
 @pytest.mark.parametrize(
-    ("structured", "text"),
-    [({"result": "a"}, "a"), ({"result": [1]}, "[1]"), ({"result": 1, "b": 2}, '{"result": 1, "b": 2}'), ([1], "[1]")],
+    ("texts", "structured", "text"),
+    [
+        ([], {"result": "a"}, "a"),
+        ([], {"result": [1]}, "[1]"),
+        ([], {"result": 1, "b": 2}, '{"result": 1, "b": 2}'),
+        ([], [1], "[1]"),
+        ([], {}, "{}"),
+        ([], {"result": []}, "[]"),
+        ([], {"result": None}, "null"),
+        (["a"], {"result": "a"}, "a"),
+        (["1", "x"], {"result": [1, "x"]}, '[1, "x"]'),
+        (['{"b": [2.0],\n "a": "é"}'], {"a": "é", "b": [2.0]}, '{"a": "é", "b": [2.0]}'),
+        (['{"result": 1}'], {"result": 1}, "1"),
+        (["two pens"], {"pens": 2}, 'two pens\n{"pens": 2}'),
+        (["see:", '{"pens": 2}'], {"pens": 2}, 'see:\n{"pens": 2}'),
+        (["true"], {"result": 1}, "true\n1"),
+        (["a"], {}, "a"),
+        (["a"], [], "a"),
+        (["a"], {"result": None}, "a"),
+        (["a"], {"result": {}}, "a"),
+        ([""], {"pens": 2}, '{"pens": 2}'),
+        ([" "], {}, "{}"),
+    ],
 )
-def test_structured_results(structured, text):
-    assert tool_result(answer("{\n}", structured=structured)).text == text
+def test_texts_and_structured_results(texts, structured, text):
+    assert tool_result(answer(*texts, structured=structured)).text == text
     assert tool_result(answer("no", structured=structured, error=True)).text == "no"
+
+
+def test_one_field_of_a_structured_result():
+    both = {"shown": ["a"], "state": "secret"}
+    assert tool_result(answer(json.dumps(both), "more", structured=both), "shown").text == '["a"]'
+    assert tool_result(answer(structured={"shown": None}), "shown").text == "null"
+    assert tool_result(answer(structured={"other": 1}), "shown").text == '{"other": 1}'
+    assert tool_result(answer("no", structured=both, error=True), "shown").text == "no"
+
+
+def broken(data):
+    return "\n".join(data[at : at + 76] for at in range(0, len(data), 76))
+
+
+@settings(deadline=None)
+@given(
+    st.binary(min_size=12, max_size=400),
+    st.sampled_from([
+        str, broken, lambda data: data.rstrip("="), lambda data: data.translate(str.maketrans("+/", "-_")),
+        lambda data: json.dumps({"a": [broken(data)]}), lambda data: data.replace("/", "\\/"),
+        lambda data: f"data:image/png;base64,{data}",
+    ]),
+    st.sampled_from(["image", "resource", "text"]),
+)  # fmt: skip
+def test_base64_of_a_block_is_never_shown(binary, written, where):
+    data = base64.b64encode(binary).decode()
+    blob = SimpleNamespace(uri="file://a", mime_type="image/png", blob=data)
+    block = (
+        SimpleNamespace(type="resource", resource=blob)
+        if where == "resource"
+        else SimpleNamespace(type="image", data=data, mime_type="image/png")
+    )
+    result = answer(f"A picture: {written(data)}!", structured={"deep": [{"picture": written(data)}, "kept"]})
+    result.content.append(block)
+    text = tool_result(result).text
+    assert text.startswith("A picture: ")
+    assert '"kept"' in text
+    assert text.count("not shown]") == 3
+    rest = re.sub(r"\[[^\]]*not shown\]", "", text)
+    assert len(rest) < 80, "but for names, words and braces nothing is left"
 
 
 def test_included_tools_stand_in_the_given_order():

@@ -6,6 +6,7 @@ import logging
 import tempfile
 import threading
 import time
+import uuid
 import weakref
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import CancelledError
@@ -14,13 +15,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from pact_lightning.environments.mcp.results import tool_result
 from pact_lightning.environments.mcp.server import (
     MAX_PAUSE_S,
     MCPServerError,
     MCPServerSpec,
     ServerOutage,
     connected,
-    tool_result,
 )
 from pact_lightning.environments.protocol import ToolResult
 from pact_lightning.utils.errors import failure_reason
@@ -71,10 +72,19 @@ class MCPConnection:
     Args:
         spec: The server.
         limits: Its limits.
+
+    Attributes:
+        rollout: What stands for ``{rollout}``: a fresh folder of a program, which ends with the connection, or an id.
     """
 
     def __init__(self, spec: MCPServerSpec, limits: MCPLimits) -> None:
         self.spec = spec
+        self._folder = None
+        self.rollout = uuid.uuid4().hex
+        if spec.command and spec.is_per_rollout:
+            self._folder = tempfile.TemporaryDirectory(prefix="pact-rollout-", ignore_cleanup_errors=True)
+            self.rollout = self._folder.name
+        self._ending: asyncio.Task[None] | None = None
         self.limits = limits
         self.restarts = 0
         self._spent = 0  # restarts since the last renewal
@@ -101,12 +111,13 @@ class MCPConnection:
         """
         return self._wait(self._listed(), self._open_s() * (1 + self.limits.max_restarts))
 
-    def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+    def call(self, name: str, arguments: Mapping[str, Any], field: str | None = None) -> ToolResult:
         """Run one tool; every failure is an observation.
 
         Args:
             name: The tool.
             arguments: Its arguments.
+            field: Field of the structured result to give alone.
 
         Raises:
             EnvironmentUnavailableError: The server has failed to start too often, over all rollouts.
@@ -114,7 +125,7 @@ class MCPConnection:
         self.calls += 1
         open_s = 0.0 if self._client is not None and self._suspect is None else self._open_s()
         try:
-            return self._wait(self._call(name, arguments), open_s + self.limits.timeout_s + _SLACK_S)
+            return self._wait(self._call(name, arguments, field), open_s + self.limits.timeout_s + _SLACK_S)
         except MCPServerError as error:
             return ToolResult(f"{error}.", error=True, unanswered=True)
 
@@ -124,7 +135,7 @@ class MCPConnection:
 
     def stop(self) -> None:
         """End the session, and a started program with it, without waiting."""
-        self._loop.call_soon_threadsafe(self._drop)
+        self._loop.call_soon_threadsafe(self._end)
 
     def wait_ended(self, timeout_s: float) -> bool:
         """Wait until the session has closed; return ``False`` if it has not within ``timeout_s`` seconds."""
@@ -232,7 +243,7 @@ class MCPConnection:
         """Keep the client open until it is stopped; the SDK requires one task to open and close it."""
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
             try:
-                async with connected(self.spec, log, self._on_message) as client:
+                async with connected(self.spec.of_rollout(self.rollout), log, self._on_message) as client:
                     tools = await _all_tools(client)
                     if not started.done():
                         started.set_result((client, tools))
@@ -244,7 +255,7 @@ class MCPConnection:
                     problem = failure_reason(_innermost(error))
                     started.set_exception(MCPServerError(f"{self.spec.name} does not start: {problem}{_tail(log)}"))
 
-    async def _call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+    async def _call(self, name: str, arguments: Mapping[str, Any], field: str | None) -> ToolResult:
         client = await self._ready()
         # A task of its own: a server in this process may ignore its cancellation, and is given up.
         work = asyncio.create_task(client.call_tool(name, dict(arguments), read_timeout_seconds=self.limits.timeout_s))
@@ -255,7 +266,7 @@ class MCPConnection:
             raise MCPServerError(self._timeout_text())
         error = work.exception()
         if error is None:
-            return tool_result(work.result())
+            return tool_result(work.result(), field)
         return self._failed(client, error)
 
     def _failed(self, client: "Client", error: BaseException) -> ToolResult:
@@ -286,9 +297,15 @@ class MCPConnection:
         self._client = self._suspect = None
         self._stop.set()
 
+    def _end(self) -> None:
+        self._drop()
+        self._ending = asyncio.create_task(self._ended())
+
     async def _ended(self) -> None:
         if self._owner is not None:
             await asyncio.wait({self._owner})
+        if self._folder is not None:
+            await asyncio.to_thread(self._folder.cleanup)
 
     async def _on_message(self, message: Any) -> None:
         """Count the lines on a server's standard output that are not of the protocol; warn of the first."""

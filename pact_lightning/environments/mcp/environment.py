@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pact_lightning.environments.mcp.connection import MCPConnection, MCPLimits
-from pact_lightning.environments.mcp.server import MCPServerError, MCPServerSpec, tool_schemas
+from pact_lightning.environments.mcp.server import (
+    ROLLOUT,
+    MCPServerError,
+    MCPServerSpec,
+    in_rollout,
+    taken_by,
+    tool_schemas,
+)
 from pact_lightning.environments.protocol import ToolResult, unknown_tool
 from pact_lightning.types.prompt import PromptView, ToolSchema
 
@@ -22,6 +29,10 @@ class MCPEnvironment:
     the next call, ``max_restarts`` times a rollout; its memory is lost. A program gets the few environment variables
     that the SDK passes on (``PATH``, ``HOME`` and the like) and those of ``env``, and no others.
 
+    ``{rollout}`` in ``args``, ``env``, ``cwd``, ``url``, ``headers`` and ``fixed_arguments`` is another text in every
+    rollout: for a program the path of a fresh, empty folder, which is removed with the session; for an address an id.
+    It is for servers that keep their state on disk, or by a key.
+
     Args:
         command: Program that speaks MCP over its standard streams.
         args: Arguments of the program.
@@ -31,6 +42,10 @@ class MCPEnvironment:
         headers: HTTP headers of every request, such as ``Authorization``.
         server: Import path of an ``MCPServer`` or of a function that makes one, in place of ``command``.
         include: Names of the tools to offer; ``None`` for all.
+        fixed_arguments: Arguments that every call gets whose tool takes them. The policy does not see them, and cannot
+            set them.
+        result_field: Field of the structured results that the policy gets alone, where a result has it: neither the
+            other fields nor the texts.
         session: ``per_rollout`` gives each rollout its own session, and with ``command`` its own process: no rollout
             sees what another one did [D]. ``shared`` lets all rollouts of this process use one session. It is faster;
             right for servers whose answers depend on the call alone, wrong for all others.
@@ -42,7 +57,8 @@ class MCPEnvironment:
             Failures that overlap in time count as one.
 
     Raises:
-        ValueError: Not exactly one of ``command``, ``url`` and ``server`` is given, or a limit makes no sense.
+        ValueError: Not exactly one of ``command``, ``url`` and ``server`` is given, a limit makes no sense, or
+            ``{rollout}`` stands where all rollouts share a session.
         ImportError: The SDK is missing.
     """
 
@@ -57,6 +73,8 @@ class MCPEnvironment:
         headers: Mapping[str, str] | None = None,
         server: str | None = None,
         include: Sequence[str] | None = None,
+        fixed_arguments: Mapping[str, Any] | None = None,
+        result_field: str | None = None,
         session: Session = "per_rollout",
         timeout_s: float = 20.0,
         start_timeout_s: float = 30.0,
@@ -69,7 +87,11 @@ class MCPEnvironment:
         self._spec = MCPServerSpec(command, tuple(args), dict(env or {}), cwd, url, dict(headers or {}), server)
         self._limits = MCPLimits(timeout_s, start_timeout_s, max_restarts, backoff_s, max_failures)
         self._include = None if include is None else list(include)
+        self._fixed = dict(fixed_arguments or {})
+        self._field = result_field
         self._is_shared = session == "shared"
+        if self._is_shared and (self._spec.is_per_rollout or ROLLOUT in str(self._fixed)):
+            raise ValueError(f"{ROLLOUT} is another one in every rollout, and needs `session: per_rollout`")
         self._connection: MCPConnection | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
 
@@ -113,7 +135,15 @@ class MCPEnvironment:
         """
         if self._include is not None and name not in self._include:
             return unknown_tool(name, self._include)
-        return self._connected().call(name, arguments)
+        connection = self._connected()
+        if self._fixed:
+            try:
+                takes = next((taken_by(tool, self._fixed) for tool in connection.tools() if tool.name == name), set())
+            except MCPServerError as error:
+                return ToolResult(f"{error}.", error=True, unanswered=True)
+            fixed = {key: value for key, value in self._fixed.items() if key in takes}
+            arguments = {**arguments, **in_rollout(fixed, connection.rollout)}
+        return connection.call(name, arguments, self._field)
 
     def close(self) -> None:
         """End this rollout's session without waiting for its server; a shared session stays open."""
@@ -123,7 +153,11 @@ class MCPEnvironment:
 
     def _listed(self) -> list[ToolSchema]:
         try:
-            return tool_schemas(self._connected().tools(), self._include)
+            tools = self._connected().tools()
+            taken = {name for tool in tools for name in taken_by(tool, self._fixed)}
+            if unused := [name for name in self._fixed if name not in taken]:
+                raise ValueError(f"none takes the argument {unused[0]!r} of fixed_arguments")
+            return tool_schemas(tools, self._include, self._fixed)
         except ValueError as error:
             raise MCPServerError(f"the tools of {self._spec.name} cannot be used: {error}") from error
 

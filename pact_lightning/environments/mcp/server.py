@@ -1,13 +1,13 @@
-"""MCP server: its specification, a client of it, its outages, and its tools and results in this package's types."""
+"""MCP server: its specification, a client of it, its outages, and its tools in this package's types."""
 
 import json
 import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pact_lightning.environments.protocol import EnvironmentUnavailableError, ToolResult
+from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.types.prompt import ToolSchema
 from pact_lightning.utils.errors import shortened
 from pact_lightning.utils.imports import import_path
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 INSTALL = "MCP servers need the official SDK, version 2: pip install 'pact-lightning[mcp]'"
 MAX_PAUSE_S = 30.0
+ROLLOUT = "{rollout}"
+"""Word of ``args``, ``env``, ``cwd``, ``url``, ``headers`` and fixed arguments that is another one in every rollout."""
 _CONNECT_S, _READ_S = 30.0, 300.0
 
 
@@ -66,9 +68,34 @@ class MCPServerSpec:
         return " ".join((self.command, *self.args)) if self.command else str(self.url or self.server)
 
     @property
+    def is_per_rollout(self) -> bool:
+        """Whether the server is another one in every rollout."""
+        return ROLLOUT in str((self.args, self.env, self.cwd, self.url, self.headers))
+
+    def of_rollout(self, value: str) -> "MCPServerSpec":
+        """Return the specification with a value in the place of :data:`ROLLOUT`."""
+        return replace(
+            self,
+            args=tuple(in_rollout(argument, value) for argument in self.args),
+            env=in_rollout(self.env, value),
+            cwd=in_rollout(self.cwd, value),
+            url=in_rollout(self.url, value),
+            headers=in_rollout(self.headers, value),
+        )
+
+    @property
     def key(self) -> str:
         """Text that is equal for equal specs."""
         return json.dumps({name: _sortable(value) for name, value in asdict(self).items()}, sort_keys=True)
+
+
+def in_rollout(given: Any, value: str) -> Any:
+    """Put a value in the place of :data:`ROLLOUT`, in a text or in the texts of an object or a list."""
+    if isinstance(given, str):
+        return given.replace(ROLLOUT, value)
+    if isinstance(given, Mapping):
+        return {name: in_rollout(entry, value) for name, entry in given.items()}
+    return [in_rollout(entry, value) for entry in given] if isinstance(given, list) else given
 
 
 def _sortable(value: Any) -> Any:
@@ -176,12 +203,15 @@ class ServerOutage:
         return min(self._backoff_s * 2.0 ** max(restarts, self.failures - 1, 0), MAX_PAUSE_S)
 
 
-def tool_schemas(tools: Sequence[Any], include: Collection[str] | None) -> list[ToolSchema]:
+def tool_schemas(
+    tools: Sequence[Any], include: Collection[str] | None, fixed: Collection[str] = ()
+) -> list[ToolSchema]:
     """Convert a server's tools to OpenAI format.
 
     Args:
         tools: The server's list of the SDK's ``Tool``.
         include: Names of the tools to keep, in this order; ``None`` for all.
+        fixed: Names of arguments that the policy does not give, and does not see.
 
     Raises:
         ValueError: The server lists a name twice, lists no tool, or lacks one of ``include``.
@@ -190,7 +220,8 @@ def tool_schemas(tools: Sequence[Any], include: Collection[str] | None) -> list[
     for tool in tools:
         if tool.name in schemas:
             raise ValueError(f"it lists two tools named {tool.name!r}, and a call could mean either")
-        function = {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
+        parameters = _without(tool.input_schema, fixed)
+        function = {"name": tool.name, "description": tool.description or "", "parameters": parameters}
         schemas[tool.name] = {"type": "function", "function": function}
     absent = [name for name in include or () if name not in schemas]
     if absent:
@@ -200,40 +231,15 @@ def tool_schemas(tools: Sequence[Any], include: Collection[str] | None) -> list[
     return [schemas[name] for name in include] if include is not None else list(schemas.values())
 
 
-def tool_result(result: Any) -> ToolResult:
-    """Convert a server's answer to an observation.
-
-    A structured result becomes JSON. Servers wrap a value that is no object in an object of the single field
-    ``result``: then only that field is given, a text as it is [D]. Without a structured result, the texts are joined by
-    line breaks. Content that is no text is named, not shown.
-
-    Args:
-        result: The SDK's ``CallToolResult``.
-    """
-    named = [_named(block) for block in result.content if _text_of(block) is None]
-    texts = [text for block in result.content if (text := _text_of(block)) is not None]
-    if result.structured_content is not None and not result.is_error:
-        texts = [_structured_text(result.structured_content)]
-    text = "\n".join([*texts, *named])
-    if result.is_error and not text:
-        text = "The tool failed and did not say why."
-    return ToolResult(text, error=bool(result.is_error))
+def taken_by(tool: Any, fixed: Collection[str]) -> set[str]:
+    """Return those of some arguments that one of the SDK's tools takes."""
+    return set(fixed) & set(tool.input_schema.get("properties", ()))
 
 
-def _structured_text(value: Any) -> str:
-    if isinstance(value, dict) and value.keys() == {"result"}:
-        value = value["result"]
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _text_of(block: Any) -> str | None:
-    if block.type == "text":
-        return str(block.text)
-    text = getattr(getattr(block, "resource", None), "text", None)
-    return None if text is None else str(text)
-
-
-def _named(block: Any) -> str:
-    resource = getattr(block, "resource", block)
-    facts = [getattr(resource, name, None) for name in ("uri", "mime_type")]
-    return f"[{' '.join([block.type, *(str(fact) for fact in facts if fact)])}, not shown]"
+def _without(parameters: Mapping[str, Any], fixed: Collection[str]) -> Mapping[str, Any]:
+    """Return a tool's schema without some arguments."""
+    if not any(name in parameters.get("properties", ()) for name in fixed):
+        return parameters
+    properties = {name: schema for name, schema in parameters["properties"].items() if name not in fixed}
+    required = [name for name in parameters.get("required", ()) if name not in fixed]
+    return {**parameters, "properties": properties, "required": required}
