@@ -26,11 +26,11 @@ class Plain:
         self.start = load_policy(config) if config.adapter == "full" else None
         load_trainable_state(self.model, trainable_state(module.model))
 
-    def distribution(self, context, ids, model=None):
+    def distribution(self, context, ids, model=None, temperature=None):
         """Log-probabilities of every token of the vocabulary at every token of ``ids``, ``[R, V]``."""
         row = torch.from_numpy(np.concatenate([context, ids]))[None]
         logits = (model or self.model)(row).logits[0, len(context) - 1 : -1]
-        return (logits / self.temperature).log_softmax(-1)
+        return (logits / (temperature or self.temperature)).log_softmax(-1)
 
     def reference(self, context, ids):
         with torch.no_grad(), nullcontext() if self.start else self.model.disable_adapter():
@@ -64,9 +64,9 @@ class Plain:
         return torch.stack(losses).mean()
 
     def sft(self, group):
-        """Eq. 9-11 under the prompt."""
+        """Eq. 9-11 under the prompt: plain pi_theta, whatever rollouts are sampled at."""
         trace, supervision = render_trace(RENDERER, group.task.trace), self.module.supervision
-        logp = self.distribution(self.prompt(group), trace.ids)[
+        logp = self.distribution(self.prompt(group), trace.ids, temperature=1.0)[
             torch.arange(len(trace.ids)), torch.from_numpy(trace.ids)
         ]
         active = (trace.components == Component.REASONING) & (trace.min_levels <= supervision.level)

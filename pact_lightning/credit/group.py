@@ -70,7 +70,7 @@ class Group:
         turn_rewards: ``r_{k,t}``, per rollout and turn.
         advantages: ``A^g_k + A^l_{k,t}``, per rollout and turn.
         zero_variance: All rollouts earned the same.
-        temperature: What they were sampled at; training log-probabilities use the same.
+        temperature: What they were sampled at; their log-probabilities in training are taken at the same.
         phase: Number of the phase.
         position: Number of this visit within the run; names the gate's draw.
         anchored: The reason for anchoring the prompt; ``None`` where its trace is used.

@@ -17,7 +17,7 @@ def linear_logprobs(
     bias: Tensor | None,
     targets: Tensor,
     *,
-    temperature: float,
+    temperature: float | Tensor,
     chunk_size: int,
     with_entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
@@ -32,12 +32,13 @@ def linear_logprobs(
         weight: ``[V, D]``.
         bias: ``[V]``, or ``None``.
         targets: Token ids ``[N]``.
-        temperature: The sampling temperature.
+        temperature: Divisor of the logits: one for all tokens, or one per token ``[N]``.
         chunk_size: Tokens whose logits exist at the same time.
         with_entropy: Whether entropies are wanted.
 
     Returns:
-        Log-probabilities ``[N]``, and entropies ``[N]`` in nats or ``None``; both in float32, and differentiable once.
+        Log-probabilities ``[N]``, and entropies ``[N]`` in nats or ``None``; both in float32 or wider, and
+        differentiable once.
     """
     logp, entropy = _LinearLogProbs.apply(hidden, weight, bias, targets, temperature, chunk_size, with_entropy)  # type: ignore[no-untyped-call]
     return logp, entropy
@@ -51,7 +52,7 @@ class _LinearLogProbs(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        temperature: float,
+        temperature: float | Tensor,
         chunk_size: int,
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
@@ -59,7 +60,7 @@ class _LinearLogProbs(torch.autograd.Function):
         frozen = needs_hidden and not (needs_weight or needs_bias)
         slopes = torch.empty_like(hidden) if frozen and not with_entropy else None
         logits = _Logits(hidden, weight, bias, temperature, chunk_size)
-        logp = hidden.new_empty(targets.shape, dtype=torch.float32)
+        logp = hidden.new_empty(targets.shape, dtype=logits.dtype)
         normalizer = torch.empty_like(logp)
         entropy = torch.empty_like(logp) if with_entropy else None
         for rows in logits.chunks():
@@ -75,7 +76,7 @@ class _LinearLogProbs(torch.autograd.Function):
                 entropy[rows] = sums.log() - shifted.mul_(exponentials).sum(-1) / sums
             if slopes is not None:
                 probabilities = exponentials.div_(sums[:, None])
-                slope = _by_logits(probabilities, targets[rows], torch.ones_like(sums), temperature)
+                slope = _by_logits(probabilities, targets[rows], torch.ones_like(sums), _of(temperature, rows))
                 torch.mm(slope.to(weight.dtype), weight, out=slopes[rows])
         ctx.temperature, ctx.chunk_size = temperature, chunk_size
         if slopes is not None:
@@ -93,20 +94,21 @@ class _LinearLogProbs(torch.autograd.Function):
         hidden, weight, bias, targets, normalizer, entropy = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         by_hidden = torch.empty_like(hidden) if needs_hidden else None
-        # Sums over all tokens: in float32, however coarse the head's own type is.
-        by_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
-        by_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
         logits = _Logits(hidden, weight, bias, ctx.temperature, ctx.chunk_size)
+        # Sums over all tokens: in float32, however coarse the head's own type is.
+        by_weight = torch.zeros_like(weight, dtype=logits.dtype) if needs_weight else None
+        by_bias = torch.zeros_like(bias, dtype=logits.dtype) if needs_bias else None
         for rows in logits.chunks():
             log_probabilities = logits.of(rows).sub_(normalizer[rows, None])  # [n, V]
+            divisor = _of(ctx.temperature, rows)
             if entropy is None or upstream_entropy is None:
-                slope = _by_logits(log_probabilities.exp_(), targets[rows], upstream[rows], ctx.temperature)
+                slope = _by_logits(log_probabilities.exp_(), targets[rows], upstream[rows], divisor)
             else:
                 slope = _with_entropy_by_logits(
                     log_probabilities,
                     torch.exp(log_probabilities, out=logits.spare(rows)),
                     targets[rows],
-                    (upstream[rows] / ctx.temperature, upstream_entropy[rows] / ctx.temperature),
+                    (upstream[rows] / divisor, upstream_entropy[rows] / divisor),
                     entropy[rows],
                 )
             if by_bias is not None:
@@ -114,7 +116,7 @@ class _LinearLogProbs(torch.autograd.Function):
             low = slope.to(weight.dtype)  # [n, V]
             if by_hidden is not None:
                 torch.mm(low, weight, out=by_hidden[rows])
-            if by_weight is not None and weight.dtype == torch.float32:
+            if by_weight is not None and weight.dtype == by_weight.dtype:
                 by_weight.addmm_(low.T, hidden[rows])
             elif by_weight is not None:
                 by_weight += low.T @ hidden[rows]
@@ -127,15 +129,21 @@ class _LinearLogProbs(torch.autograd.Function):
 
 
 class _Logits:
-    """Scaled logits of a chunk, in one float32 buffer, and one more in the head's dtype where that is another."""
+    """Scaled logits of a chunk, in one buffer of float32 or wider, and one more in the head's dtype if narrower."""
 
     def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, chunk_size: int
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        temperature: float | Tensor,
+        chunk_size: int,
     ) -> None:
+        self.dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.hidden, self.weight, self.bias, self.temperature, self.size = hidden, weight, bias, temperature, chunk_size
         shape = (min(chunk_size, len(hidden)), len(weight))
         self._product = hidden.new_empty(shape)
-        self._scores = self._product if hidden.dtype == torch.float32 else hidden.new_empty(shape, dtype=torch.float32)
+        self._scores = self._product if hidden.dtype == self.dtype else hidden.new_empty(shape, dtype=self.dtype)
         self._spare: Tensor | None = None
 
     def chunks(self) -> list[slice]:
@@ -144,7 +152,7 @@ class _Logits:
         ]
 
     def spare(self, rows: slice) -> Tensor:
-        """Return a second float32 buffer ``[n, V]``."""
+        """Return a second buffer ``[n, V]``."""
         if self._spare is None:
             self._spare = torch.empty_like(self._scores)
         return self._spare[: rows.stop - rows.start]
@@ -158,10 +166,16 @@ class _Logits:
         scores = self._scores[:count]
         if scores.dtype != product.dtype:
             scores.copy_(product)
+        if isinstance(self.temperature, Tensor):
+            return scores.div_(self.temperature[rows, None])
         return scores if self.temperature == 1.0 else scores.div_(self.temperature)
 
 
-def _by_logits(probabilities: Tensor, targets: Tensor, upstream: Tensor, temperature: float) -> Tensor:
+def _of(temperature: float | Tensor, rows: slice) -> float | Tensor:
+    return temperature[rows] if isinstance(temperature, Tensor) else temperature
+
+
+def _by_logits(probabilities: Tensor, targets: Tensor, upstream: Tensor, temperature: float | Tensor) -> Tensor:
     """Compute ``upstream * (onehot - softmax) / temperature`` over the softmax ``[n, V]``, in place."""
     factor = upstream / temperature
     return probabilities.mul_(-factor[:, None]).scatter_add_(-1, targets[:, None], factor[:, None])

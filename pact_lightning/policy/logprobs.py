@@ -23,7 +23,7 @@ _LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 @dataclass(frozen=True, slots=True)
 class LogProbs:
-    """Log-probabilities of tokens, in float32.
+    """Log-probabilities of tokens, in float32, or in float64 for a policy in float64.
 
     Attributes:
         logp: ``[N]``, natural logarithm.
@@ -39,7 +39,7 @@ def chunked_logprobs(
     head: Tensor | Head,
     targets: Tensor,
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     chunk_size: int = 1024,
     with_entropy: bool = False,
 ) -> LogProbs:
@@ -47,20 +47,20 @@ def chunked_logprobs(
 
     At most ``chunk_size x V`` logits exist at a time. A plain linear head goes through
     :func:`.linear_logprobs.linear_logprobs`, whose gradient is written out; any other head is run chunk by chunk, and
-    each chunk anew in the backward pass. Everything after the head's own product is float32 [D].
+    each chunk anew in the backward pass. Everything after the head's own product is float32 or wider [D].
 
     Args:
         hidden: ``[N, D]``.
         head: The head's weight ``[V, D]``, or the head itself, ``[n, D] -> [n, V]``.
         targets: Token ids ``[N]``.
-        temperature: The sampling temperature, which training log-probabilities share.
+        temperature: Divisor of the logits: one for all, or one per token ``[N]``.
         chunk_size: Tokens whose logits exist at the same time.
         with_entropy: Whether entropies are wanted; they carry gradient too.
 
     Raises:
         ValueError: The temperature is not positive, the chunk size is below 1, or the lengths differ.
     """
-    if not temperature > 0:
+    if not (isinstance(temperature, Tensor) or temperature > 0):  # of tensors it would wait for the device
         raise ValueError(f"log-probabilities need a temperature above 0, got {temperature}")
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -84,9 +84,11 @@ def chunked_logprobs(
     assert not isinstance(head, Tensor)  # a weight alone is plain
     logps: list[Tensor] = []
     entropies: list[Tensor] = []
-    for rows, ids in zip(torch.split(hidden, chunk_size), torch.split(targets, chunk_size), strict=True):
+    divisors = torch.as_tensor(temperature, dtype=_wide(hidden.dtype), device=hidden.device).expand(len(targets))  # [N]
+    parts = [torch.split(part, chunk_size) for part in (hidden, targets, divisors)]
+    for rows, ids, divisor in zip(*parts, strict=True):
         logp, entropy = checkpoint(
-            _score, rows, head, ids, temperature, with_entropy, use_reentrant=False, preserve_rng_state=False
+            _score, rows, head, ids, divisor, with_entropy, use_reentrant=False, preserve_rng_state=False
         )
         logps.append(logp)
         if entropy is not None:
@@ -107,9 +109,10 @@ def _plain_linear(head: Tensor | Head) -> tuple[Tensor, Tensor | None] | None:
 
 
 def _score(
-    hidden: Tensor, head: Head, targets: Tensor, temperature: float, with_entropy: bool
+    hidden: Tensor, head: Head, targets: Tensor, temperature: Tensor, with_entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
-    logits = head(hidden).float() / temperature  # [n, V]
+    logits = head(hidden)  # [n, V]
+    logits = logits.to(_wide(logits.dtype)) / temperature[:, None]
     normalizer = logits.logsumexp(-1)  # [n]
     logp = logits.gather(-1, targets[:, None])[:, 0] - normalizer  # [n]
     if not with_entropy:
@@ -123,7 +126,7 @@ def token_logprobs(
     pack: Pack,
     *,
     only: Sequence[Tensor] | None = None,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     chunk_size: int = 1024,
     with_entropy: bool = False,
     attention: AttentionChoice | None = None,
@@ -135,7 +138,7 @@ def token_logprobs(
         pack: One forward.
         only: For every read of the pack a mask ``[R]``; the head runs where it is True, elsewhere the result is 0
             and carries no gradient. Without it, everywhere.
-        temperature: The sampling temperature.
+        temperature: Divisor of the logits: one for all, or one per read of the pack.
         chunk_size: Tokens whose logits exist at the same time.
         with_entropy: Whether entropies are wanted.
         attention: The run's attention path; by default the one that ``auto`` stands for, unchecked.
@@ -162,11 +165,16 @@ def token_logprobs(
     predictors = torch.cat([read.predictors for read in pack.reads])[selected].to(device)  # [N]
     targets = torch.cat([read.targets for read in pack.reads])[selected].to(device)  # [N]
     hidden = output.last_hidden_state[0].index_select(0, predictors)  # [N, D]
+    lengths = [read.targets.shape[0] for read in pack.reads]
     scores = chunked_logprobs(
-        hidden, head, targets, temperature=temperature, chunk_size=chunk_size, with_entropy=with_entropy
+        hidden,
+        head,
+        targets,
+        temperature=_by_token(temperature, lengths, selected, hidden),
+        chunk_size=chunk_size,
+        with_entropy=with_entropy,
     )
     where = selected.nonzero()[:, 0].to(device)  # [N]
-    lengths = [read.targets.shape[0] for read in pack.reads]
 
     def spread(values: Tensor) -> tuple[Tensor, ...]:
         return torch.split(values.new_zeros(selected.shape[0]).index_put((where,), values), lengths)
@@ -174,6 +182,24 @@ def token_logprobs(
     logps = spread(scores.logp)
     entropies = [None] * len(lengths) if scores.entropy is None else spread(scores.entropy)
     return [LogProbs(logp, entropy) for logp, entropy in zip(logps, entropies, strict=True)]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _by_token(
+    temperature: float | Sequence[float], lengths: Sequence[int], selected: Tensor, hidden: Tensor
+) -> float | Tensor:
+    """Spread the temperatures of reads over their selected tokens, ``[N]``; a number where all have the same."""
+    by_read = [float(temperature)] * len(lengths) if isinstance(temperature, int | float) else list(temperature)
+    for value in by_read:
+        if not value > 0:
+            raise ValueError(f"log-probabilities need a temperature above 0, got {value}")
+    if len(set(by_read)) == 1:
+        return by_read[0]
+    spread = torch.tensor(by_read).repeat_interleave(torch.tensor(lengths))[selected]  # [N]
+    return spread.to(hidden.device, _wide(hidden.dtype))
 
 
 def _selection(pack: Pack, only: Sequence[Tensor] | None) -> Tensor:

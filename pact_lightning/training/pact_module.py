@@ -45,7 +45,14 @@ from pact_lightning.rollout.samplers.base import SamplerBackend
 from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.update.context import ContextBuilder, PrivilegedContext, TraceContext, TraceTemplate
 from pact_lightning.update.gradient import gather_gradient, idle_forwards
-from pact_lightning.update.layout import RatioContext, ScoringBlocks, ScoringJob, head_masks, lay_out
+from pact_lightning.update.layout import (
+    RatioContext,
+    ScoringBlocks,
+    ScoringJob,
+    head_masks,
+    lay_out,
+    read_temperatures,
+)
 from pact_lightning.update.optimizer import OptimizerConfig
 from pact_lightning.update.performance import PhasePerformance, performance_line
 from pact_lightning.update.prompt_loss import PromptLoss, ScoredRollout
@@ -304,7 +311,7 @@ class PACTModule(PolicyModule):
         masks = head_masks(jobs, blocks, pack)
         settings: dict[str, Any] = {
             "only": masks,
-            "temperature": jobs[0].group.temperature,
+            "temperature": read_temperatures(jobs, blocks, pack),
             "chunk_size": self.head_chunk,
             "with_entropy": with_entropy,
             "attention": self.attention,

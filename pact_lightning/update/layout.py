@@ -143,3 +143,12 @@ def head_masks(jobs: Sequence[ScoringJob], blocks: ScoringBlocks, pack: Pack) ->
         mask[blocks.offset(read) :] = job.sft_weights > 0
         masks.append(mask)
     return masks
+
+
+def read_temperatures(jobs: Sequence[ScoringJob], blocks: ScoringBlocks, pack: Pack) -> list[float]:
+    """Return the temperature of every read of a pack (METHOD 5.21).
+
+    Rollouts are scored at the temperature that they were sampled at; a trace at 1, since eq. 9 has plain ``pi_theta``.
+    """
+    scored = map(blocks.scored, pack.reads)
+    return [1.0 if read.sample is None else jobs[read.job].group.temperature for read in scored]

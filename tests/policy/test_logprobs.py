@@ -99,13 +99,36 @@ def test_a_worked_example():
 @pytest.mark.parametrize("head", [lambda weight: weight, lambda weight: lambda states: states @ weight.T])
 def test_gradients_by_finite_differences(head):
     hidden, weight, targets = inputs(5)
+    temperature = torch.tensor([1.0, 0.7, 0.7, 1.0, 2.0], dtype=torch.float64)
 
     def both(h, w):
-        scores = chunked_logprobs(h, head(w), targets, chunk_size=2, with_entropy=True)
+        scores = chunked_logprobs(h, head(w), targets, temperature=temperature, chunk_size=2, with_entropy=True)
         return scores.logp, scores.entropy
 
-    # The results are float32, so the step and the tolerances are those of float32.
-    assert torch.autograd.gradcheck(both, (hidden, weight), eps=1e-2, atol=2e-2, rtol=2e-2)
+    wide = [tensor.detach().double().requires_grad_() for tensor in (hidden, weight)]
+    assert torch.autograd.gradcheck(both, wide)
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_each_token_may_have_a_temperature_of_its_own(own, frozen):
+    """The same as two calls, one per temperature."""
+    hidden, weight, targets = inputs(7)
+    weight.requires_grad_(not frozen)
+    head = weight if own else lambda states: states @ weight.T
+    warm = torch.tensor([True, False, False, True, True, False, True])
+    temperature = torch.where(warm, 0.7, 1.0)
+    wanted = [hidden] if frozen else [hidden, weight]
+    mixed = chunked_logprobs(hidden, head, targets, temperature=temperature, chunk_size=3).logp
+    apart = torch.zeros(7)
+    for where, value in ((warm, 0.7), (~warm, 1.0)):
+        apart = apart.masked_scatter(
+            where, chunked_logprobs(hidden[where], head, targets[where], temperature=value).logp
+        )
+    torch.testing.assert_close(mixed, apart)
+    factor = torch.linspace(-1, 2, 7)
+    found = [torch.autograd.grad((factor * logp).sum(), wanted) for logp in (mixed, apart)]
+    torch.testing.assert_close(*found)
 
 
 def test_a_head_module_with_bias_gets_its_gradient():

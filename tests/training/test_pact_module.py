@@ -316,6 +316,17 @@ def test_training_logps_share_the_sampling_temperature():
     assert largest_difference(expected, other) > 1e-3
 
 
+@pytest.mark.parametrize("template", ["turns", "user_block"])
+def test_the_trace_is_learned_at_temperature_1_in_the_forward_that_scores_rollouts_at_their_own(template):
+    settings = {"anchor_probability": 0.0, "trace_template": template}
+    plain = Plain(prepared(FULL, SHIFT, **settings), temperature=0.7)
+    groups = [group_of(temperature=0.7, zero_variance=True), group_of(temperature=0.7)]
+    alone, both = (gradients(prepared(FULL, SHIFT, **settings), group) for group in groups)
+    assert_same(alone, plain.gradient(0.1 * plain.sft(groups[0])))
+    context = PACTModule(policy=FULL, **settings).contexts.privileged(groups[1].task, groups[1].task.trace, 4, 0).ids
+    assert_same(both, plain.gradient(plain.rollouts(groups[1], context) + 0.1 * plain.sft(groups[1])))
+
+
 @pytest.mark.parametrize("policy", [FULL, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize(("kl", "forwards"), [(0.0, 1), (0.5, 2)])
 def test_the_reference_runs_only_where_there_is_a_kl_term(policy, kl, forwards):
