@@ -10,6 +10,11 @@ import numpy as np
 Fusion = Literal["sum", "mean", "trajectory"]
 """Fusion of both levels: ``sum`` is ``A^g + A^l`` [P], ``mean`` its half [C], ``trajectory`` is ``A^g`` alone."""
 
+LARGEST_REWARD = 1e30
+"""Largest size of a reward: advantages are float32, and a turn that one rollout reaches keeps its raw return."""
+
+_ROUNDING = 1e-13
+
 
 def dual_level_advantages(
     turn_rewards: Sequence[Sequence[float]], *, gamma: float = 0.9, eps: float = 1e-6, fusion: Fusion = "sum"
@@ -18,8 +23,9 @@ def dual_level_advantages(
 
     Trajectory level: ``R_k = sum_t r_{k,t}``, normalised over the group. Turn level: the discounted return from turn
     ``t`` on, normalised over the rollouts that have a turn ``t``. To normalise is ``(v - mean) / (std + eps)`` with
-    the unbiased standard deviation [C]. A single value cannot be normalised and stays raw: a turn index that only one
-    rollout reaches [C], and both levels of a group of one rollout [D], which trains on its plain return.
+    the unbiased standard deviation [C]; values that differ by rounding alone give exactly 0 [D]. A single value cannot
+    be normalised and stays raw: a turn index that only one rollout reaches [C]. So does a group of one rollout, which
+    :func:`~pact_lightning.credit.group.make_group` leaves out.
 
     Args:
         turn_rewards: ``r_{k,t}``, ``K`` lists of any lengths. A rollout without turns counts with ``R_k = 0``.
@@ -49,21 +55,18 @@ def dual_level_advantages(
     return [[scale * (value + local) for local in locals_] for value, locals_ in zip(group, turns, strict=True)]
 
 
-def is_zero_variance(rewards: Sequence[float], *, tolerance: float = 1e-9) -> bool:
-    """Tell whether all rollouts of a group earned the same, so a comparison teaches nothing (METHOD 5.10).
+def is_zero_variance(advantages: Sequence[Sequence[float]]) -> bool:
+    """Tell whether the advantages of a group are all 0, so that a comparison teaches nothing (METHOD 5.10).
 
-    A group of one rollout keeps its raw return as its advantage (see :func:`dual_level_advantages`); it is never of
-    zero variance in this sense [D].
+    Equal sums of rewards are not enough: where two rollouts earn them in different turns, these turns differ.
 
     Args:
-        rewards: One reward per rollout, before any shaping, ``[K]``.
-        tolerance: Differences up to this size are rounding, since rewards are sums of fractions.
+        advantages: Those of :func:`dual_level_advantages`, from rewards before any shaping.
 
-    Raises:
-        ValueError: An empty group or a reward that is not finite.
+    >>> is_zero_variance(dual_level_advantages([[1.0, 0.0], [0.0, 1.0]]))
+    False
     """
-    _check_rewards([[reward] for reward in rewards])
-    return len(rewards) > 1 and max(rewards) - min(rewards) <= tolerance
+    return not any(value for rollout in advantages for value in rollout)
 
 
 def _turn_level(turn_rewards: Sequence[Sequence[float]], gamma: float, eps: float) -> list[list[float]]:
@@ -85,6 +88,8 @@ def _normalise(values: Sequence[float], eps: float) -> list[float]:
     if len(values) == 1:
         return list(values)
     array = np.asarray(values, dtype=np.float64)
+    if np.ptp(array) <= _ROUNDING * max(1.0, float(np.abs(array).max())):
+        return [0.0] * len(values)  # sums of fractions, which eps would blow up
     return [float(value) for value in (array - array.mean()) / (array.std(ddof=1) + eps)]
 
 
@@ -93,5 +98,8 @@ def _check_rewards(turn_rewards: Sequence[Sequence[float]]) -> None:
         raise ValueError("a group needs at least one rollout; it has none")
     for k, rewards in enumerate(turn_rewards):
         for t, reward in enumerate(rewards):
-            if not math.isfinite(reward):
-                raise ValueError(f"reward {t} of rollout {k} is {reward}; rewards must be finite numbers")
+            if not abs(reward) <= LARGEST_REWARD:
+                raise ValueError(
+                    f"reward {t} of rollout {k} is {reward}; rewards must be finite numbers of size up to "
+                    f"{LARGEST_REWARD:g}"
+                )

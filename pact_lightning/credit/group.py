@@ -68,8 +68,8 @@ class Group:
         task: The task; its trace is used in the optimisation only.
         trajectories: The K rollouts, without those that failed.
         turn_rewards: ``r_{k,t}``, per rollout and turn.
-        advantages: ``A^g_k + A^l_{k,t}``, per rollout and turn.
-        zero_variance: All rollouts earned the same.
+        advantages: ``A^g_k + A^l_{k,t}``, per rollout and turn; 0 for a single rollout.
+        zero_variance: All advantages are 0, or no rollout is left.
         temperature: What they were sampled at; their log-probabilities in training are taken at the same.
         phase: Number of the phase.
         position: Number of this visit within the run; names the gate's draw.
@@ -93,6 +93,11 @@ class Group:
     failed: list[Trajectory] = field(default_factory=list)
     old_logps: list[Tensor] | None = field(default=None, repr=False)
     prompt_logps: list[Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def single(self) -> bool:
+        """True if one rollout is left: there is none to compare it with, so that it has no RL term (METHOD 5.22)."""
+        return len(self.trajectories) == 1
 
     @property
     def rewards(self) -> list[float]:
@@ -142,23 +147,23 @@ def make_group(
     """Score the rollouts of a prompt and compute their advantages.
 
     Rollouts whose environment failed to start hold no policy token and are set apart. A group without any other
-    rollout has zero variance: no rollout terms, but its trace, if it has one, is still imitated [D].
+    rollout has zero variance: no rollout terms, but its trace, if it has one, is still imitated [D]. So is that of a
+    group with a single rollout, whose raw return is no advantage over anything [D].
     """
     kept = [trajectory for trajectory in trajectories if trajectory.segments]
     failed = [trajectory for trajectory in trajectories if not trajectory.segments]
     reward = credit.reward_function()
     rewards = [reward(trajectory, task) for trajectory in kept]
-    advantages = (
-        dual_level_advantages(rewards, gamma=credit.gamma, eps=credit.eps, fusion=credit.advantage_fusion)
-        if kept
-        else []
-    )
+    if len(kept) > 1:
+        advantages = dual_level_advantages(rewards, gamma=credit.gamma, eps=credit.eps, fusion=credit.advantage_fusion)
+    else:
+        advantages = [[0.0] * len(turns) for turns in rewards]
     return Group(
         task=task,
         trajectories=kept,
         turn_rewards=rewards,
         advantages=advantages,
-        zero_variance=not kept or is_zero_variance([sum(turns) for turns in rewards]),
+        zero_variance=len(kept) != 1 and is_zero_variance(advantages),
         temperature=temperature,
         phase=phase,
         position=position,

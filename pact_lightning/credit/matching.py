@@ -16,6 +16,7 @@ MatchMethod = Literal["hungarian", "greedy", "ot"]
 _Grid = npt.NDArray[np.float64]
 _OT_REGULARISATION = 0.1
 _OT_TOLERANCE = 1e-9
+_ROUNDING = 1e-9
 
 
 def match_calls(
@@ -28,9 +29,11 @@ def match_calls(
     """Score every predicted call of a rollout against the task's reference calls.
 
     ``hungarian`` and ``greedy`` match one-to-one, so at most ``len(reference)`` calls score at all, and at most as
-    many calls of a name as the reference has. A pair of similarity 0 counts as unmatched. Calls that the reference
-    cannot tell apart are credited in order, the earliest with the best score [D]: a repeated call earns nothing and
-    moves no credit. ``hungarian`` maximises the similarity itself; the penalty is applied afterwards.
+    many calls of a name as the reference has. A pair of similarity 0 counts as unmatched. ``hungarian`` maximises the
+    similarity itself; the penalty is applied afterwards. Of all matchings with the largest sum it takes the one in
+    which the last call earns least, then the one before it, and so on [D]. So the earliest of equal calls has the best
+    score, and a further call that leaves the largest sum as it is earns nothing and moves no credit. ``greedy`` makes
+    no such promise: of equal pairs it takes the earliest call's first.
 
     ``ot`` has uniform marginals ``1/P`` and ``1/G`` for ``P`` predicted and ``G`` reference calls, and a call's score
     is ``sum_b T_ab S_ab`` [C]: at most ``1/P``, so a perfect rollout of ``P`` calls scores about 1 in total and not
@@ -115,20 +118,32 @@ def check_penalty(unmatched_penalty: float) -> None:
 def _hungarian_scores(grid: _Grid) -> _Grid:
     from scipy.optimize import linear_sum_assignment
 
-    rows, columns = linear_sum_assignment(grid, maximize=True)
-    scores = np.zeros(len(grid))
-    scores[rows] = grid[rows, columns]
-    return _earliest_first(grid, scores)
+    forbidden = -1.0 - grid.shape[1]  # costs more than all other calls can earn
 
+    def solve(allowed: _Grid) -> _Grid:
+        rows, columns = linear_sum_assignment(allowed, maximize=True)
+        scores = np.zeros(len(grid))
+        scores[rows] = allowed[rows, columns]
+        return scores
 
-def _earliest_first(grid: _Grid, scores: _Grid) -> _Grid:
-    """Give the best score to the earliest of calls with equal rows of similarities; the sum stays."""
-    _, kind = np.unique(grid, axis=0, return_inverse=True)
-    ordered = scores.copy()
-    for value in range(int(kind.max()) + 1):
-        rows = np.flatnonzero(kind.ravel() == value)
-        ordered[rows] = np.sort(scores[rows])[::-1]
-    return ordered
+    def only(call: int, score: float) -> _Grid:
+        return np.where(grid[call] == score, score, forbidden) if score else np.zeros(grid.shape[1])
+
+    scores = solve(grid)
+    largest, allowed = scores.sum(), grid.copy()
+    for call in reversed(range(len(grid))):
+        # The least that this call can earn in a matching of the largest sum, given what later ones earn.
+        lower = [0.0, *np.unique(grid[call])] if scores[call] else []
+        for score in lower:
+            if score >= scores[call]:
+                break
+            allowed[call] = only(call, score)
+            found = solve(allowed)
+            if found.sum() >= largest - _ROUNDING:
+                scores = found
+                break
+        allowed[call] = only(call, scores[call])
+    return scores
 
 
 def _greedy_scores(grid: _Grid) -> _Grid:

@@ -143,10 +143,10 @@ def toolrl_rewards(
     ToolRL scores single turns, each against its own reference calls. Here the calls of all turns are compared with the
     task's reference at once, and the format point is earned by rollouts whose turns are all well formed [D]. A
     malformed call is no predicted call; it costs the format point, where ToolRL gives such a turn the lowest
-    correctness as well [D]. The final answer is not looked at [C].
+    correctness as well [D]. Nor is a call that was never run [D]. The final answer is not looked at [C].
 
     Args:
-        turn_calls: The well-formed calls of each turn, ``[T]``.
+        turn_calls: The well-formed calls of each turn that were run, ``[T]``.
         reference: Calls that solve the task.
         well_formed: Whether each turn has the form that was asked for, ``[T]``.
 

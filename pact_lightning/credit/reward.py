@@ -1,6 +1,5 @@
 """Reward functions by name or import path: one number per turn of a rollout."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import zip_longest
@@ -8,11 +7,12 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any, Protocol
 
+from pact_lightning.credit.advantages import LARGEST_REWARD
 from pact_lightning.credit.matching import MatchMethod
 from pact_lightning.credit.other_rewards import ftrl_rewards, toolrl_rewards
 from pact_lightning.credit.rewards import outcome_reward, turn_rewards
 from pact_lightning.types.task import Task
-from pact_lightning.types.trajectory import RolloutTurn, StopReason, Trajectory
+from pact_lightning.types.trajectory import CUT_OFF, RolloutTurn, Trajectory
 from pact_lightning.utils.errors import FAILURES, RunStoppedError, named_failure, shortened
 from pact_lightning.utils.imports import import_path
 
@@ -49,7 +49,7 @@ def make_reward(
 
     Returns:
         The reward function. It raises :class:`RewardError` where the function found fails, or returns anything but
-        one finite number per turn.
+        one finite number per turn, of size up to :data:`~pact_lightning.credit.advantages.LARGEST_REWARD`.
 
     Raises:
         ValueError: The name is unknown, or the object at the path cannot be called.
@@ -81,10 +81,11 @@ def make_reward(
             values = [float(value) for value in given]
         except (TypeError, ValueError):
             values = []
-        if len(values) != len(trajectory.turns) or not all(map(math.isfinite, values)):
+        if len(values) != len(trajectory.turns) or not all(abs(value) <= LARGEST_REWARD for value in values):
             raise RewardError(
                 f"data.credit.reward {name!r} gave {shortened(given)} for a rollout of {len(trajectory.turns)} turns "
-                f"of task {task.id}; it must give a list of one finite number per turn"
+                f"of task {task.id}; it must give a list of one finite number per turn, of size up to "
+                f"{LARGEST_REWARD:g}"
             )
         return values
 
@@ -100,12 +101,14 @@ def _imported(path: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def _matchtir(trajectory: Trajectory, task: Task, *, method: MatchMethod, unmatched_penalty: float) -> list[float]:
+    calls = trajectory.calls_run()
     return turn_rewards(
-        [turn.calls for turn in trajectory.turns],
+        calls,
         task.reference.calls,
         trajectory.final_answer,
         task.reference.answer,
-        malformed=[sum(entry.call is None for entry in turn.parsed) for turn in trajectory.turns],
+        # A call that was never run is no better than one that cannot be read.
+        malformed=[len(turn.parsed) - len(run) for turn, run in zip(trajectory.turns, calls, strict=True)],
         method=method,
         unmatched_penalty=unmatched_penalty,
     )
@@ -147,10 +150,9 @@ def _toolrl(trajectory: Trajectory, task: Task, *, require_reasoning: bool = Tru
         and (bool(turn.reasoning.strip()) or not require_reasoning)
         for turn in trajectory.turns
     ]
-    cut_off = trajectory.stop_reason in (StopReason.MAX_TOKENS_TURN, StopReason.MAX_TOKENS_TRAJECTORY)
-    if cut_off and trajectory.turns and not trajectory.turns[-1].responses:
+    if trajectory.stop_reason in CUT_OFF and trajectory.turns and not trajectory.turns[-1].responses:
         well_formed[-1] = False
-    return toolrl_rewards([turn.calls for turn in trajectory.turns], task.reference.calls, well_formed=well_formed)
+    return toolrl_rewards(trajectory.calls_run(), task.reference.calls, well_formed=well_formed)
 
 
 REWARDS: dict[str, Callable[..., list[float]] | str] = {

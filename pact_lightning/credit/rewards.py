@@ -48,16 +48,17 @@ def turn_rewards(
     """Compute the reward ``r_{k,t}`` of every turn of one rollout [P].
 
     The calls of all turns are matched with the reference at once. A tool turn gets the mean over its calls, 0 without
-    a call. Malformed calls match nothing [D]: each scores ``-unmatched_penalty`` and counts in its turn's mean.
+    a call. Malformed calls, and calls that a limit cut off before they ran, match nothing [D]: each scores
+    ``-unmatched_penalty`` and counts in its turn's mean.
     The answer turn, the last one, gets :func:`answer_f1` of :func:`extract_answer` of its text.
 
     Args:
-        turn_calls: The well-formed calls of each turn, ``[T]``; empty for the answer turn.
+        turn_calls: The well-formed calls of each turn that were run, ``[T]``; empty for the answer turn.
         reference_calls: Calls that solve the task; empty where they are not known.
         final_answer: Text of the answer turn after the reasoning. ``None`` for a rollout without an answer, whose last
             turn is a tool turn like the others.
         reference_answer: The known answer; with ``None`` the answer turn gets 0 [D].
-        malformed: Number of malformed calls of each turn, ``[T]``; none by default.
+        malformed: Number of each turn's other calls, malformed or never run, ``[T]``; none by default.
         method: See :func:`pact_lightning.credit.matching.match_calls`.
         unmatched_penalty: ``lambda_pen``, see there.
 

@@ -75,6 +75,7 @@ def rollout_figures(
     own = {
         "groups": len(groups),
         "zero_variance": sum(group.zero_variance for group in groups),
+        "single_rollout": sum(group.single for group in groups),
         "rewarded": len(rewards),
         "reward": sum(rewards),
         "tokens": stats.tokens,
@@ -90,7 +91,7 @@ def rollout_figures(
     seconds = max(process["seconds"] for process in processes)
     return sampling_signs(found) | {
         "reward": found["reward"] / max(found["rewarded"], 1),
-        "zero_variance": found["zero_variance"] / found["groups"],
+        **{name: found[name] / found["groups"] for name in ("zero_variance", "single_rollout")},
         "tokens": found["trajectory_tokens"] / max(found["sampled_rollouts"], 1),
         "sampled_share": found["sampled_tokens"] / max(found["trajectory_tokens"], 1),
         "tokens_per_second": found["tokens"] / max(seconds, 1e-9),

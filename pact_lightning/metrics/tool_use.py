@@ -15,8 +15,9 @@ _STOPS = tuple(StopReason)
 class ToolUse(Metric):
     """Means and shares of tool use over rollouts; early signs of a collapse (METHOD section 9).
 
-    ``compute`` returns, per rollout: ``turns``, ``calls`` (malformed ones not among them) and ``unique_calls`` (a call
-    with the same name and arguments counts once); and shares of rollouts: ``no_call`` (without a well-formed call),
+    ``compute`` returns, per rollout: ``turns``, ``calls`` (malformed ones not among them, nor those that a limit cut
+    off before they ran) and ``unique_calls`` (a call with the same name and arguments counts once); and shares of
+    rollouts: ``no_call`` (without such a call),
     ``malformed_call``, ``failed_call`` (a well-formed call whose response reports an error), ``unknown_tool``, and
     ``stop_{reason}`` for every stop reason. NaN before the first rollout.
     """
@@ -41,7 +42,7 @@ class ToolUse(Metric):
             trajectory: The rollout.
             tool_names: The names of its task's tools.
         """
-        calls = [call for turn in trajectory.turns for call in turn.calls]
+        calls = [call for run in trajectory.calls_run() for call in run]
         failed = any(
             entry.call is not None and error
             for turn in trajectory.turns

@@ -53,9 +53,9 @@ def pact_prompt_loss(
     otherwise ``c^h``. Their coefficients are the same in both. An anchored prompt gets no trace loss: its ``sft``, if
     passed, is left out.
 
-    A group of zero variance drops its rollout terms together (METHOD 5.10). Pass ``rl=None``: ``kl`` and ``entropy``
-    are left out as well, for without a reward signal they alone would move the policy. The SFT term of a trace prompt
-    stays.
+    A group of zero variance, or of a single rollout, drops its rollout terms together (METHOD 5.10, 5.22). Pass
+    ``rl=None``: ``kl`` and ``entropy`` are left out as well, for without a reward signal they alone would move the
+    policy. The SFT term of a trace prompt stays.
 
     A term that is left out is not touched: no gradient, not even 0, flows into it, and a ``nan`` in it does no harm.
 

@@ -10,7 +10,7 @@ argument               decision                                                 
 ``ratio_context``      the context of numerator and denominator of the ratio         2, 8
 ``sft_normalizer``     what the SFT sum is divided by                                5.4
 ``supervise_delimiters``  whether turn delimiters belong to the tool-call span       5.5
-``zero_variance``      what happens to a group whose rollouts all earned the same    5.10
+``zero_variance``      what happens to a group whose advantages are all 0            5.10
 ``importance_cap``     the bound on weights that correct for the sampler             5.19
 =====================  ============================================================  =======
 """
@@ -80,8 +80,8 @@ class PACTModule(PolicyModule):
             ``cross`` divides ``pi_theta(. | c^h)`` by ``pi_old(. | x)``.
         sft_normalizer: ``weight_sum`` [P] or ``token_count``.
         supervise_delimiters: Count turn delimiters to the tool-call span.
-        zero_variance: ``drop`` leaves out the rollout terms of groups whose rollouts all earned the same; ``keep``
-            as in the paper.
+        zero_variance: ``drop`` leaves out the rollout terms of groups whose advantages are all 0; ``keep`` as in the
+            paper. A group with a single rollout has none in either case.
         level: Level of the reasoning prefix where no AnnealingCallback sets it.
         tool_call_scale: ``lambda_a`` where no AnnealingCallback sets it.
         max_tokens_per_forward: Tokens of one forward.
@@ -218,6 +218,11 @@ class PACTModule(PolicyModule):
                 "all groups of a phase are of zero variance: all rollouts of a prompt earned the same, so that nothing "
                 "is learned from them; look at the rewards in the trajectories, or at the tasks' difficulty"
             )
+        if figures["single_rollout"] == 1.0:
+            rank_zero_warn(
+                "each group of a phase has a single rollout, and none to compare it with, so that nothing is learned "
+                "from them; set data.rollouts_per_prompt to at least 2, or see which environments failed"
+            )
         if ahead is None:  # else their seconds are no part of this phase: they passed beside another update
             self.performance.rollouts(groups, stats)
         rank_zero_info(rollout_line(groups[0].phase, self._phase_metrics))
@@ -261,7 +266,8 @@ class PACTModule(PolicyModule):
     def _job(self, group: Group) -> ScoringJob:
         """Plan the scoring of a group; a prompt whose trace does not fit goes to the anchor."""
         context = None if group.anchored else self._context(group)
-        with_rollouts = bool(group.trajectories) and not (group.zero_variance and self.zero_variance == "drop")
+        dropped = group.zero_variance and self.zero_variance == "drop"
+        with_rollouts = len(group.trajectories) > 1 and not dropped
         weights = None
         if context is not None and self.coefficients.sft > 0:
             weights = sft_weights(

@@ -44,6 +44,10 @@ class StopReason(StrEnum):
     ENVIRONMENT_FAILED = "environment_failed"
 
 
+CUT_OFF = frozenset({StopReason.MAX_TOKENS_TURN, StopReason.MAX_TOKENS_TRAJECTORY})
+"""Stop reasons of rollouts whose last turn may have been cut off by a limit on its tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """Run of token ids of one component in one turn. The ids are authoritative; text is only decoded from them."""
@@ -119,6 +123,15 @@ class Trajectory:
         if self.stop_reason is not StopReason.ANSWERED or not self.turns:
             return None
         return self.turns[-1].answer
+
+    def calls_run(self) -> list[tuple[ToolCall, ...]]:
+        """Return the well-formed calls of every turn, ``[T]``, without those of a cut-off turn that were never run."""
+        calls = [turn.calls for turn in self.turns]
+        if calls and self.stop_reason in CUT_OFF:
+            last = self.turns[-1]
+            responded = zip(last.parsed, last.responses, strict=False)
+            calls[-1] = tuple(entry.call for entry, _ in responded if entry.call is not None)
+        return calls
 
     def ids(self) -> npt.NDArray[np.int64]:
         """Return the token ids after the prompt, ``[R]``."""

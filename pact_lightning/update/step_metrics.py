@@ -21,6 +21,7 @@ def step_counts(batch: Sequence[Group], jobs: Sequence[ScoringJob]) -> dict[str,
         "prompts": len(batch),
         "anchored": sum(job.context is None for job in jobs),
         "zero_variance": sum(group.zero_variance for group in batch),
+        "single_rollout": sum(group.single for group in batch),
         "trace_shortened": sum(job.context is not None and job.context.dropped_turns > 0 for job in jobs),
     }
     return counts | {reason: sum(group.anchored == reason for group in batch) for reason in _ANCHOR_REASONS}
@@ -45,6 +46,7 @@ def step_metrics(sums: Mapping[str, float]) -> dict[str, float]:
         "train/entropy": -sums["entropy_loss"] / with_rl,
         "train/anchored": sums["anchored"] / prompts,
         "train/zero_variance": sums["zero_variance"] / prompts,
+        "train/single_rollout": sums["single_rollout"] / prompts,
         "train/sft_skipped": sums["sft_skipped"],
     }
     metrics |= {f"anchor/{name}": sums[name] / prompts for name in (*_ANCHOR_REASONS, "trace_shortened")}

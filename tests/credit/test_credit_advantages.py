@@ -1,5 +1,6 @@
 """Dual-level advantages: worked by hand, and against torch's own mean and standard deviation."""
 
+import re
 from math import sqrt
 
 import pytest
@@ -85,25 +86,35 @@ def test_grpo_is_the_outcome_reward_with_the_trajectory_level():
 
 
 @pytest.mark.parametrize(
-    ("rewards", "expected"),
+    ("turn_rewards", "expected"),
     [
-        ([0.0, 0.0, 0.0], True),
-        ([0.1 + 0.2, 0.3], True),  # differs by rounding alone
-        ([0.0, 0.0, 1e-3], False),
-        ([1.0], False),  # keeps its raw return: something is learnt from it
+        ([[0.0], [0.0], [0.0]], True),
+        ([[0.1, 0.2], [0.1, 0.2]], True),
+        ([[0.1 + 0.2], [0.3]], True),  # differs by rounding alone
+        ([[0.0], [0.0], [1e-3]], False),
+        ([[1.0, 0.0], [0.0, 1.0]], False),  # equal sums, from different turns
+        ([[1.0], [1.0, 0.0]], True),  # one turn more, which earns nothing
+        ([[1.0], [0.5, 0.5]], False),
+        ([[], []], True),
     ],
 )
-def test_zero_variance(rewards, expected):
-    assert is_zero_variance(rewards) is expected
+@pytest.mark.parametrize("eps", [1e-6, 1e-12])
+def test_zero_variance_means_that_every_advantage_is_0(turn_rewards, expected, eps):
+    assert is_zero_variance(dual_level_advantages(turn_rewards, eps=eps)) is expected
+
+
+@given(st.lists(st.floats(-2, 2), max_size=4), st.integers(2, 6))
+def test_rollouts_that_earn_the_same_turn_by_turn_have_no_variance(rewards, count):
+    assert is_zero_variance(dual_level_advantages([rewards] * count))
+    assert is_zero_variance(dual_level_advantages([[sum(rewards)], [sum(reversed(rewards))]]))
 
 
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="a group needs at least one rollout"):
         dual_level_advantages([])
-    with pytest.raises(ValueError, match="a group needs at least one rollout"):
-        is_zero_variance([])
-    with pytest.raises(ValueError, match="reward 1 of rollout 0 is nan"):
-        dual_level_advantages([[0.0, float("nan")]])
+    for reward in ("nan", "inf", "1e+31"):
+        with pytest.raises(ValueError, match=re.escape(f"reward 1 of rollout 0 is {reward}; rewards must be finite")):
+            dual_level_advantages([[0.0, float(reward)]])
     with pytest.raises(ValueError, match="unknown fusion 'max'"):
         dual_level_advantages([[0.0]], fusion="max")
     for bad in ({"gamma": 1.1}, {"gamma": -0.1}, {"eps": 0.0}):

@@ -107,6 +107,44 @@ def test_hungarian_reaches_the_optimum_and_greedy_never_exceeds_it(predicted, re
     assert optimum / 2 - 1e-12 <= greedy <= optimum + 1e-12  # greedy matching is a 1/2-approximation
 
 
+def best_by_rule(predicted, reference):
+    """Of all injective matchings with the largest sum, that in which the last call earns least, then the one before."""
+    grid = [[call_similarity(p, r) for r in reference] + [0.0] * len(predicted) for p in predicted]
+    columns = range(len(reference) + len(predicted))
+    earned = [
+        [grid[row][column] for row, column in enumerate(chosen)] for chosen in permutations(columns, len(predicted))
+    ]
+    largest = max(map(sum, earned))
+    return min((scores for scores in earned if sum(scores) > largest - 1e-9), key=lambda scores: scores[::-1])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(CALLS, min_size=1, max_size=3), st.lists(CALLS, min_size=1, max_size=3))
+def test_of_all_best_matchings_the_last_call_earns_least_then_the_one_before(predicted, reference):
+    assert match_calls(predicted, reference) == pytest.approx(best_by_rule(predicted, reference), abs=1e-12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(CALLS, min_size=1, max_size=6), st.lists(CALLS, min_size=1, max_size=5), CALLS, st.integers(0))
+def test_a_further_call_that_does_not_raise_the_sum_earns_nothing_and_moves_no_credit(predicted, reference, new, n):
+    """Be it a repeated call or another one."""
+    before = match_calls(predicted, reference)
+    for further in (new, predicted[n % len(predicted)]):
+        after = match_calls([*predicted, further], reference)
+        assert sum(after) >= sum(before) - 1e-12
+        if sum(after) < sum(before) + 1e-9:
+            assert after == pytest.approx([*before, 0.0], abs=1e-12)
+
+
+@pytest.mark.parametrize("repeated", [0, 1])
+def test_a_repeated_call_moves_no_credit_where_several_matchings_are_best(repeated):
+    """Either call could be credited for either reference call, at half a point; the repeated one takes nothing."""
+    predicted = [call("add", a=0, b=0), call("add", b=0)]
+    reference = [call("add"), call("add", a=1, b=1)]
+    assert match_calls(predicted, reference) == [0.5, 0.5]
+    assert match_calls([*predicted, predicted[repeated]], reference) == [0.5, 0.5, 0.0]
+
+
 def test_greedy_falls_short_of_the_optimum():
     # similarities [[0.375, 0.5], [0.25, 0.5]]: greedy takes 0.5 for the first call and leaves 0.25 to the second
     predicted = [call("f", a=0), call("f", b=1)]

@@ -157,7 +157,7 @@ ANSWER = RolloutTurn("", "so", "3")
         (rollout(calling(ADD), RolloutTurn("", "so", "")), {}, 3.0),
         (rollout(calling(ADD), stop=StopReason.MAX_TURNS), {}, 4.0),
         (rollout(calling(ADD), ANSWER, stop=StopReason.MAX_TOKENS_TURN), {}, 3.0),
-        (rollout(calling(ADD, responses=False), stop=StopReason.MAX_TOKENS_TRAJECTORY), {}, 3.0),
+        (rollout(calling(ADD, responses=False), stop=StopReason.MAX_TOKENS_TRAJECTORY), {}, -3.0),
         (rollout(calling(ADD), stop=StopReason.MAX_TOKENS_TRAJECTORY), {}, 4.0),
         (rollout(ANSWER), {}, -2.0),
     ],

@@ -93,20 +93,50 @@ def test_a_malformed_call_is_a_call_that_matches_nothing(penalty, expected):
     assert make_group(TASK, [trajectory], CreditConfig(unmatched_penalty=penalty)).turn_rewards == [[expected]]
 
 
-def test_zero_variance_is_told_by_the_rewards():
+@pytest.mark.parametrize("reward", ["matchtir", "toolrl"])
+def test_calls_of_a_turn_that_was_cut_before_they_ran_earn_nothing(reward):
+    """Nor do they take a reference call from one that ran. Calls that ran before a limit was met count."""
+    credit = CreditConfig(reward=reward)
+
+    def rewards(*turns, stop, responses=()):
+        cut = rollout(0, *turns)
+        cut.stop_reason = stop
+        cut.turns[-1] = replace(cut.turns[-1], responses=responses)
+        return make_group(TASK, [cut], credit).turn_rewards[0]
+
+    lowest = {"matchtir": 0.0, "toolrl": -3.0}[reward]
+    for stop in (StopReason.MAX_TOKENS_TURN, StopReason.MAX_TOKENS_TRAJECTORY):
+        assert rewards(("Add.", (ADD,), ()), stop=stop) == [lowest]
+    assert rewards(("Add.", (ADD,), ()), stop=StopReason.MAX_TOKENS_TRAJECTORY, responses=("3",))[0] > 0.5
+    nothing = rewards(("Add.", (HALF,), ("10",)), ("", "no idea"), stop=StopReason.MAX_TOKENS_TURN)
+    if reward == "matchtir":
+        again = rewards(("Add.", (HALF,), ("10",)), ("Add.", (ADD, ADD), ()), stop=StopReason.MAX_TOKENS_TURN)
+        assert again == nothing == [0.75, 0.0]
+
+
+def test_a_penalty_falls_on_calls_that_were_never_run_as_on_malformed_ones():
+    cut = rollout(0, ("Add.", (ADD,), ()))
+    cut.stop_reason = StopReason.MAX_TOKENS_TURN
+    assert make_group(TASK, [cut], CreditConfig(unmatched_penalty=0.5)).turn_rewards == [[-0.5]]
+
+
+def test_zero_variance_is_told_by_the_advantages():
     same = [rollout(sample, ("", answer)) for sample, answer in enumerate(("cats", "birds"))]
     group = make_group(TASK, same, CreditConfig())
     assert group.zero_variance
     assert group.advantages == [[0.0], [0.0]]
-    # A shaped advantage cannot hide it: equal sums from different turns.
+    # Equal sums from different turns: the turns differ, unless rollouts are compared as a whole.
     swapped = [
         rollout(0, ("Add.", (ADD,), ("3",)), ("", "cats")),
         rollout(1, ("Look.", ({"name": "look", "arguments": {}},), ("?",)), ("", "3 dogs")),
     ]
     group = make_group(TASK, swapped, CreditConfig())
     assert group.rewards == [1.0, 1.0]
-    assert group.zero_variance
-    assert group.advantages[0] != [0.0, 0.0]
+    assert not group.zero_variance
+    half = math.sqrt(0.5)  # [1, 0] and [0, 1]: returns 1 and 0.9 at the first turn, 0 and 1 at the second
+    for row, sign in zip(group.advantages, (1, -1), strict=True):
+        assert row == pytest.approx([sign * half, -sign * half], abs=1e-4)
+    assert make_group(TASK, swapped, CreditConfig(advantage_fusion="trajectory")).zero_variance
 
 
 def test_every_token_of_a_turn_has_the_turns_advantage():
@@ -147,6 +177,14 @@ def test_a_group_without_any_rollout_has_no_variance():
     group = make_group(TASK, [failed(0), failed(1)], CreditConfig())
     assert (group.trajectories, group.rewards, group.advantages, len(group.failed)) == ([], [], [], 2)
     assert group.zero_variance
+
+
+def test_a_single_rollout_has_nothing_to_be_compared_with():
+    group = make_group(TASK, [failed(0), two_rollouts()[0]], CreditConfig())
+    assert group.rewards == [2.0]
+    assert group.advantages == [[0.0, 0.0]]
+    assert group.single
+    assert not group.zero_variance, "it is counted apart"
 
 
 def test_a_rollout_without_policy_tokens_is_refused():

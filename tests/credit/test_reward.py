@@ -131,6 +131,10 @@ def nothing_at_all(trajectory, task):
     return None
 
 
+def too_large(trajectory, task):
+    return [1e300] * len(trajectory.turns)
+
+
 def words(trajectory, task):
     return ["good", "bad"]
 
@@ -141,6 +145,7 @@ def words(trajectory, task):
         ("too_few", r"\[\]"),
         ("endless", r"\[nan, nan\]"),
         ("a_number", "1.0"),
+        ("too_large", r"\[1e\+300, 1e\+300\]"),
         ("nothing_at_all", "None"),
         ("words", r"\['good', 'bad'\]"),
     ],

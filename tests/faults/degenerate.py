@@ -14,7 +14,7 @@ from pact_lightning.policy.loading import load_policy
 from pact_lightning.tasks.bundled.tasks import BundledTasks
 
 SECTION = "Degenerate phases"
-_FIGURES = ("rollout/empty", "train/zero_variance", "anchor/no_trace", "rollout/no_call")
+_FIGURES = ("rollout/empty", "train/zero_variance", "train/single_rollout", "anchor/no_trace", "rollout/no_call")
 
 
 def run(times):

@@ -285,6 +285,16 @@ def test_tool_use_of_a_case_worked_by_hand():
     same(values(metric), expected)
 
 
+def test_calls_that_were_cut_off_before_they_ran_are_no_tool_use():
+    metric = ToolUse()
+    ran, never = turn(good("a", x=1)), RolloutTurn("", parsed=(good("z", x=1)[0],))
+    metric.update(rollout(ran, never, stop=StopReason.MAX_TOKENS_TURN), ("a",))
+    metric.update(rollout(never, stop=StopReason.MAX_TOKENS_TRAJECTORY), ("a",))
+    found = values(metric)
+    assert (found["calls"], found["unique_calls"], found["no_call"], found["unknown_tool"]) == (0.5, 0.5, 0.5, 0.0)
+    assert found["turns"] == 1.5
+
+
 entries = st.one_of(st.just(BAD), st.builds(good, tools, error=st.booleans(), x=st.integers(0, 1)))
 rollouts = st.builds(
     lambda turns, stop: rollout(*(turn(*entries) for entries in turns), stop=stop),

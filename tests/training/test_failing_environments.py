@@ -8,7 +8,7 @@ import pytest
 from hand_made import LORA, gradients, hand_made_group, prepared
 from plain_pact import RENDERER, Plain
 
-from pact_lightning.credit.group import CreditConfig
+from pact_lightning.credit.group import CreditConfig, make_group
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.tasks.bundled.tasks import BundledTasks
@@ -185,15 +185,19 @@ def test_where_nobody_answers_the_run_stops_and_says_why(tmp_path):
 
 
 @pytest.mark.parametrize("zero_variance", ["drop", "keep"])
-def test_a_trace_is_imitated_where_every_rollout_failed(zero_variance):
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_trace_is_imitated_where_no_rollout_is_left_or_one_that_cannot_be_compared(left, zero_variance):
     module = prepared(LORA, 0.02, anchor_probability=0.0, zero_variance=zero_variance)
     whole = hand_made_group(RENDERER)
     plain = Plain(module)
     expected = plain.gradient(0.1 * plain.sft(whole))
-    group = replace(whole, trajectories=[], turn_rewards=[], advantages=[], zero_variance=True)
+    failed = [replace(trajectory, segments=[]) for trajectory in whole.trajectories[left:]]
+    group = make_group(whole.task, [*whole.trajectories[:left], *failed], CreditConfig())
+    assert len(group.failed) == 3 - left
     module.prepare_phase([group], optimizer_steps=2)
     found = gradients(module, group)
     assert found.keys() == expected.keys()
+    assert module.logged[0]["train/single_rollout"] == left
     for name, gradient in expected.items():
         assert gradient.abs().max() == 0 or (found[name] - gradient).abs().max() < 1e-5 * gradient.abs().max() + 1e-7
 
