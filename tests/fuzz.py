@@ -54,9 +54,7 @@ def task_reader(data):
 def trace_importer(data):
     kind = data.draw(st.integers(0, 2))
     if kind == 0:
-        importers.imported_or_told(
-            data.draw(importers.JSON), data.draw(st.sampled_from(["auto", *importers.IMPORTERS]))
-        )
+        importers.imported_or_told(data.draw(importers.JSON), data.draw(st.sampled_from(["auto", *importers.FORMATS])))
     elif kind == 1:
         make = data.draw(st.sampled_from([openai, sharegpt, toolrl]))
         invariant(importers.test_a_mutated_record_is_imported_or_told)(data, make)

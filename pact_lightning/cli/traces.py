@@ -14,7 +14,8 @@ from pact_lightning.cli.traces_generate import generate
 from pact_lightning.tasks.jsonl import write_jsonl
 from pact_lightning.teacher.annotator import AnnotatorConfig, LLMAnnotator
 from pact_lightning.teacher.build import BuildOptions, BuildReport, build_tasks
-from pact_lightning.teacher.importers.reading import Format, Problem, read_records, record_files
+from pact_lightning.teacher.importers.formats import Format
+from pact_lightning.teacher.importers.reading import Problem, read_records, record_files
 from pact_lightning.teacher.report import (
     add_responses,
     mean,

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pact_lightning.tasks.record import check_task
-from pact_lightning.teacher.importers.conversation import Conversation, Dialogue, RecordError
-from pact_lightning.teacher.importers.reading import Format, Place, Problem, Record, read_conversation
+from pact_lightning.tasks.record import EnvironmentTools, check_task
+from pact_lightning.teacher.importers.conversation import Conversation, Dialogue, Reading, RecordError
+from pact_lightning.teacher.importers.formats import Format, read_conversation
+from pact_lightning.teacher.importers.reading import Place, Problem, Record
+from pact_lightning.teacher.importers.tools import read_tools
 from pact_lightning.traces.hard_turns import Annotator, flag_names
 from pact_lightning.traces.leak import TracePlace
 from pact_lightning.traces.replay import EnvironmentFailedError, Replay, replay_calls
@@ -57,6 +59,7 @@ class BuildReport:
 
     Attributes:
         records: Number of records.
+        forms: Number of records that could be read, by format and forms.
         kept_by: Number of kept traces, by the way they verify.
         problems: One per record that was not kept.
         notes: Number of changes that made kept records fit, by name.
@@ -68,6 +71,7 @@ class BuildReport:
     """
 
     records: int = 0
+    forms: Counter[str] = field(default_factory=Counter)
     kept_by: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
@@ -106,13 +110,14 @@ def build_tasks(records: Iterable[Record | Problem], options: BuildOptions, repo
         ImportError: The environment of the options cannot be imported.
     """
     kept: dict[str, Place] = {}
+    asked = EnvironmentTools()
     for record in records:
         report.records += 1
         if isinstance(record, Problem):
             report.problems.append(replace(record, id=default_id(record.place)))
             continue
         try:
-            task = _task(record, options, report, kept)
+            task = _task(record, options, report, kept, asked)
         except TaskFieldError as error:
             reason = error.reason if isinstance(error, RecordError) else "broken task"
             report.problems.append(Problem(record.place, reason, error.problem, error.field, _id(record)))
@@ -121,8 +126,13 @@ def build_tasks(records: Iterable[Record | Problem], options: BuildOptions, repo
         yield task
 
 
-def _task(record: Record, options: BuildOptions, report: BuildReport, kept: Mapping[str, Place]) -> Task:
+def _task(
+    record: Record, options: BuildOptions, report: BuildReport, kept: Mapping[str, Place], asked: EnvironmentTools
+) -> Task:
     conversation = read_conversation(record.value, options.format)
+    report.forms[conversation.form] += 1
+    if not conversation.tools and not any(turn.tools for turn in conversation.dialogue.follow_ups):
+        conversation = _with_tools(record.value, conversation, options, asked)
     id_ = conversation.id or default_id(record.place)
     if id_ in kept:
         raise RecordError("duplicate id", "id", f"{id_!r} is already the id of {kept[id_]}, which is kept")
@@ -195,9 +205,32 @@ def _made(conversation: Conversation, id_: str, options: BuildOptions) -> Task:
         messages = ({"role": "system", "content": options.system_prompt}, *others)
     later = any(turn.tools for turn in dialogue.follow_ups)
     if not conversation.tools and not later:
-        raise RecordError("no tools", "tools", "is missing or empty; give the schemas of the tools that are called")
+        raise RecordError("no tools", "tools", "is missing or empty, and the environment lists none; give the schemas")
     prompt = PromptView(id_, messages, conversation.tools, environment, dialogue.follow_ups)
     return Task(prompt, conversation.reference, None, conversation.kind, conversation.metadata)
+
+
+def _with_tools(
+    record: Any, conversation: Conversation, options: BuildOptions, asked: EnvironmentTools
+) -> Conversation:
+    """Read a record that lists no tools again, with those of its task, or else of its environment."""
+    if options.tasks is not None:
+        task = options.tasks.get(conversation.id)
+        turns = () if task is None else task.prompt.follow_ups
+        tools = [] if task is None else [*task.prompt.tools, *(tool for turn in turns for tool in turn.tools)]
+        return read_conversation(record, options.format, tools)
+    environment = (conversation.environment if options.record_environments else None) or options.environment
+    if environment is None:
+        return conversation
+    try:
+        listed = asked.of(environment)
+    except TaskFieldError as error:
+        if isinstance(error.__cause__, ImportError) and environment is options.environment:
+            raise error.__cause__ from error
+        raise RecordError("no tools", error.field, error.problem) from error
+    conversation = read_conversation(record, options.format, read_tools(listed, "tools", Reading()))
+    conversation.dialogue.notes["tools asked of the environment"] += 1
+    return conversation
 
 
 def _why_no_environment(conversation: Conversation) -> str:

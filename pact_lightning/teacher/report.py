@@ -27,6 +27,7 @@ def report_record(report: BuildReport, source: str) -> dict[str, Any]:
     return {
         "source": source,
         "records": report.records,
+        "formats": dict(report.forms),
         "kept": report.kept_by.total(),
         "kept_by": dict(report.kept_by),
         "dropped": len(report.problems),
@@ -89,6 +90,7 @@ def report_table(report: BuildReport, title: str) -> Table:
     table = _table(title)
     kept = report.kept_by.total()
     _row(table, "records", report.records)
+    _rows(table, report.forms)
     _row(table, "kept", kept, f"{100 * kept / report.records:.0f} %" if report.records else "")
     _rows(table, report.kept_by)
     _row(table, "dropped", len(report.problems))

@@ -20,7 +20,8 @@ from rich.text import Text
 from pact_lightning.tasks.jsonl import JsonlTasks
 from pact_lightning.teacher.build import default_id
 from pact_lightning.teacher.importers.conversation import RecordError
-from pact_lightning.teacher.importers.reading import Problem, Record, read_conversation, read_records, record_files
+from pact_lightning.teacher.importers.formats import read_conversation
+from pact_lightning.teacher.importers.reading import Problem, Record, read_records, record_files
 from pact_lightning.traces.hard_turns import Flagged
 from pact_lightning.traces.levels import MAX_LEVEL, NEVER, min_level_at, prefix_ends
 from pact_lightning.types.prompt import EnvironmentSpec, PromptView
@@ -29,7 +30,7 @@ from pact_lightning.types.trace import ExpertTurn
 from pact_lightning.utils.errors import TaskFieldError
 from pact_lightning.utils.imports import make_object
 
-StoredFormat = Literal["auto", "task", "openai", "sharegpt", "toolrl"]
+StoredFormat = Literal["auto", "task", "openai", "sharegpt", "responses", "xlam", "toolrl"]
 STYLES = {
     "prompt": "dim",
     "reasoning": "green",

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from pact_lightning.teacher.importers.conversation import RecordError
-from pact_lightning.teacher.importers.reading import read_conversation
+from pact_lightning.teacher.importers.formats import read_conversation
 from pact_lightning.types.prompt import UserTurn
 from pact_lightning.types.trace import TurnPattern
 
@@ -112,7 +112,8 @@ BROKEN = [
     (openai, ARGUMENTS, "[1]", "malformed call", f"{CALL}.arguments"),
     (openai, ARGUMENTS, '{"a": NaN}', "malformed call", f"{CALL}.arguments"),
     (openai, (*CALLS, 0, "function", "name"), ..., "malformed call", f"{CALL}.name"),
-    (openai, CALLS, "x", "wrong type", "messages[2].tool_calls"),
+    (openai, CALLS, "x", "not JSON", "messages[2].tool_calls"),
+    (openai, CALLS, 7, "wrong type", "messages[2].tool_calls"),
     (openai, CALLS, lambda old: old * 2, "duplicate call id", "messages[2]"),
     (openai, CALLS, ..., "empty turn", "messages[2]"),
     (openai, ("messages", 0, "role"), "robot", "unknown role", "messages[0].role"),
@@ -123,10 +124,10 @@ BROKEN = [
     (openai, ("messages", 1), ..., "no user message", "messages[1]"),
     (openai, ("messages", 3), ..., "call without response", "messages[2]"),
     (openai, ("messages", 3), {"role": "assistant", "content": "."}, "call without response", "messages[2]"),
-    (openai, ("messages", 2), {"role": "assistant", "content": "."}, "response without call", "messages[3]"),
+    (openai, ("messages", 2), {"role": "assistant", "content": "."}, "response without call", "messages[2]"),
     (openai, ("messages", 3, "tool_call_id"), "c2", "ids do not match", "messages[3]"),
     (openai, ("messages", 3, "name"), "sub", "response of another tool", "messages[3]"),
-    (openai, ("messages", 4), {"role": "user", "content": "?"}, "unanswered user message", "messages[4]"),
+    (openai, ("messages",), lambda old: [*old[:4], {"role": "user"}, old[4]], "unanswered user message", "messages[4]"),
     (openai, ("messages", 4), {"role": "tool", "tool_call_id": "c1"}, "duplicate call id", "messages[4]"),
     (openai, ("messages", 4), {"role": "tool", "content": "42"}, "ids do not match", "messages[4]"),
     (openai, ("messages", 4), {"role": "system", "content": "x"}, "late system message", "messages[4]"),
@@ -143,7 +144,7 @@ BROKEN = [
     (sharegpt, (TURNS, 3, "value"), "x <tool_response>1</tool_response>", "broken tool response", f"{TURNS}[3].value"),
     (sharegpt, (TURNS, 3, "value"), "<tool_response>1</tool_response>" * 2, "response without call", f"{TURNS}[3]"),
     (sharegpt, (TURNS, 3, "value"), '{"name": "sub", "content": 1}', "response of another tool", f"{TURNS}[3]"),
-    (sharegpt, (TURNS, 0, "value"), "<tools> [{'name': } </tools>", "broken tool schema", f"{TURNS}[0].value"),
+    (sharegpt, (TURNS, 0, "value"), "<tools> [{'name': } </tools>", "broken tool schema", f"{TURNS}[0]"),
     (toolrl, ("output",), ..., "missing field", "output"),
     (toolrl, ("output",), "<think> Hm.", "unclosed tag", "output"),
     (toolrl, ("output",), "so: <think> Hm. </think>", "text outside the tags", "output"),

@@ -15,7 +15,8 @@ from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.teacher.build import BuildOptions, BuildReport, build_tasks
 from pact_lightning.teacher.importers.conversation import Conversation, RecordError
-from pact_lightning.teacher.importers.reading import IMPORTERS, Place, Record, read_conversation
+from pact_lightning.teacher.importers.formats import FORMATS, read_conversation
+from pact_lightning.teacher.importers.reading import Place, Record
 from pact_lightning.traces.hard_turns import segment_trace
 from pact_lightning.traces.segmentation import segment_reasoning
 from pact_lightning.types.prompt import EnvironmentSpec, PromptView, UserTurn
@@ -73,7 +74,7 @@ def imported_or_told(record, name="auto"):
     json.dumps([flatten_calls(trace.turns), conversation.tools], allow_nan=False).encode()
 
 
-@given(record=JSON, name=st.sampled_from(["auto", *IMPORTERS]))
+@given(record=JSON, name=st.sampled_from(["auto", *FORMATS]))
 @settings(max_examples=400, deadline=None)
 def test_any_json_is_imported_or_told(record, name):
     imported_or_told(record, name)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pact_lightning.teacher.importers.fields import python_value
+from pact_lightning.teacher.importers.calls import python_value
 from pact_lightning.teacher.importers.reading import Place, Record, read_records, record_files
 from pact_lightning.utils.json_lines import MAX_LINE_MB
 

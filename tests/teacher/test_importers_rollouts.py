@@ -11,7 +11,7 @@ from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
 from pact_lightning.rollout.openai_format import trajectory_record
 from pact_lightning.teacher.importers.conversation import RecordError
-from pact_lightning.teacher.importers.reading import read_conversation
+from pact_lightning.teacher.importers.formats import read_conversation
 from pact_lightning.types.prompt import UserTurn
 
 

@@ -1,31 +1,18 @@
-"""Records of files, one at a time, and the conversations in them, by format.
+"""Records of files, one at a time.
 
 A record that cannot be read becomes a :class:`Problem` with its place, and reading goes on.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pact_lightning.teacher.importers.conversation import Conversation, RecordError
-from pact_lightning.teacher.importers.openai_messages import conversation_from_openai
-from pact_lightning.teacher.importers.sharegpt import conversation_from_sharegpt
-from pact_lightning.teacher.importers.toolrl import conversation_from_toolrl
 from pact_lightning.utils.errors import TaskFileError
 from pact_lightning.utils.json_lines import JsonLine, scan_json_lines, scan_json_list
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 """Files that are read: JSON Lines, or one JSON array of records."""
-Format = Literal["auto", "openai", "sharegpt", "toolrl"]
-
-IMPORTERS: dict[str, Callable[[Any], Conversation]] = {
-    "openai": conversation_from_openai,
-    "sharegpt": conversation_from_sharegpt,
-    "toolrl": conversation_from_toolrl,
-}
-"""Readers of a record by format; each raises :class:`RecordError` for a broken one."""
-_MARKS = {"messages": "openai", "conversations": "sharegpt", "instruction": "toolrl"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +83,10 @@ def record_files(source: Path) -> list[Path]:
         raise FileNotFoundError(
             f"there is no file {source}; paths count from the folder in which the command is started"
         )
+    if source.name.endswith(".parquet"):
+        raise ValueError(
+            f"{source}: is a Parquet file; write it as JSON Lines first, with `to_json` of the data set or data frame"
+        )
     if not source.name.endswith(SUFFIXES):
         raise ValueError(f"{source}: cannot tell how to read it; its name must end in {', '.join(SUFFIXES)}")
     return [source]
@@ -134,23 +125,3 @@ def _entry(place: Place, read: JsonLine) -> Record | Problem:
     if read.error is None:
         return Record(place, read.value)
     return Problem(place, read.error.reason, read.error.problem)
-
-
-def read_conversation(record: Any, format: Format = "auto") -> Conversation:
-    """Read one record.
-
-    Args:
-        record: A JSON value.
-        format: A key of :data:`IMPORTERS`; ``auto`` recognises it by the field ``messages``, ``conversations`` or
-            ``instruction``.
-
-    Raises:
-        RecordError: The record is broken, or of no known format.
-    """
-    if format != "auto":
-        return IMPORTERS[format](record)
-    found = next((name for mark, name in _MARKS.items() if isinstance(record, dict) and mark in record), None)
-    if found is None:
-        problem = f"is of no known format: it has none of the fields {', '.join(_MARKS)}"
-        raise RecordError("unknown format", "(the record)", problem)
-    return IMPORTERS[found](record)

@@ -8,12 +8,13 @@ can be segmented (``traces segment``), and becomes a task only with an environme
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pact_lightning.teacher.importers.conversation import Conversation, RecordError, RequestedCall, Said, assemble
-from pact_lightning.teacher.importers.fields import conversation_of, decoded, needed, read_call_text, wanted
+from pact_lightning.teacher.importers.calls import calls_in_text
+from pact_lightning.teacher.importers.conversation import Reading, RecordError, Said, Source
+from pact_lightning.teacher.importers.fields import decoded, needed, wanted
+from pact_lightning.teacher.importers.tools import listed_parameter
 from pact_lightning.types.prompt import ToolSchema
 from pact_lightning.utils.json_text import JsonTextError, parse_json
 
@@ -23,51 +24,28 @@ _TOOL = re.compile(
     r"^\d+\. Name: (?P<name>.*)\nDescription: (?P<description>(?:.|\n)*?)\nParameters: (?P<parameters>.*)$",
     re.MULTILINE,
 )
-_TYPES = {
-    "str": "string",
-    "string": "string",
-    "int": "integer",
-    "integer": "integer",
-    "float": "number",
-    "number": "number",
-    "bool": "boolean",
-    "boolean": "boolean",
-    "list": "array",
-    "array": "array",
-    "tuple": "array",
-    "set": "array",
-    "dict": "object",
-    "object": "object",
-}
 
 
-def conversation_from_toolrl(record: Any) -> Conversation:
-    """Read a row ``{instruction, input, output}``.
+def read_row(record: Mapping[str, Any], reading: Reading) -> Source:
+    """Read a row ``{instruction, input, output}``, three strings.
 
     The instruction explains the output format and the tools. Only the tools are kept, since a policy's own chat
     template explains both again [D].
-
-    Args:
-        record: The row. Those three are required strings. ``id``, ``environment``, ``reference`` or ``answer``,
-            ``kind`` and ``metadata`` are optional.
-
-    Returns:
-        The conversation; its ``dialogue.open_turn`` is a last turn that calls tools.
 
     Raises:
         RecordError: The row is broken; the error names the field and the mistake.
     """
     fields = ("instruction", "input", "output")
-    record = needed(record, *fields)
+    needed(record, *fields)
     for field in fields:
         wanted(record[field], str, field)
-    notes: Counter[str] = Counter()
+    tools = _tools(record["instruction"])
+    reading.parameters |= {str(tool["function"]["name"]): tool["function"]["parameters"] for tool in tools}
     history = record["input"].strip().removeprefix(_HEADING)
-    said = [*_said(history, "input", notes), *_said(record["output"], "output", notes)]
-    return conversation_of(record, assemble(said, notes), _tools(record["instruction"]), notes)
+    return Source([*_said(history, "input", reading), *_said(record["output"], "output", reading)], tools)
 
 
-def _said(text: str, field: str, notes: Counter[str]) -> Iterator[Said]:
+def _said(text: str, field: str, reading: Reading) -> Iterator[Said]:
     """Read messages from tagged text; think, calls and response up to the next user or observation are one turn."""
     turn: dict[str, str] = {}
     count = 0
@@ -75,7 +53,7 @@ def _said(text: str, field: str, notes: Counter[str]) -> Iterator[Said]:
         where = f"{field}<{tag}>[{count}]"
         count += 1
         if tag in ("user", "obs") or tag in turn or (tag == "think" and turn):
-            yield from _teacher(turn, field, count, notes)
+            yield from _teacher(turn, field, count, reading)
             turn = {}
         if tag == "user":
             yield Said("user", where, content)
@@ -83,7 +61,7 @@ def _said(text: str, field: str, notes: Counter[str]) -> Iterator[Said]:
             yield from _responses(content, where)
         else:
             turn[tag] = content
-    yield from _teacher(turn, field, count, notes)
+    yield from _teacher(turn, field, count, reading)
 
 
 def _blocks(text: str, field: str) -> Iterator[tuple[str, str]]:
@@ -102,12 +80,11 @@ def _blocks(text: str, field: str) -> Iterator[tuple[str, str]]:
         at = end + len(f"</{tag}>")
 
 
-def _teacher(turn: dict[str, str], field: str, number: int, notes: Counter[str]) -> Iterator[Said]:
+def _teacher(turn: dict[str, str], field: str, number: int, reading: Reading) -> Iterator[Said]:
     if not turn:
         return
     where = f"{field}<tool_call>[{number - 1}]"
-    lines = [line for line in turn.get("tool_call", "").splitlines() if line.strip()]
-    calls = tuple(RequestedCall(read_call_text(line, where, notes)) for line in lines)
+    calls = calls_in_text(turn["tool_call"], where, reading) if turn.get("tool_call", "").strip() else ()
     yield Said("assistant", where, turn.get("response", ""), turn.get("think", ""), calls)
 
 
@@ -134,7 +111,7 @@ def _tools(instruction: str) -> tuple[ToolSchema, ...]:
         except JsonTextError as error:
             raise RecordError("broken tool schema", field, f"the parameters' text {error}") from error
         properties = {
-            name: _property(wanted(entry, dict, f"{field}, parameter {name}"))
+            name: listed_parameter(wanted(entry, dict, f"{field}, parameter {name}"))
             for name, entry in wanted(parameters, dict, field).items()
         }
         tools.append(
@@ -148,18 +125,3 @@ def _tools(instruction: str) -> tuple[ToolSchema, ...]:
             }
         )
     return tuple(tools)
-
-
-def _property(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON schema of a parameter, with JSON's names for Python's types and without an empty default."""
-    schema = {key: value for key, value in entry.items() if key != "type" and not (key == "default" and value == "")}
-    kind = entry.get("type")
-    if isinstance(kind, str):
-        base = re.split(r"[\[,]", kind, maxsplit=1)[0].strip().lower()
-        # A type without a JSON name ("date", say) moves into the description.
-        known = _TYPES.get(base)
-        words = str(schema.get("description", ""))
-        schema |= {"type": known} if known else {"description": f"{words} (type: {kind})".strip()}
-    elif kind is not None:
-        schema["type"] = kind
-    return schema
