@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pact_lightning.environments.protocol import Environment
-from pact_lightning.environments.sandbox import sandbox
+from pact_lightning.environments.sandbox import sandbox, worker_process
 from pact_lightning.environments.sandbox.code_tools import CodeToolEnvironment
 from pact_lightning.environments.sandbox.sandbox import Limits, SandboxPool, shared_pool
 from pact_lightning.types.prompt import EnvironmentSpec, PromptView
@@ -326,7 +326,7 @@ def test_a_dead_worker_is_replaced_and_its_call_is_an_error():
     pool = SandboxPool(1)
     code = "import os\ndef f(): return os.getppid()"
     first = int(pool.run(code, "f", {}, limits=Limits()).text)
-    os.kill(pool._places.queue[-1]._process.pid, signal.SIGKILL)
+    os.kill(pool._places.queue[-1].process.pid, signal.SIGKILL)
     dead = pool.run(code, "f", {}, limits=Limits())
     assert dead.error
     assert dead.text == "the tool's process ended without a result"
@@ -335,10 +335,10 @@ def test_a_dead_worker_is_replaced_and_its_call_is_an_error():
 
 
 def test_a_worker_that_does_not_answer_is_replaced(monkeypatch):
-    monkeypatch.setattr(sandbox, "_GRACE_S", 0.2)
+    monkeypatch.setattr(worker_process, "GRACE_S", 0.2)
     pool = SandboxPool(1)
     assert pool.run("def f(): return 1", "f", {}, limits=Limits()).text == "1"
-    os.kill(pool._places.queue[-1]._process.pid, signal.SIGSTOP)
+    os.kill(pool._places.queue[-1].process.pid, signal.SIGSTOP)
     assert pool.run("def f(): return 2", "f", {}, limits=Limits(timeout_s=0.2)).error
     assert pool.run("def f(): return 3", "f", {}, limits=Limits()).text == "3"
     pool.close()
@@ -347,7 +347,7 @@ def test_a_worker_that_does_not_answer_is_replaced(monkeypatch):
 def test_workers_and_their_folders_go_with_the_pool():
     pool = SandboxPool(1)
     folder = pool.run("import os\ndef f(): return os.getcwd()", "f", {}, limits=Limits()).text
-    process = pool._places.queue[-1]._process
+    process = pool._places.queue[-1].process
     assert Path(folder).is_dir()
     del pool
     gc.collect()
@@ -363,7 +363,7 @@ def test_no_worker_outlives_its_interpreter():
         "from pact_lightning.environments.sandbox.sandbox import Limits, shared_pool\n"
         "pool = shared_pool()\n"
         "print(pool.run('import os\\ndef f(): return os.getcwd()', 'f', {}, limits=Limits()).text)\n"
-        "print(pool._places.queue[-1]._process.pid, flush=True)\n"
+        "print(pool._places.queue[-1].process.pid, flush=True)\n"
     )
     for ending in ("", "import os; os._exit(0)"):
         run = subprocess.run([sys.executable, "-c", code + ending], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_code_tools import call, environment
 
-from pact_lightning.environments.sandbox.files import empty_folder
+from pact_lightning.environments.sandbox.files import remove_folder
 from pact_lightning.environments.sandbox.sandbox import Limits, SandboxPool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these layers are Linux's")
@@ -137,7 +137,7 @@ def test_folders_of_any_depth_do_not_cost_the_worker():
     pool.close()
 
 
-def test_an_emptied_folder_is_empty(tmp_path):
+def test_a_folder_is_removed_whatever_is_in_it(tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "kept").write_text("x")
     folder = tmp_path / "folder"
@@ -148,30 +148,29 @@ def test_an_emptied_folder_is_empty(tmp_path):
     (folder / "a" / "b").chmod(0)
     (folder / "a").chmod(0)
     folder.chmod(0o500)
-    empty_folder(str(folder))
-    assert list(folder.iterdir()) == []
+    remove_folder(str(folder))
+    assert not folder.exists()
     assert (tmp_path / "outside" / "kept").read_text() == "x"
 
 
 def test_a_place_of_the_pool_survives_a_folder_that_cannot_be_removed(monkeypatch, caplog):
     """Whatever happens while a worker is put away, the next call gets a worker."""
-    from pact_lightning.environments.sandbox import sandbox
+    from pact_lightning.environments.sandbox import worker_process
 
-    def refuse(folder):
+    def refuse(folder, within_s):
         raise PermissionError(f"{folder} is stuck")
 
     pool = SandboxPool(1)
     pool.run("def f(): return 1", "f", {}, limits=Limits())
     folder = Path(pool.run("import os\ndef f(): return os.getcwd()", "f", {}, limits=Limits()).text)
-    os.kill(pool._places.queue[-1]._process.pid, 9)
-    monkeypatch.setattr(sandbox, "empty_folder", refuse)
+    os.kill(pool._places.queue[-1].process.pid, 9)
+    monkeypatch.setattr(worker_process, "remove_folder", refuse)
     assert pool.run("def f(): return 2", "f", {}, limits=Limits()).error
     monkeypatch.undo()
     assert "is stuck" in caplog.text
     assert pool.run("def f(): return 3", "f", {}, limits=Limits()).text == "3"
     pool.close()
-    empty_folder(str(folder))
-    folder.rmdir()
+    remove_folder(str(folder.parents[1]))
 
 
 def test_a_huge_recursion_and_huge_integers_end_in_an_error():

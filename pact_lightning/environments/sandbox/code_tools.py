@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.environments.sandbox.libraries import DEFAULT_PACKAGES
 from pact_lightning.environments.sandbox.sandbox import Limits, shared_pool
 from pact_lightning.types.prompt import PromptView, ToolSchema
 
@@ -24,6 +25,8 @@ class CodeToolEnvironment:
         timeout_s: Time limit of a call in seconds. [C] 10
         memory_mb: Address space of a call in MiB.
         max_output_chars: Longer observations are cut and end in ``[truncated]``.
+        packages: Names of installed distributions that the code may import, with what they depend on. For all others
+            an import fails as if they were not installed.
 
     Raises:
         ValueError: A tool has no code, or a limit makes no sense.
@@ -36,10 +39,13 @@ class CodeToolEnvironment:
         timeout_s: float = 10.0,
         memory_mb: int = 512,
         max_output_chars: int = 10_000,
+        *,
+        packages: Sequence[str] = DEFAULT_PACKAGES,
     ) -> None:
         self._codes = dict(codes)
         self._tools = tuple(tools)
         self._limits = Limits(timeout_s, memory_mb, max_output_chars)
+        self._packages = tuple(packages)
         self._seed = 0
         without = [name for name in (tool["function"]["name"] for tool in tools) if name not in self._codes]
         if without:
@@ -75,7 +81,8 @@ class CodeToolEnvironment:
         """
         if name not in self._codes:
             return self._failure(name, f"there is no such tool; the tools are {', '.join(self._codes)}")
-        result = shared_pool().run(self._codes[name], name, arguments, limits=self._limits, seed=self._seed)
+        pool = shared_pool(self._packages)
+        result = pool.run(self._codes[name], name, arguments, limits=self._limits, seed=self._seed)
         return self._failure(name, result.text) if result.error else result
 
     def _failure(self, name: str, reason: str) -> ToolResult:

@@ -26,31 +26,21 @@ Not stopped:
 Windows has none of these layers, and snippets are refused there.
 """
 
-import json
 import logging
 import os
 import queue
-import secrets
-import selectors
-import subprocess
 import sys
-import tempfile
-import time
-import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from pact_lightning.environments.protocol import ToolResult
-from pact_lightning.environments.sandbox.files import empty_folder
+from pact_lightning.environments.sandbox.libraries import DEFAULT_PACKAGES
+from pact_lightning.environments.sandbox.worker_process import WorkerDiedError, WorkerProcess
 
 _log = logging.getLogger(__name__)
-_WORKER = Path(__file__).with_name("worker.py")
-_GRACE_S = 5.0
-"""Seconds past the time limit in which a worker must report that it killed the call; then it is killed itself."""
 _MIN_WORKERS, _MAX_WORKERS = 8, 16  # a call that hangs takes a place, not a core
-_PASSED_ON = ("LD_LIBRARY_PATH",)  # without it some Python installations do not start; it holds no secret
+_NEWEST_LANDLOCK = 1 << 10
 
 
 class SandboxError(OSError):
@@ -81,91 +71,32 @@ class Limits:
             raise ValueError(f"timeout_s and max_output_chars must be positive and memory_mb at least 64, got {self}")
 
 
-class _WorkerDiedError(RuntimeError):
-    """The worker ended or did not answer in time; it must be replaced."""
-
-
-class _Worker:
-    """Worker process and the pipes to it; used by one thread at a time."""
-
-    def __init__(self) -> None:
-        if os.name != "posix":
-            raise SandboxError("the code sandbox needs Linux or macOS; run code tools in WSL or a container on Windows")
-        workdir = tempfile.mkdtemp(prefix="pact-sandbox-")
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        # A fixed hash seed makes the order of sets, and with it observations, the same in every worker.
-        environment["PYTHONHASHSEED"] = "0"
-        self._process = subprocess.Popen(
-            [sys.executable, "-s", "-P", "-B", "-X", "utf8", str(_WORKER), workdir],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=environment, cwd=workdir, start_new_session=True, bufsize=0,
-        )  # fmt: skip
-        self.close = weakref.finalize(self, _end, self._process, workdir, os.getpid())
-        self._rest = b""
-
-    def request(self, payload: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Send one request and wait for its answer.
-
-        Raises:
-            _WorkerDiedError: The worker ended, or was silent for ``timeout_s`` seconds and the grace time.
-        """
-        token = secrets.token_hex(8)
-        line = json.dumps({"id": token, **payload}).encode() + b"\n"
-        assert self._process.stdin is not None
-        try:
-            while line:
-                line = line[self._process.stdin.write(line) :]
-        except BrokenPipeError as error:
-            raise _WorkerDiedError from error
-        answer: dict[str, Any] = json.loads(self._read_line(time.monotonic() + timeout_s + _GRACE_S))
-        if answer["id"] != token:
-            raise _WorkerDiedError
-        return answer
-
-    def _read_line(self, deadline: float) -> bytes:
-        assert self._process.stdout is not None
-        # Not select(): it fails in processes that have many files open.
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._rest:
-                ready = selector.select(max(deadline - time.monotonic(), 0))
-                piece = self._process.stdout.read(1 << 16) if ready else b""
-                if not piece:
-                    raise _WorkerDiedError
-                self._rest += piece
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line
-
-
-def _end(process: "subprocess.Popen[bytes]", workdir: str, owner: int) -> None:
-    """End a worker; its running child dies with it."""
-    if os.getpid() != owner:  # a fork of the owner: the worker is not ours to end
-        return
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
-    try:
-        empty_folder(workdir)
-        Path(workdir).rmdir()
-    except FileNotFoundError:  # the worker was first
-        return
-    except OSError as error:
-        _log.warning("the folder %s of a sandbox worker could not be removed: %s", workdir, error)
-
-
 class SandboxPool:
     """Workers that all environments of this process share. Thread-safe.
 
     Workers start when they are first needed. A call waits for a free worker; its limit starts after that wait.
+
+    Args:
+        max_workers: Calls that run at once.
+        packages: Distributions that snippets may import, with what these depend on; one that is not installed is
+            skipped.
+        without: Names of layers to leave out, to test what is then missing.
+        landlock: Newest version of the kernel's file rules to use, to test older kernels.
     """
 
-    def __init__(self, max_workers: int) -> None:
+    def __init__(
+        self,
+        max_workers: int,
+        packages: Collection[str] = DEFAULT_PACKAGES,
+        *,
+        without: Collection[str] = (),
+        landlock: int = _NEWEST_LANDLOCK,
+    ) -> None:
         if max_workers < 1:
             raise ValueError(f"max_workers must be at least 1, got {max_workers}")
+        self._how = (tuple(packages), tuple(without), landlock)
         # A place holds a worker that is ready, or None: one may be started.
-        self._places: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        self._places: queue.LifoQueue[WorkerProcess | None] = queue.LifoQueue()
         for _ in range(max_workers):
             self._places.put(None)
         self._missing: set[str] = set()
@@ -186,14 +117,14 @@ class SandboxPool:
         Raises:
             SandboxError: The worker cannot be started on this machine.
         """
-        request = {"code": code, "name": name, "arguments": dict(arguments), "seed": seed, **asdict(limits)}
+        request = {"code": code, "name": name, "arguments": dict(arguments), "seed": seed}
         worker, keep = self._places.get(), False
         try:
             if worker is None:
-                worker = _start()
-            answer = worker.request(request, limits.timeout_s)
+                worker = _start(*self._how)
+            answer = worker.call(request, **asdict(limits))
             keep = True
-        except _WorkerDiedError:
+        except WorkerDiedError:
             return ToolResult("the tool's process ended without a result", error=True)
         finally:
             # After anything but an answer (an interrupt, too) the pipes may hold half a message.
@@ -202,10 +133,10 @@ class SandboxPool:
                     worker.close()
             finally:
                 self._places.put(worker if keep else None)
-        self._warn(answer["missing"])
-        return ToolResult(answer["text"], error=answer["error"])
+        self._warn(answer.missing)
+        return ToolResult(answer.text, error=answer.error)
 
-    def _warn(self, missing: list[str]) -> None:
+    def _warn(self, missing: Collection[str]) -> None:
         new = set(missing) - self._missing
         if new:
             self._missing |= new
@@ -229,30 +160,39 @@ class SandboxPool:
             self._places.put(None)
 
 
-def _start() -> _Worker:
+def _start(packages: tuple[str, ...], without: tuple[str, ...], landlock: int) -> WorkerProcess:
     """Start a worker and run an empty call: a machine on which none works says so at once.
 
     Raises:
-        SandboxError: The worker does not answer.
+        SandboxError: The worker does not answer, or the system is Windows.
     """
-    worker = _Worker()
-    limits = Limits()
-    probe = {"code": "def probe(): return 'ready'", "name": "probe", "arguments": {}, "seed": 0, **asdict(limits)}
+    if os.name != "posix":
+        raise SandboxError("the code sandbox needs Linux or macOS; run code tools in WSL or a container on Windows")
+    worker = None
+    probe = {"code": "def probe(): return 'ready'", "name": "probe", "arguments": {}, "seed": 0}
     try:
-        answer = worker.request(probe, limits.timeout_s)
-    except _WorkerDiedError as error:
-        worker.close()
+        worker = WorkerProcess(packages, without, landlock)
+        answer = worker.call(probe, **asdict(Limits()))
+    except WorkerDiedError as error:
+        if worker is not None:
+            worker.close()
         raise SandboxError(f"the code sandbox's worker does not start with {sys.executable}") from error
-    if answer["text"] != "ready":
+    except OSError as error:
+        raise SandboxError(f"the code sandbox's worker cannot be started: {error}") from error
+    if answer.text != "ready":
         worker.close()
-        raise SandboxError(f"the code sandbox cannot run an empty call here: {answer['text']}")
+        raise SandboxError(f"the code sandbox cannot run an empty call here: {answer.text}")
     return worker
 
 
-_pools: dict[int, SandboxPool] = {}
+_pools: dict[tuple[int, tuple[str, ...]], SandboxPool] = {}
 
 
-def shared_pool() -> SandboxPool:
-    """Return the pool of this process. A forked process gets its own: pipes cannot be shared."""
+def shared_pool(packages: tuple[str, ...] = DEFAULT_PACKAGES) -> SandboxPool:
+    """Return the pool of this process for snippets that may import certain distributions.
+
+    A forked process gets its own: pipes cannot be shared.
+    """
+    workers = min(max(os.cpu_count() or 1, _MIN_WORKERS), _MAX_WORKERS)
     # setdefault is atomic; a lock could be held by another thread at the moment of a fork.
-    return _pools.setdefault(os.getpid(), SandboxPool(min(max(os.cpu_count() or 1, _MIN_WORKERS), _MAX_WORKERS)))
+    return _pools.setdefault((os.getpid(), packages), SandboxPool(workers, packages))

@@ -1,27 +1,35 @@
-"""Worker of the sandbox: a small process that runs each call in a child process.
+"""Worker of the sandbox: a small process that forks one child per call, and never sees a call.
 
-It is started by its path, never imported, and uses the standard library only, for a quick start. It reads one JSON
-request a line and answers one JSON object a line; ``sandbox.py`` is the other side. No snippet runs in the worker
-itself: every call is a fork. Calls share nothing, a crash costs only its call, and a child holds no descriptor except
-the pipe for its result.
+It is started by its path, never imported, and uses the standard library only, for a quick start. Its parent,
+``worker_process.py``, speaks with it over a socket in lines of JSON: settings first, then ``begin`` and ``end`` of each
+call. On ``begin`` the worker forks and hands over two pipes. The child closes itself in, says which layers are missing,
+and only then reads the call from the first pipe; its answer goes through the second. So a call finds nothing of the
+calls before it, and what it does to its process ends with it.
 """
 
+import contextlib
+import gc
 import importlib.util
 import json
-import math
 import os
 import random
-import select
-import shutil
 import signal
+import site
+import socket
+import struct
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pact_lightning.environments.sandbox import files as sandbox_files
-    from pact_lightning.environments.sandbox import limits as sandbox_limits
+    from pact_lightning.environments.sandbox import (
+        answers,
+        files,
+        limits,
+        namespaces,
+        refusals,
+        system_calls,
+    )
 else:
 
     def _beside(name: str) -> Any:
@@ -31,15 +39,12 @@ else:
         spec.loader.exec_module(module)
         return module
 
-    sandbox_files, sandbox_limits = _beside("files"), _beside("limits")
+    answers, files, limits = _beside("answers"), _beside("files"), _beside("limits")
+    namespaces, refusals, system_calls = _beside("namespaces"), _beside("refusals"), _beside("system_calls")
 
-TRUNCATED = " [truncated]"
-NO_NETWORK_NAMESPACE = "network namespace"
-NO_SYSTEM_CALL_FILTER = "system-call filter"
-NO_FILE_RULES = "file rules (Landlock)"
-NO_PRIVILEGES_DROPPED = "dropped privileges"
-
-_library_folders: list[str] = []
+_LENGTH = struct.Struct(">Q")
+_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""NumPy's libraries end a process that may not start their threads. Snippets do not see these in ``os.environ``."""
 
 
 def run_snippet(code: str, name: str, arguments: dict[str, Any]) -> str:
@@ -56,43 +61,175 @@ def run_snippet(code: str, name: str, arguments: dict[str, Any]) -> str:
     return json.dumps(result, ensure_ascii=False) if isinstance(result, dict | list) else str(result)
 
 
-def _child(request: dict[str, Any], workdir: str, output: int, missing: list[str]) -> None:
-    """Run the forked process; never return."""
+class _Worker:
+    """What each child is a copy of. Nothing in it comes from a call."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._root: str = settings["root"]
+        self._readable: list[str] = settings["readable"]
+        self._listed: list[str] = settings["listed"]
+        self._without: list[str] = settings["without"]
+        self._landlock = min(files.landlock_version(), settings["landlock"])
+        self._missing: list[str] = []
+        if not self._offers(limits.NETWORK, namespaces.own_namespaces):
+            self._missing.append(limits.NETWORK)
+        self._number = 0
+        self._rules: int | None = None
+        self._sweeper: int | None = None
+        self._take_new_folder()
+
+    def _offers(self, layer: str, add: Any) -> bool:
+        return layer not in self._without and add()
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What a child needs to close itself in."""
+        return () if self._rules is None else (self._rules,)
+
+    def _take_new_folder(self) -> None:
+        """Make ``ROOT/<number>/work``: rules are on the outer folder, as a mount hides those on the inner one."""
+        if self._rules is not None:
+            os.close(self._rules)
+        self._number += 1
+        self._outer = os.path.join(self._root, str(self._number))  # noqa: PTH118
+        self._workdir = os.path.join(self._outer, "work")  # noqa: PTH118
+        for folder in (self._outer, self._workdir):
+            os.mkdir(folder, 0o700)  # noqa: PTH102
+        self._rules = None
+        if limits.FILE_RULES not in self._without:
+            self._rules = files.make_file_rules(self._outer, self._readable, self._listed, self._landlock)
+
+    def begin(self, control: socket.socket, order: dict[str, Any]) -> int:
+        """Fork the child of a call, and hand its pipes to the parent.
+
+        Returns:
+            The child's process id.
+        """
+        call_source, call_sink = os.pipe()
+        answer_source, answer_sink = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            _run_child(self, call_source, answer_sink, order)
+        for descriptor in (call_source, answer_sink):
+            os.close(descriptor)
+        socket.send_fds(control, [b"."], [call_sink, answer_source])
+        for descriptor in (call_sink, answer_source):
+            os.close(descriptor)
+        return pid
+
+    def close_in(self, order: dict[str, Any]) -> list[str]:
+        """Add every layer to this process, a child.
+
+        Returns:
+            Names of the layers that this system does not offer.
+        """
+        missing = [*self._missing, *limits.limit_resources(order["memory_mb"], order["cpu_s"])]
+
+        def add(layer: str, function: Any, *arguments: Any) -> None:
+            if not self._offers(layer, lambda: function(*arguments)):
+                missing.append(layer)
+
+        add(limits.OWN_FILES, namespaces.own_files, self._workdir)
+        os.chdir(self._workdir)
+        rules = self._rules
+        add(limits.FILE_RULES, lambda: rules is not None and files.restrict_files(rules))
+        if rules is not None:
+            os.close(rules)
+        add(limits.PRIVILEGES, limits.drop_capabilities)
+        add(limits.FILTER, system_calls.filter_system_calls)
+        if limits.FILTER in missing and limits.FILE_RULES not in missing:
+            missing += [layer for version, layer in files.ADDITIONS.items() if version > self._landlock]
+        refusals.refuse_in_python(self._workdir, self._readable, self._listed)
+        return missing
+
+    def end(self, pid: int) -> int:
+        """Kill what is left of the child and its group, and see to an empty folder.
+
+        Returns:
+            The child's wait status.
+        """
+        # The child leads its own group only after its first line: kill both.
+        for kill in (os.killpg, os.kill):
+            # Gone already; macOS says so of a zombie's group in other words.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+        if not self._is_clean():
+            self._take_new_folder()
+        self._sweep()
+        return status
+
+    def _is_clean(self) -> bool:
+        """Tell whether the call left nothing on the disk. With a file system of its own it cannot leave anything."""
+        try:
+            return os.listdir(self._outer) == ["work"] and not os.listdir(self._workdir)  # noqa: PTH208
+        except OSError:  # it closed a folder
+            return False
+
+    def _sweep(self) -> None:
+        """Remove the folders of earlier calls in a process of its own: a call's leftovers must not delay the next."""
+        if self._sweeper is not None and os.waitpid(self._sweeper, os.WNOHANG)[0] == 0:
+            return
+        self._sweeper = None
+        old = [name for name in os.listdir(self._root) if name.isdigit() and name != str(self._number)]  # noqa: PTH208
+        if not old:
+            return
+        self._sweeper = os.fork()
+        if self._sweeper == 0:
+            try:
+                limits.die_with_parent()
+                os.nice(10)
+                for name in old:
+                    # What cannot be removed stays for the parent, which says so at the end.
+                    with contextlib.suppress(OSError):
+                        files.remove_folder(os.path.join(self._root, name))  # noqa: PTH118
+            finally:
+                os._exit(0)
+
+
+def _run_child(worker: _Worker, source: int, sink: int, order: dict[str, Any]) -> None:
+    """Run a call; never return."""
     try:
         os.setpgid(0, 0)
-        sandbox_limits.die_with_parent()
+        limits.die_with_parent()
+        _keep_only(source, sink, *worker.descriptors)
+        os.write(sink, answers.layers_line(worker.close_in(order)))
+        request = json.loads(_read(source, _LENGTH.unpack(_read(source, _LENGTH.size))[0]))
+        os.close(source)
         random.seed(request["seed"])
-        missing = [*missing, *_take_away(request, workdir)]
-        text, error = run_snippet(request["code"], request["name"], request["arguments"]), False
-    except BaseException as caught:  # noqa: BLE001 - any error of a snippet, even SystemExit, is an observation
-        text, error = _describe(caught), True
-    limit = request["max_output_chars"]
-    if len(text) > limit:
-        text = text[:limit] + TRUNCATED
-    # Half a surrogate pair is a str in Python, but no tokenizer takes it.
-    text = text.encode("utf-8", "backslashreplace").decode()
-    try:
-        _write_all(output, json.dumps({"text": text, "error": error, "missing": missing}).encode())
+        try:
+            text, error = run_snippet(request["code"], request["name"], request["arguments"]), False
+        except BaseException as caught:  # noqa: BLE001 - any error of a snippet, even SystemExit, is an observation
+            text, error = _describe(caught), True
+        data = answers.pack(text, error=error, max_chars=request["max_output_chars"])
+        while data:
+            data = data[os.write(sink, data) :]
     finally:
         os._exit(0)
 
 
-def _take_away(request: dict[str, Any], workdir: str) -> list[str]:
-    """Add every layer to this process.
+def _keep_only(*kept: int) -> None:
+    """Close all other descriptors. The standard streams lead nowhere.
 
-    Returns:
-        Names of the layers that this system does not offer.
+    They do so by a description of this call's own: the flags of a shared one would outlive it.
     """
-    missing = sandbox_limits.limit_resources(request["memory_mb"], math.ceil(request["timeout_s"]) + 1)
-    readable = (*sandbox_limits.python_files(), *sandbox_files.SYSTEM_LIBRARIES, *_library_folders)
-    if not sandbox_files.restrict_files(workdir, readable):
-        missing.append(NO_FILE_RULES)
-    if not sandbox_limits.drop_capabilities():
-        missing.append(NO_PRIVILEGES_DROPPED)
-    if not sandbox_limits.filter_system_calls():
-        missing.append(NO_SYSTEM_CALL_FILTER)
-    sandbox_limits.refuse_in_python(workdir)
-    return missing
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    low = 3
+    for descriptor in (*sorted(kept), 1 << 10):
+        os.closerange(low, descriptor)
+        low = descriptor + 1
+
+
+def _read(source: int, length: int) -> bytes:
+    data = bytearray()
+    while len(data) < length:
+        piece = os.read(source, length - len(data))
+        if not piece:
+            os._exit(0)  # the parent is gone
+        data += piece
+    return bytes(data)
 
 
 def _describe(caught: BaseException) -> str:
@@ -102,93 +239,46 @@ def _describe(caught: BaseException) -> str:
         return type(caught).__name__
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
-def _read_result(source: int, deadline: float, limit: int) -> bytes | None:
-    """Read until the end, or up to ``limit`` bytes; return ``None`` if the deadline comes first."""
-    data = b""
-    while len(data) <= limit:
-        ready = select.select([source], [], [], max(deadline - time.monotonic(), 0))[0]
-        if not ready:
-            return None
-        piece = os.read(source, 1 << 16)
-        if not piece:
-            break
-        data += piece
-    return data
-
-
-def serve_one(request: dict[str, Any], workdir: str, protocol: tuple[int, int], missing: list[str]) -> dict[str, Any]:
-    """Run one request in a child and answer it, whatever the child does."""
-    source, sink = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        for descriptor in (source, *protocol):
-            os.close(descriptor)
-        _child(request, workdir, sink, missing)
-    os.close(sink)
-    # A character is at most 12 bytes of escaped JSON.
-    data = _read_result(source, time.monotonic() + request["timeout_s"], 12 * request["max_output_chars"] + 4096)
-    os.close(source)
-    status = _end_child(pid)
-    sandbox_files.empty_folder(workdir)
-    if data is None:
-        return _failure(f"time limit of {request['timeout_s']:g} s exceeded")
-    try:
-        answer = json.loads(data)
-        return {"text": str(answer["text"]), "error": bool(answer["error"]), "missing": list(answer["missing"])}
-    except (ValueError, KeyError, TypeError):
-        return _failure(_how_it_ended(status))
-
-
-def _end_child(pid: int) -> int:
-    """Kill what is left of the child and its group, and return its wait status."""
-    # The child leads its own group only after its first line: kill both.
-    for kill in (os.killpg, os.kill):
-        try:
-            kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # gone already; macOS says so of a zombie's group in other words
-            continue
-    return os.waitpid(pid, 0)[1]
-
-
-def _failure(text: str) -> dict[str, Any]:
-    return {"text": text, "error": True, "missing": []}
-
-
-def _how_it_ended(status: int) -> str:
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGKILL:
-        return f"the tool's process was ended by {signal.Signals(os.WTERMSIG(status)).name}"
-    return "the tool's process ended without a result"
-
-
-def _detach_standard_streams() -> tuple[int, int]:
-    """Move the protocol off descriptors 0 and 1: output of a snippet goes nowhere."""
-    requests, answers = os.dup(0), os.dup(1)
+def _detach_standard_streams() -> socket.socket:
+    """Move the control socket off descriptor 0."""
+    control = socket.socket(fileno=os.dup(0))
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
     os.close(nowhere)
-    return requests, answers
+    return control
 
 
-def main(workdir: str) -> None:
-    """Serve requests until the parent closes the pipe."""
-    requests, answers = _detach_standard_streams()
-    _library_folders.extend(filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":")))
+def _serve(control: socket.socket) -> None:
+    """Serve calls until the parent closes its end."""
+    orders = control.makefile("rb")
+    settings = json.loads(orders.readline())
+    sys.path.append(settings["packages"])
+    worker = _Worker(settings)
+    gc.freeze()  # a child's collections need not copy what is here
+    while order := orders.readline():
+        pid = worker.begin(control, json.loads(order))
+        orders.readline()  # the end, or the parent's end
+        status = worker.end(pid)
+        with contextlib.suppress(BrokenPipeError):
+            control.sendall(
+                json.dumps({"signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0}).encode() + b"\n"
+            )
+    with contextlib.suppress(OSError):
+        files.remove_folder(settings["root"])
+
+
+def main() -> None:
+    """Start, with what Python's ``site`` gives besides paths, and serve."""
+    control = _detach_standard_streams()
     os.environ.clear()
-    missing = [] if sandbox_limits.leave_network() else [NO_NETWORK_NAMESPACE]
-    os.chdir(workdir)
-    with os.fdopen(requests, "rb", closefd=False) as lines:
-        for line in lines:
-            request = json.loads(line)
-            answer = serve_one(request, workdir, (requests, answers), missing)
-            _write_all(answers, json.dumps({"id": request["id"], **answer}).encode() + b"\n")
-    shutil.rmtree(workdir, ignore_errors=True)
+    for name in _ONE_THREAD:
+        os.putenv(name, "1")
+    site.setquit()
+    site.setcopyright()
+    site.sethelper()
+    _serve(control)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()
