@@ -53,6 +53,8 @@ def _broken(index):
 def steps():
     """Batches of one optimiser step; of two processes, the second one takes every other group."""
     whole = [hand_made_group(RENDERER, index) for index in range(4)]
+    for number, group in enumerate(whole):  # ratios up to about exp(0.5), ..., exp(2)
+        group.old_logps = [(number + 1) * group.sampled_logps(sample) for sample in range(3)]
     return {
         "as many packs": whole,
         "fewer packs": [whole[0], _flat(1), whole[2], hand_made_group(RENDERER, 3, anchored="drawn")],

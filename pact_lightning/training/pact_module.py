@@ -57,7 +57,7 @@ from pact_lightning.update.optimizer import OptimizerConfig
 from pact_lightning.update.performance import PhasePerformance, performance_line
 from pact_lightning.update.prompt_loss import PromptLoss, ScoredRollout
 from pact_lightning.update.sampler_correction import ImportanceCap, SamplerCorrection, cap_in_force
-from pact_lightning.update.step_metrics import step_counts, step_metrics
+from pact_lightning.update.step_metrics import MAXIMA, step_counts, step_metrics
 from pact_lightning.utils.processes import sum_over_processes
 from pact_lightning.utils.seeds import derive_seed, python_random
 
@@ -233,7 +233,8 @@ class PACTModule(PolicyModule):
         jobs, sums = self.accumulate_gradients(batch, self.manual_backward)
         with self.performance.clock.measure("step"):
             norm = self.apply_gradients()
-        found = sum_over_processes(self.trainer, sums | step_counts(batch, jobs)) | {"gradient_norm": norm}
+        found = sum_over_processes(self.trainer, sums | step_counts(batch, jobs), maxima=MAXIMA)
+        found["gradient_norm"] = norm
         found["loss"] /= self.trainer.world_size
         self._log_step(len(batch), found)
         return {"loss": torch.tensor(found["loss"])}

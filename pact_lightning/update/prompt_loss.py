@@ -42,7 +42,8 @@ class PromptLoss:
         clip: Bounds of the surrogate.
         sft_normalizer: Divisor of the SFT sum.
         correction: Weights of the step's rollouts where the sampler was off.
-        sums: The step's figures, to which every part adds (a ``defaultdict`` of 0).
+        sums: The step's figures, to which every part adds (a ``defaultdict`` of 0); of :data:`.step_metrics.MAXIMA`
+            the largest is kept.
     """
 
     coefficients: Coefficients
@@ -93,8 +94,12 @@ class PromptLoss:
             logp, old, advantages, mask, clip_low=self.clip.low, clip_high=self.clip.high, dual_clip=self.clip.dual
         )
         terms: dict[str, Tensor | None] = {"rl": rl * share, "kl": None, "entropy": None}
+        tokens = int(mask.sum())
+        largest = float(metrics.pop("ratio_max"))
+        self.sums["surrogate/ratio_max"] = max(self.sums["surrogate/ratio_max"], largest)
         for name, value in metrics.items():
-            self.sums[f"surrogate/{name}"] += float(value) * share
+            self.sums[f"surrogate/{name}"] += float(value) * tokens
+        self.sums["rl_tokens"] += tokens
         self.sums["rl_prompts"] += share
         if self.coefficients.kl > 0:
             reference = _padded([rollout.reference.logp for rollout in rollouts if rollout.reference is not None])

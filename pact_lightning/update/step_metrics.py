@@ -8,6 +8,10 @@ from pact_lightning.objectives.surrogate import FIGURES
 from pact_lightning.update.layout import ScoringJob
 
 _ANCHOR_REASONS: tuple[AnchorReason, ...] = get_args(AnchorReason)
+_TOKEN_MEANS = tuple(name for name in FIGURES if name != "ratio_max")
+
+MAXIMA = ("surrogate/ratio_max",)
+"""Names of the sums of a step that are no sums, but the largest value of its packs and processes."""
 
 
 def step_counts(batch: Sequence[Group], jobs: Sequence[ScoringJob]) -> dict[str, float]:
@@ -28,13 +32,16 @@ def step_counts(batch: Sequence[Group], jobs: Sequence[ScoringJob]) -> dict[str,
 
 
 def step_metrics(sums: Mapping[str, float]) -> dict[str, float]:
-    """Average losses over the prompts that have the term, and counts over all prompts of the step.
+    """Average losses over the prompts that have the term, counts over all prompts, and figures of tokens over tokens.
+
+    All are those of one forward over the whole step, however it was packed and shared.
 
     The names are the same in every step, since Lightning repeats the value of a name that a step leaves out. A term
     that no prompt of the step has is 0.
 
     Args:
-        sums: Sums of the packs, and :func:`step_counts`, over all processes (a ``defaultdict`` of 0).
+        sums: Sums of the packs, and :func:`step_counts`, over all processes (a ``defaultdict`` of 0); of
+            :data:`MAXIMA` the largest.
     """
     with_rl, with_sft, prompts = max(sums["rl_prompts"], 1e-9), max(sums["sft_prompts"], 1e-9), sums["prompts"]
     metrics = {
@@ -50,4 +57,6 @@ def step_metrics(sums: Mapping[str, float]) -> dict[str, float]:
         "train/sft_skipped": sums["sft_skipped"],
     }
     metrics |= {f"anchor/{name}": sums[name] / prompts for name in (*_ANCHOR_REASONS, "trace_shortened")}
-    return metrics | {f"train/{name}": sums[f"surrogate/{name}"] / with_rl for name in FIGURES}
+    metrics["train/ratio_max"] = sums["surrogate/ratio_max"]
+    tokens = max(sums["rl_tokens"], 1)
+    return metrics | {f"train/{name}": sums[f"surrogate/{name}"] / tokens for name in _TOKEN_MEANS}

@@ -6,7 +6,7 @@ Nothing distributed is written here: the strategy of the Trainer reduces, torchm
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,12 +17,20 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 Item = TypeVar("Item")
 
 
-def sum_over_processes(trainer: pl.Trainer, figures: Mapping[str, float]) -> dict[str, float]:
-    """Add figures up by name. A process may lack some; a name that none has is 0."""
+def sum_over_processes(
+    trainer: pl.Trainer, figures: Mapping[str, float], *, maxima: Collection[str] = ()
+) -> dict[str, float]:
+    """Add figures up by name. A process may lack some; a name that none has is 0.
+
+    Args:
+        trainer: The Trainer.
+        figures: This process's figures.
+        maxima: Names of figures ``>= 0`` of which the largest counts instead of the sum.
+    """
     total: dict[str, float] = defaultdict(float)
     for of_process in over_processes(trainer, figures):
         for name, value in of_process.items():
-            total[name] += value
+            total[name] = max(total[name], value) if name in maxima else total[name] + value
     return total
 
 

@@ -256,6 +256,38 @@ def test_a_prompt_whose_rollouts_take_several_forwards_has_the_same_gradient():
     assert module.logged[0]["train/loss"] == pytest.approx(whole.logged[0]["train/loss"], abs=1e-5)
 
 
+@pytest.mark.parametrize("packing", ["shared_prefix", "rows"])
+def test_step_figures_are_those_of_one_unpacked_forward(packing):
+    """Shares are of the step's tokens, the largest ratio is the largest, however the rollouts are spread over packs."""
+    groups = [group_of(index) for index in (1, 2, 4)]
+    module = prepared(FULL, SHIFT, anchor_probability=0.0, packing=packing, max_tokens_per_forward=tight_limit(groups))
+    module.prepare_phase(groups, optimizer_steps=2)
+    ratios, signs = [], []
+    generator = torch.Generator().manual_seed(3)
+    for number, group in enumerate(groups):
+        for sample, old in enumerate(group.old_logps):
+            mask = group.policy_mask(sample)
+            off = torch.randn(len(old), generator=generator) * 0.5
+            off[mask.nonzero()[0]] = torch.tensor(1.0 + number + sample).log1p()  # the largest ratio: 2, 3, ..., 6
+            old.sub_(off)
+            ratios.append(off[mask].exp())
+            signs.append(group.token_advantages(sample)[mask].sign())
+    ratio, sign = torch.cat(ratios), torch.cat(signs)
+    assert len(pack_blocks(lay_out([module._job(group) for group in groups]).blocks, tight_limit(groups), packing)) > 3
+    gradients(module, *groups)
+    logged = module.logged[0]
+    assert logged["train/ratio_max"] == pytest.approx(max(6.0, float(ratio.max())), rel=1e-3)
+    for name, stopped in {
+        "clip_low": (ratio < 0.8) & (sign < 0),
+        "clip_high": (ratio > 1.2) & (sign > 0),
+        "clip_dual": (ratio > 3.0) & (sign < 0),
+    }.items():
+        assert stopped.any()
+        assert logged[f"train/{name}"] == pytest.approx(float(stopped.float().mean()), abs=1e-6), name
+    assert logged["train/ratio_mean"] == pytest.approx(float(ratio.mean()), rel=1e-4)
+    assert logged["train/approx_kl"] == pytest.approx(float((ratio - 1 - ratio.log()).mean()), rel=1e-3)
+
+
 def test_the_gradient_of_a_step_is_the_mean_over_its_prompts(eight_prompts):
     module = prepared(FULL, SHIFT, anchor_probability=0.0)
     singles = fit_steps(module, *([group] for group in mixed_groups()))

@@ -1,6 +1,7 @@
 """Two processes do what one does: the same gradients and metrics, whoever holds how many packs; no one hangs."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -97,6 +98,7 @@ def test_metrics_are_those_of_one_process(beside):
     assert all(found["anchor/overlong"] == 0 for found in one["metrics"].values())
     assert one["metrics"]["one idle"]["train/zero_variance"] == 0.5
     assert one["metrics"]["as many packs"]["train/kl"] > 1e-4
+    assert one["metrics"]["as many packs"]["train/ratio_max"] == pytest.approx(math.exp(2), rel=0.05)
 
 
 def test_a_step_that_is_not_finite_in_one_process_is_skipped_by_all(beside):
