@@ -203,7 +203,7 @@ class RolloutShape:
     Attributes:
         rows: Rollouts at a time.
         prompt: Tokens of a prompt.
-        turn: Most tokens of a turn.
+        turn: Tokens that the cache grows ahead for a turn.
         trajectory: Tokens of a rollout after the prompt.
         prefill_tokens: Tokens of one forward over prompts or observations.
     """

@@ -38,7 +38,7 @@ class Recipe:
         rollouts_per_prompt: Of the data.
         max_prompt_tokens: Of the data.
         max_trajectory_tokens: ``data.limits``.
-        max_new_tokens_per_turn: ``data.limits``.
+        max_new_tokens_per_turn: ``data.limits``; ``max_trajectory_tokens`` where it sets none.
         rows: ``data.limits``.
         prefill_tokens: Of the data.
         overlap: Whether the next phase's rollouts are made beside the update.
@@ -143,7 +143,7 @@ def recipe_of(
         rollouts_per_prompt=data["rollouts_per_prompt"],
         max_prompt_tokens=data["max_prompt_tokens"],
         max_trajectory_tokens=limits["max_trajectory_tokens"],
-        max_new_tokens_per_turn=limits["max_new_tokens_per_turn"],
+        max_new_tokens_per_turn=limits["max_new_tokens_per_turn"] or limits["max_trajectory_tokens"],
         rows=limits["rows"],
         prefill_tokens=data["prefill_tokens"],
         overlap=data["overlap"],

@@ -18,6 +18,7 @@ from pact_lightning.plan.memory import (
 )
 from pact_lightning.plan.recipe import Recipe
 from pact_lightning.policy.flops import FlopCount, Work, attended_pairs, causal_pairs
+from pact_lightning.rollout.samplers.kv_cache import ROOM_AHEAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,7 @@ def rollout_shape(recipe: Recipe, lengths: Lengths) -> RolloutShape:
     return RolloutShape(
         rows=min(recipe.rows, recipe.prompts_per_phase * recipe.rollouts_per_prompt),
         prompt=lengths.prompt,
-        turn=min(recipe.max_new_tokens_per_turn, lengths.trajectory),
+        turn=min(recipe.max_new_tokens_per_turn, ROOM_AHEAD, lengths.trajectory),
         trajectory=lengths.trajectory,
         prefill_tokens=recipe.prefill_tokens,
     )

@@ -45,7 +45,8 @@ class RolloutLimits:
 
     Attributes:
         max_turns: Assistant turns per rollout [P]: 10.
-        max_new_tokens_per_turn: Tokens of one turn; a turn that reaches it ends the rollout (``max_tokens_turn``).
+        max_new_tokens_per_turn: Tokens of one turn; a turn that reaches it ends the rollout (``max_tokens_turn``). By
+            default ``max_trajectory_tokens`` alone limits a turn, as in the paper [P].
         max_trajectory_tokens: Tokens after the prompt, observations included [P]: 23,000 (``max_tokens_trajectory``).
         max_response_characters: A longer tool response is cut, and says so.
         tool_timeout_s: Seconds that one tool call may take; a longer one becomes an error observation. An environment
@@ -58,7 +59,7 @@ class RolloutLimits:
     """
 
     max_turns: int = 10
-    max_new_tokens_per_turn: int = 1024
+    max_new_tokens_per_turn: int | None = None
     max_trajectory_tokens: int = 23_000
     max_response_characters: int = 20_000
     tool_timeout_s: float = 30.0
@@ -74,7 +75,7 @@ class RolloutLimits:
         """
         for limit in fields(self):
             value = getattr(self, limit.name)
-            if not value > 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"data.limits.{limit.name} must be above 0, not {value}")
 
 
@@ -262,7 +263,9 @@ class _Run:
         return TurnRequest(index, ids, self._budget(row), derive_seed(row.seed, 0), shared_prompt=row.prompt.id)
 
     def _budget(self, row: _Row) -> int:
-        return min(self.limits.max_new_tokens_per_turn, self.limits.max_trajectory_tokens - row.tokens)
+        left = self.limits.max_trajectory_tokens - row.tokens
+        turn = self.limits.max_new_tokens_per_turn
+        return left if turn is None else min(turn, left)
 
     def _turn_ended(self, output: TurnOutput) -> None:
         row = self.rows[output.row]

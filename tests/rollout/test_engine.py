@@ -8,7 +8,7 @@ from rollout_player import ROOMY, Player, bench_prompt, log, play, play_one
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.rollout.engine import RolloutEngine, RolloutRequest
+from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest
 from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.traces.tokens import render_trace
 from pact_lightning.types.trajectory import Component, StopReason
@@ -120,6 +120,18 @@ def test_a_turn_may_use_its_limit_to_the_last_token_and_no_further(renderer):
     cut, _ = play_one(renderer, "one two three four", limits=replace(ROOMY, max_new_tokens_per_turn=length - 1))
     assert fits.stop_reason is StopReason.ANSWERED
     assert (cut.stop_reason, len(cut.ids()), cut.final_answer) == (StopReason.MAX_TOKENS_TURN, length - 1, None)
+
+
+def test_by_default_the_trajectory_s_limit_is_the_only_one_on_a_turn(renderer):
+    """A model that thinks for thousands of tokens, as the paper's do, is not cut."""
+    assert RolloutLimits().max_new_tokens_per_turn is None
+    thought = "<think>\n" + "one two three four " * 500 + "\n</think>\n\ndone"
+    length = len(renderer.codec.control(thought)) + 1
+    assert length > 1024
+    rollout, _ = play_one(renderer, thought, limits=RolloutLimits())
+    assert (rollout.stop_reason, rollout.final_answer, len(rollout.ids())) == (StopReason.ANSWERED, "done", length)
+    cut, _ = play_one(renderer, thought, limits=RolloutLimits(max_trajectory_tokens=length - 1))
+    assert (cut.stop_reason, len(cut.ids())) == (StopReason.MAX_TOKENS_TRAJECTORY, length - 1)
 
 
 def test_a_call_cut_off_by_the_turn_s_limit_is_not_run(renderer):

@@ -15,6 +15,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from pact_lightning.policy.attention.plan import ATTENTION_NAME
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import Block, pack_blocks
+from pact_lightning.rollout.samplers import transformers_sampler
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnRequest
 from pact_lightning.rollout.samplers.kv_cache import SPLIT_ABOVE, runs_of_similar_length
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
@@ -129,6 +130,17 @@ def recomputed(model, job, result, temperature=1.0):
     with torch.no_grad():
         (scores,) = token_logprobs(model, pack, temperature=temperature)
     return scores.logp[torch.tensor(result.mask)]
+
+
+def test_the_cache_grows_with_a_turn_and_not_with_what_it_might_take(model, monkeypatch):
+    jobs = [replace(job, limit=23_000) for job in make_jobs()]
+    usual = drive(model, jobs)
+    sampler = TransformersSampler(model, [STOP], SamplingConfig())
+    sampler.submit([TurnRequest(0, jobs[0].prompt, 23_000, 0)])
+    assert sampler._cache.capacity <= len(jobs[0].prompt) + 1024
+    monkeypatch.setattr(transformers_sampler, "ROOM_AHEAD", 2)
+    assert [result.ids for result in drive(model, jobs)] == [result.ids for result in usual]
+    assert max(len(result.ids) for result in usual) > 20
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -12,6 +12,9 @@ SPLIT_ABOVE = {"cpu": 512, "gpu": 8192}
 """Columns of padding, summed over rows, that cost as much as one more call of attention. On a GPU columns are read some
 hundred times faster, while a call costs little more than its launch."""
 
+ROOM_AHEAD = 1024
+"""Tokens of a turn that the cache has room for when the turn begins; it grows where a turn is longer."""
+
 
 class KVCache:
     """Keys and values of many rows, each with a length of its own.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pact_lightning.policy.logprobs import decoder_and_head
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput, TurnRequest
-from pact_lightning.rollout.samplers.kv_cache import CachedPlan, KVCache
+from pact_lightning.rollout.samplers.kv_cache import ROOM_AHEAD, CachedPlan, KVCache
 from pact_lightning.utils.seeds import numpy_random
 
 
@@ -66,7 +66,10 @@ class TransformersSampler:
             if not self._sampling.greedy:
                 row.uniforms = numpy_random("turn", request.seed).random(request.max_new_tokens)
             same_prompt.setdefault(request.shared_prompt or request.row, []).append(request)
-        room = max(self._row(request).length + len(request.new_ids) + request.max_new_tokens for request in requests)
+        room = max(
+            self._row(request).length + len(request.new_ids) + min(request.max_new_tokens, ROOM_AHEAD)
+            for request in requests
+        )
         self._cache.reserve(len(self._rows), room)
         hidden = self._prefill([group[0] for group in same_prompt.values()])
         for first, *others in same_prompt.values():
