@@ -136,14 +136,14 @@ def json_text():
 
 
 FORMATS = [
-    (swift, "openai + tool_call roles"),
-    (list_in_function_call, "sharegpt"),
-    (calls_in_a_row, "sharegpt"),
-    (parts_with_value, "openai + content blocks + parts with value"),
+    (swift, "openai + tool_call roles (ms-swift)"),
+    (list_in_function_call, "sharegpt + function_call messages (LLaMA-Factory)"),
+    (calls_in_a_row, "sharegpt + function_call messages (LLaMA-Factory)"),
+    (parts_with_value, "openai + content blocks + parts with value (LLaMA-Factory)"),
     (anthropic, "openai + content blocks"),
     (responses_items, "responses"),
-    (langchain, "openai + args + type as role"),
-    (toolace, "sharegpt + Python calls"),
+    (langchain, "openai + args (LangChain) + type as role"),
+    (toolace, "sharegpt + Python calls (ToolACE)"),
     (conversations_of_messages, "sharegpt + role and content"),
     (json_text, "openai + JSON text"),
 ]

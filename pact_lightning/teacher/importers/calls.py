@@ -40,7 +40,7 @@ def read_call(value: Any, field: str, reading: Reading) -> ToolCall:
     if key is None:
         raise RecordError("malformed call", f"{field}.arguments", "is missing")
     if key == "args":
-        reading.forms.add("args")
+        reading.forms.add("args (LangChain)")
     return ToolCall(name=name, arguments=read_arguments(name, value[key], f"{field}.{key}", reading))
 
 
@@ -108,7 +108,7 @@ def calls_in_text(text: str, field: str, reading: Reading) -> tuple[RequestedCal
     found, why = python_calls(text)
     if not found:
         raise RecordError("malformed call", field, f"{problem}; {why}" if why else problem)
-    reading.forms.add("Python calls")
+    reading.forms.add("Python calls (ToolACE)")
     return tuple(RequestedCall(call, where=field) for call in found)
 
 

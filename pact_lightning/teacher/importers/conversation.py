@@ -27,7 +27,7 @@ class RecordError(TaskFieldError):
 
 @dataclass
 class Reading:
-    """What is known and noted while a record is read.
+    """Knowledge of a record, and notes on it, while it is read.
 
     Attributes:
         notes: Number of changes that make the record fit, by name.

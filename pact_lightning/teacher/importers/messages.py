@@ -33,6 +33,11 @@ _KINDS: dict[str, Kind] = {
     "tool_response": "tool",
     "function_call_output": "tool",
 }
+_NAMED_ROLES = {
+    "tool_call": "tool_call roles (ms-swift)",
+    "tool_response": "tool_call roles (ms-swift)",
+    "function_call": "function_call messages (LLaMA-Factory)",
+}
 _RESPONSE = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
 _REASONING = ("reasoning_content", "reasoning")
 
@@ -108,8 +113,9 @@ def note_forms(entries: Sequence[Any], usual: str, reading: Reading) -> None:
             key = next((key for key in ("role", "from", "type") if entry.get(key) is not None), usual)
             if key != usual:
                 reading.forms.add({"role": "role and content", "from": "from and value"}.get(key, "type as role"))
-            if entry.get(key) in ("tool_call", "tool_response"):
-                reading.forms.add("tool_call roles")
+            named = entry.get(key)
+            if isinstance(named, str) and named in _NAMED_ROLES:
+                reading.forms.add(_NAMED_ROLES[named])
 
 
 def _body(entry: Mapping[str, Any], where: str) -> tuple[Any, str]:

@@ -99,7 +99,7 @@ def _part_text(part: Mapping[str, Any], name: str, where: str, reading: Reading)
     """Return the text of a part, under its own name, as ``text`` or ``value``, or as a summary of text parts."""
     key = next((key for key in (name, "text", "value", "content", "summary") if part.get(key) not in (None, [])), name)
     if key == "value":
-        reading.forms.add("parts with value")
+        reading.forms.add("parts with value (LLaMA-Factory)")
     if key in ("content", "summary") and isinstance(part[key], list):
         return read_content(part[key], f"{where}.{key}", reading).text
     return str(wanted(part.get(key), str, f"{where}.{key}"))
@@ -107,7 +107,7 @@ def _part_text(part: Mapping[str, Any], name: str, where: str, reading: Reading)
 
 def _calls(part: Mapping[str, Any], where: str, reading: Reading) -> tuple[RequestedCall, ...]:
     if isinstance(part.get("value"), str):  # LLaMA-Factory
-        reading.forms.add("parts with value")
+        reading.forms.add("parts with value (LLaMA-Factory)")
         return calls_in_text(part["value"], f"{where}.value", reading)
     return (RequestedCall(read_call(part, where, reading), read_id(part, "id", where=where), where),)
 

@@ -28,7 +28,7 @@ _TAGGED = re.compile(r"<tools>\s*([\[{].*?)\s*</tools>", re.DOTALL)
 _HEADING = re.compile(r"^#+ Tools\s*$", re.MULTILINE)
 _LIST = re.compile(r"\[\s*\{\s*['\"](?:name|type|description)['\"]\s*:")
 _DECODER = json.JSONDecoder()
-BARE_CALLS = frozenset({"Python calls", "calls as the whole text"})
+BARE_CALLS = frozenset({"Python calls (ToolACE)", "calls as the whole text"})
 """Forms of calls that a system prompt explains, with the tools as JSON and no tags around them."""
 
 
