@@ -1,13 +1,13 @@
 """Data sets of the Hugging Face hub, or folders in the same shape, as tasks."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, get_args
 
 from pact_lightning.tasks.ftrl.row import ftrl_task
 from pact_lightning.tasks.jsonl import Scanned, scan_records, tasks_of
-from pact_lightning.tasks.record import task_from_json
+from pact_lightning.tasks.record import task_from_json, without_table_nulls
 from pact_lightning.tasks.toolhop.tasks import toolhop_task
 from pact_lightning.types.task import Task
 from pact_lightning.utils.errors import TaskFieldError, typed
@@ -30,8 +30,8 @@ class HubTasks:
 
     Rows of format ``pact`` have the fields of a task file; each field but ``id`` and ``kind`` may also be a string that
     holds it as JSON, and a field that is null counts as absent. Tables give every object the keys of all rows, with
-    null where a row has no such key; these nulls are taken out, and how many were is logged. An object that was stored
-    as JSON (a string, or the ``Json`` type) comes back as it was.
+    null where a row has no such key; these nulls are taken out, and how many there are is logged. Those that a tool's
+    schema takes stay. An object that was stored as JSON (a string, or the ``Json`` type) comes back as it was.
 
     Args:
         dataset: Id on the hub (``owner/name``), or a local folder of JSON Lines, CSV or Parquet files.
@@ -96,17 +96,22 @@ class HubTasks:
             return ftrl_task(index, row, **self.format_args)
         if self.format == "toolhop":
             return toolhop_task(index, row, **self.format_args)
-        return task_from_json(_decoded(row))
+        return task_from_json(without_table_nulls(_decoded(row)))
 
     def _rows(self) -> Iterator[Any]:
         rows = self._dataset()
         taken_out = 0
+        # Of tools and arguments the schemas say more than the table; the reader of a task asks them.
+        kept = ("tools", "arguments") if self.format == "pact" else ()
         for row in rows:
-            cleaned, nulls = without_nulls(row, rows.features)
-            taken_out += nulls
-            yield cleaned
+            taken_out += without_nulls(row, rows.features)[1]
+            yield without_nulls(row, rows.features, kept)[0]
         if taken_out:
-            _log.info("%s: %d nulls that the table put into objects were taken out", self.dataset, taken_out)
+            _log.info(
+                "%s: %d nulls that the table put into objects were taken out, but for those that a tool's schema takes",
+                self.dataset,
+                taken_out,
+            )
 
     def _dataset(self) -> Any:
         try:
@@ -134,23 +139,28 @@ _ARGUMENTS: dict[HubFormat, tuple[str, ...]] = {
 }
 
 
-def without_nulls(value: Any, feature: Any) -> tuple[Any, int]:
+def without_nulls(value: Any, feature: Any, kept: Collection[str] = ()) -> tuple[Any, int]:
     """Take the null members out of objects that a table stores column by column.
 
     Args:
         value: A value of a row, or the row.
         feature: Its type in the data set; a mapping is an object stored column by column, a type with a ``feature``
             is a list.
+        kept: Keys whose values stay as they are, unless they are null.
 
     Returns:
         The value, and the number of members taken out.
     """
     if isinstance(feature, Mapping) and isinstance(value, Mapping):
-        inner = {key: without_nulls(item, feature.get(key)) for key, item in value.items() if item is not None}
+        inner = {
+            key: (item, 0) if key in kept else without_nulls(item, feature.get(key), kept)
+            for key, item in value.items()
+            if item is not None
+        }
         dropped = sum(item is None for item in value.values())
         return {key: item for key, (item, _) in inner.items()}, dropped + sum(count for _, count in inner.values())
     if isinstance(value, list) and getattr(feature, "feature", None) is not None:
-        items = [without_nulls(item, feature.feature) for item in value]
+        items = [without_nulls(item, feature.feature, kept) for item in value]
         return [item for item, _ in items], sum(count for _, count in items)
     return value, 0
 

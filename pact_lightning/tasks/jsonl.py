@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from pact_lightning.tasks.record import EnvironmentTools, task_from_json, task_to_json
+from pact_lightning.tasks.record import EnvironmentTools, task_from_json, task_to_json, without_table_nulls
 from pact_lightning.types.task import Task
 from pact_lightning.utils.errors import TaskFieldError, TaskFileError
 from pact_lightning.utils.files import write_json_lines
@@ -118,7 +118,7 @@ class JsonlTasks:
         """Yield every line as a task or its mistakes, whatever ``limit`` says."""
         known = EnvironmentTools()  # each environment is asked for its tools once
         lines = scan_json_lines(self.path, self.max_line_mb)
-        return scan_records(self.path, lines, lambda _, record: task_from_json(record, known))
+        return scan_records(self.path, lines, lambda _, record: task_from_json(without_table_nulls(record), known))
 
 
 def write_jsonl(path: str | Path, tasks: Iterable[Task]) -> None:

@@ -16,6 +16,7 @@ from pact_lightning.types.task import Reference, SubAnswer, Task
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trace import Chunk, ChunkType, ExpertTrace, ExpertTurn, TurnPattern
 from pact_lightning.utils.errors import FAILURES, TaskFieldError, failure_reason
+from pact_lightning.utils.table_nulls import without_nulls, without_nulls_in_arguments, without_nulls_in_tool
 
 
 class EnvironmentTools:
@@ -60,8 +61,31 @@ def task_from_json(record: Any, environment_tools: EnvironmentTools | None = Non
         # A tool that a later user turn brings is not there from the start.
         later = {tool["function"]["name"] for turn in record.get("follow_ups", []) for tool in turn.get("tools", [])}
         record["tools"] = [tool for tool in record["tools"] if tool["function"]["name"] not in later]
+    record = _without_null_arguments(record)
     raise_all(_cross_mistakes(record))
     return _task(record)
+
+
+def without_table_nulls(record: Any) -> Any:
+    """Take the nulls with which a table fills up objects out of a record, before it is read.
+
+    A field that is null counts as absent. Tools' schemas keep the nulls that are meant
+    (:func:`~pact_lightning.utils.table_nulls.without_nulls_in_tool`); ``environment.init_args`` and ``metadata``, of
+    which nothing is known, keep all; so do calls' arguments, until the tools are known.
+
+    Args:
+        record: A JSON value.
+    """
+    if not isinstance(record, Mapping):
+        return record
+    kept = ("tools", "arguments", "init_args", "metadata")
+    found: dict[str, Any] = without_nulls(record, kept, ("id", "messages", "role", "content", "environment"))
+    follow_ups = found.get("follow_ups")
+    for holder in (found, *(follow_ups if isinstance(follow_ups, list) else ())):
+        if isinstance(holder, dict) and isinstance(holder.get("tools"), list):
+            tools = holder["tools"]
+            holder["tools"] = [without_nulls_in_tool(tool) if isinstance(tool, Mapping) else tool for tool in tools]
+    return found
 
 
 def check_task(task: Task) -> None:
@@ -166,6 +190,29 @@ def _cross_mistakes(record: Mapping[str, Any]) -> Iterator[TaskFieldError]:
     if replies > len(follow_ups):
         problem = f"reply {replies} times, but the task has {len(follow_ups)} follow_ups"
         yield TaskFieldError("trace.turns", f"{problem}; the reply to the last user turn belongs in `trace.final`")
+
+
+def _without_null_arguments(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the nulls of a table out of the arguments of all calls, as far as the tools' schemas do not ask for them."""
+    listed = [*record["tools"], *(tool for turn in record.get("follow_ups", []) for tool in turn.get("tools", []))]
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in listed}
+
+    def cleaned(holder: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            **holder,
+            "calls": [
+                {**call, "arguments": without_nulls_in_arguments(call["arguments"], schemas.get(call["name"]))[0]}
+                for call in holder["calls"]
+            ],
+        }
+
+    found = dict(record)
+    reference, trace = record.get("reference"), record.get("trace")
+    if reference is not None and "calls" in reference:
+        found["reference"] = cleaned(reference)
+    if trace is not None:
+        found["trace"] = {**trace, "turns": [cleaned(turn) if "calls" in turn else turn for turn in trace["turns"]]}
+    return found
 
 
 def _named_tools(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

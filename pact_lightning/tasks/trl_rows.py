@@ -9,6 +9,7 @@ from pact_lightning.tasks.record import task_from_json
 from pact_lightning.types.task import Task
 from pact_lightning.utils.errors import FAILURES, TaskFieldError, TaskFileError, named_failure, typed
 from pact_lightning.utils.json_lines import read_json_lines
+from pact_lightning.utils.table_nulls import without_nulls
 
 _ADAPTER = "pact_lightning.TRLEnvironment"
 
@@ -105,12 +106,12 @@ class TRLRowTasks:
                     "init_args": {"class_path": self.class_path, "init_args": self.init_args, "row": kept},
                 },
                 "reference": self._reference(row),
-                "trace": self._column(row, self.trace_column),
+                "trace": without_nulls(self._column(row, self.trace_column), ("arguments",)),
             }
         )
 
     def _reference(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
-        reference: dict[str, Any] | None = self._column(row, self.reference_column)
+        reference: dict[str, Any] | None = without_nulls(self._column(row, self.reference_column), ("arguments",))
         answer = self._column(row, self.answer_column)
         return reference if answer is None else {"answer": str(answer), **(reference or {})}
 

@@ -5,25 +5,36 @@ a JSON schema null is no value of any keyword but ``default`` and ``const``; of 
 null may stand.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 _BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_VALUES = ("default", "const", "enum", "examples", "example")
+_VALUES = ("default", "const", "enum", "examples")
+_NEVER_NULL = frozenset({
+    "$defs", "$ref", "additionalProperties", "allOf", "anyOf", "contains", "definitions", "dependentSchemas",
+    "description", "else", "enum", "examples", "exclusiveMaximum", "exclusiveMinimum", "format", "if", "items",
+    "maxItems", "maxLength", "maxProperties", "maximum", "minItems", "minLength", "minProperties", "minimum",
+    "multipleOf", "not", "oneOf", "pattern", "patternProperties", "prefixItems", "properties", "required", "then",
+    "title", "type", "uniqueItems",
+})  # fmt: skip
+"""Keywords of JSON Schema that take no null."""
 
 
-def without_nulls(value: Any, kept: Sequence[str] = ()) -> Any:
+def without_nulls(value: Any, kept: Collection[str] = (), needed: Collection[str] = ()) -> Any:
     """Take the null members out of an object and of the objects in it.
 
     Args:
         value: A JSON value.
-        kept: Keys whose values stay as they are.
+        kept: Keys whose values stay as they are, unless they are null.
+        needed: Keys that stay even if they are null, for whoever tells that they must not be.
     """
     if isinstance(value, Mapping):
         return {
-            key: item if key in kept else without_nulls(item, kept) for key, item in value.items() if item is not None
+            key: item if key in kept else without_nulls(item, kept, needed)
+            for key, item in value.items()
+            if item is not None or key in needed
         }
-    return [without_nulls(item, kept) for item in value] if isinstance(value, list) else value
+    return [without_nulls(item, kept, needed) for item in value] if isinstance(value, list) else value
 
 
 def without_nulls_in_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,10 +133,12 @@ def _filled_up(schema: Any) -> bool:
     if not isinstance(schema, Mapping):
         return False
     for key, value in schema.items():
-        if key in _VALUES:
-            continue
-        inner = list(value.values()) if key in _BY_NAME and isinstance(value, Mapping) else [value]
-        if None in inner or any(map(_filled_up, inner)):
+        if value is None and key in _NEVER_NULL:
+            return True
+        if key in _BY_NAME and isinstance(value, Mapping):
+            if any(item is None or _filled_up(item) for item in value.values()):
+                return True
+        elif key not in _VALUES and _filled_up(value):
             return True
     return False
 
