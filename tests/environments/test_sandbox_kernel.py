@@ -102,6 +102,34 @@ def test_native_code_may_still_work_in_its_own_folder_and_load_libraries():
         "c.setpriority(0, os.getppid(), 19)",
         "c.sched_setaffinity(os.getppid(), 8, (ctypes.c_ulong * 1)(1))",
         "c.syscall(425, 1, bytes(120))",  # io_uring_setup
+        "c.semget(0, 1, 0o1600)",
+        "c.syscall(240, b'q', 0o102, 0o600, None)",  # mq_open
+        "c.inotify_init1(0)",
+        "c.fanotify_init(0, 0)",
+        "c.syscall(206, 1, bytes(8))",  # io_setup
+        "c.syscall(250, 0, -3, 0, 0, 0)",  # keyctl
+        "c.syscall(248, b'user', b'k', b'v', 1, -3)",  # add_key
+        "c.syscall(298, bytes(128), 0, -1, -1, 0)",  # perf_event_open
+        "c.syscall(321, 0, bytes(128), 128)",  # bpf
+        "c.syscall(323, 0)",  # userfaultfd
+        "c.memfd_create(b'm', 0)",
+        "c.syscall(322, -100, b'/bin/true', 0, 0, 0)",  # execveat
+        "c.flock(os.open(os.__file__, 0), 2)",
+        "c.ioctl(os.pipe()[0], 0x8901, bytes(4))",  # FIOSETOWN
+        "c.ioctl(0, 0x5412, b'x')",  # TIOCSTI
+        "c.mknod(b'm', 0o10600, 0)",
+        "c.setuid(0)",
+        "c.personality(0)",
+        "c.setsid()",
+        "c.syscall(0x40000000 + 41, 2, 1, 0)",  # x32
+        "c.syscall(446, 0, 0)",  # landlock_restrict_self
+        "c.socket(2, 1, 0)",
+        "c.socket(1, 1, 0)",
+        "c.socket(16, 3, 0)",
+        "c.socket(17, 3, 0)",
+        "c.socket(38, 5, 0)",
+        "c.socket(40, 1, 0)",
+        "c.socketpair(1, 1, 0, bytes(8))",
     ],
 )
 def test_the_kernel_refuses_what_reaches_other_processes_or_outlives_the_call(native):

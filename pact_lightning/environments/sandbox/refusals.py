@@ -4,7 +4,6 @@ The worker loads this file by its path: it uses the standard library only.
 """
 
 import os
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,8 +22,8 @@ _LISTING_EVENTS = ("os.listdir", "os.scandir")
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-def refuse_in_python(workdir: str, readable: Iterable[str], listed: Iterable[str]) -> None:
-    """Make Python refuse network, processes, changes outside ``workdir`` and reads outside ``readable``.
+def make_hook(workdir: str, readable: Iterable[str], listed: Iterable[str]) -> Callable[[str, tuple[Any, ...]], None]:
+    """Make an audit hook that refuses network, processes, changes outside ``workdir`` and reads outside ``readable``.
 
     This is a second line behind the kernel's limits, which says in words what is refused, and the first line where
     those are missing. Native code evades it, and so can Python code: a snippet can replace the functions it relies on.
@@ -33,15 +32,13 @@ def refuse_in_python(workdir: str, readable: Iterable[str], listed: Iterable[str
         workdir: Only folder in which files may be changed.
         readable: Files and folders that may be read besides; real paths.
         listed: Folders whose names may be listed, without what is below them; real paths.
+
+    Returns:
+        A hook for ``sys.addaudithook``.
     """
     own = frozenset([os.path.realpath(workdir)])
-    read = own | frozenset(readable)
-    sys.addaudithook(_make_hook(own, read, frozenset(listed)))
+    read, names = own | frozenset(readable), frozenset(listed)
 
-
-def _make_hook(
-    own: frozenset[str], readable: frozenset[str], listed: frozenset[str]
-) -> Callable[[str, tuple[Any, ...]], None]:
     def inside(path: Any, folders: frozenset[str]) -> bool:
         if isinstance(path, int):  # a descriptor that is open already
             return True
@@ -54,14 +51,14 @@ def _make_hook(
         return True
 
     def may_list(path: Any) -> bool:
-        return inside(path, readable) or os.path.realpath(os.fsdecode(path)) in listed
+        return inside(path, read) or os.path.realpath(os.fsdecode(path)) in names
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event.startswith(_FORBIDDEN_EVENTS):
             raise PermissionError(f"{event} is not allowed in a tool")
         if event == "open" and arguments[0] is not None:
             writes = bool((arguments[2] or 0) & _WRITE_FLAGS)
-            if not inside(arguments[0], own if writes else readable):
+            if not inside(arguments[0], own if writes else read):
                 verb = "change" if writes else "read"
                 raise PermissionError(f"a tool may not {verb} {os.fsdecode(arguments[0])}")
         if event in _LISTING_EVENTS and arguments[0] is not None and not may_list(arguments[0]):

@@ -2,24 +2,25 @@
 
 In force for each call:
 
-- a process of its own, forked from a small worker that never imports torch and never runs a snippet itself;
+- a process of its own, forked from a small worker that has seen no call, so that calls share nothing;
 - limits on time (the process is killed), address space, processor time, file size, open files and output;
-- no network: a network namespace of its own, no sockets (seccomp), no TCP (Landlock);
-- no further processes, threads, programs, signals or tracing, no shared memory that outlives the call (seccomp);
-- files: a call may change those of its empty working directory only, and read those, Python's own and the system's
-  libraries only, and not ``/proc`` (Landlock);
+- system calls by an allow-list (seccomp): no sockets, processes, threads, programs, signals or tracing, no change of a
+  file's mode, owner, times or attributes, nothing that outlives the call, and none of what a later kernel adds;
+- files: a call may change those of its empty working directory only, and read the standard library, the packages that
+  are named and the system's libraries only, and not ``/proc`` (Landlock);
+- a network, System V objects and a file system of its own: its directory is in memory, all else is read-only;
 - no privileges: root's are given up;
 - an empty environment, so no inherited secrets;
 - Python refuses the same once more, in words that a policy can read.
 
 Not stopped:
 
-- **Layers the system does not offer.** The network namespace needs unprivileged user namespaces (many containers
-  refuse them), Landlock needs Linux 5.13, the system-call filter needs Linux on x86-64 or ARM64. Where a layer is
-  missing, one warning says so, and native code (``ctypes``) can do what that layer alone refuses. Python's own rules
-  stop mistakes, not attacks: a snippet can replace the functions they rely on. On macOS only these and some limits
-  hold.
-- **Many small files**: each is at most 1 MiB; only time limits their number. They are removed after the call.
+- **Layers the system does not offer.** A network and a file system of its own need unprivileged user namespaces (many
+  containers refuse them) or root, Landlock needs Linux 5.13, the system-call filter needs Linux on x86-64 or ARM64.
+  Where a layer is missing, one warning says so, and native code (``ctypes``) can do what that layer alone refuses;
+  ``docs/security.md`` lists it. Python's own rules stop mistakes, not attacks: a snippet can replace the functions they
+  rely on. On macOS only these and some limits hold.
+- **Names**: whether a path outside exists, its size and its times can be asked.
 - **Kernel bugs** and side channels such as timing. This is no virtual machine.
 - **Processor use**: as many snippets run at once as the pool has workers, each up to its time limit.
 

@@ -71,18 +71,24 @@ REFUSED: Instruction = (_RETURN, 0, 0, 0x00050000 | errno.EPERM)
 UNKNOWN: Instruction = (_RETURN, 0, 0, 0x00050000 | errno.ENOSYS)
 
 
-def filter_system_calls() -> bool:
+def packed_filter() -> bytes | None:
+    """Make this machine's filter ready for the kernel; ``None`` but on Linux on x86-64 and ARM64."""
+    if sys.platform != "linux" or platform.machine() not in _MACHINES:
+        return None
+    return b"".join(struct.pack("HBBI", *line) for line in filter_program(platform.machine()))
+
+
+def filter_system_calls(program: bytes) -> bool:
     """Make the kernel refuse this process, for good, every system call but those of the list.
 
+    Args:
+        program: From :func:`packed_filter`.
+
     Returns:
-        ``True`` if the filter is in force (Linux on x86-64 or ARM64, unless the container forbids it).
+        ``True`` if the filter is in force; some containers forbid it.
     """
-    if sys.platform != "linux" or platform.machine() not in _MACHINES:
-        return False
-    lines = filter_program(platform.machine())
-    program = b"".join(struct.pack("HBBI", *line) for line in lines)
     code = ctypes.create_string_buffer(program, len(program))
-    header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(lines), ctypes.addressof(code)))
+    header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code)))
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return False

@@ -73,6 +73,7 @@ class _Worker:
         self._missing: list[str] = []
         if not self._offers(limits.NETWORK, namespaces.own_namespaces):
             self._missing.append(limits.NETWORK)
+        self._filter = system_calls.packed_filter()
         self._number = 0
         self._rules: int | None = None
         self._sweeper: int | None = None
@@ -95,6 +96,8 @@ class _Worker:
         self._workdir = os.path.join(self._outer, "work")  # noqa: PTH118
         for folder in (self._outer, self._workdir):
             os.mkdir(folder, 0o700)  # noqa: PTH102
+        self._new = self._state()
+        self._hook = refusals.make_hook(self._workdir, self._readable, self._listed)
         self._rules = None
         if limits.FILE_RULES not in self._without:
             self._rules = files.make_file_rules(self._outer, self._readable, self._listed, self._landlock)
@@ -131,15 +134,15 @@ class _Worker:
 
         add(limits.OWN_FILES, namespaces.own_files, self._workdir)
         os.chdir(self._workdir)
-        rules = self._rules
+        rules, program = self._rules, self._filter
         add(limits.FILE_RULES, lambda: rules is not None and files.restrict_files(rules))
         if rules is not None:
             os.close(rules)
         add(limits.PRIVILEGES, limits.drop_capabilities)
-        add(limits.FILTER, system_calls.filter_system_calls)
+        add(limits.FILTER, lambda: program is not None and system_calls.filter_system_calls(program))
         if limits.FILTER in missing and limits.FILE_RULES not in missing:
             missing += [layer for version, layer in files.ADDITIONS.items() if version > self._landlock]
-        refusals.refuse_in_python(self._workdir, self._readable, self._listed)
+        sys.addaudithook(self._hook)
         return missing
 
     def end(self, pid: int) -> int:
@@ -154,17 +157,20 @@ class _Worker:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
-        if not self._is_clean():
+        if self._state() != self._new:
             self._take_new_folder()
         self._sweep()
         return status
 
-    def _is_clean(self) -> bool:
-        """Tell whether the call left nothing on the disk. With a file system of its own it cannot leave anything."""
-        try:
-            return os.listdir(self._outer) == ["work"] and not os.listdir(self._workdir)  # noqa: PTH208
-        except OSError:  # it closed a folder
-            return False
+    def _state(self) -> list[Any]:
+        """Return what a call could change of its folders. With a file system of its own it cannot."""
+        state: list[Any] = []
+        for folder in (self._outer, self._workdir):
+            found = os.stat(folder)  # noqa: PTH116
+            state += [found.st_mode, found.st_mtime_ns, found.st_ctime_ns]
+            with contextlib.suppress(PermissionError):  # it closed the folder, as its mode says too
+                state += os.listdir(folder)  # noqa: PTH208
+        return state
 
     def _sweep(self) -> None:
         """Remove the folders of earlier calls in a process of its own: a call's leftovers must not delay the next."""
