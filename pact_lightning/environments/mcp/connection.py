@@ -305,7 +305,7 @@ class MCPConnection:
         if self._owner is not None:
             await asyncio.wait({self._owner})
         if self._folder is not None:
-            await asyncio.to_thread(self._folder.cleanup)
+            self._folder.cleanup()  # on this thread: when the process ends, no other one can be started
 
     async def _on_message(self, message: Any) -> None:
         """Count the lines on a server's standard output that are not of the protocol; warn of the first."""
