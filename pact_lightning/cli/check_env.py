@@ -1,6 +1,6 @@
 """Command ``pact-lightning check-env``: mistakes of a user's own environment, and how to mend them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pact_lightning.environments.checker.checker import ALL_FAILED, check_enviro
 from pact_lightning.environments.checker.findings import Finding, Severity, without_repeats
 from pact_lightning.tasks.jsonl import JsonlTasks
 from pact_lightning.types.task import Task
+from pact_lightning.utils.errors import FAILURES, named_failure
 from pact_lightning.utils.imports import import_path, make_object
 
 
@@ -50,7 +51,7 @@ def check_env(
         given = one.prompt.environment.init_args if one is not None and init_args is None else init_args
         # Not as a task's environment is made: the checks say what an unfinished class lacks.
         make = partial(make_object, class_path, "environment class", given)
-        each.append(check_environment(make(), one, seed=seed, limit_s=limit_s, another=make))
+        each.append(check_environment(_made(make, class_path), one, seed=seed, limit_s=limit_s, another=make))
     findings = without_repeats(_joined(each))
     console = Console()
     if findings:
@@ -59,6 +60,15 @@ def check_env(
     what = f"{len(tasks)} tasks" if tasks else "no task"
     console.print(f"{class_path}, with {what}: {errors} errors, {len(findings) - errors} warnings", soft_wrap=True)
     return int(bool(errors) if allow_warnings else bool(findings))
+
+
+def _made(make: Callable[[], Any], class_path: str) -> Any:
+    try:
+        return make()
+    except (ImportError, ValueError):
+        raise
+    except FAILURES as error:
+        raise ValueError(f"the environment {class_path!r} cannot be made: {named_failure(error)}") from error
 
 
 def _joined(each: Sequence[Sequence[Finding]]) -> list[Finding]:
@@ -76,15 +86,19 @@ def _joined(each: Sequence[Sequence[Finding]]) -> list[Finding]:
 def _findings_table(title: str, findings: Sequence[Finding]) -> Table:
     table = Table(title=title, show_lines=True)
     table.add_column("", no_wrap=True)
-    table.add_column("where")
-    table.add_column("what is wrong")
-    table.add_column("how to mend it")
+    for heading in ("where", "what is wrong", "how to mend it"):
+        table.add_column(heading, overflow="fold")  # what differs may stand in the middle of a long word
     for finding in findings:
         style = "red" if finding.severity is Severity.ERROR else "yellow"
         cells = (finding.where, finding.problem, finding.remedy)
         # Text, since tools' own words may look like rich's markup.
-        table.add_row(Text(finding.severity, style), *(Text(cell) for cell in cells))
+        table.add_row(Text(finding.severity, style), *(Text(_printable(cell)) for cell in cells))
     return table
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal would obey or cannot show, such as the name of a tool may hold."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def _tasks(class_path: str, files: Sequence[Path], per_file: int) -> list[Task]:

@@ -225,9 +225,9 @@ def leave_environment(environment: object, tools: ToolThreads, busy: threading.L
         Futures for :func:`left_with`.
     """
     verbs: list[ToolFunction] = []
-    if _has(environment, "reward"):
+    if has_verb(environment, "reward"):
         verbs.append(partial(finite_reward, environment))
-    if _has(environment, "close"):
+    if has_verb(environment, "close"):
         verbs.append(partial(close_environment, environment))
     if not verbs:
         return []
@@ -250,7 +250,7 @@ def left_with(ended: Sequence[Future[Any]]) -> tuple[float | None, list[BaseExce
     return next((reward for reward in rewards if reward is not None), None), failures
 
 
-def _has(environment: object, verb: str) -> bool:
+def has_verb(environment: object, verb: str) -> bool:
     """Return whether an environment has an optional verb, or cannot even be asked for it: then running it tells why."""
     try:
         return callable(getattr(environment, verb, None))

@@ -4,9 +4,11 @@ import functools
 import itertools
 import math
 import random
+import re
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from pact_lightning.environments.checker.checker import check_environment
@@ -85,9 +87,9 @@ def with_(**members):
 COUNT = itertools.count()
 
 MISTAKES = [
-    ("a bare string", with_echo(lambda self, text: text), "echo", "error", "returned a str"),
-    ("None", with_echo(lambda self, text: None), "echo", "error", "returned a NoneType"),
-    ("a number as text", with_echo(lambda self, text: ToolResult(3)), "echo", "error", "with the text '3'"),
+    ("a bare string", with_echo(lambda self, text: text), "echo", "error", "not a str"),
+    ("None", with_echo(lambda self, text: None), "echo", "error", "not a NoneType"),
+    ("a number as text", with_echo(lambda self, text: ToolResult(3)), "echo", "error", "not one with a int"),
     ("an empty error", with_echo(lambda self, text: ToolResult("", error=True)), "echo", "error", "without a text"),
     ("an empty text", with_echo(lambda self, text: ToolResult(" ")), "echo", "warning", "an empty text"),
     ("a huge text", with_echo(lambda self, text: ToolResult("a" * 50_000)), "echo", "warning", "50,000 characters"),
@@ -143,6 +145,115 @@ def test_missing_verbs_are_named(verb):
     findings = check_environment(type("Incomplete", (), members)())
     assert [(f.where, f.severity) for f in findings] == [(verb, "error")]
     assert "TRLEnvironment" in findings[0].remedy
+
+
+class Once(Good):
+    """Each tool works once after a reset, and only if nothing came before it."""
+
+    @property
+    def tools(self):
+        return [schema("take", {"text": TEXT}, ["text"]), schema("leave"), schema("enter")]
+
+    def reset(self, task, seed):
+        self.used = False
+
+    def call(self, name, arguments):
+        forms = {"take": [["text"]], "leave": [[]], "enter": [[]]}
+        if sorted(arguments) not in forms.get(name, ()) or not all(type(v) is str for v in arguments.values()):
+            return ToolResult("wrong call", error=True)
+        used, self.used = self.used, True
+        return ToolResult("nothing is left", error=True) if used else ToolResult("done")
+
+
+def test_what_a_check_uses_up_itself_is_no_mistake_of_the_tools():
+    assert check_environment(Once(), another=Once) == []
+    assert check_environment(Once(), task([{"name": "leave", "arguments": {}}], Once().tools), another=Once) == []
+
+
+def test_arguments_that_the_check_made_up_are_named():
+    how = {"enum": ["a"], "description": "How."}
+    tools = [schema("echo", {"text": TEXT, "how": how}, ["text", "how"])]
+    never = with_(tools=tools, call=lambda self, name, arguments: ToolResult("no", error=True))
+    (finding,) = check_environment(never())
+    assert finding.problem.endswith("the last one with 'no'; text is made up by the check")
+    given = {**TEXT, "examples": ["pen"]}
+    (finding,) = check_environment(with_(tools=[schema("echo", {"text": given}, ["text"])], call=never.call)())
+    assert "made up" not in finding.problem
+    raises = check_environment(with_echo(lambda self, text: 1 / 0)())
+    assert 'echo({"text": "zephyr"}) (text is made up by the check) raised ZeroDivisionError' in raises[0].problem
+
+
+def test_two_answers_are_shown_where_they_differ():
+    start = "All is well and nothing has happened since. " * 20
+    long = with_echo(lambda self, text: ToolResult(f"{start}{next(COUNT)} times"))
+    found = [f for f in check_environment(long(), another=long) if "times" in f.problem]
+    assert len(found) == 2, "one per way to repeat the calls"
+    for finding in found:
+        one, other = re.findall(r"since\. (\d+) times", finding.problem)
+        assert one != other
+
+
+def test_after_one_difference_the_others_are_counted():
+    class Drifts(Good):
+        def call(self, name, arguments):
+            result = super().call(name, arguments)
+            return result if result.error else ToolResult(f"{result.text} {next(COUNT)}")
+
+    findings = [f for f in check_environment(Drifts()) if f.severity == "error"]
+    assert len(findings) == 1
+    assert findings[0].problem.endswith("; 2 of 2 calls differ, of echo, dice")
+
+
+class MuteError(Exception):
+    def __str__(self):
+        raise SystemExit(3)
+
+
+class Mute:
+    __str__ = __repr__ = MuteError.__str__
+
+
+def mute(*_):
+    raise MuteError
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"echo": lambda self, text: mute()}, "raised MuteError"),
+        ({"echo": lambda self, text: ToolResult("x", error=np.ones(2))}, "`error` of a ToolResult must be True"),
+        ({"reset": mute}, "it raised MuteError"),
+        ({"close": mute}, "it raised MuteError"),
+        ({"reward": property(mute)}, "it raised MuteError"),
+        ({"reward": lambda self: Mute()}, "it gave 'a Mute'"),
+        ({"tools": property(mute)}, "it raised MuteError"),
+        ({"tools": [{"type": "function", "function": 3}]}, "is not a tool in OpenAI format"),
+        ({"tools": [{"type": "function", "function": {}}]}, "is not a tool in OpenAI format"),
+    ],
+)  # fmt: skip
+def test_odd_members_are_findings(members, said):
+    wanted = task(tools=[schema("echo", {"text": TEXT}, ["text"])])
+    findings = check_environment(with_(**members)(), wanted)
+    assert [f for f in findings if said in f.problem], findings
+
+
+def test_a_tool_that_changes_its_arguments_changes_no_later_call():
+    clears = with_(call=lambda self, name, arguments: (Good.call(self, name, arguments), arguments.clear())[0])
+    assert check_environment(clears(), another=clears) == []
+    assert check_environment(with_echo(lambda self, text: ToolResult(text, error=np.bool_(False)))()) == []
+
+
+def test_a_second_environment_that_cannot_be_made_is_a_finding():
+    (finding,) = check_environment(Good(), another=mute)
+    assert finding.problem == "a second environment cannot be made: MuteError"
+
+
+def test_a_schema_that_takes_for_ever_ends_the_check():
+    steps = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 3} for n in range(30)}
+    steps["a30"] = {"type": "integer", "minimum": 1, "maximum": 0}
+    tools = [schema("echo", {"text": {"$ref": "#/$defs/a0", "description": "A."}}, ["text"], **{"$defs": steps})]
+    (finding,) = check_environment(with_(tools=tools)(), limit_s=0.5)
+    assert (finding.where, finding.severity) == ("echo's schema", "error")
 
 
 def task(calls=(), tools=()):

@@ -249,7 +249,7 @@ def test_state_on_the_disk_is_a_rollout_s_own_and_ends_with_it():
 def test_the_end_of_the_process_removes_a_rollout_s_folder_without_a_word():
     code = (
         "from pact_lightning import MCPEnvironment as E; "
-        f"made = [E(**{BENCH!r}, env={{'BASKETS': '{{rollout}}'}}) for _ in range(2)]; [e.reset(None, 0) for e in made]; "
+        f"made = [E(**{BENCH!r}, env={{'BASKETS': '{{rollout}}'}}) for _ in range(2)]; [e.tools for e in made]; "
         "print(*(e._connection.rollout for e in made)); made[0].close()"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pact_lightning.environments.mcp.results import tool_result
 from pact_lightning.environments.mcp.server import tool_schemas
+from pact_lightning.environments.protocol import ToolResult
 
 mcp_missing = find_spec("mcp") is None
 needs_mcp = pytest.mark.skipif(mcp_missing, reason="needs the mcp package")
@@ -172,7 +173,7 @@ def test_one_field_of_a_structured_result():
     assert tool_result(answer(json.dumps(both), "more", structured=both), "shown").text == '["a"]'
     assert tool_result(answer(structured={"shown": None}), "shown").text == "null"
     assert tool_result(answer(structured={"other": 1}), "shown").text == '{"other": 1}'
-    assert tool_result(answer("no", structured=both, error=True), "shown").text == "no"
+    assert tool_result(answer("no", structured=both, error=True), "shown") == ToolResult('["a"]', error=True)
 
 
 def broken(data):

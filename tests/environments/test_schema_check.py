@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from referencing.exceptions import Unresolvable
 
-from pact_lightning.environments.checker.schemas import bad_arguments, check_schemas, good_arguments
+from pact_lightning.environments.checker.arguments import bad_arguments, good_arguments
+from pact_lightning.environments.checker.schemas import check_schemas
 
 
 def tool(parameters, name="look", description="Looks."):
@@ -28,6 +28,9 @@ ENDLESS = form({"a": {"$ref": "#/$defs/a"}}, "a", **{"$defs": {"a": {**NODE, "re
 ENDLESS["$defs"]["a"]["properties"] = {"next": {"$ref": "#/$defs/a"}}
 RING = form({})
 RING["properties"]["ring"] = RING
+WIDE = form({letter: {"$ref": "#/$defs/n"} for letter in "abcdefghij"}, *"abcdefghij")
+SLOW = "^([a-z]|[a-y])+[!?]$"
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 DEEP: dict = {"type": "string"}
 for _ in range(5000):
     DEEP = {"type": "array", "items": DEEP}
@@ -61,11 +64,15 @@ for _ in range(5000):
         ([tool(form({"x": {"$dynamicRef": "https://example.org/schema"}}))], "error", "leads nowhere"),
         ([tool(form({"x": {"$ref": "#"}}))], "warning", "contains itself"),
         ([tool(form({"x": {"items": {"$ref": "#/properties/x"}}}))], "warning", "contains itself"),
-        ([tool(RING)], "error", "is not JSON"),
-        ([tool(DEEP)], "error", "is not JSON"),
-        ([tool(form({"x": {"enum": {1}}}))], "error", "is not JSON"),
+        ([tool(RING)], "error", "is not JSON that can be used"),
+        ([tool(DEEP)], "error", "is not JSON that can be used"),
+        ([tool(form({"x": {"enum": {1}}}))], "error", "is not JSON that can be used"),
         ([tool(form({"x": {"description": "A."}, "y": {}}))], "warning", "no type is given for x, y"),
         ([tool(form({"x": {"type": "string"}, "y": X}))], "warning", "no description is given for x"),
+        ([tool(form({"x": {**X, "pattern": "("}}))], "error", "'(' is not a 'regex'"),
+        ([tool(form({"x": {**X, "description": "\ud83d"}}))], "error", "half of a character"),
+        ([tool(form({"x": {"$ref": "#/x"}}, **{"$id": "http://["}))], "error", "cannot be read: ValueError"),
+        ([tool(form({f"x{n}": X for n in range(6000)}))], "error", "characters"),
         ([tool(form({})), tool(form({}))], "error", "2 tools have this name"),
     ],
 )
@@ -110,15 +117,41 @@ def test_right_schemas_have_no_findings(parameters):
         (RECURSIVE, [{"start": {"value": 2}}, None]),
         (ENDLESS, []),
         (form({"x": False}, "x"), []),
+        (form({"x": {**X, "minLength": 7.0}}, "x"), [{"x": "zephyrx"}]),
+        (form({"x": {**X, "minLength": 10**12}}, "x"), []),
+        (form({"x": {"type": "array", "minItems": 10**9}}, "x"), []),
+        (form({"x": {"type": "array", "items": X, "minItems": 2.0}}, "x"), [{"x": ["zephyr", "zephyr"]}]),
+        (form({"x": {"type": "integer", "multipleOf": 1e-320}}, "x"), []),
+        (form({"x": {"type": "integer", "minimum": 1e308, "multipleOf": 3}}, "x"), []),
+        (form({"x": X}, "x", allOf=[{"$ref": "#"}]), []),
+        (form({"x": {"$ref": "#/$defs/n"}}, "x", **{"$defs": {"n": WIDE}}), []),
+        (form({"x": {**X, "minLength": 40, "pattern": SLOW}}, "x"), []),
+        (form({"x": {**X, "minLength": 40, "pattern": SLOW, "$schema": DRAFT_7}}, "x"), []),
+        (form({"x": X, "x" * 40: {}}, "x" * 40, patternProperties={SLOW: {}}), []),
+        (form({"x": X}, "x", patternProperties={SLOW: {}}, unevaluatedProperties=False), []),
+        (
+            form({"x": {**X, "pattern": "^z"}}, "x", patternProperties={"^y": X}, additionalProperties=False),
+            [{"x": "zephyr"}],
+        ),
+        (form({"x": {"$dynamicRef": "https://example.org/x"}}, "x"), []),
     ],
 )
 def test_arguments_made_from_schemas(parameters, expected):
-    made = list(good_arguments(parameters))
+    made = [one.arguments for one in good_arguments(parameters)]
     assert len(made) == len(expected)
     assert all(one == other for one, other in zip(made, expected, strict=True) if other is not None)
 
 
-def test_a_remote_reference_is_never_fetched():
+def test_arguments_that_a_schema_gives_are_not_invented():
+    given = {"a": {"const": 1}, "b": {"enum": ["b"]}, "c": {**X, "default": "c"}, "d": {**X, "examples": ["d"]}}
+    invented = {"e": X, "f": {"type": "boolean"}, "g": {"type": "array", "items": X}, "h": form({"i": X}, "i")}
+    (one,) = good_arguments(form(given | invented, *given, *invented))
+    assert one.arguments.keys() == given.keys() | invented.keys()
+    assert one.invented == tuple(invented)
+
+
+@pytest.mark.parametrize("keyword", ["$ref", "$dynamicRef"])
+def test_a_remote_reference_is_never_fetched(keyword):
     asked = []
 
     class Schemas(BaseHTTPRequestHandler):
@@ -128,10 +161,9 @@ def test_a_remote_reference_is_never_fetched():
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Schemas) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        parameters = form({"x": {"$ref": f"http://127.0.0.1:{server.server_port}/schema"}}, "x")
+        parameters = form({"x": {keyword: f"http://127.0.0.1:{server.server_port}/schema"}}, "x")
         assert "leads nowhere" in check_schemas([tool(parameters)])[0].problem
-        with pytest.raises(Unresolvable):
-            list(good_arguments(parameters))
+        assert list(good_arguments(parameters)) == []
         server.shutdown()
     assert asked == []
 
@@ -152,7 +184,7 @@ SCHEMAS = st.recursive(
 @given(st.dictionaries(st.sampled_from("xyz"), SCHEMAS).map(lambda properties: form(properties, *list(properties)[:2])))
 def test_good_arguments_are_valid_and_bad_ones_are_not(parameters):
     validator = Draft202012Validator(parameters)
-    made = list(good_arguments(parameters))
+    made = [one.arguments for one in good_arguments(parameters)]
     assert made
     for arguments in made:
         validator.validate(arguments)

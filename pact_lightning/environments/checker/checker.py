@@ -1,11 +1,15 @@
 """Check of an environment before training: verbs, schemas, every tool, repeatability, time limits."""
 
+import copy
 import json
 import math
+import numbers
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from pact_lightning.environments.checker.arguments import WORD, bad_arguments, good_arguments
 from pact_lightning.environments.checker.findings import (
     CONTROL_TEXT,
     Finding,
@@ -18,9 +22,11 @@ from pact_lightning.environments.checker.findings import (
     warning,
     without_repeats,
 )
-from pact_lightning.environments.checker.schemas import WORD, bad_arguments, check_schemas, good_arguments
+from pact_lightning.environments.checker.schemas import check_schemas, check_task_tools
+from pact_lightning.environments.mcp.environment import MCPEnvironment
 from pact_lightning.environments.protocol import Environment, ToolResult
-from pact_lightning.environments.tool_calls import ToolThreads, ToolTimeoutError
+from pact_lightning.environments.tool_calls import ToolThreads, ToolTimeoutError, has_verb
+from pact_lightning.environments.tool_output import plain_result
 from pact_lightning.types.prompt import EnvironmentSpec, PromptView
 from pact_lightning.types.task import Task
 from pact_lightning.utils.errors import failure_reason, named_failure
@@ -30,7 +36,26 @@ NO_TASK = PromptView("check", ({"role": "user", "content": ""},), (), Environmen
 
 ALL_FAILED = "every call that its schema allows failed"
 _TRL_HINT = "a class in TRL's style goes through pact_lightning.TRLEnvironment"
-_Call = tuple[str, Mapping[str, Any]]
+_SAME = "let answers depend on task, seed and calls alone; draw from the seed of reset()"
+_SAME_SERVER = (
+    "the server keeps what it did beyond the rollout: give it a folder or a key of its own by {rollout} in `env`, "
+    "`args` or `fixed_arguments`, or hide what differs by `result_field` (docs/your_mcp_server.md)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    name: str
+    arguments: Mapping[str, Any]
+    invented: tuple[str, ...] = field(default=(), compare=False)
+
+    def __str__(self) -> str:
+        said = f"{self.name}({json.dumps(self.arguments, ensure_ascii=False):.200})"
+        return f"{said} ({_listed(self.invented)} made up by the check)" if self.invented else said
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def check_environment(
@@ -76,19 +101,21 @@ class _Check:
         self.prompt = task.prompt if isinstance(task, Task) else task
         self.calls: list[_Call] = []
         if isinstance(task, Task):
-            self.calls = [(call["name"], call["arguments"]) for call in task.reference.calls]
+            self.calls = [_Call(call["name"], call["arguments"]) for call in task.reference.calls]
+        self.worked: set[str] = set()  # tools of which a call was answered without an error
         self.seed = seed
         self.limit_s = limit_s
         self.threads = ToolThreads(1, limit_s)
         self.busy = threading.Lock()
         self.findings: list[Finding] = []
+        self.remedy = _SAME_SERVER if isinstance(env, MCPEnvironment) else _SAME
 
     def run(self, another: Callable[[], Environment] | None) -> list[Finding]:
         try:
             self._verbs(self.env)
             self._reset(self.env)
             tools = self._tools()
-            self.findings += _failed_references(self._play(self.env, self.calls))
+            self.findings += _failed_references(self.calls, self._play(self.env, self.calls))
             for tool in tools:
                 self._check_tool(tool["function"]["name"], tool["function"]["parameters"])
             self._check_unknown_tool()
@@ -108,27 +135,22 @@ class _Check:
         self.findings.append(finding)
         raise _Stop
 
-    def _timed(self, where: str, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    def _timed(
+        self, where: str, function: Callable[[], Any], remedy: str = "give what it waits for a limit"
+    ) -> tuple[Any, BaseException | None]:
         """Run a verb under the limit and return its value and what it raised; a verb that hangs ends the check."""
         future = self.threads.submit(self.busy, [function])[0]
         problem = future.exception()
         if isinstance(problem, ToolTimeoutError):
             limit = f"{self.limit_s:g} seconds"
-            self._stop(
-                error(where, f"it took longer than {limit}; the check ends here", "give what it waits for a limit")
-            )
-        if problem is None:
-            return future.result(), None
-        if not isinstance(problem, Exception):  # sys.exit() and its like
-            problem = RuntimeError(f"{type(problem).__name__}: {problem}")
-        return None, problem
+            self._stop(error(where, f"it took longer than {limit}; the check ends here", remedy))
+        return (future.result(), None) if problem is None else (None, problem)
 
     def _verb(self, env: Any, verb: str, *arguments: Any) -> Any:
         """Run a verb that must not raise, if the environment has it."""
-        function = getattr(env, verb, None)
-        if not callable(function):
+        if not has_verb(env, verb):
             return None
-        value, raised = self._timed(f"{verb}()", lambda: function(*arguments))
+        value, raised = self._timed(f"{verb}()", lambda: getattr(env, verb)(*arguments))
         if raised is not None:
             said = f"it raised {named_failure(raised)}"
             self._stop(error(f"{verb}()", said, "let it work with the task and the arguments given"))
@@ -144,52 +166,71 @@ class _Check:
             self._stop(
                 error("tools", f"it raised {named_failure(raised)}", "return a list of schemas in OpenAI format")
             )
-        found = check_schemas(offered)
+        found, raised = self._timed("tools", lambda: check_schemas(offered))
+        if raised is not None:
+            self._stop(error("tools", f"reading them raised {named_failure(raised)}", "return lists and dictionaries"))
         self.findings += found
-        self.findings += _task_tools(self.prompt, offered)
+        self.findings += [] if self.prompt is None else check_task_tools(self.prompt.tools, offered)
         broken = {finding.where for finding in found if finding.severity == "error"}
         whole = [tool for index, tool in enumerate(offered) if f"tools[{index}]" not in broken]
         return [tool for tool in whole if tool["function"]["name"] not in broken]
 
-    def _call(self, env: Any, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+    def _call(self, env: Any, call: _Call) -> ToolResult:
         """Run one call and check its answer; an unusable answer becomes an empty error."""
-        said = _written(name, arguments)
-        result, raised = self._timed(name, lambda: env.call(name, arguments))
+        name = call.name
+        # A copy, as in a rollout: a tool may change its arguments.
+        result, raised = self._timed(name, lambda: env.call(name, copy.deepcopy(call.arguments)))
         if raised is not None:
             remedy = "catch it and return ToolResult(what is wrong, error=True)"
-            self.findings.append(error(name, f"{said} raised {named_failure(raised)}", remedy))
+            self.findings.append(error(name, f"{call} raised {named_failure(raised)}", remedy))
             return ToolResult(failure_reason(raised), error=True)
-        self.findings += check_result(name, said, result)
-        usable = isinstance(result, ToolResult) and isinstance(result.text, str)
-        return result if usable else ToolResult("", error=True)
+        try:
+            plain = plain_result(result)
+        except TypeError as problem:
+            self.findings.append(error(name, f"{call}: {problem}", "return a ToolResult with a str and a bool"))
+            return ToolResult("", error=True)
+        self.findings += check_result(name, str(call), result)
+        if not plain.error:
+            self.worked.add(name)
+        return plain
 
-    def _play(self, env: Any, calls: Sequence[_Call]) -> list[tuple[_Call, ToolResult]]:
-        return [((name, arguments), self._call(env, name, arguments)) for name, arguments in calls]
+    def _play(self, env: Any, calls: Sequence[_Call]) -> list[ToolResult]:
+        return [self._call(env, call) for call in calls]
 
     def _check_tool(self, name: str, parameters: Mapping[str, Any]) -> None:
-        good = list(good_arguments(parameters))
-        good += [dict(arguments) for called, arguments in self.calls if called == name and arguments not in good]
+        schema, simpler = f"{name}'s schema", "it allows too many things at once: write a simpler one"
+        made, _ = self._timed(schema, lambda: list(good_arguments(parameters)), simpler)
+        good = [_Call(name, one.arguments, one.invented) for one in made or ()]
+        good += [call for call in self.calls if call.name == name and call not in good]
         if not good:
             remedy = "give its arguments `examples` in the schema, or a task whose reference calls it"
             self.findings.append(warning(name, "no arguments could be made up from its schema", remedy))
             return
-        answers = [self._call(self.env, name, arguments) for arguments in good]
-        if all(answer.error for answer in answers):
-            problem = f"{ALL_FAILED}, the last one with {shown(answers[-1].text)}"
-            remedy = "mend the tool; or show calls that work, by `examples` in the schema or a task's reference calls"
+        answer = self._play(self.env, good)[-1]
+        for call in good:  # the calls before may have used up what this one needs
+            if name not in self.worked:
+                self._reset(self.env)
+                answer = self._call(self.env, call)
+        if name not in self.worked:
+            invented = tuple(dict.fromkeys(argument for call in good for argument in call.invented))
+            problem = f"{ALL_FAILED}, each also as the first one after a reset, the last one with {shown(answer.text)}"
+            problem += f"; {_listed(invented)} made up by the check" if invented else ""
+            remedy = "show calls that work, by `examples` in the schema or a task's reference calls; or mend the tool"
             self.findings.append(warning(name, problem, remedy))
-        for bad in bad_arguments(parameters, good[-1]):
-            result = self._call(self.env, name, bad.arguments)
+        wrong, _ = self._timed(schema, lambda: list(bad_arguments(parameters, good[-1].arguments)), simpler)
+        for bad in wrong or ():
+            result = self._call(self.env, _Call(name, bad.arguments))
             if bad.forbidden:
                 self.findings += check_refused(name, bad.what, result, must=False)
-        for arguments in list(good_arguments(parameters, CONTROL_TEXT))[-1:]:
-            plain = self._call(self.env, name, good[-1])
-            control = self._call(self.env, name, arguments)
-            self.findings += check_control_text(name, plain, control, WORD)
-        self.calls += [(name, arguments) for arguments in good if (name, arguments) not in self.calls]
+        control, _ = self._timed(schema, lambda: list(good_arguments(parameters, CONTROL_TEXT))[-1:], simpler)
+        for one in control or ():
+            plain = self._call(self.env, good[-1])
+            answer = self._call(self.env, _Call(name, one.arguments))
+            self.findings += check_control_text(name, plain, answer, WORD)
+        self.calls += [call for call in good if call not in self.calls]
 
     def _check_unknown_tool(self) -> None:
-        result = self._call(self.env, "no_such_tool", {})
+        result = self._call(self.env, _Call("no_such_tool", {}))
         self.findings += check_refused("call()", "of a tool that does not exist", result, must=True)
 
     def _check_repeats(self, another: Callable[[], Environment] | None) -> None:
@@ -199,46 +240,30 @@ class _Check:
         self._reset(self.env)
         self._compare(first, self._play(self.env, self.calls), "after reset() with the same task and seed")
         if another is not None:
-            second = another()
+            second, raised = self._timed("the class", another)
+            if raised is not None:
+                said = f"a second environment cannot be made: {named_failure(raised)}"
+                self._stop(error("the class", said, "every rollout has an environment of its own: let many be made"))
             self._reset(second)
             self._compare(first, self._play(second, self.calls), "in a second environment with the same task and seed")
             self._verb(second, "close")
 
-    def _compare(self, first: Iterable[Any], second: Iterable[Any], how: str) -> None:
-        for ((name, arguments), one), (_, other) in zip(first, second, strict=True):
-            self.findings += check_same(name, _written(name, arguments), one, other, how)
+    def _compare(self, first: Sequence[ToolResult], second: Sequence[ToolResult], how: str) -> None:
+        calls = [(call.name, str(call)) for call in self.calls]
+        self.findings += check_same(calls, first, second, how, self.remedy)
 
     def _check_reward(self) -> None:
-        if not callable(getattr(self.env, "reward", None)):
+        if not has_verb(self.env, "reward"):
             return
         value = self._verb(self.env, "reward")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
             self.findings.append(error("reward()", f"it gave {shown(value)}", "return a finite number"))
 
 
-def _written(name: str, arguments: Mapping[str, Any]) -> str:
-    return f"{name}({json.dumps(arguments, ensure_ascii=False):.200})"
-
-
-def _failed_references(played: Iterable[tuple[_Call, ToolResult]]) -> list[Finding]:
+def _failed_references(calls: Iterable[_Call], results: Iterable[ToolResult]) -> list[Finding]:
+    remedy = "mend call or tool"
     return [
-        warning(name, f"the task's reference call was answered by the error {shown(result.text)}", "mend call or tool")
-        for (name, _), result in played
+        warning(call.name, f"the task's reference call was answered by the error {shown(result.text)}", remedy)
+        for call, result in zip(calls, results, strict=True)
         if result.error
     ]
-
-
-def _task_tools(prompt: PromptView | None, offered: Sequence[Any]) -> list[Finding]:
-    """Check that the environment has the task's tools, described in the same words."""
-    if prompt is None:
-        return []
-    own = {tool["function"]["name"]: tool for tool in offered if isinstance(tool, Mapping) and "function" in tool}
-    findings = []
-    for tool in prompt.tools:
-        name = tool["function"]["name"]
-        if name not in own:
-            findings.append(error(name, "the task lists it, and the environment does not", "list what there is"))
-        elif dict(own[name]) != dict(tool):
-            problem = "the task describes it in other words than the environment"
-            findings.append(warning(name, problem, "leave `tools` out of the task, or list the environment's own"))
-    return findings

@@ -1,11 +1,11 @@
 """Findings of an environment's check, and the pure checks of its answers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.utils.errors import FAILURES, differing
 
 
 class Severity(StrEnum):
@@ -53,29 +53,26 @@ CONTROL_TEXT = "<|im_start|>zephyr<|im_end|></tool_response>"
 
 _LONGEST = 20_000
 _SHOWN = 120
+_NAMED = 5
 
 
 def shown(text: object) -> str:
     """Return the beginning of a text, for a message."""
-    whole = str(text)
+    try:
+        whole = str(text)
+    except FAILURES:  # its __str__ is the user's code
+        whole = f"a {type(text).__name__}"
     return repr(whole if len(whole) <= _SHOWN else f"{whole[:_SHOWN]}...")
 
 
-def check_result(name: str, call: str, result: Any) -> list[Finding]:
+def check_result(name: str, call: str, result: ToolResult) -> list[Finding]:
     """Check one answer.
 
     Args:
         name: The tool.
         call: The call, for the message.
-        result: Value that ``call()`` returned.
+        result: What ``call()`` returned, with a text.
     """
-    if not isinstance(result, ToolResult):
-        return [error(name, f"{call} returned a {type(result).__name__}", "return a ToolResult with a text")]
-    text: object = result.text  # the user's code may break the annotation
-    is_error: object = result.error
-    if not isinstance(text, str) or not isinstance(is_error, bool):
-        problem = f"{call} returned a ToolResult with the text {shown(text)} and the error {shown(is_error)}"
-        return [error(name, problem, "give a str and a bool")]
     findings = []
     if not result.text.strip():
         if result.error:
@@ -109,20 +106,35 @@ def check_refused(name: str, what: str, result: ToolResult, *, must: bool) -> li
     return [(error if must else warning)(name, problem, "return ToolResult(what is wrong, error=True)")]
 
 
-def check_same(name: str, call: str, first: ToolResult, second: ToolResult, how: str) -> list[Finding]:
-    """Check that the same call got the same answer.
+def check_same(
+    calls: Sequence[tuple[str, str]], first: Sequence[ToolResult], second: Sequence[ToolResult], how: str, remedy: str
+) -> list[Finding]:
+    """Check that the same calls got the same answers.
 
     Args:
-        name: The tool.
-        call: The call, for the message.
-        first: One answer.
-        second: The other answer.
-        how: Circumstances of the second answer.
+        calls: Tool and call, for the message.
+        first: Their answers.
+        second: Their answers once more.
+        how: Circumstances of the second answers.
+        remedy: A way to mend a difference.
+
+    Returns:
+        One finding at most: after the first difference, which it shows, others are to be expected.
     """
-    if (first.text, first.error) == (second.text, second.error):
+    differ = [at for at, (one, other) in enumerate(zip(first, second, strict=True)) if _says(one) != _says(other)]
+    if not differ:
         return []
-    problem = f"{call} was answered {shown(first.text)}, and {how} {shown(second.text)}"
-    return [error(name, problem, "let answers depend on task, seed and calls alone; draw from the seed of reset()")]
+    (name, call), (one, other) = calls[differ[0]], differing(_says(first[differ[0]]), _says(second[differ[0]]), _SHOWN)
+    problem = f"{call} was answered {one}, and {how} {other}"
+    if len(differ) > 1:
+        tools = list(dict.fromkeys(calls[at][0] for at in differ))
+        listed = ", ".join(tools[:_NAMED]) + (f" and {len(tools) - _NAMED} more" if len(tools) > _NAMED else "")
+        problem += f"; {len(differ)} of {len(calls)} calls differ, of {listed}"
+    return [error(name, problem, remedy)]
+
+
+def _says(result: ToolResult) -> str:
+    return f"(error) {result.text}" if result.error else result.text
 
 
 def check_control_text(name: str, plain: ToolResult, control: ToolResult, word: str) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Checks of tools' schemas, and arguments made from a schema: some that it allows, some that it forbids.
+"""Checks of tools' schemas.
 
 Schemas follow JSON Schema draft 2020-12. References stay within a schema: a remote one is a mistake, and is never
 fetched.
@@ -8,21 +8,22 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
-from jsonschema.protocols import Validator
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from pact_lightning.environments.checker.findings import Finding, error, warning
+from pact_lightning.utils.errors import FAILURES, differing, named_failure
+from pact_lightning.utils.json_text import JsonTextError, check_json
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SAYS_A_TYPE = frozenset({"type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf"})
 _LONGEST = 8_000
+_TOO_LONG = 200_000
 
 _FORM = '{"type": "function", "function": {"name": ..., "description": ..., "parameters": {...}}}'
 
@@ -49,19 +50,49 @@ def check_schemas(tools: Sequence[Any]) -> list[Finding]:
         names.append(name)
         try:
             findings += _check_tool(name, tool, function)
-        except RecursionError:
-            findings.append(error(name, "its schema is nested too deeply to be read", "flatten it"))
+        except FAILURES as problem:  # a schema is anybody's: whatever reading it raises is one finding
+            findings.append(error(name, f"its schema cannot be read: {named_failure(problem)}", "write a simpler one"))
     for name, times in Counter(names).items():
         if times > 1:
             findings.append(error(name, f"{times} tools have this name", "give every tool a name of its own"))
     return findings
 
 
+def check_task_tools(tools: Sequence[Any], offered: Sequence[Any]) -> list[Finding]:
+    """Check that an environment has a task's tools, described in the same words.
+
+    Args:
+        tools: The task's tools.
+        offered: The environment's.
+    """
+    known = {}
+    for tool in offered:
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if isinstance(function, Mapping):
+            known[str(function.get("name"))] = dict(tool)
+    findings = []
+    for tool in tools:
+        name = tool["function"]["name"]
+        if name not in known:
+            findings.append(error(name, "the task lists it, and the environment does not", "list what there is"))
+        elif known[name] != dict(tool):
+            own, given = (json.dumps(each, sort_keys=True, default=repr) for each in (known[name], tool))
+            one, other = differing(own, given)
+            problem = f"the task describes it in other words than the environment: {other}, and not {one}"
+            findings.append(warning(name, problem, "leave `tools` out of the task, or list the environment's own"))
+    return findings
+
+
 def _check_tool(name: str, tool: Mapping[str, Any], function: Mapping[str, Any]) -> Iterator[Finding]:
     try:
-        text = json.dumps(tool, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as problem:
-        yield error(name, f"its schema is not JSON: {problem}", "use plain lists, dictionaries, texts and numbers")
+        check_json(tool)
+    except JsonTextError as problem:
+        remedy = "use plain lists, dictionaries, texts and numbers"
+        yield error(name, f"its schema is not JSON that can be used: it {problem}", remedy)
+        return
+    text = json.dumps(tool)
+    if len(text) > _TOO_LONG:
+        yield error(name, f"its schema has {len(text):,} characters", "shorten it: it stands in every prompt")
         return
     if tool.get("type", "function") != "function":
         yield error(name, f"its `type` is {tool['type']!r}", f"give {_FORM}")
@@ -121,7 +152,7 @@ def _follow_references(parameters: Mapping[str, Any]) -> tuple[list[str], bool]:
         parts = DRAFT202012.create_resource(schema).subresources()
         inner = [(part.contents, resolver.in_subresource(part)) for part in parts]
         for reference in (schema[key] for key in ("$ref", "$dynamicRef") if isinstance(schema.get(key), str)):
-            found = _lookup(resolver, reference)
+            found = lookup(resolver, reference)
             if found[0] is None:
                 dead.add(reference)
             else:
@@ -130,178 +161,21 @@ def _follow_references(parameters: Mapping[str, Any]) -> tuple[list[str], bool]:
         done.add(id(schema))
         return any(loops)
 
-    recursive = contains_itself(parameters, _resolver(parameters), frozenset())
+    recursive = contains_itself(parameters, resolver_of(parameters), frozenset())
     return sorted(dead), recursive
 
 
-def _resolver(root: Mapping[str, Any]) -> Any:
+def resolver_of(root: Mapping[str, Any]) -> Any:
     """Return a resolver of the references within one schema; an empty registry never fetches a remote one."""
-    return Registry[Any]().resolver_with_root(DRAFT202012.create_resource(root))
+    resource = DRAFT202012.create_resource(root)
+    name = resource.id() or ""
+    return Registry[Any]().with_resource(name, resource).crawl().resolver(name)  # crawled once, not by every anchor
 
 
-def _lookup(resolver: Any, reference: str) -> tuple[Any, Any]:
+def lookup(resolver: Any, reference: str) -> tuple[Any, Any]:
     """Return the schema that a reference leads to, or ``None``, and the resolver of the references in it."""
     try:
         found = resolver.lookup(reference)
-    except (Unresolvable, ValueError, TypeError, AttributeError):  # the last three: a pointer into what is no schema
+    except (Unresolvable, LookupError, ValueError, TypeError, AttributeError):  # pointers into what is no schema
         return None, resolver
     return (found.contents if isinstance(found.contents, Mapping | bool) else None), found.resolver
-
-
-WORD = "zephyr"
-"""Text of every free string."""
-
-_DEEPEST = 8
-_FORMATS = {
-    "date": "2024-05-17", "date-time": "2024-05-17T10:30:00Z", "time": "10:30:00Z", "duration": "P1D",
-    "email": "ann@example.org", "uri": "https://example.org", "uuid": "0b3a7f52-6f0c-4f0e-9a43-3f1f3f0d2c11",
-    "ipv4": "192.0.2.1", "ipv6": "2001:db8::1", "hostname": "example.org",
-}  # fmt: skip
-# For each type, a value of another type.
-_OTHER_TYPE: dict[str, Any] = {
-    "string": 7, "integer": "seven", "number": "seven", "boolean": "perhaps", "array": "one", "object": "one",
-    "null": "nothing",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class BadArguments:
-    """Arguments that no call should have.
-
-    Attributes:
-        what: Their mistake, as the end of a sentence.
-        arguments: The arguments.
-        forbidden: ``True`` if the schema forbids them; most schemas allow unknown arguments.
-    """
-
-    what: str
-    arguments: dict[str, Any]
-    forbidden: bool = True
-
-
-def good_arguments(parameters: Mapping[str, Any], word: str = WORD) -> Iterator[dict[str, Any]]:
-    """Make arguments that the schema allows: the required ones only, then all of them.
-
-    Args:
-        parameters: The tool's JSON Schema.
-        word: Text of strings without further constraints.
-
-    Yields:
-        Up to two sets; none where a schema asks for more than can be made up here, such as a pattern.
-    """
-    validator = _validator(parameters)
-    made: list[dict[str, Any]] = []
-    for everything in (False, True):
-        arguments = _Maker(_resolver(parameters), word, everything).value(parameters, 0)
-        if isinstance(arguments, dict) and arguments not in made and validator.is_valid(arguments):
-            made.append(arguments)
-            yield arguments
-
-
-def bad_arguments(parameters: Mapping[str, Any], good: Mapping[str, Any]) -> Iterator[BadArguments]:
-    """Make arguments that the schema forbids, and an unknown one whether it forbids that or not.
-
-    Args:
-        parameters: The tool's JSON Schema.
-        good: Arguments that it allows.
-
-    Yields:
-        One set per required argument without it, one per argument with a value of another type, and one with an
-        argument that does not exist.
-    """
-    validator = _validator(parameters)
-    candidates = [
-        BadArguments(
-            f"without the required argument {name}", {key: value for key, value in good.items() if key != name}
-        )
-        for name in parameters.get("required", ())
-    ]
-    for name in good:
-        kind = _kind(parameters.get("properties", {}).get(name), parameters)
-        if kind in _OTHER_TYPE:
-            candidates.append(BadArguments(f"with {name} of another type", {**good, name: _OTHER_TYPE[kind]}))
-    yield from (candidate for candidate in candidates if not validator.is_valid(candidate.arguments))
-    unknown = {**good, "no_such_argument": 1}
-    yield BadArguments("with an argument that does not exist", unknown, not validator.is_valid(unknown))
-
-
-def _validator(parameters: Mapping[str, Any]) -> Validator:
-    return Draft202012Validator(parameters, registry=Registry())
-
-
-def _kind(schema: Any, root: Mapping[str, Any]) -> str | None:
-    """Return the single type that a schema names."""
-    if isinstance(schema, Mapping) and isinstance(schema.get("$ref"), str):
-        schema = _lookup(_resolver(root), schema["$ref"])[0]
-    kind = schema.get("type") if isinstance(schema, Mapping) else None
-    return kind if isinstance(kind, str) else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Maker:
-    resolver: Any
-    word: str
-    everything: bool
-
-    def value(self, schema: Any, depth: int) -> Any:
-        """Guess a value for a schema; the caller validates the whole."""
-        if not isinstance(schema, Mapping) or depth > _DEEPEST:
-            return None if depth > _DEEPEST else self.word
-        if isinstance(schema.get("$ref"), str):
-            return self.value(_lookup(self.resolver, schema["$ref"])[0], depth + 1)
-        for key in ("const", "default"):
-            if key in schema:
-                return schema[key]
-        for key in ("examples", "enum"):
-            if schema.get(key):
-                return schema[key][0]
-        for key in ("anyOf", "oneOf"):
-            if schema.get(key):
-                return self.value(schema[key][0], depth + 1)
-        if schema.get("allOf"):
-            merged = {**schema, "allOf": None}
-            for part in schema["allOf"]:
-                merged |= part if isinstance(part, Mapping) else {}
-            return self.value(merged, depth + 1)
-        return self._of_type(schema, depth)
-
-    def _of_type(self, schema: Mapping[str, Any], depth: int) -> Any:
-        kinds = schema.get("type", "object" if "properties" in schema else "string")
-        kind = kinds if isinstance(kinds, str) else kinds[0]
-        if kind == "object":
-            return self._object(schema, depth)
-        if kind == "array":
-            return self._array(schema, depth)
-        if kind in ("integer", "number"):
-            return _number(schema, kind)
-        if kind == "string":
-            text = _FORMATS.get(str(schema.get("format")), self.word)
-            text += "x" * (schema.get("minLength", 0) - len(text))
-            return text[: schema.get("maxLength", len(text))]
-        return {"boolean": True, "null": None}.get(kind)
-
-    def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
-        properties = schema.get("properties", {})
-        required = schema.get("required", ())
-        # A recursive schema may repeat itself for ever through optional fields below the top.
-        names = [name for name in properties if name in required or (self.everything and depth < _DEEPEST // 2)]
-        return {name: self.value(properties[name], depth + 1) for name in names}
-
-    def _array(self, schema: Mapping[str, Any], depth: int) -> list[Any]:
-        first = [self.value(entry, depth + 1) for entry in schema.get("prefixItems", ())]
-        wanted = max(schema.get("minItems", 0), 1 if depth < _DEEPEST // 2 and not first else 0)
-        missing = min(wanted, 16) - len(first)
-        return first + [self.value(schema.get("items", {}), depth + 1) for _ in range(missing)]
-
-
-def _number(schema: Mapping[str, Any], kind: str) -> float | int:
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if "exclusiveMinimum" in schema:
-        low = schema["exclusiveMinimum"] + 1
-    if "exclusiveMaximum" in schema:
-        high = schema["exclusiveMaximum"] - 1
-    value = 2 if low is None else max(low, 2)
-    value = value if high is None else min(value, high)
-    if schema.get("multipleOf"):
-        value = -(-value // schema["multipleOf"]) * schema["multipleOf"]
-    return int(value) if kind == "integer" else value

@@ -26,16 +26,19 @@ def tool_result(result: Any, field: str | None = None) -> ToolResult:
 
     Args:
         result: The SDK's ``CallToolResult``.
-        field: Field of the structured result to give in place of all of it and of the texts, where it is there.
+        field: Field of the structured result to give in place of all of it and of the texts, where it is there; of an
+            error too.
 
     Raises:
         ToolOutputError: The structured result is nested too deeply.
     """
     texts = [text for block in result.content if (text := _text_of(block)) is not None]
     named = [_named(block) for block in result.content if _text_of(block) is None]
-    structured = None if result.is_error and texts else result.structured_content
+    structured = result.structured_content
     if field is not None and isinstance(structured, Mapping) and field in structured:
         texts, structured = [], {"result": structured[field]}
+    elif result.is_error and texts:
+        structured = None
     lines = _without_repeats(texts, structured)
     if structured is not None and (_unwrapped(structured) not in ({}, [], "", None) or not any(map(str.strip, texts))):
         lines.append(output_text(_unwrapped(structured)))
