@@ -69,7 +69,7 @@ class MCPServerSpec:
 
     @property
     def is_per_rollout(self) -> bool:
-        """Whether the server is another one in every rollout."""
+        """``True`` if the server is another one in every rollout."""
         return ROLLOUT in str((self.args, self.env, self.cwd, self.url, self.headers))
 
     def of_rollout(self, value: str) -> "MCPServerSpec":
