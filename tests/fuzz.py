@@ -20,7 +20,7 @@ from test_components_and_rendering import (
     test_control_text_from_outside_never_becomes_a_control_token,
     test_segments_join_to_the_ids_whatever_was_sampled,
 )
-from test_importers import openai, sharegpt, toolrl
+from test_importers import sharegpt, toolrl
 from test_tasks_mistakes import test_mistakes_are_told_exactly_where_the_schema_or_a_contradiction_says_so
 from test_tool_call_parsing import HOSTILE as HOSTILE_TURNS
 from test_tool_call_parsing import test_hostile_text_never_raises_and_gives_only_usable_calls
@@ -56,7 +56,7 @@ def trace_importer(data):
     if kind == 0:
         importers.imported_or_told(data.draw(importers.JSON), data.draw(st.sampled_from(["auto", *importers.FORMATS])))
     elif kind == 1:
-        make = data.draw(st.sampled_from([openai, sharegpt, toolrl]))
+        make = data.draw(st.sampled_from(importers.MAKERS))
         invariant(importers.test_a_mutated_record_is_imported_or_told)(data, make)
     else:
         make = data.draw(st.sampled_from([sharegpt, toolrl]))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai_records import openai_record
 from test_importers import openai, sharegpt, toolrl
+from test_importers_formats import FORMATS as WRITTEN
 
 from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.tasks.record import task_from_json, task_to_json
@@ -27,9 +28,29 @@ BUNDLED = BundledTasks("validation", 12).load()
 TEXT = st.text(max_size=30).filter(lambda text: text.isprintable())
 LEAF = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), TEXT)
 TAGS = [f"<{mark}{tag}>" for tag in ("think", "tool_call", "response", "obs", "user", "tools") for mark in ("", "/")]
+MAKERS = [openai, sharegpt, toolrl, *(make for make, _ in WRITTEN)]
 PIECES = [*TAGS, '{"name": "add", "arguments": {}}', '[{"name": "add", "results": 1}]', "<tool_response>", "x"]
+PIECES += ["[add(a=1)]", "[add(", "system", "assistant", "tool", "tool_call", "tool_use"]
 TAGGED = st.lists(st.sampled_from(PIECES)).map(" ".join)
-KEYS = st.sampled_from(["messages", "conversations", "input", "output", "role", "from", "value", "content", "name"])
+KEYS = st.sampled_from(
+    [
+        *(
+            "messages",
+            "conversations",
+            "input",
+            "output",
+            "items",
+            "answers",
+            "role",
+            "from",
+            "type",
+            "value",
+            "content",
+        ),
+        *("name", "arguments", "args", "function", "id", "tool_calls", "function_call", "text", "thinking", "summary"),
+        *("data", "tools", "parameters", "properties"),
+    ]
+)
 JSON = st.recursive(
     LEAF | TAGGED,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS | TEXT, inner, max_size=4),
@@ -80,7 +101,7 @@ def test_any_json_is_imported_or_told(record, name):
     imported_or_told(record, name)
 
 
-@given(data=st.data(), make=st.sampled_from([openai, sharegpt, toolrl]))
+@given(data=st.data(), make=st.sampled_from(MAKERS))
 @settings(max_examples=600, deadline=None)
 def test_a_mutated_record_is_imported_or_told(data, make):
     record = make()
