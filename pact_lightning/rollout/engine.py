@@ -305,11 +305,12 @@ class _Run:
         row = self.rows[index]
         trajectory, last = row.trajectory, row.trajectory.turns[-1]
         user = None if last.parsed else row.prompt.follow_ups[row.released]
+        ended_by = trajectory.segments[-1].ids[-1]
         if user is None:
             last = trajectory.turns[-1] = self._with_responses(row, last)
-            ids, component = self.renderer.observation(last.responses), Component.OBSERVATION
+            ids, component = self.renderer.observation(last.responses, ended_by=ended_by), Component.OBSERVATION
         else:
-            ids, component = self.renderer.user_turn(user), Component.PROMPT
+            ids, component = self.renderer.user_turn(user, ended_by=ended_by), Component.PROMPT
         if len(trajectory.turns) >= self.limits.max_turns:
             self._end(index, StopReason.MAX_TURNS)
             return None

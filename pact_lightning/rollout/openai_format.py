@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pact_lightning.dialogue.turn_text import joined_spans, read_layout
 from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.trajectory import RolloutTurn, Trajectory
 
@@ -62,7 +63,7 @@ def _messages(index: int, turn: RolloutTurn) -> list[dict[str, Any]]:
     if calls:
         assistant["tool_calls"] = calls
     if turn.parsed:
-        assistant["content"] = _before_calls(turn)
+        assistant["content"] = joined_spans(turn.text, read_layout(turn.text).before_calls)
     elif not turn.reasoning and not turn.answer:
         assistant["content"] = turn.text
         # A rollout that never began holds the reason as a response without a call.
@@ -71,11 +72,3 @@ def _messages(index: int, turn: RolloutTurn) -> list[dict[str, Any]]:
         user: dict[str, Any] = {"role": "user", "content": turn.user.content}
         responses.append(user | ({"tools": [dict(tool) for tool in turn.user.tools]} if turn.user.tools else {}))
     return [assistant, *responses]
-
-
-def _before_calls(turn: RolloutTurn) -> str:
-    """Return the text between the thinking and the first call."""
-    text = turn.text
-    if text.startswith("<think>"):
-        text = text.partition("</think>")[2]
-    return text.partition("<tool_call>")[0].strip()

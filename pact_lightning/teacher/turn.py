@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pact_lightning.dialogue.tool_text import joined, parse_tool_calls, response_pieces, system_pieces, user_pieces
+from pact_lightning.dialogue.tool_text import joined, parse_call, response_pieces, system_pieces, user_pieces
+from pact_lightning.dialogue.turn_text import joined_parts, joined_spans, read_layout
 from pact_lightning.teacher.endpoint import NativeCall, Reply
 from pact_lightning.types.prompt import UserTurn
 from pact_lightning.types.task import Task
@@ -32,7 +33,6 @@ _ANSWER = (
     "<answer> and </answer>."
 )
 _NO_ANSWER = "Once you have all you need, reply without a tool call."
-_BLOCK = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 _THINK = re.compile(r"</?think>")
 
 
@@ -107,28 +107,29 @@ def read_teacher_turn(reply: Reply, index: int, call_format: CallFormat, *, send
         call_format: Format of the tool calls.
         send_reasoning: Put thinking that came apart from the text into the turn's message.
     """
-    thought, body, open_thinking = _split_thinking(reply.text)
+    text = reply.text
+    layout = read_layout(text)
+    thought, behind = joined_spans(text, layout.thinking), ""
     if call_format == "native":
         parsed = [parse_native_call(call) for call in reply.calls]
-        before, behind = body, ""
+        said = joined_spans(text, layout.outside)
     else:
-        parsed = parse_tool_calls(body)
-        before, block, rest = body.partition("<tool_call>")
-        behind = _BLOCK.sub("", block + rest)
-    thinking = [reply.reasoning.strip(), thought.strip(), before.strip() if parsed else ""]
+        parsed = [parse_call(text[slice(*block.inner)], closed=block.closed) for block in layout.blocks]
+        said = joined_spans(text, layout.before_calls)
+        behind = joined_spans(text, layout.behind_calls)
     ids = tuple(call.id or f"call_{index}_{number}" for number, call in enumerate(reply.calls))
     turn = TeacherTurn(
-        reasoning="\n\n".join(part for part in thinking if part),
-        answer="" if parsed else body.strip(),
+        reasoning=joined_parts([reply.reasoning, thought, said if parsed else ""]),
+        answer="" if parsed else said,
         calls=tuple(entry.call for entry in parsed if entry.call is not None),
         call_ids=ids,
         message=_message(reply, ids, send_reasoning),
     )
-    return replace(turn, problem=_problem(reply, turn, parsed, behind, open_thinking))
+    return replace(turn, problem=_problem(reply, turn, parsed, behind, layout.open_thinking))
 
 
 def parse_native_call(call: NativeCall) -> ParsedCall:
-    r"""Parse a native call by the rules of :func:`~pact_lightning.dialogue.tool_text.parse_tool_calls`.
+    r"""Parse a native call by the rules of :func:`~pact_lightning.dialogue.tool_text.parse_call`.
 
     Empty text means no arguments, as many servers write it.
 
@@ -145,20 +146,7 @@ def parse_native_call(call: NativeCall) -> ParsedCall:
         return ParsedCall(None, f"The tool call's arguments are not valid JSON: {where}.")
     except (ValueError, RecursionError) as error:
         return ParsedCall(None, f"The tool call's arguments cannot be read: {error}.")
-    block = f'<tool_call>{{"name": {json.dumps(call.name)}, "arguments": {arguments}}}</tool_call>'
-    # Valid JSON has "<" in strings only, where an escaped slash is the same slash: the block closes where it ends.
-    (parsed,) = parse_tool_calls(block.replace("</", "<\\/", block.count("</") - 1))
-    return parsed
-
-
-def _split_thinking(text: str) -> tuple[str, str, bool]:
-    """Return the thinking, the rest, and true if the thinking does not end; a template may open it in the prompt."""
-    stripped = text.lstrip()
-    if stripped.startswith("<think>"):
-        inside, closed, after = stripped.removeprefix("<think>").partition("</think>")
-        return inside, after, not closed
-    inside, closed, after = text.partition("</think>")
-    return (inside, after, False) if closed else ("", text, False)
+    return parse_call(f'{{"name": {json.dumps(call.name)}, "arguments": {arguments}}}')
 
 
 def _message(reply: Reply, ids: tuple[str, ...], send_reasoning: bool) -> dict[str, Any]:
@@ -182,8 +170,8 @@ def _problem(reply: Reply, turn: TeacherTurn, parsed: list[ParsedCall], behind: 
     error = next((entry.error for entry in parsed if entry.call is None), "")
     if error:
         return error
-    if behind.strip():
-        return f"There is text behind the first call: {behind.strip()[:80]!r}."
+    if behind:
+        return f"There is text behind the first call: {behind[:80]!r}."
     if _THINK.search(turn.reasoning) or _THINK.search(turn.answer):
         return "The turn holds a thinking mark inside its reasoning or answer."
     if not parsed and not turn.answer:

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.dialogue.template_check import check_template
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.metrics.evaluation import RolloutMetric
 from pact_lightning.policy.attention.choice import AttentionChoice, AttentionPath, check_path
-from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer, save_policy
+from pact_lightning.policy.loading import PolicyConfig, load_end_ids, load_policy, load_tokenizer, save_policy
 from pact_lightning.policy.memory import keep_freed_memory, offloaded_activations
 from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.reference import make_reference
@@ -56,8 +57,8 @@ class PolicyModule(EvaluatedModule):
     Args:
         policy: Which policy to train.
         optimizer: How to train it.
-        max_tokens_per_forward: Tokens of one forward, which holds one sequence at least; what a batch needs beyond
-            that goes into further forwards, with the same result.
+        max_tokens_per_forward: Tokens of one forward; what a batch needs beyond that goes into further forwards,
+            with the same result.
         packing: ``shared_prefix`` runs what rollouts have in common once; ``rows`` is the plain alternative.
         head_chunk: Tokens whose logits exist at the same time.
         attention: How packed rows attend; ``auto`` chooses by the device and logs why.
@@ -98,7 +99,8 @@ class PolicyModule(EvaluatedModule):
         self.offload_activations = offload_activations
         # Loaded at once: cheap, and a missing model is told before anything else starts.
         self.tokenizer = load_tokenizer(policy)
-        self.renderer = ChatRenderer(TextCodec(self.tokenizer))
+        self.renderer = ChatRenderer(TextCodec(self.tokenizer), load_end_ids(policy))
+        check_template(self.renderer, allow_difference=policy.allow_template_difference)
         self.policy: nn.Module | None = None
         self._reference_copy: list[nn.Module] = []
         self._whole: WholePolicy | None = None
@@ -279,8 +281,7 @@ class PolicyModule(EvaluatedModule):
                 save_policy(whole, self.tokenizer, self.policy_config, folder)
 
     def _stop_ids(self) -> list[int]:
-        eos = self.tokenizer.eos_token_id
-        return sorted({self.renderer.end_of_turn, *([eos] if isinstance(eos, int) else [])})
+        return sorted(self.renderer.end_ids)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the count of skipped steps, and the scores so far."""

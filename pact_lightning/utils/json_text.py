@@ -7,6 +7,7 @@ from typing import Any
 
 MAX_DEPTH = 100
 """Deepest nesting. Deeper values can be read only where the call stack happens to be short."""
+_OPENING = re.compile(r"[ \t\n\r]*[{\[]")
 _UNPAIRED = re.compile("[\ud800-\udfff]")
 
 
@@ -71,6 +72,28 @@ def decode_json(text: str) -> Any:
     except ValueError as error:  # Python's own, for an integer of thousands of digits
         problem = "holds an integer of too many digits; write it as a string"
         raise JsonTextError(problem, f"is not valid JSON: {error}") from error
+
+
+def json_end(text: str, start: int) -> int | None:
+    """Find the end of a JSON object or list in a text, however the text goes on.
+
+    Args:
+        text: The text.
+        start: Place at which it begins; white space may come first.
+
+    Returns:
+        The place behind it; ``None`` if none of right syntax begins there.
+
+    >>> json_end('{"a": "}"} and more', 0)
+    10
+    """
+    opening = _OPENING.match(text, start)
+    if opening is None:
+        return None
+    try:
+        return _DECODER.raw_decode(text, opening.end() - 1)[1]
+    except (ValueError, RecursionError):
+        return None
 
 
 def check_text(value: Any) -> None:

@@ -130,8 +130,7 @@ def test_observations_of_a_rollout_hold_no_control_token_but_their_frame(family,
     every = tuple(specials(renderer))
     monkeypatch.setattr(Speaks, "texts", every)
     prompt = replace(bench_prompt(), environment=EnvironmentSpec(f"{__name__}.Speaks"))
-    # A call that holds the closing tag as text ends there: it is malformed, as the policy then reads.
-    written = json.dumps({"what": "".join(every).replace("</tool_call>", "")})
+    written = json.dumps({"what": "".join(every)})
     plain_call = [*renderer.codec.control("<tool_call>\n"), *renderer.codec.plain('{"name": "log", "arguments": ')]
     plain_call += [*renderer.codec.plain(written + "}"), *renderer.codec.control("\n</tool_call>\n")]
     unknown = renderer.codec.control("<tool_call>") + renderer.codec.plain(

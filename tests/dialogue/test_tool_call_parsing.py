@@ -59,13 +59,14 @@ def usable(call):
     return json.loads(text.encode().decode()) == call
 
 
-@given(st.text(CHARACTERS.filter(lambda c: c != "<"), min_size=1), st.dictionaries(st.text(CHARACTERS), VALUES))
+TAGS = st.lists(st.sampled_from(["<tool_call>", "</tool_call>", "</think>", '"', "\\"]), max_size=3).map("".join)
+
+
+@given(st.text(CHARACTERS, min_size=1), st.dictionaries(st.text(CHARACTERS) | TAGS, VALUES | TAGS))
 def test_a_well_formed_call_is_read_back_exactly(name, arguments):
     call = {"name": name, "arguments": arguments}
-    body = json.dumps(call)
-    if "tool_call>" not in body:
-        assert only(body).call == call
-        assert only(json.dumps(call, ensure_ascii=False)).call == call
+    assert only(json.dumps(call)).call == call
+    assert only(json.dumps(call, ensure_ascii=False)).call == call
 
 
 HOSTILE = st.lists(FRAGMENTS | st.text(max_size=20), max_size=20).map("".join)

@@ -1,13 +1,10 @@
 """Text of a teacher with ``<think>`` and ``<tool_call>`` tags."""
 
-import re
 from typing import NamedTuple
 
+from pact_lightning.dialogue.turn_text import THINK_OPEN, joined_spans, read_layout
 from pact_lightning.teacher.importers.calls import calls_in_text
 from pact_lightning.teacher.importers.conversation import Reading, RecordError, RequestedCall
-
-_OPEN, _CLOSE = "<think>", "</think>"
-_CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|\Z)", re.DOTALL)
 
 
 class Spoken(NamedTuple):
@@ -21,7 +18,7 @@ class Spoken(NamedTuple):
 def split_text(text: str, field: str, reading: Reading, *, calls_follow: bool = False) -> Spoken:
     """Split a teacher's message into reasoning, text and ``<tool_call>`` blocks.
 
-    The opening of the thinking may be missing, since some chat templates put it into the prompt.
+    It is read as a rollout's turn is, by :func:`~pact_lightning.dialogue.turn_text.read_layout`.
 
     Args:
         text: The message.
@@ -35,23 +32,14 @@ def split_text(text: str, field: str, reading: Reading, *, calls_follow: bool = 
     >>> split_text("<think> Hm. </think> Yes.", "", Reading())
     Spoken(reasoning='Hm.', text='Yes.', calls=())
     """
-    reasoning, rest = _split_thinking(text, field, reading, calls_follow)
+    layout = read_layout(text)
+    if layout.open_thinking:
+        if not calls_follow:
+            raise RecordError("unclosed thinking", field, f"opens {THINK_OPEN} and never closes it")
+        reading.notes["unclosed thinking beside calls taken as the reasoning"] += 1
     calls: list[RequestedCall] = []
-    for number, match in enumerate(_CALL.finditer(rest)):
-        if not match.group(2):
+    for number, block in enumerate(layout.blocks):
+        if not block.closed:
             raise RecordError("malformed call", field, f"tool call {number} is not closed with </tool_call>")
-        calls += calls_in_text(match.group(1), field, reading)
-    return Spoken(reasoning, _CALL.sub("", rest).strip(), tuple(calls))
-
-
-def _split_thinking(text: str, field: str, reading: Reading, calls_follow: bool) -> tuple[str, str]:
-    body = text.strip()
-    if body.startswith(_OPEN):
-        body = body.removeprefix(_OPEN)
-        if _CLOSE not in body:
-            if not calls_follow:
-                raise RecordError("unclosed thinking", field, f"opens {_OPEN} and never closes it")
-            reading.notes["unclosed thinking beside calls taken as the reasoning"] += 1
-            return body.strip(), ""
-    reasoning, close, rest = body.partition(_CLOSE)
-    return (reasoning.strip(), rest.strip()) if close else ("", body)
+        calls += calls_in_text(text[slice(*block.inner)], field, reading)
+    return Spoken(joined_spans(text, layout.thinking), joined_spans(text, layout.rest), tuple(calls))

@@ -1,0 +1,120 @@
+"""The tokenizer's own chat template against the package's rendering, before a model loads."""
+
+import logging
+import shutil
+
+import pytest
+from hand_made import FULL
+from transformers import AutoTokenizer
+
+from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.dialogue.template_check import check_template
+from pact_lightning.dialogue.text_codec import TextCodec
+from pact_lightning.policy.loading import BUNDLED_FOLDER, PolicyConfig, load_tokenizer
+from pact_lightning.policy.smollm2 import _CHAT_TEMPLATE
+from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.update.optimizer import OptimizerConfig
+
+# Of Qwen3's structure: tools in the system turn, calls as JSON, responses as a user turn.
+TOOLS_TEXT = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>{% for tool in tools %}{{ '\n' }}{{ tool | tojson }}{% endfor %}{{ '\n' }}</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call><|im_end|>{{ '\n' }}"""
+CALLS_TEXT = (
+    "{% for call in message.tool_calls or [] %}{% if not loop.first %}{{ '\n' }}{% endif %}<tool_call>\n"
+    """{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}\n</tool_call>"""
+    "{% endfor %}"
+)
+RESPONSE_TEXT = (
+    "{% if messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user{% endif %}{{ '\n' }}<tool_response>\n"
+    "{{ message.content }}{{ '\n' }}</tool_response>"
+    "{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}<|im_end|>{{ '\n' }}{% endif %}"
+)
+QWEN = (
+    "{% set own = messages[0].content if messages[0].role == 'system' %}"
+    "{% if tools %}<|im_start|>system\n{% if own %}{{ own + '\n\n' }}{% endif %}"
+    + TOOLS_TEXT
+    + "{% elif own %}<|im_start|>system\n{{ own }}<|im_end|>{{ '\n' }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if message.role == 'user' %}<|im_start|>user\n{{ message.content }}<|im_end|>{{ '\n' }}"
+    "{% elif message.role == 'assistant' %}<|im_start|>assistant{{ '\n' }}"
+    "{% if message.reasoning_content %}{{ '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}{% endif %}"
+    "{{ message.content }}" + CALLS_TEXT + "<|im_end|>{{ '\n' }}"
+    "{% elif message.role == 'tool' %}" + RESPONSE_TEXT + "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}{% endif %}"
+)
+OPENED = QWEN.replace("assistant{{ '\n' }}{% endif %}", "assistant{{ '\n<think>\n' }}{% endif %}")
+DEFAULT_SYSTEM = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a clerk.<|im_end|>\n{% endif %}" + _CHAT_TEMPLATE
+)
+SEPARATED = _CHAT_TEMPLATE.replace("}}\n{{", "}}<|im_sep|>{{").replace("assistant\n", "assistant<|im_sep|>")
+XML = QWEN.replace("For each function call, return a json object", "Write each function call as XML")
+OTHER_CALLS = QWEN.replace('"arguments": {{', '"parameters": {{')
+OTHER_RESPONSES = QWEN.replace("<tool_response>", "<result>")
+EMPTY_THINKING = QWEN.replace(
+    "{% endif %}{{ message.content }}", "{% else %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ message.content }}"
+)
+NO_THINKING = QWEN.replace("message.reasoning_content %}", "false %}")
+NO_TOOL_ROLE = QWEN.replace("{% elif message.role == 'tool' %}", "{% elif x %}")
+
+
+def renderer_with(template):
+    tokenizer = load_tokenizer(FULL)
+    tokenizer.chat_template = template
+    return ChatRenderer(TextCodec(tokenizer))
+
+
+@pytest.mark.parametrize("template", [None, QWEN, OPENED, _CHAT_TEMPLATE, EMPTY_THINKING, NO_THINKING, NO_TOOL_ROLE])
+def test_a_template_of_the_same_format_is_accepted(template):
+    renderer = renderer_with(template)
+    check_template(renderer, allow_difference=False)
+    assert renderer.opens_thinking == (template == OPENED)
+
+
+@pytest.mark.parametrize(
+    ("template", "theirs", "ours"),
+    [
+        (
+            DEFAULT_SYSTEM,
+            r"renders a user message as '<\|im_start\|>system\\nYou are a clerk",
+            r"as '<\|im_start\|>user",
+        ),
+        (SEPARATED, r"'<\|im_start\|>user<\|im_sep\|>How far", r"'<\|im_start\|>user\\nHow far"),
+        (XML, "a user message with tools as .*Write each function call as XML", "as .*return a json object"),
+        (OTHER_CALLS, "a turn with thinking and calls as .*parameters", "as .*arguments"),
+        (OTHER_RESPONSES, "a turn with thinking and calls as .*<result>", "as .*<tool_response>"),
+        (QWEN.replace("</think>\n\n", "</think>\n"), "a turn with thinking and calls as .*</think>.n<tool", "</think>"),
+        (QWEN.replace("not loop.first", "false"), "a turn with thinking and calls", "as "),
+        ("{{ raise_exception('no system') }}", "does not render a user message: no system", ""),
+        ("{% if %}", "does not render a user message", ""),
+    ],
+)
+def test_a_template_of_another_format_is_refused_with_both_texts(template, theirs, ours):
+    with pytest.raises(ValueError, match=f"(?s){theirs}.*{ours}.*model.policy.allow_template_difference"):
+        check_template(renderer_with(template), allow_difference=False)
+
+
+def test_a_difference_that_is_allowed_is_logged(caplog):
+    with caplog.at_level(logging.WARNING):
+        check_template(renderer_with(DEFAULT_SYSTEM), allow_difference=True)
+        check_template(renderer_with(QWEN), allow_difference=True)
+    (record,) = caplog.records
+    assert "You are a clerk" in record.message
+
+
+def test_a_module_refuses_before_a_model_loads(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(BUNDLED_FOLDER)
+    tokenizer.chat_template = DEFAULT_SYSTEM
+    tokenizer.save_pretrained(tmp_path)
+    shutil.copy(BUNDLED_FOLDER / "config.json", tmp_path)  # no weights: nothing could be loaded
+    policy = {"model": str(tmp_path), "adapter": "lora"}
+    with pytest.raises(ValueError, match="allow_template_difference"):
+        PACTModule(policy=PolicyConfig(**policy), optimizer=OptimizerConfig())
+    PACTModule(policy=PolicyConfig(**policy, allow_template_difference=True), optimizer=OptimizerConfig())
