@@ -76,7 +76,14 @@ def _lengths(recipe: Recipe, given: dict[str, Any]) -> Lengths:
     if not recipe.uses_traces:
         given.pop("trace", None)
     shorter = replace(recipe, **{changes[name]: given[name] for name in changes if name in given})
-    return replace(shorter.longest(), **given)
+    lengths = replace(shorter.longest(), **given)
+    needed = lengths.prompt + lengths.trace + lengths.trajectory
+    if lengths.trace and recipe.max_context_tokens is not None and needed > recipe.max_context_tokens:
+        raise ValueError(
+            f"a context of these lengths takes {needed} tokens, over model.max_context_tokens = "
+            f"{recipe.max_context_tokens}: fit would leave out reasoning of the trace; plan with a shorter --trace"
+        )
+    return lengths
 
 
 def _speed(own: argparse.Namespace, recipe: Recipe, skeleton: nn.Module) -> Speed:

@@ -8,7 +8,7 @@ import torch
 
 from pact_lightning.plan.lengths import Lengths, TraceLayout
 from pact_lightning.policy.attention.choice import AttentionPath
-from pact_lightning.policy.loading import PolicyConfig
+from pact_lightning.policy.loading import PolicyConfig, policy_positions
 from pact_lightning.policy.packing import PackingMode
 
 
@@ -18,6 +18,7 @@ class Recipe:
 
     Attributes:
         policy: ``model.policy``.
+        max_context_tokens: Of the model; the policy's positions where it sets none, ``None`` without either.
         max_tokens_per_forward: Of the model.
         packing: Of the model.
         head_chunk: Of the model.
@@ -48,6 +49,7 @@ class Recipe:
     """
 
     policy: PolicyConfig
+    max_context_tokens: int | None
     max_tokens_per_forward: int
     packing: PackingMode
     head_chunk: int
@@ -91,19 +93,21 @@ class Recipe:
         return round((1 - self.anchor_probability) * self.prompts_per_step)
 
     def longest(self) -> Lengths:
-        """Return prompts and rollouts at their limits, and the longest trace that fits a forward with them, if any.
+        """Return prompts and rollouts at their limits, and the longest trace that fits a context with them, if any.
 
         Raises:
             ValueError: Not even a prompt and a rollout fit a forward.
         """
-        room = self.max_tokens_per_forward - self.max_prompt_tokens - self.max_trajectory_tokens
-        if room < 0:
+        both = self.max_prompt_tokens + self.max_trajectory_tokens
+        if both > self.max_tokens_per_forward:
             raise ValueError(
                 f"a prompt of {self.max_prompt_tokens} and a trajectory of {self.max_trajectory_tokens} tokens do not "
                 f"fit model.max_tokens_per_forward = {self.max_tokens_per_forward}; raise that, or plan with shorter "
                 "ones by --prompt and --trajectory"
             )
-        trace = min(room, self.max_trajectory_tokens) if self.uses_traces else 0
+        trace = self.max_trajectory_tokens if self.uses_traces else 0
+        if self.max_context_tokens is not None:
+            trace = min(trace, max(0, self.max_context_tokens - both))
         return Lengths(self.max_prompt_tokens, trace, self.max_trajectory_tokens)
 
 
@@ -122,8 +126,10 @@ def recipe_of(
     coefficients, limits = model["coefficients"], data["limits"]
     sampler = (model["sampler"] or {}).get("class_path", "")
     capped = bool(sampler) if model["importance_cap"] == "auto" else model["importance_cap"] is not None
+    policy = PolicyConfig(**{field.name: model["policy"][field.name] for field in fields(PolicyConfig)})
     return Recipe(
-        policy=PolicyConfig(**{field.name: model["policy"][field.name] for field in fields(PolicyConfig)}),
+        policy=policy,
+        max_context_tokens=model["max_context_tokens"] or policy_positions(policy),
         max_tokens_per_forward=model["max_tokens_per_forward"],
         packing=model["packing"],
         head_chunk=model["head_chunk"],

@@ -203,8 +203,9 @@ def _rollout(recipe: Recipe, skeleton: nn.Module, lengths: Lengths) -> RolloutBy
 
 
 def full_pack_tokens(recipe: Recipe, packs: list[PlannedPack]) -> int:
-    """Return the most tokens of a pack: the limit of a forward, or all tokens of a step."""
-    return min(recipe.max_tokens_per_forward, sum(planned.pack.tokens for planned in packs))
+    """Return the most tokens of a pack: the limit of a forward, all tokens of a step, or one longer sequence."""
+    within = min(recipe.max_tokens_per_forward, sum(planned.pack.tokens for planned in packs))
+    return max(within, fullest(packs).pack.tokens)
 
 
 def rollout_shape(recipe: Recipe, lengths: Lengths) -> RolloutShape:

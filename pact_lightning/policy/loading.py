@@ -149,6 +149,19 @@ def save_policy(model: Any, tokenizer: "PreTrainedTokenizerBase", config: Policy
     tokenizer.save_pretrained(folder)
 
 
+def policy_positions(config: PolicyConfig) -> int | None:
+    """Return how many positions the policy has for the tokens of a sequence, where its configuration says so.
+
+    Raises:
+        FileNotFoundError: The model's folder or file is missing.
+    """
+    from transformers import AutoConfig
+
+    with _named(config):
+        model_config = AutoConfig.from_pretrained(policy_source(config), **_gguf(config))
+    return getattr(model_config.get_text_config(), "max_position_embeddings", None)
+
+
 def policy_skeleton(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     """Make the policy on the meta device, without values, from its configuration alone.
 

@@ -110,25 +110,25 @@ def pack_blocks(blocks: Sequence[Block], max_tokens: int, mode: PackingMode = "s
 
     ``shared_prefix`` stores a prefix once for all its branches; a block over the limit is split by branches, with
     the prefix repeated. ``rows`` is the plain fallback: every ``prefix + branch`` is a sequence of its own. Both read
-    the same tokens once and give the same values and gradients. In a pack the blocks keep their order.
+    the same tokens once and give the same values and gradients, whatever the limit: a sequence that is over it by
+    itself makes a pack of its own. In a pack the blocks keep their order.
 
     Args:
         blocks: The blocks; each must have something to read.
-        max_tokens: Upper limit on the tokens of a pack (``max_tokens_per_forward``).
+        max_tokens: Most tokens of a pack of more than one sequence (``max_tokens_per_forward``).
         mode: ``shared_prefix`` or ``rows``.
 
     Raises:
-        ValueError: A block is empty or has nothing to read, or one prefix with one branch is over the limit.
+        ValueError: A block is empty or has nothing to read.
     """
     if mode not in ("shared_prefix", "rows"):
         raise ValueError(f"unknown packing mode {mode!r}; use 'shared_prefix' or 'rows'")
     pieces: list[_Piece] = []
     for index, block in enumerate(blocks):
         piece = _piece(index, block)
-        _check_fits(piece, max_tokens)
         if mode == "rows":
             pieces += _one_by_one(piece)
-        elif piece.tokens > max_tokens:
+        elif piece.tokens > max_tokens and piece.branches:
             pieces += _split(piece, max_tokens)
         else:
             pieces.append(piece)
@@ -183,23 +183,6 @@ def _split(piece: _Piece, max_tokens: int) -> Iterator[_Piece]:
         yield _Piece(piece.block, piece.prefix, branches, piece.read_prefix and number == 0)
 
 
-def _check_fits(piece: _Piece, max_tokens: int) -> None:
-    """Raise ``ValueError`` where the prefix, alone or with one of the branches, is over the limit."""
-    prefix = piece.prefix.shape[0]
-    if not piece.branches and prefix > max_tokens:
-        raise ValueError(
-            f"the prefix of block {piece.block} has {prefix} tokens, over max_tokens_per_forward = {max_tokens}; "
-            f"raise it to at least {prefix}"
-        )
-    for branch, ids in piece.branches:
-        length = ids.shape[0]
-        if prefix + length > max_tokens:
-            raise ValueError(
-                f"branch {branch} of block {piece.block} needs {prefix + length} tokens (prefix {prefix} + branch "
-                f"{length}), over max_tokens_per_forward = {max_tokens}; raise it to at least {prefix + length}"
-            )
-
-
 def _close(pieces: Sequence[_Piece]) -> Pack:
     ids: list[Tensor] = []
     positions: list[Tensor] = []
@@ -235,8 +218,8 @@ def fill_bins(sizes: Sequence[int], limit: int) -> list[list[int]]:
     """Fill few bins: first fit from the largest on for their number, then as evenly as that number allows [D].
 
     Args:
-        sizes: Size of every item, none over the limit.
-        limit: Most that a bin holds.
+        sizes: Size of every item.
+        limit: Most that a bin of several items holds.
 
     Returns:
         The items of every bin by index, in order; the bins by their first item.
@@ -244,7 +227,7 @@ def fill_bins(sizes: Sequence[int], limit: int) -> list[list[int]]:
     largest_first = sorted(range(len(sizes)), key=lambda item: (-sizes[item], item))
     bins = _first_fit(largest_first, sizes, limit)
     even = _evenly(largest_first, sizes, len(bins))
-    if all(sum(sizes[item] for item in found) <= limit for found in even):
+    if all(len(found) == 1 or sum(sizes[item] for item in found) <= limit for found in even):
         bins = even
     return sorted(sorted(found) for found in bins)
 

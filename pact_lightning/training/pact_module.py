@@ -34,7 +34,7 @@ from pact_lightning.objectives.component_sft import Normalizer, sft_weights
 from pact_lightning.objectives.pact import Coefficients
 from pact_lightning.objectives.surrogate import ClipConfig
 from pact_lightning.policy.attention.choice import AttentionPath
-from pact_lightning.policy.loading import PolicyConfig
+from pact_lightning.policy.loading import PolicyConfig, policy_positions
 from pact_lightning.policy.logprobs import LogProbs
 from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
 from pact_lightning.policy.reference import reference_policy
@@ -84,7 +84,9 @@ class PACTModule(PolicyModule):
             paper. A group with a single rollout has none in either case.
         level: Level of the reasoning prefix where no AnnealingCallback sets it.
         tool_call_scale: ``lambda_a`` where no AnnealingCallback sets it.
-        max_tokens_per_forward: Tokens of one forward.
+        max_context_tokens: Tokens of a privileged context with the longest rollout behind it; a longer one loses
+            reasoning (METHOD 5.6). By default what the policy has positions for.
+        max_tokens_per_forward: Tokens of one forward, which holds one sequence at least; the result is the same.
         packing: ``shared_prefix``, or ``rows`` as the plain alternative.
         head_chunk: Tokens whose logits exist at the same time.
         attention: How packed rows attend: ``auto``, ``blockwise``, ``two_calls`` or ``flex``; see docs/performance.md.
@@ -113,6 +115,7 @@ class PACTModule(PolicyModule):
         zero_variance: Literal["drop", "keep"] = "drop",
         level: int = 4,
         tool_call_scale: float = 0.8,
+        max_context_tokens: int | None = None,
         max_tokens_per_forward: int = 32_768,
         packing: PackingMode = "shared_prefix",
         head_chunk: int = 1024,
@@ -136,6 +139,10 @@ class PACTModule(PolicyModule):
         )
         if not 0.0 <= anchor_probability <= 1.0:
             raise ValueError(f"anchor_probability is a probability, not {anchor_probability}; set it between 0 and 1")
+        if max_context_tokens is not None and max_context_tokens < 1:
+            raise ValueError(
+                f"model.max_context_tokens counts tokens, not {max_context_tokens}; leave it out or raise it"
+            )
         self.coefficients = coefficients
         self.clip = clip
         self.anchor_probability = anchor_probability
@@ -149,7 +156,8 @@ class PACTModule(PolicyModule):
         self.supervision = Supervision(level, tool_call_scale)
         self._phase_metrics: dict[str, float] = {}
         self.performance = PhasePerformance()
-        self.contexts = ContextBuilder(self.renderer, trace_template, trace_context, max_tokens_per_forward)
+        longest = policy_positions(policy) if max_context_tokens is None else max_context_tokens
+        self.contexts = ContextBuilder(self.renderer, trace_template, trace_context, longest)
 
     @property
     def needs_reference(self) -> bool:

@@ -57,8 +57,8 @@ class PolicyModule(EvaluatedModule):
     Args:
         policy: Which policy to train.
         optimizer: How to train it.
-        max_tokens_per_forward: Tokens of one forward; what a batch needs beyond that goes into further forwards,
-            with the same result.
+        max_tokens_per_forward: Tokens of one forward, which holds one sequence at least; what a batch needs beyond
+            that goes into further forwards, with the same result.
         packing: ``shared_prefix`` runs what rollouts have in common once; ``rows`` is the plain alternative.
         head_chunk: Tokens whose logits exist at the same time.
         attention: How packed rows attend; ``auto`` chooses by the device and logs why.

@@ -29,7 +29,7 @@ class SFTModule(PolicyModule):
         optimizer: How to train it.
         with_answer: Supervise the final answer turn too. PACT's traces never show it; a policy that is to answer at
             all has to have learned it somewhere.
-        max_tokens_per_forward: Tokens of one forward.
+        max_tokens_per_forward: Tokens of one forward, which holds one trace at least; the result is the same.
         head_chunk: Tokens whose logits exist at the same time.
         metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
         sampler: What samples the rollouts of validation and test in the policy's stead.

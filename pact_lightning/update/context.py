@@ -1,6 +1,7 @@
 """Contexts of the log-probabilities: the prompt ``x``, and the privileged context ``c^h = [x; h*]``."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -50,14 +51,16 @@ class ContextBuilder:
             ``system_block`` quoted in the last user or the system message.
         context: Share of its reasoning that is shown (METHOD 5.3): ``full`` all of it, ``safe`` the L4 prefixes,
             ``follow`` the prefixes of the active level.
-        max_tokens: Tokens that context and longest rollout may take together.
+        max_tokens: Tokens that context and longest rollout may take together; ``None`` for any number.
     """
 
-    def __init__(self, renderer: ChatRenderer, template: TraceTemplate, context: TraceContext, max_tokens: int) -> None:
+    def __init__(
+        self, renderer: ChatRenderer, template: TraceTemplate, context: TraceContext, max_tokens: int | None
+    ) -> None:
         self.renderer = renderer
         self.template = template
         self.context = context
-        self.max_tokens = max_tokens
+        self.max_tokens = math.inf if max_tokens is None else max_tokens
 
     def prompt(self, task: Task) -> npt.NDArray[np.int64]:
         """Return the tokens of ``x``, ``[P]``."""

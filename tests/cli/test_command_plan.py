@@ -182,6 +182,19 @@ def test_a_recipe_whose_limits_do_not_fit_a_forward_is_planned_with_shorter_leng
     assert "limits.rows: all 4 rollouts of a phase" in text
 
 
+def test_a_context_that_is_longer_than_a_forward_s_limit_is_planned_as_a_forward_of_its_own(tmp_path):
+    """As training runs it; ``max_context_tokens`` is what bounds it."""
+    path = saved(tmp_path, {"model.init_args.max_tokens_per_forward": 800, "model.init_args.max_context_tokens": 1200})
+    recipe = read_recipe(["-c", path])
+    lengths = recipe.longest()
+    assert (lengths.prompt, lengths.trajectory) == (recipe.max_prompt_tokens, recipe.max_trajectory_tokens)
+    assert lengths.trace == min(1200 - lengths.prompt - lengths.trajectory, recipe.max_trajectory_tokens) > 0
+    plan = make_plan(recipe, policy_skeleton(recipe.policy), lengths)
+    whole = lengths.prompt + lengths.trace + lengths.trajectory
+    assert plan.pack_tokens == whole > 800
+    assert plan.memory.fill == 1.0
+
+
 def test_rollouts_beside_the_update_do_not_add_up(tmp_path, capsys):
     alone = told(capsys, "-c", saved(tmp_path, SERVER), "--tflops", "0.000001", "--bandwidth", "1000")
     beside = told(
@@ -292,6 +305,7 @@ def test_sizes(text, size):
         (["--tflops", "0"], "--tflops must be above 0, not 0"),
         (["--data.init_args.max_prompt_tokens", "9000"], "do not fit model.max_tokens_per_forward = 4096"),
         (["--trajectory", "0"], "a trajectory of at least one token"),
+        (["--trace", "5000"], "over model.max_context_tokens = 4096"),
         (["--sampled-share", "1.5"], "the sampled share must be above 0 and at most 1, not 1.5"),
         (["--model.init_args.policy.model", "/no/where"], "there is no model folder at /no/where"),
         (["--model.init_args.packing", "loosely"], "packing"),

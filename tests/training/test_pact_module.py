@@ -111,11 +111,17 @@ def test_a_trace_that_does_not_fit_sends_its_prompt_to_the_anchor():
     group = group_of()
     trace = render_trace(RENDERER, group.task.trace)
     room = len(group.trajectories[0].prompt_ids) + max(len(t.ids()) for t in group.trajectories)
-    module = prepared(FULL, SHIFT, anchor_probability=0.0, max_tokens_per_forward=room + len(trace.ids) // 4)
+    module = prepared(FULL, SHIFT, anchor_probability=0.0, max_context_tokens=room + len(trace.ids) // 4)
     module.prepare_phase([group], optimizer_steps=1)
     assert group.anchored == "overlong"
     assert_same(gradients(module, group), gradients(prepared(FULL, SHIFT), group_of(anchored="drawn")))
     assert module.logged[0]["anchor/overlong"] == 1.0
+
+
+def test_by_default_a_context_may_take_the_positions_of_the_policy():
+    assert PACTModule(policy=FULL, max_tokens_per_forward=1).contexts.max_tokens == 4096
+    with pytest.raises(ValueError, match=r"model\.max_context_tokens counts tokens, not 0"):
+        PACTModule(policy=FULL, max_context_tokens=0)
 
 
 def test_the_anchor_is_drawn_once_per_visit_with_probability_q():
@@ -232,15 +238,17 @@ def tight_limit(groups):
     )
 
 
-@pytest.mark.parametrize("packing", ["shared_prefix", "rows"])
-@pytest.mark.parametrize("tight", [False, True])
-def test_packing_changes_neither_loss_nor_gradient(eight_prompts, packing, tight):
+@pytest.mark.parametrize(
+    ("packing", "limit"), [("shared_prefix", None), ("shared_prefix", 1), ("rows", 100_000), ("rows", None)]
+)
+def test_packing_changes_neither_loss_nor_gradient(eight_prompts, packing, limit):
+    """Nor does a limit of a forward that no prompt, context and rollout fit: nothing is shortened, nothing anchored."""
     groups = mixed_groups()
-    limit = tight_limit(groups) if tight else 100_000
+    limit = limit or tight_limit(groups)
     module = prepared(FULL, SHIFT, anchor_probability=0.0, packing=packing, max_tokens_per_forward=limit)
     plans = [module._job(group) for group in groups]
     packs = pack_blocks(lay_out(plans).blocks, limit, packing)
-    assert len(packs) > 4 if tight else len(packs) == 1
+    assert len(packs) == 1 if limit == 100_000 else len(packs) > 4
     expected, logged = eight_prompts
     assert_same(gradients(module, *groups), expected)
     assert module.logged[0] == pytest.approx(logged, abs=2e-4, rel=1e-4)
