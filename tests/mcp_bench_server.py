@@ -95,6 +95,11 @@ def make_server():
         return "awake"
 
     @server.tool()
+    async def leave() -> str:
+        """Leaves by sys.exit()."""
+        sys.exit(3)
+
+    @server.tool()
     def die() -> str:
         """Ends the process."""
         os._exit(3)

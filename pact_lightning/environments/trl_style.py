@@ -7,7 +7,7 @@ from typing import Any
 from pact_lightning.environments.functions import CallableTools
 from pact_lightning.environments.protocol import ToolResult
 from pact_lightning.types.prompt import PromptView, ToolSchema
-from pact_lightning.utils.errors import shortened
+from pact_lightning.utils.errors import plain_text, shortened
 from pact_lightning.utils.imports import import_path
 
 _VERBS = ("reset", "get_reward")
@@ -71,7 +71,7 @@ class TRLEnvironment:
         if observation is not None and not isinstance(observation, str):
             kind = type(observation).__name__
             raise TypeError(f"reset() must return a text or None, not a {kind}; images are not supported")
-        return observation or ""
+        return plain_text(observation or "")
 
     def reset(self, task: PromptView, seed: int) -> None:
         """Reset the object for this task's row.

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from pact_lightning.environments.protocol import close_environment
+from pact_lightning.environments.tool_calls import has_verb
 from pact_lightning.rollout.ahead import RolledOut
 from pact_lightning.rollout.engine import RolloutLimits, RolloutRequest
 from pact_lightning.rollout.runner import RolloutRunner
@@ -174,7 +175,7 @@ class TaskDataModule(pl.LightningDataModule):
 
 def _try(spec: EnvironmentSpec, *, needs_reward: bool) -> None:
     environment = spec.build()
-    if needs_reward and not callable(getattr(environment, "reward", None)):
+    if needs_reward and not has_verb(environment, "reward"):
         raise ValueError(
             f"data.credit.reward is `environment`, but {spec.class_path} has no method reward(); give it one, or "
             "choose another reward"

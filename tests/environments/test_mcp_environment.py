@@ -133,6 +133,15 @@ def test_a_tool_that_blocks_the_loop_of_its_server_holds_up_no_other_thread():
         assert connection.wait_ended(30)
 
 
+def test_a_tool_of_a_server_in_this_process_that_exits_ends_no_other_call():
+    here = {"server": "mcp_bench_server.make_server"}
+    with opened(**here) as environment, opened(**here) as other:
+        result = environment.call("leave", {})
+        assert (result.text, result.error) == ("The tool failed: 3", True)
+        assert environment.call("add", {"a": 1}).text == "2"
+        assert other.call("add", {"a": 1}).text == "2"
+
+
 def test_a_server_that_no_longer_answers_at_all_is_started_again():
     with opened(**BENCH, **QUICK) as environment:
         assert environment.call("block", {"seconds": 60}).error

@@ -1,5 +1,6 @@
 """Environment classes in TRL's style: the same tools as TRL collects, and the same prompts."""
 
+import enum
 import json
 from pathlib import Path
 
@@ -90,6 +91,21 @@ class Unpaid:
         return "nothing"
 
 
+class Way(enum.Enum):
+    NORTH = "north"
+
+
+class Walker(Unpaid):
+    def walk(self, way: Way, steps: tuple[int, int] = (0, 0)) -> str:
+        """Walks.
+
+        Args:
+            way: Where.
+            steps: How far.
+        """
+        return repr([way, steps])
+
+
 class Unready:
     def look(self) -> str:
         """Looks."""
@@ -98,6 +114,15 @@ class Unready:
 
 def adapter(cls, init_args=None, row=None):
     return TRLEnvironment(f"{__name__}.{cls.__name__}", init_args, row)
+
+
+def test_methods_get_what_their_type_hints_say():
+    result = adapter(Walker).call("walk", {"way": "north", "steps": [1, 2]})
+    assert result.text == repr([Way.NORTH, (1, 2)])
+
+
+def test_the_text_of_a_reset_is_one_that_files_and_tokenizers_take():
+    assert adapter(Unpaid, {"answer": "a\ud83d"}).observe({}) == "a?"
 
 
 def test_tools_are_those_of_trl_s_trainer(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -328,8 +329,15 @@ def _event_loop(name: str) -> asyncio.AbstractEventLoop:
     loop, and refuses a session that the garbage collector ends on the loop's own thread.
     """
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name=name, daemon=True).start()
+    threading.Thread(target=_run_on, args=(loop,), name=name, daemon=True).start()
     return loop
+
+
+def _run_on(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop for ever; asyncio lets the ``sys.exit()`` of a server in this process end it."""
+    while True:
+        with suppress(SystemExit):
+            loop.run_forever()
 
 
 _outages: dict[str, ServerOutage] = {}
