@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pact_lightning.environments.sandbox import libraries
 from pact_lightning.environments.sandbox.files import landlock_version
 from pact_lightning.environments.sandbox.libraries import readable_files
 from pact_lightning.environments.sandbox.limits import FILE_RULES, FILTER, NETWORK, OWN_FILES, PRIVILEGES
@@ -209,6 +210,28 @@ def test_only_named_packages_are_installed_for_a_snippet(tmp_path, monkeypatch, 
         for path, may in ((target, True), (other, False), (Path(pytest.__file__), False), (Path(__file__), False)):
             result = pool.run(opened, "f", {"path": str(path)}, limits=LIMITS)
             assert result.text == str(may), path
+
+
+def test_a_library_folder_is_readable_but_for_installed_packages_and_links(tmp_path, monkeypatch):
+    """As in /usr/local/lib of a container, where all that is installed lies below the standard library."""
+    home = tmp_path / "lib"
+    for name in ("libc.so", "python3.11/os.py", "python3.11/site-packages/mine/data", "python3/dist-packages/mine"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text("x")
+    (home / "linked").symlink_to(tmp_path)
+    monkeypatch.setattr(libraries, "_LIBRARY_FOLDERS", (str(home),))
+    readable = [path for path in readable_files(()).readable if path.startswith(str(tmp_path))]
+    assert readable == [str(home / "libc.so"), str(home / "python3.11" / "os.py")]
+
+
+def test_a_projects_list_of_sources_makes_nothing_of_it_readable(tmp_path, monkeypatch):
+    """An older kind of editable install: its metadata lies in the project and lists sources."""
+    (tmp_path / "mine.egg-info").mkdir()
+    (tmp_path / "mine.egg-info" / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    (tmp_path / "mine.egg-info" / "SOURCES.txt").write_text("train.jsonl\nmine.egg-info/PKG-INFO\n")
+    (tmp_path / "train.jsonl").write_text("EXPERT-TRACE-CANARY")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert readable_files(("mine",)).packages == ()
 
 
 @pytest.mark.slow

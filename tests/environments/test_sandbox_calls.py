@@ -228,10 +228,10 @@ def test_only_layers_that_exist_are_reported(line):
 MESS = """
 import os
 def f():
-    for _ in range(1000):
+    for _ in range(200):
         os.mkdir("d")
         os.chdir("d")
-    for n in range(500):
+    for n in range(50):
         os.mkdir(str(n), 0)
     return len(os.listdir("."))
 """
@@ -244,7 +244,7 @@ def test_what_a_call_leaves_is_gone_for_the_next_one(left_out, caplog):
     worker, folder, _ = json.loads(pool.run(where, "f", {}, limits=LIMITS).text)
     root = Path(folder).parents[1]
     for _ in range(2):
-        assert pool.run(MESS, "f", {}, limits=LIMITS).text == "500"
+        assert pool.run(MESS, "f", {}, limits=LIMITS).text == "50"
         after = json.loads(pool.run(where, "f", {}, limits=LIMITS).text)
         assert (after[0], after[2]) == (worker, [])
     if OWN_FILES not in caplog.text:

@@ -19,7 +19,7 @@ DEFAULT_PACKAGES = (
 """Distributions that snippets may import where they are installed, with what these depend on. [D]"""
 
 _LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store")
-_SINGLE_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo")
+_OTHERS = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo")
 _OF_INSTALLED_PACKAGES = ("site-packages", "dist-packages")
 
 
@@ -59,6 +59,7 @@ def readable_files(packages: tuple[str, ...]) -> ReadableFiles:
     readable += [entry for folder in standard for entry in _library_entries(folder)]
     for folder in filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":")):
         readable += map(str, Path(folder).glob("*.so*"))
+    readable += [*_OTHERS, *filter(None, (sysconfig.get_config_var("TZPATH") or "").split(os.pathsep))]
     links = {}
     for found in _with_dependencies(packages):
         for name in _entries(found):
@@ -66,7 +67,7 @@ def readable_files(packages: tuple[str, ...]) -> ReadableFiles:
             if os.path.exists(target):  # noqa: PTH110
                 links[name] = target
     return ReadableFiles(
-        tuple(sorted({*map(os.path.realpath, (*readable, *_SINGLE_FILES)), *links.values()})),
+        tuple(sorted({*map(os.path.realpath, readable), *links.values()})),
         tuple(sorted(set(map(os.path.realpath, standard)))),
         tuple(sorted(links.items())),
     )
@@ -111,7 +112,9 @@ def _with_dependencies(packages: tuple[str, ...]) -> list[Distribution]:
 def _entries(found: Distribution) -> set[str]:
     """Return the paths, relative to the folder it is installed in, that hold a distribution's files."""
     entries = set()
-    paths = found.files or ()
+    # Without either file, `files` would be a list of a project's sources.
+    installed = found.read_text("RECORD") or found.read_text("installed-files.txt")
+    paths = (found.files or ()) if installed else ()
     own = {path.parts[0] for path in paths if len(path.parts) == 2}
     for path in paths:
         top = path.parts[0]

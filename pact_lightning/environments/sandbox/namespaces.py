@@ -38,8 +38,8 @@ def own_namespaces() -> bool:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    except OSError:  # the network is left all the same; own_files() then fails, and is reported
-        return True
+    except OSError:  # without its numbers it could make no file in a file system of its own
+        return False
     return True
 
 

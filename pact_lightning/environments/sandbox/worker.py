@@ -18,6 +18,7 @@ import site
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ class _Worker:
         self._sweeper: int | None = None
         self._take_new_folder()
 
-    def _offers(self, layer: str, add: Any) -> bool:
+    def _offers(self, layer: str, add: Callable[[], bool]) -> bool:
         return layer not in self._without and add()
 
     @property
@@ -128,11 +129,11 @@ class _Worker:
         """
         missing = [*self._missing, *limits.limit_resources(order["memory_mb"], order["cpu_s"])]
 
-        def add(layer: str, function: Any, *arguments: Any) -> None:
-            if not self._offers(layer, lambda: function(*arguments)):
+        def add(layer: str, function: Callable[[], bool]) -> None:
+            if not self._offers(layer, function):
                 missing.append(layer)
 
-        add(limits.OWN_FILES, namespaces.own_files, self._workdir)
+        add(limits.OWN_FILES, lambda: not self._missing and namespaces.own_files(self._workdir))
         os.chdir(self._workdir)
         rules, program = self._rules, self._filter
         add(limits.FILE_RULES, lambda: rules is not None and files.restrict_files(rules))
@@ -262,14 +263,13 @@ def _serve(control: socket.socket) -> None:
     sys.path.append(settings["packages"])
     worker = _Worker(settings)
     gc.freeze()  # a child's collections need not copy what is here
-    while order := orders.readline():
-        pid = worker.begin(control, json.loads(order))
-        orders.readline()  # the end, or the parent's end
-        status = worker.end(pid)
-        with contextlib.suppress(BrokenPipeError):
-            control.sendall(
-                json.dumps({"signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0}).encode() + b"\n"
-            )
+    with contextlib.suppress(ConnectionError):  # the parent ended meanwhile
+        while order := orders.readline():
+            pid = worker.begin(control, json.loads(order))
+            orders.readline()  # the end, or the parent's end
+            status = worker.end(pid)
+            by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+            control.sendall(json.dumps({"signal": by}).encode() + b"\n")
     with contextlib.suppress(OSError):
         files.remove_folder(settings["root"])
 

@@ -128,14 +128,16 @@ class WorkerProcess:
 
     def _receive_pipes(self) -> tuple[int, int]:
         try:
-            byte, descriptors, _, _ = socket.recv_fds(self._control, 1, 2)
+            _, descriptors, _, _ = socket.recv_fds(self._control, 1, 2)
         except OSError as error:
             raise WorkerDiedError from error
+        if len(descriptors) != 2:  # the worker has ended, or this process may open no more files
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise WorkerDiedError
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
             os.set_blocking(descriptor, False)
-        if not byte or len(descriptors) != 2:
-            raise WorkerDiedError
         return descriptors[0], descriptors[1]
 
     def _receive_line(self) -> bytes:
