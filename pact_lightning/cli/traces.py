@@ -11,6 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pact_lightning.cli.errors import run
 from pact_lightning.cli.traces_generate import generate
+from pact_lightning.cli.traces_show import show
 from pact_lightning.tasks.jsonl import write_jsonl
 from pact_lightning.teacher.annotator import AnnotatorConfig, LLMAnnotator
 from pact_lightning.teacher.build import BuildOptions, BuildReport, build_tasks
@@ -25,17 +26,15 @@ from pact_lightning.teacher.report import (
     verdict_record,
     verdict_table,
 )
-from pact_lightning.teacher.stored import StoredFormat, StoredTrace, is_task_file, load_tasks, read_stored, trace_view
-from pact_lightning.traces.hard_turns import Annotator, flag_names, quality_flags, segment_trace, segment_turns
+from pact_lightning.teacher.stored import StoredFormat, StoredTrace, is_task_file, load_tasks, read_stored
+from pact_lightning.traces.hard_turns import Annotator, flag_names, segment_trace, segment_turns
 from pact_lightning.traces.verdict import OnMismatch, verified_task
 from pact_lightning.types.prompt import EnvironmentSpec
 from pact_lightning.types.task import Task
-from pact_lightning.types.trace import ExpertTrace
 from pact_lightning.utils.files import write_json, write_json_lines
 from pact_lightning.utils.imports import make_object
 
 _Item = TypeVar("_Item")
-_NAMED_IDS = 5
 _SEGMENTED = {
     "rules": "by the rules",
     "annotator": "by the annotator",
@@ -207,40 +206,6 @@ def segment(
     return int(bool(problems))
 
 
-def show(file: str, *, id: str | None = None, format: StoredFormat = "auto", full: bool = False) -> int:
-    """Print a trace: its components in colours, and what each level L0 to L4 supervises of every turn.
-
-    Args:
-        file: A task file, a .yaml file that names a task source, or conversations.
-        id: Which task or record; the first trace by default. A record without an id is named by file and line.
-        format: What the file holds; auto tells by its records.
-        full: Show long texts whole.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: There is no such trace.
-    """
-    problems: list[Problem] = []
-    others: list[str] = []
-    for trace in read_stored(Path(file), format):
-        if isinstance(trace, Problem):
-            problems.append(trace)
-        elif id is None or trace.prompt.id == id:
-            Console().print(trace_view(trace, _flags(trace), full=full))
-            return 0
-        else:
-            others.append(trace.prompt.id)
-    for problem in problems[:3]:
-        _say(str(problem))
-    broken = f"; {len(problems)} of its records are broken" if problems else ""
-    if others:
-        more = f" and {len(others) - _NAMED_IDS} more" if len(others) > _NAMED_IDS else ""
-        broken += f"; it holds {', '.join(map(repr, others[:_NAMED_IDS]))}{more}"
-    raise ValueError(f"{file} holds no trace{'' if id is None else f' of {id!r}'}{broken}")
-
-
 def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
@@ -272,11 +237,6 @@ def _annotator(
     if not callable(getattr(annotator, "annotate", None)):
         raise ValueError(f"{class_path} is no annotator; it has no method `annotate`")
     return annotator
-
-
-def _flags(trace: StoredTrace) -> Any:
-    complete = [turn for turn in trace.turns if len(turn.calls) == len(turn.responses) and not turn.answer]
-    return quality_flags(ExpertTrace(tuple(complete)), trace.answer)
 
 
 def _segmented(task: Task, annotator: Annotator | None, counts: Counter[str]) -> Task:

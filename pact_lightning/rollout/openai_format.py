@@ -57,6 +57,7 @@ def _messages(index: int, turn: RolloutTurn) -> list[dict[str, Any]]:
         else:
             call_id = ""
             assistant.setdefault("malformed_calls", []).append(entry.error)
+            assistant["text"] = turn.text  # all that the policy wrote: such a call has no other place
         if number < len(turn.responses):
             response = {"role": "tool", "content": turn.responses[number], "error": turn.errors[number]}
             responses.append(response | ({"tool_call_id": call_id} if call_id else {}))
