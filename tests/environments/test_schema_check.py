@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from pact_lightning.environments.checker.arguments import bad_arguments, good_arguments
+from pact_lightning.environments.checker.bounded import allows
 from pact_lightning.environments.checker.schemas import check_schemas
 
 
@@ -192,6 +193,34 @@ def test_good_arguments_are_valid_and_bad_ones_are_not(parameters):
     for bad in bad_arguments(parameters, made[-1]):
         assert bad.forbidden != validator.is_valid(bad.arguments)
     assert not [f for f in check_schemas([tool(parameters)]) if f.severity == "error"]
+
+
+WORDS = st.sampled_from([
+    "type", "properties", "required", "items", "anyOf", "allOf", "oneOf", "$ref", "$dynamicRef", "$id", "$anchor",
+    "$defs",
+    "pattern", "patternProperties", "additionalProperties", "minLength", "maxLength", "minItems", "minimum", "maximum",
+    "multipleOf", "enum", "const", "default", "examples", "format", "x", "prefixItems", "unevaluatedProperties", "not",
+])  # fmt: skip
+LEAVES = (
+    st.none() | st.booleans() | st.integers(-3, 10**20) | st.floats() | st.text(max_size=3)
+    | st.sampled_from(["object", "string", "array", "integer", "#", "#/$defs/x", "#/properties/x", "http://[", SLOW])
+)  # fmt: skip
+ANYTHING = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4), max_leaves=12
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(WORDS, ANYTHING, max_size=6).map(lambda more: {"type": "object", **more}))
+def test_whatever_a_schema_says_is_a_finding_or_made_into_arguments(parameters):
+    findings = check_schemas([tool(parameters)])
+    assert all(finding.where == "look" and finding.remedy for finding in findings)
+    if [f for f in findings if f.severity == "error"]:
+        return
+    for good in good_arguments(parameters):
+        assert allows(parameters, good.arguments)
+        forbidden = [bad for bad in bad_arguments(parameters, good.arguments) if bad.forbidden]
+        assert not [bad for bad in forbidden if allows(parameters, bad.arguments)]
 
 
 def test_bad_arguments_are_of_three_kinds():
