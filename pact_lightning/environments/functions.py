@@ -16,6 +16,7 @@ from pact_lightning.environments.protocol import ToolResult, unknown_tool
 from pact_lightning.environments.tool_calls import failure
 from pact_lightning.environments.tool_output import ToolOutputError, output_text
 from pact_lightning.types.prompt import PromptView, ToolSchema
+from pact_lightning.utils.errors import FAILURES
 from pact_lightning.utils.imports import import_module, import_path
 
 
@@ -74,7 +75,7 @@ class CallableTools:
             return ToolResult(output_text(self.finish(self._functions[name](**given))))
         except ToolOutputError as error:
             return ToolResult(f"The tool {name} failed: {error}.", error=True)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the user's code: any error is an observation
+        except (*FAILURES, asyncio.CancelledError) as error:  # the user's code: any error is an observation
             return failure(error)
 
     def finish(self, value: Any) -> Any:

@@ -57,7 +57,7 @@ def fails(how: str) -> str:
     Args:
         how: How.
     """
-    raise {"key": KeyError("k"), "mute": ValueError(), "unspeakable": Unspeakable()}[how]
+    raise {"exit": SystemExit(3), "key": KeyError("k"), "mute": ValueError(), "unspeakable": Unspeakable()}[how]
 
 
 class Unspeakable(Exception):
@@ -235,6 +235,7 @@ def test_what_json_cannot_hold_is_an_error_response(kind):
     [
         ("key", "The tool failed: KeyError: 'k'"),
         ("mute", "The tool failed: ValueError"),
+        ("exit", "The tool failed: SystemExit: 3"),
         ("unspeakable", "The tool failed: Unspeakable"),
     ],
 )
@@ -259,6 +260,8 @@ async def later(what: str) -> str:
         raise ValueError("too late")
     if what == "cancel":
         raise asyncio.CancelledError
+    if what == "exit":
+        raise SystemExit(3)
     return what
 
 
@@ -276,10 +279,11 @@ def test_async_functions_share_their_environment_s_loop_across_threads():
     call(other, "b")
     call(one, "error")
     call(one, "cancel")
+    call(one, "exit")
     call(one, "c")
     assert texts == ["a", "b", "The tool failed: ValueError: too late",
-                     "The tool failed: CancelledError", "c"]  # fmt: skip
-    assert LOOPS[0] is LOOPS[2] is LOOPS[3] is LOOPS[4]
+                     "The tool failed: CancelledError", "The tool failed: SystemExit: 3", "c"]  # fmt: skip
+    assert LOOPS[0] is LOOPS[2] is LOOPS[3] is LOOPS[4] is LOOPS[5]
     assert LOOPS[0] is not LOOPS[1]
     one.close()
     assert LOOPS[0].is_closed()

@@ -225,7 +225,7 @@ class _Check:
         control, _ = self._timed(schema, lambda: list(good_arguments(parameters, CONTROL_TEXT))[-1:], simpler)
         for one in control or ():
             plain = self._call(self.env, good[-1])
-            answer = self._call(self.env, _Call(name, one.arguments))
+            answer = self._call(self.env, _Call(name, one.arguments, one.invented))
             self.findings += check_control_text(name, plain, answer, WORD)
         self.calls += [call for call in good if call not in self.calls]
 
