@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from test_importers import ADD, SCHEMA, TOOL, openai, sharegpt
@@ -160,6 +161,14 @@ def test_every_form_becomes_the_same_conversation(make, form):
     assert (turn.reasoning, turn.calls, turn.responses) == (THOUGHT, (ADD, SUB), ("42", "7"))
     assert (dialogue.final.reasoning, dialogue.final.answer) == ("It is 42.", "<answer>42</answer>")
     assert dialogue.open_turn is None
+
+
+@pytest.mark.parametrize("form", [form for _, form in FORMATS])
+def test_the_page_names_every_form(form):
+    page = (Path(__file__).parent.parent.parent / "docs" / "your_traces.md").read_text(encoding="utf-8")
+    name, *forms = form.split(" + ")
+    assert f"| `{name}` |" in page
+    assert all(f"`{each}`" in page for each in forms)
 
 
 def test_a_row_of_xlam_waits_for_its_responses():

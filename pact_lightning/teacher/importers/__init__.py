@@ -1,4 +1,5 @@
 """Importers: records of several formats, read as conversations of a teacher.
 
-Read ``reading`` (files, formats), ``conversation`` (the common form), ``fields``; then the formats themselves.
+Read ``reading`` (files), ``conversation`` (the common form), ``formats`` (the table of formats), ``messages`` and
+``parts`` (one message), ``calls``, ``tagged_text``, ``tools``, ``assembly``; then ``toolrl``.
 """
