@@ -118,11 +118,15 @@ def _answer_mistakes(
 def environment_mistake(task: Task) -> TaskFieldError | None:
     """Make a task's environment; return the mistake that keeps it from being made, or ``None``."""
     try:
-        close_environment(task.prompt.environment.build())
+        environment = task.prompt.environment.build()
     except ImportError as error:
         return TaskFieldError("environment.class_path", str(error))
     except FAILURES as error:
         return TaskFieldError("environment.init_args", f"the environment cannot be made: {named_failure(error)}")
+    try:
+        close_environment(environment)
+    except FAILURES as error:
+        return TaskFieldError("environment.class_path", f"close() of the environment failed: {named_failure(error)}")
     return None
 
 

@@ -119,6 +119,26 @@ def lazily_broken(trajectory, task):
     yield task.nonsense
 
 
+class MuteError(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+def wordless(trajectory, task):
+    raise MuteError
+
+
+def exits(trajectory, task):
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(("name", "says"), [("wordless", "MuteError"), ("exits", "SystemExit: 3")])
+def test_whatever_a_reward_raises_is_told(renderer, name, says):
+    task, rollout, _ = rollout_of(renderer, log("x"), "done")
+    with pytest.raises(RewardError, match=rf"failed on a rollout of task bench-0: {says} \(test_reward.py, line"):
+        make_reward(f"{__name__}.{name}")(rollout, task)
+
+
 @pytest.mark.parametrize("name", ["broken", "lazily_broken"])
 def test_a_reward_that_fails_is_told_with_its_place(renderer, name):
     task, rollout, _ = rollout_of(renderer, log("x"), "done")

@@ -19,6 +19,11 @@ from pact_lightning.types.trace import Chunk, ExpertTrace, ExpertTurn
 TOOL = {"type": "function", "function": {"name": "echo", "parameters": {"type": "object"}}}
 
 
+class MuteError(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
 class Echo:
     """Says what it is told, and counts how often it was closed."""
 
@@ -28,6 +33,8 @@ class Echo:
     def __init__(self, broken=""):
         if broken == "init":
             raise RuntimeError("no such shop")
+        if broken == "exit":
+            raise SystemExit(3)
         self.broken = broken
         self.open = True
 
@@ -44,6 +51,8 @@ class Echo:
         return "bare text" if arguments["what"] == "bare" else ToolResult(arguments["what"])
 
     def close(self):
+        if self.broken == "close":
+            raise MuteError
         type(self).closed += 1
         self.open = False
 
@@ -123,6 +132,8 @@ def test_leaks_and_tags_are_mistakes():
         ({"class_path": "Nothing"}, "environment.class_path", "Nothing' cannot be imported: module "),
         ({"broken": "init"}, "environment.init_args", "cannot be made: RuntimeError: no such shop"),
         ({"x": 1}, "environment.init_args", "cannot be made: TypeError"),
+        ({"broken": "exit"}, "environment.init_args", "cannot be made: SystemExit: 3"),
+        ({"broken": "close"}, "environment.class_path", "close() of the environment failed: MuteError"),
     ],
 )
 def test_an_environment_that_cannot_be_made(arguments, field, problem):

@@ -44,9 +44,9 @@ class Desk:
     NAMES = ("say", "crash", "stop", "hang", "long", "tag")
     closed = 0
 
-    def __init__(self, worth=None, broken=False):
-        if broken:
-            raise OSError("no desk")
+    def __init__(self, worth=None, broken=None):
+        if broken is not None:
+            raise broken
         if worth is not None:
             self.reward = lambda: worth
 
@@ -197,7 +197,9 @@ def test_the_environments_end():
     assert attempt.ending is Ending.ANSWERED
     assert Desk.closed == before + 1
     with pytest.raises(EnvironmentFailedError, match=r"^The environment cannot be started: OSError: no desk$"):
-        played(desk(broken=True))
+        played(desk(broken=OSError("no desk")))
+    with pytest.raises(EnvironmentFailedError, match=r"^The environment cannot be started: SystemExit: 3$"):
+        played(desk(broken=SystemExit(3)))
 
 
 @pytest.mark.parametrize(("worth", "outcome"), [(1.0, "kept"), (0.5, "not_verified")])
