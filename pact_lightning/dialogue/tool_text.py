@@ -101,24 +101,36 @@ class CallBlock:
 
 
 def block_at(text: str, start: int) -> CallBlock:
-    """Find the end of a tool-call block.
-
-    The block is closed by the first closing tag behind its JSON, since a string in it may hold the tag; where there is
-    no JSON, by the first one.
+    """Find the end of a tool-call block; see :func:`closing_tag`.
 
     Args:
         text: The text.
         start: Place of the opening tag.
     """
     inner = start + len(CALL_OPEN)
-    close = text.find(CALL_CLOSE, inner)
-    end = json_end(text, inner) if close >= 0 else None
-    if end is not None and end > close:
-        close = text.find(CALL_CLOSE, end)
+    close, whole = closing_tag(text, inner, CALL_CLOSE)
     if close < 0:
         return CallBlock(start, len(text), (inner, len(text)), closed=False, whole=False)
-    whole = end is not None and not text[end:close].strip()
     return CallBlock(start, close + len(CALL_CLOSE), (inner, close), closed=True, whole=whole)
+
+
+def closing_tag(text: str, start: int, tag: str) -> tuple[int, bool]:
+    """Find the first closing tag behind the JSON of a block, since a string in the JSON may hold the tag.
+
+    Args:
+        text: The text.
+        start: Place behind the opening tag. Without JSON there, the first closing tag is the block's.
+        tag: The closing tag.
+
+    Returns:
+        Its place, -1 without one; and whether JSON, and nothing else, stands before it.
+    """
+    close = text.find(tag, start)
+    behind = start
+    while close >= 0 and (end := json_end(text, behind)) is not None:
+        behind = end
+        close = text.find(tag, max(close, end))
+    return close, behind > start and not text[behind:close].strip()
 
 
 def call_text(call: ToolCall) -> str:

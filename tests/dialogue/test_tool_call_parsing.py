@@ -146,5 +146,15 @@ def test_an_unclosed_block_is_malformed_however_good_its_json():
     assert [entry.error for entry in parsed] == ["The tool call is not closed with </tool_call>."]
 
 
+def test_a_tag_in_the_second_of_two_objects_ends_no_block():
+    two = (
+        json.dumps({"name": "a", "arguments": {}})
+        + "\n"
+        + json.dumps({"name": "b", "arguments": {"x": "</tool_call>"}})
+    )
+    parsed = parse_tool_calls(f"{block(two)} {block('oops')}")
+    assert [entry.error.partition(":")[2][:11] for entry in parsed] == [" Extra data", " Expecting "]
+
+
 def test_text_without_a_block_holds_no_call():
     assert parse_tool_calls('{"name": "f", "arguments": {}} </tool_call>') == []

@@ -242,3 +242,13 @@ def test_toolrl_types_and_quoted_tags():
     assert conversation.dialogue.open_turn.reasoning == "In <tool_call> I put <response>."
     properties = conversation.tools[0]["function"]["parameters"]["properties"]
     assert properties == {"a": {"description": "", "type": "integer"}}
+
+
+@pytest.mark.parametrize("tag", ["</tool_call>", "</obs>", "<tool_call>", "</think>"])
+def test_toolrl_s_tags_may_stand_in_arguments_and_results(tag):
+    row = toolrl()
+    row["input"] = row["input"].replace('{"a": 20', f'{{"c": "x {tag} y", "a": 20').replace("42}", f'"4 {tag} 2"}}')
+    assert row["input"].count(tag) == toolrl()["input"].count(tag) + 2
+    (turn,) = read_conversation(row).dialogue.turns
+    assert turn.calls[0]["arguments"]["c"] == f"x {tag} y"
+    assert turn.responses == (f"4 {tag} 2",)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pact_lightning.dialogue.tool_text import closing_tag
 from pact_lightning.teacher.importers.calls import calls_in_text
 from pact_lightning.teacher.importers.conversation import Reading, RecordError, Said, Source
 from pact_lightning.teacher.importers.fields import decoded, needed, wanted
@@ -73,7 +74,7 @@ def _blocks(text: str, field: str) -> Iterator[tuple[str, str]]:
             problem = f"holds text outside its tags at character {at}: {text[at:].strip()[:60]!r}"
             raise RecordError("text outside the tags", field, problem)
         tag = match.group(1)
-        end = text.find(f"</{tag}>", match.end())
+        end, _ = closing_tag(text, match.end(), f"</{tag}>")
         if end < 0:
             raise RecordError("unclosed tag", field, f"opens <{tag}> at character {match.start()} and never closes it")
         yield tag, text[match.end() : end].strip()
