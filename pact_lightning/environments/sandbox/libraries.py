@@ -25,7 +25,7 @@ _OF_INSTALLED_PACKAGES = ("site-packages", "dist-packages")
 
 @dataclass(frozen=True, slots=True)
 class ReadableFiles:
-    """What a snippet may read.
+    """Files that a snippet may read.
 
     Attributes:
         readable: Files and folders, real paths.

@@ -63,7 +63,7 @@ def run_snippet(code: str, name: str, arguments: dict[str, Any]) -> str:
 
 
 class _Worker:
-    """What each child is a copy of. Nothing in it comes from a call."""
+    """Process that each child is a copy of. Nothing in it comes from a call."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._root: str = settings["root"]
@@ -85,7 +85,7 @@ class _Worker:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What a child needs to close itself in."""
+        """Descriptors that a child needs to close itself in."""
         return () if self._rules is None else (self._rules,)
 
     def _take_new_folder(self) -> None:
