@@ -263,9 +263,8 @@ class _Run:
         return TurnRequest(index, ids, self._budget(row), derive_seed(row.seed, 0), shared_prompt=row.prompt.id)
 
     def _budget(self, row: _Row) -> int:
-        left = self.limits.max_trajectory_tokens - row.tokens
-        turn = self.limits.max_new_tokens_per_turn
-        return left if turn is None else min(turn, left)
+        whole = self.limits.max_trajectory_tokens
+        return min(self.limits.max_new_tokens_per_turn or whole, whole - row.tokens)
 
     def _turn_ended(self, output: TurnOutput) -> None:
         row = self.rows[output.row]

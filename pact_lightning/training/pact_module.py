@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from pact_lightning.callbacks.collapse import CollapseMonitor
@@ -42,17 +42,11 @@ from pact_lightning.policy.sharding import score_pack
 from pact_lightning.rollout.ahead import SampledBy
 from pact_lightning.rollout.engine import RolloutStats
 from pact_lightning.rollout.samplers.base import SamplerBackend
+from pact_lightning.training.phase_report import warn_where_nothing_is_learned
 from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.update.context import ContextBuilder, PrivilegedContext, TraceContext, TraceTemplate
 from pact_lightning.update.gradient import gather_gradient, idle_forwards
-from pact_lightning.update.layout import (
-    RatioContext,
-    ScoringBlocks,
-    ScoringJob,
-    head_masks,
-    lay_out,
-    read_temperatures,
-)
+from pact_lightning.update.layout import RatioContext, ScoringBlocks, ScoringJob, head_masks, lay_out
 from pact_lightning.update.optimizer import OptimizerConfig
 from pact_lightning.update.performance import PhasePerformance, performance_line
 from pact_lightning.update.prompt_loss import PromptLoss, ScoredRollout
@@ -139,10 +133,6 @@ class PACTModule(PolicyModule):
         )
         if not 0.0 <= anchor_probability <= 1.0:
             raise ValueError(f"anchor_probability is a probability, not {anchor_probability}; set it between 0 and 1")
-        if max_context_tokens is not None and max_context_tokens < 1:
-            raise ValueError(
-                f"model.max_context_tokens counts tokens, not {max_context_tokens}; leave it out or raise it"
-            )
         self.coefficients = coefficients
         self.clip = clip
         self.anchor_probability = anchor_probability
@@ -221,16 +211,7 @@ class PACTModule(PolicyModule):
         figures = metrics.compute() | rollout_figures(groups, stats, self.renderer, self.trainer)
         figures["staleness"] = 0.0 if ahead is None else float(ahead.staleness(self.trainer.global_step))
         self._phase_metrics = {f"rollout/{name}": value for name, value in figures.items()}
-        if figures["zero_variance"] == 1.0:
-            rank_zero_warn(
-                "all groups of a phase are of zero variance: all rollouts of a prompt earned the same, so that nothing "
-                "is learned from them; look at the rewards in the trajectories, or at the tasks' difficulty"
-            )
-        if figures["single_rollout"] == 1.0:
-            rank_zero_warn(
-                "each group of a phase has a single rollout, and none to compare it with, so that nothing is learned "
-                "from them; set data.rollouts_per_prompt to at least 2, or see which environments failed"
-            )
+        warn_where_nothing_is_learned(figures)
         if ahead is None:  # else their seconds are no part of this phase: they passed beside another update
             self.performance.rollouts(groups, stats)
         rank_zero_info(rollout_line(groups[0].phase, self._phase_metrics))
@@ -326,7 +307,7 @@ class PACTModule(PolicyModule):
         masks = head_masks(jobs, blocks, pack)
         settings: dict[str, Any] = {
             "only": masks,
-            "temperature": read_temperatures(jobs, blocks, pack),
+            "temperature": [blocks.scored(read).temperature for read in pack.reads],
             "chunk_size": self.head_chunk,
             "with_entropy": with_entropy,
             "attention": self.attention,

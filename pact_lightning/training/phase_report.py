@@ -1,6 +1,6 @@
 """A phase's report: warnings about tools and environments, trajectories on disk, figures in the log."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
@@ -92,6 +92,24 @@ class PhaseReport:
         ]
         name = f"{phase_title(groups[0].phase)}{rank_suffix(self._trainer)}.jsonl"
         write_json_lines(run_folder(self._trainer) / "trajectories" / name, records)
+
+
+def warn_where_nothing_is_learned(figures: Mapping[str, float]) -> None:
+    """Warn where no group of a phase tells one rollout from another.
+
+    Args:
+        figures: Those of :func:`~pact_lightning.metrics.rollout_figures.rollout_figures`, over all processes.
+    """
+    if figures["zero_variance"] == 1.0:
+        rank_zero_warn(
+            "all groups of a phase are of zero variance: all rollouts of a prompt earned the same, so that nothing "
+            "is learned from them; look at the rewards in the trajectories, or at the tasks' difficulty"
+        )
+    if figures["single_rollout"] == 1.0:
+        rank_zero_warn(
+            "each group of a phase has a single rollout, and none to compare it with, so that nothing is learned "
+            "from them; set data.rollouts_per_prompt to at least 2, or see which environments failed"
+        )
 
 
 def phase_title(phase: int) -> str:

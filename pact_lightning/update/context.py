@@ -52,6 +52,9 @@ class ContextBuilder:
         context: Share of its reasoning that is shown (METHOD 5.3): ``full`` all of it, ``safe`` the L4 prefixes,
             ``follow`` the prefixes of the active level.
         max_tokens: Tokens that context and longest rollout may take together; ``None`` for any number.
+
+    Raises:
+        ValueError: ``max_tokens`` is below 1.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class ContextBuilder:
         self.template = template
         self.context = context
         self.max_tokens = math.inf if max_tokens is None else max_tokens
+        if self.max_tokens < 1:
+            raise ValueError(f"model.max_context_tokens counts tokens, not {max_tokens}; leave it out or raise it")
 
     def prompt(self, task: Task) -> npt.NDArray[np.int64]:
         """Return the tokens of ``x``, ``[P]``."""

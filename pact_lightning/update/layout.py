@@ -53,10 +53,14 @@ class ScoringJob:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The meaning of a read of a pack: rollout ``sample`` of a job, or its trace where ``sample`` is ``None``."""
+    """The meaning of a read of a pack: rollout ``sample`` of a job, or its trace where ``sample`` is ``None``.
+
+    Rollouts are scored at the temperature that they were sampled at, a trace at 1: eq. 9 has plain ``pi_theta``.
+    """
 
     job: int
     sample: int | None
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ def lay_out(jobs: Sequence[ScoringJob]) -> ScoringBlocks:
     found = ScoringBlocks([], {}, {})
     for number, job in enumerate(jobs):
         rollouts = [trajectory.ids() for trajectory in job.group.trajectories] if job.with_rollouts else []
-        samples = [Scored(number, sample) for sample in range(len(rollouts))]
+        samples = [Scored(number, sample, job.group.temperature) for sample in range(len(rollouts))]
         trace = Scored(number, None)
         context = job.context
         under_trace = context is not None and job.ratio_context != "prompt"
@@ -143,12 +147,3 @@ def head_masks(jobs: Sequence[ScoringJob], blocks: ScoringBlocks, pack: Pack) ->
         mask[blocks.offset(read) :] = job.sft_weights > 0
         masks.append(mask)
     return masks
-
-
-def read_temperatures(jobs: Sequence[ScoringJob], blocks: ScoringBlocks, pack: Pack) -> list[float]:
-    """Return the temperature of every read of a pack (METHOD 5.21).
-
-    Rollouts are scored at the temperature that they were sampled at; a trace at 1, since eq. 9 has plain ``pi_theta``.
-    """
-    scored = map(blocks.scored, pack.reads)
-    return [1.0 if read.sample is None else jobs[read.job].group.temperature for read in scored]
