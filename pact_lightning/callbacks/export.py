@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
+
+from pact_lightning.utils.processes import run_folder
 
 
 @runtime_checkable
@@ -22,14 +25,16 @@ class ExportPolicy(pl.Callback):
     base again.
 
     Args:
-        folder: Output folder; created if it does not exist.
+        folder: Output folder; created if it does not exist. By default ``exported`` in the run's folder.
     """
 
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Export the policy; Lightning calls this once per fit."""
-        del trainer
         assert isinstance(pl_module, Exports)
-        pl_module.export(self.folder)
+        run = run_folder(trainer)  # all processes have to ask together
+        folder = run / "exported" if self.folder is None else Path(self.folder)
+        pl_module.export(folder)
+        rank_zero_info(f"the policy is exported to {folder}")

@@ -9,14 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 
 from pact_lightning.cli.command_table import DESCRIPTION, VERBS
 from pact_lightning.cli.errors import end
+from pact_lightning.cli.run_name import put_into_run_folder
 from pact_lightning.resume.checkpoint_files import is_remote, read_checkpoint
-from pact_lightning.resume.last_checkpoint import check_resumable, evaluated_checkpoint, last_checkpoint
+from pact_lightning.resume.last_checkpoint import (
+    check_resumable,
+    evaluated_checkpoint,
+    go_on_in_its_folder,
+    last_checkpoint,
+)
+from pact_lightning.resume.recipe_change import ALLOW
 from pact_lightning.rollout.samplers.base import SamplerUnavailableError
 from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.training.trainer_checks import check_checkpoints, check_plugins, check_trainer
@@ -24,6 +32,7 @@ from pact_lightning.utils.errors import NotResumableError, RunStoppedError
 
 _RECIPE = ("-c", "--config")
 _FREE = ("--help", "--print_config")
+_RECIPE_PARTS = ("seed_everything", "model", "data", "trainer")
 _CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 _WHICH_CHECKPOINT = "name a file that ModelCheckpoint wrote, or `last` for the newest one in its dirpath that is whole"
 
@@ -47,6 +56,7 @@ def run_lightning(args: list[str] | None) -> None:
             pl.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            save_config_callback=None if verbs == ["fit"] else SaveConfigCallback,  # a fit saves its own as it begins
             save_config_kwargs={"overwrite": True, "config_filename": config_file},
             parser_kwargs={verb: {"exit_on_error": False} for verb in verbs}
             | {"exit_on_error": False, "description": DESCRIPTION},
@@ -106,14 +116,24 @@ class PactCLI(LightningCLI):
         """Return the commands that are set up, and arguments of their methods that are no options."""
         return {verb: skipped for verb, skipped in LightningCLI.subcommands().items() if verb in self._verbs}
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options that are the command's own."""
+        parser.add_argument("--name", type=str | None, default=None, help="Name of the folder that the run gets.")
+        parser.add_argument(
+            ALLOW, type=bool, default=False, help="Go on from a checkpoint of a recipe that trains something else."
+        )
+
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Check the order of the command line, then parse it."""
         if args is None or isinstance(args, list):
-            _check_option_order(sys.argv[1:] if args is None else args)
+            self._given = sys.argv[1:] if args is None else args
+            _check_option_order(self._given)
         super().parse_arguments(parser, args)
 
     def instantiate_classes(self) -> None:
         """Make trainer, module and data; all loggers of a run write to the same version."""
+        stated = self.config[self.subcommand]
+        put_into_run_folder(stated, self._given)
         super().instantiate_classes()
         config = self.config_init[self.subcommand]
         if config.get("weights_only") is None:
@@ -126,6 +146,21 @@ class PactCLI(LightningCLI):
             # Each would count the folders itself, and disagree once the first has made its own.
             if hasattr(logger, "_version"):
                 logger._version = self.trainer.loggers[0].version
+        if self.subcommand == "fit":
+            self._tell_recipe(stated, config["ckpt_path"])
+
+    def _tell_recipe(self, stated: Any, ckpt_path: Any) -> None:
+        """Tell the module the recipe that its checkpoints name, and check the one that the fit goes on from."""
+        folder = self.model.run_folder
+        folder.allow_change = stated.pop(ALLOW.removeprefix("--"))
+        folder.config = self._parser("fit").dump(stated, skip_none=False)
+        folder.recipe = {part: value for part, value in yaml.safe_load(folder.config).items() if part in _RECIPE_PARTS}
+        folder.whole_recipe = True
+        if isinstance(ckpt_path, str) and ckpt_path not in _CHECKPOINT_WORDS and Path(ckpt_path).is_file():
+            plain = self.config_init["fit"]["weights_only"]
+            checkpoint = read_checkpoint(Path(ckpt_path), weights_only=plain, check=False)
+            go_on_in_its_folder(self.trainer, Path(ckpt_path), checkpoint)
+            folder.check_made_by(Path(ckpt_path), checkpoint)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Make the Trainer; a plugin that no run can use is refused before Lightning starts it."""

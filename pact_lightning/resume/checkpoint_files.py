@@ -89,18 +89,20 @@ def is_remote(path: Any) -> bool:
     return "://" in str(path)
 
 
-def read_checkpoint(path: Path, weights_only: bool = True) -> dict[str, Any]:
+def read_checkpoint(path: Path, weights_only: bool = True, *, check: bool = True) -> dict[str, Any]:
     """Read a checkpoint; tensors stay on the disk until they are used.
 
     Args:
         path: The file.
         weights_only: Whether only weights and plain values are read; other objects may run code as they are read.
+        check: Whether all of the file is read and compared with its checksums.
 
     Raises:
         ValueError: The file is cut off, changed, or no checkpoint.
         TypeError: It is whole, but holds more than weights and plain values.
     """
-    _check_whole(path)
+    if check:
+        _check_whole(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
     except pickle.UnpicklingError as error:

@@ -26,7 +26,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from pact_lightning.resume.lightning_internals import (
     BATCHES,
@@ -105,6 +105,8 @@ class ExactResume(pl.Callback):
             if not file.begun:
                 file.begin(int(kept.get("written", 0)))
         rank_zero_info(f"resumed from {trainer.ckpt_path} at {resumed_at(checkpoint)}")
+        if nothing := nothing_left(checkpoint, trainer.max_epochs, trainer.max_steps):
+            rank_zero_warn(nothing)
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the metrics file of a run that is not resumed."""
@@ -178,6 +180,27 @@ def resumed_at(checkpoint: Mapping[str, Any]) -> str:
     phase = int(checkpoint["loops"]["fit_loop"][EPOCHS]["current"]["processed"])
     steps = checkpoint.get(_KEY, {}).get("steps", 0)
     return f"phase {phase}" + (f" after {steps} of its steps" if steps else "")
+
+
+def nothing_left(checkpoint: Mapping[str, Any], max_epochs: int | None, max_steps: int) -> str:
+    """Say that a fit has nothing to train, and how to go on; empty if it has.
+
+    Args:
+        checkpoint: What it would go on from.
+        max_epochs: The Trainer's, -1 for no end.
+        max_steps: The Trainer's, -1 for no end.
+    """
+    phase, step = int(checkpoint["loops"]["fit_loop"][EPOCHS]["current"]["processed"]), int(checkpoint["global_step"])
+    if max_epochs is not None and 0 <= max_epochs <= phase:
+        limit, more = f"trainer.max_epochs is {max_epochs}", f"--trainer.max_epochs {phase + 1}"
+    elif 0 <= max_steps <= step:
+        limit, more = f"trainer.max_steps is {max_steps}", f"--trainer.max_steps {step + 1}"
+    else:
+        return ""
+    return (
+        f"nothing is left to train: the checkpoint has done {phase} phases in {step} optimiser steps, and {limit}; to "
+        f"go on, raise that ({more} or more), and to train anew, leave --ckpt_path out"
+    )
 
 
 def saved_versions(checkpoint: Mapping[str, Any]) -> list[int | str | None]:

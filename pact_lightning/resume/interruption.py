@@ -39,10 +39,11 @@ class Interruption(pl.Callback):
         self._found_as_last = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Note whether the recipe names a folder for checkpoints, before Lightning chooses one itself."""
+        """Note whether ``last`` will find what is saved: in a folder of a ModelCheckpoint, named or counted."""
         del pl_module, stage
         self._found_as_last = any(
-            isinstance(callback, ModelCheckpoint) and callback.dirpath for callback in trainer.checkpoint_callbacks
+            isinstance(callback, ModelCheckpoint) and (callback.dirpath or trainer.loggers)
+            for callback in trainer.checkpoint_callbacks
         )
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

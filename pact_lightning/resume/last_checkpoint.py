@@ -1,6 +1,6 @@
 """The checkpoint that ``--ckpt_path last`` resumes from: the newest intact one of the run's earlier starts."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +40,36 @@ def last_checkpoint(trainer: pl.Trainer, weights_only: bool = True) -> str | Non
         return "last"
     found = newest_whole(_files(folders), weights_only)
     if found is None:
-        rank_zero_info(f"started anew: there is no checkpoint in {_places(folders)}")
+        rank_zero_info(f"started anew: there is no checkpoint in {_places(trainer, folders)}")
+        # Stopped before its first checkpoint, a run has left the rollouts of its first phase.
+        if begun := [folder for folder in map(Path, folders) if (folder / "rollouts").is_dir()]:
+            _set_versions(trainer, [_version_of(trainer, begun[-1])] * len(trainer.loggers))
         return None
     path, checkpoint = found
     check_resumable(path, checkpoint)
-    for logger, version in zip(trainer.loggers, saved_versions(checkpoint), strict=False):
-        if not isinstance(logger, CSVLogger | TensorBoardLogger):
-            continue
-        if folder_version(logger) is None:
-            set_folder_version(logger, version)
+    go_on_in_its_folder(trainer, path, checkpoint)
+    return str(path)
+
+
+def go_on_in_its_folder(trainer: pl.Trainer, path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Let the loggers write to the folder of the run that a checkpoint is of.
+
+    Args:
+        trainer: The Trainer of the fit to come.
+        path: The checkpoint. One beside whose folder the loggers would count theirs gives the version, however the
+            folder came there; else the checkpoint's own word does, if it lies where this run keeps its checkpoints.
+        checkpoint: Its content.
+    """
+    version = _version_of(trainer, path.parent)
+    if version is not None:
+        _set_versions(trainer, [version] * len(trainer.loggers))
+    elif path.parent.resolve() in {Path(folder).resolve() for folder in _folders(trainer)}:
+        _set_versions(trainer, saved_versions(checkpoint))
+    else:
+        return
+    for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):  # what it wrote after the checkpoint is undone
             hide_later_steps(logger, int(checkpoint["global_step"]))
-    return str(path)
 
 
 def evaluated_checkpoint(trainer: pl.Trainer, weights_only: bool = True) -> str:
@@ -74,8 +92,8 @@ def evaluated_checkpoint(trainer: pl.Trainer, weights_only: bool = True) -> str:
     found = newest_whole(_files(folders), weights_only, put_aside=False)
     if found is None:
         raise FileNotFoundError(
-            f"there is no whole checkpoint in {_places(folders)}; name a file by --ckpt_path, or leave it out to "
-            "evaluate the policy as it is loaded"
+            f"there is no whole checkpoint in {_places(trainer, folders)}; name a file by --ckpt_path, or leave it out "
+            "to evaluate the policy as it is loaded"
         )
     return str(found[0])
 
@@ -97,17 +115,49 @@ def _files(folders: Iterable[str]) -> Iterator[Path]:
     return (path for folder in folders for path in Path(folder).glob("*.ckpt"))
 
 
-def _places(folders: Iterable[str]) -> str:
-    return ", ".join(folders) or "any fixed dirpath of a ModelCheckpoint"
+def _places(trainer: pl.Trainer, folders: Iterable[str]) -> str:
+    first = _first_logger(trainer)
+    counted = "any dirpath of a ModelCheckpoint" if first is None else f"{first.root_dir}/version_*/checkpoints"
+    return ", ".join(folders) or counted
+
+
+def _first_logger(trainer: pl.Trainer) -> CSVLogger | TensorBoardLogger | None:
+    first = trainer.loggers[0] if trainer.loggers else None
+    return first if isinstance(first, CSVLogger | TensorBoardLogger) else None
+
+
+def _version_of(trainer: pl.Trainer, checkpoints: Path) -> int | None:
+    """Return the version whose folder has these checkpoints; ``None`` for a place where the logger counts none."""
+    first = _first_logger(trainer)
+    folder = checkpoints.absolute().parent
+    if first is None or checkpoints.name != "checkpoints" or folder.parent != Path(first.root_dir).absolute():
+        return None
+    number = folder.name.removeprefix("version_")
+    return int(number) if folder.name.startswith("version_") and number.isdecimal() else None
+
+
+def _set_versions(trainer: pl.Trainer, versions: Sequence[int | str | None]) -> None:
+    for logger, version in zip(trainer.loggers, versions, strict=False):
+        if isinstance(logger, CSVLogger | TensorBoardLogger) and folder_version(logger) is None:
+            set_folder_version(logger, version)
+
+
+def _number(run: Path) -> int:
+    number = run.name.removeprefix("version_")
+    return int(number) if number.isdecimal() else -1
 
 
 def _folders(trainer: pl.Trainer) -> list[str]:
     """List the folders where earlier starts of this run may have left checkpoints, SLURM's included."""
     named = [callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     folders = [str(folder) for folder in named if folder]
-    first = trainer.loggers[0] if trainer.loggers else None
-    if None in named and isinstance(first, CSVLogger | TensorBoardLogger) and folder_version(first) is not None:
-        folders.append(str(Path(first.log_dir) / "checkpoints"))  # where Lightning puts them by itself
+    first = _first_logger(trainer)
+    if None in named and first is not None:  # where Lightning puts them by itself
+        if is_remote(first.root_dir):
+            return [*folders, first.root_dir]
+        counted = folder_version(first) is None
+        runs = sorted(Path(first.root_dir).glob("version_*"), key=_number) if counted else [Path(first.log_dir)]
+        folders += [str(run / "checkpoints") for run in runs if (run / "checkpoints").is_dir() or not counted]
     if SLURMEnvironment.detect():
         folders.append(trainer.default_root_dir)
     return folders

@@ -142,6 +142,19 @@ class EvaluatedModule(pl.LightningModule):
         self._source: EvaluationSource | None = None  # of the last batch
 
     @property
+    def evaluated(self) -> dict[str, Any]:
+        """What an evaluation is of: ``model``, and the ``checkpoint`` that its weights are from; empty within a fit."""
+        if self.trainer.state.fn == "fit":
+            return {}
+        checkpoint = self.trainer.ckpt_path
+        return {"model": self.model_name, "checkpoint": None if checkpoint is None else str(checkpoint)}
+
+    @property
+    def model_name(self) -> str:
+        """The name of the policy's model, for files of results."""
+        return type(self).__name__
+
+    @property
     def finished_phases(self) -> int:
         """Phases finished when a validation begins: the counters still stand at the one that has just been trained."""
         return 0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1
@@ -211,7 +224,10 @@ class EvaluatedModule(pl.LightningModule):
     def _write(self, batch: EvaluationBatch) -> list[dict[str, Any]]:
         """Write rollouts to ``trajectories/``; return them as records in OpenAI message format."""
         name = f"{self.evaluation_title(batch.source.name)}{rank_suffix(self.trainer)}"
-        records = [trajectory_record(task.prompt, trajectory, kind=task.kind) for task, trajectory in batch.rollouts]
+        of = self.evaluated
+        records = [
+            trajectory_record(task.prompt, trajectory, kind=task.kind) | of for task, trajectory in batch.rollouts
+        ]
         write_json_lines(run_folder(self.trainer) / "trajectories" / f"{name}.jsonl", records)
         return records
 
@@ -225,11 +241,13 @@ class EvaluatedModule(pl.LightningModule):
     def _report(self, scores: Scores) -> None:
         folder = self.trainer.log_dir or self.trainer.default_root_dir  # all processes have to ask together
         if self.trainer.is_global_zero and self._source is not None:
-            report_scores(Path(folder), self._source, scores, self.evaluation.shares)
+            report_scores(Path(folder), self._source, scores, self.evaluation.shares, self.evaluated)
             rank_zero_info(f"scores and trajectories of this {self._source.name}: {folder}")
 
 
-def report_scores(folder: Path, source: EvaluationSource, scores: Scores, shares: Collection[str]) -> None:
+def report_scores(
+    folder: Path, source: EvaluationSource, scores: Scores, shares: Collection[str], of: Mapping[str, Any]
+) -> None:
     """Print an evaluation's scores and write them to ``results-{name}.json``, with the number of tasks they are of.
 
     Args:
@@ -237,15 +255,17 @@ def report_scores(folder: Path, source: EvaluationSource, scores: Scores, shares
         source: Where the tasks come from.
         scores: Values by name.
         shares: Names of the values to be shown in percent.
+        of: What they are the scores of: ``model`` and ``checkpoint``.
     """
     results = {
         "stage": source.name,
+        **of,
         "tasks": source.tasks,
         "left_out": source.left_out,
         "rollouts": str(source.how),
         "scores": scores,
     }
-    title = f"{source.name}: {source.tasks} tasks, {source.how}"
+    title = f"{of['checkpoint'] or of['model']}\n{source.name}: {source.tasks} tasks, {source.how}"
     if source.left_out:
         title += f" ({source.left_out} left out: prompt over {source.max_prompt_tokens} tokens)"
     Console().print(scores_table(title, scores, shares))

@@ -6,6 +6,7 @@ Scores and trajectories of evaluations come from its own base,
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,19 @@ from pact_lightning.policy.state_dict import (
 from pact_lightning.resume.checkpoint_files import use_whole_files
 from pact_lightning.resume.exact_resume import ExactResume
 from pact_lightning.resume.interruption import Interruption
+from pact_lightning.resume.recipe_change import MADE_BY
+from pact_lightning.resume.run_folder import RunFolder
 from pact_lightning.rollout.samplers.base import LentPolicy, Sampler, SamplerBackend, SamplingConfig, keeps_weights
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 from pact_lightning.training.evaluation import EvaluatedModule
 from pact_lightning.training.trainer_checks import check_checkpoints, check_trainer
-from pact_lightning.update.optimizer import FiniteSteps, NonFiniteGradientError, OptimizerConfig, take_step
+from pact_lightning.update.optimizer import (
+    FiniteSteps,
+    NonFiniteGradientError,
+    OptimizerConfig,
+    take_over_settings,
+    take_step,
+)
 from pact_lightning.utils.processes import expect_common_figures
 from pact_lightning.utils.seeds import derive_seed
 
@@ -105,6 +114,7 @@ class PolicyModule(EvaluatedModule):
         self._reference_copy: list[nn.Module] = []
         self._whole: WholePolicy | None = None
         self.interruption = Interruption()
+        self.run_folder = RunFolder(self.method, {"model": {"policy": asdict(policy), "optimizer": asdict(optimizer)}})
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Bring the callbacks that make a fit safe to interrupt; Lightning calls this first, in every stage."""
@@ -112,7 +122,7 @@ class PolicyModule(EvaluatedModule):
         ExactResume.prepare(self.trainer)
         if self.trainer.state.fn != "fit":
             return []
-        return [ExactResume(), self.interruption]
+        return [self.run_folder, ExactResume(), self.interruption]
 
     def setup(self, stage: str) -> None:
         """Refuse settings that cannot be honoured, before the policy is loaded."""
@@ -137,6 +147,16 @@ class PolicyModule(EvaluatedModule):
                 self._whole = shard_policy(self.model, self.policy_config.adapter, self.device_mesh)
                 # Else Lightning would pass over names in a checkpoint that it does not know.
                 self.strict_loading = True
+
+    @property
+    def method(self) -> str:
+        """The name of the package's class that trains, the module's own or the one that it extends."""
+        return next(kind.__name__ for kind in type(self).__mro__ if kind.__module__.startswith("pact_lightning."))
+
+    @property
+    def model_name(self) -> str:
+        """The name of the policy's model, for files of results."""
+        return self.policy_config.model
 
     @property
     def needs_reference(self) -> bool:
@@ -289,8 +309,12 @@ class PolicyModule(EvaluatedModule):
         checkpoint["skipped_steps"] = [self.finite_steps.skipped, self.finite_steps.in_a_row]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the count of skipped steps and the scores of the run that is resumed."""
+        """Take the count of skipped steps and the scores of the run that is resumed, and the optimiser's settings."""
         super().on_load_checkpoint(checkpoint)
+        saved = checkpoint.get(MADE_BY, {}).get("recipe", {}).get("model", {})
+        own = type(self).configure_optimizers is PolicyModule.configure_optimizers
+        if self.trainer.state.fn == "fit" and own:
+            take_over_settings(checkpoint, self.optimizer_config, saved.get("init_args", saved).get("optimizer"))
         self.finite_steps.skipped, self.finite_steps.in_a_row = checkpoint.get("skipped_steps", (0, 0))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]  # narrower

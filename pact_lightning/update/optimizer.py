@@ -1,8 +1,8 @@
 """AdamW with its learning-rate schedule, and the step it takes: clipped, and skipped where it is not finite."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -75,6 +75,28 @@ class OptimizerConfig:
             weights, lr=self.learning_rate, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay
         )
         return optimizer
+
+
+def take_over_settings(checkpoint: Mapping[str, Any], config: OptimizerConfig, then: Mapping[str, Any] | None) -> None:
+    """Put the present settings into a checkpoint's optimiser and schedule, which would bring back their own.
+
+    Moments and the number of steps stay. A checkpoint of the same settings is left alone, to the last bit.
+
+    Args:
+        checkpoint: A checkpoint of a fit, changed in place.
+        config: The present settings.
+        then: Those that the checkpoint was saved under, by name; ``None`` if it does not say.
+    """
+    if then == asdict(config):
+        return
+    schedules = checkpoint.get("lr_schedulers", [])
+    for state, schedule in zip(checkpoint.get("optimizer_states", []), schedules, strict=False):
+        now = config.learning_rate * config.factor(int(schedule["last_epoch"]))
+        schedule["base_lrs"] = [config.learning_rate] * len(schedule["base_lrs"])
+        schedule["_last_lr"] = [now] * len(schedule["base_lrs"])
+        for group in state["param_groups"]:
+            group |= {"lr": now, "initial_lr": config.learning_rate, "weight_decay": config.weight_decay}
+            group["betas"] = (config.beta1, config.beta2)
 
 
 class NonFiniteGradientError(RuntimeError):
