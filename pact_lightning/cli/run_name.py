@@ -102,8 +102,9 @@ def _items(found: Any, classes: Collection[str]) -> list[Namespace]:
 
 def _keys(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
-        yield from map(str, value)
-        value = list(value.values())
+        replaced = {str(key): inner for key, inner in value.items() if not str(key).endswith("+")}
+        yield from replaced
+        value = list(replaced.values())
     if isinstance(value, list):
         for inner in value:
             yield from _keys(inner)

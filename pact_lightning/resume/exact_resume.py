@@ -26,7 +26,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from pact_lightning.resume.lightning_internals import (
     BATCHES,
@@ -106,7 +106,7 @@ class ExactResume(pl.Callback):
                 file.begin(int(kept.get("written", 0)))
         rank_zero_info(f"resumed from {trainer.ckpt_path} at {resumed_at(checkpoint)}")
         if nothing := nothing_left(checkpoint, trainer.max_epochs, trainer.max_steps):
-            rank_zero_warn(nothing)
+            rank_zero_info(nothing)
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the metrics file of a run that is not resumed."""

@@ -1,0 +1,160 @@
+"""Folders of runs: no run goes on from another recipe's checkpoint, none writes over another one's files."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from cli_recipe import recipe
+
+from pact_lightning.cli.main import main
+
+OVERLAYS = Path(__file__).resolve().parent.parent.parent / "recipes" / "overlays"
+GRPO = str(OVERLAYS / "grpo.yaml")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys, caplog):
+    """Types a command in an empty folder; gives its status and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", logger="lightning.pytorch")
+
+    def typed(*arguments):
+        status = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            status = ended.code
+        printed = capsys.readouterr()
+        told = caplog.text + printed.out + printed.err
+        caplog.clear()
+        return status, told
+
+    return typed
+
+
+def written(name="my.yaml", explicit=False, **changes):
+    """A recipe of one short phase in the present folder; ``explicit`` as older recipes name their folders."""
+    config = recipe(Path())
+    config["trainer"] |= {"num_sanity_val_steps": 0, "limit_val_batches": 0} | changes
+    logger = {"save_dir": "out", "name": ""} if explicit else {"save_dir": "runs"}
+    config["trainer"]["logger"] = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger}
+    folder = {"dirpath": "out/checkpoints"} if explicit else {}
+    config["trainer"]["callbacks"][1]["init_args"] = {"save_last": True, "save_on_train_epoch_end": True} | folder
+    Path(name).write_text(yaml.safe_dump(config))
+    return name
+
+
+def made_by(path):
+    return torch.load(path, weights_only=True)["made_by"]
+
+
+def rates(path):
+    with Path(path).open() as file:
+        return [float(row["train/learning_rate"]) for row in csv.DictReader(file) if row["train/learning_rate"]]
+
+
+@pytest.mark.parametrize(
+    ("explicit", "pact", "grpo"),
+    [
+        (False, "runs/my/version_0/checkpoints", "runs/my-grpo/version_0/checkpoints"),
+        (True, "out/checkpoints", "out-grpo/checkpoints"),
+    ],
+)
+def test_pact_then_grpo_then_pact_again(run, explicit, pact, grpo):
+    my = written(explicit=explicit)
+    assert run("fit", "-c", my)[0] == 0
+    assert run("fit", "-c", my, "-c", GRPO)[0] == 0
+    log = "out/version_0" if explicit else "runs/my/version_0"
+    config = Path(log, "config.yaml").read_bytes()
+    status, told = run("fit", "-c", my, "--ckpt_path", "last")
+    assert status == 0
+    assert "nothing is left to train: the checkpoint has done 1 phases in 2 optimiser steps" in told
+    assert "--trainer.max_epochs 2" in told
+    assert Path(log, "config.yaml").read_bytes() == config
+    status, told = run("fit", "-c", my, "--ckpt_path", "last", "--trainer.max_epochs", 2)
+    assert (status, len(rates(f"{log}/metrics.csv"))) == (0, 4)
+    assert "trainer.max_epochs" in told
+    rewards = {
+        folder: made_by(f"{folder}/last.ckpt")["recipe"]["data"]["init_args"]["credit"]["reward"]
+        for folder in (pact, grpo)
+    }
+    assert rewards == {pact: "matchtir", grpo: "outcome"}
+    assert sorted(Path().rglob("last*.ckpt")) == sorted([Path(pact, "last.ckpt"), Path(grpo, "last.ckpt")])
+    status, told = run("fit", "-c", my, "-c", GRPO, "--ckpt_path", f"{pact}/last.ckpt", "--trainer.max_epochs", 3)
+    assert status == 2
+    assert "model.anchor_probability (0.0 -> 1.0), data.credit.reward (matchtir -> outcome)" in told
+
+
+def test_a_name_gives_a_folder_and_a_second_run_of_a_recipe_has_one_of_its_own(run):
+    my = written()
+    assert run("fit", "-c", my, "--name", "first")[0] == 0
+    assert run("fit", "-c", my, "--name", "first", "--model.init_args.seed", 5)[0] == 0
+    assert sorted(path.as_posix() for path in Path().rglob("last*.ckpt")) == [
+        f"runs/first/version_{number}/checkpoints/last.ckpt" for number in (0, 1)
+    ]
+    assert run("validate", "-c", my, "--name", "first", "--trainer.limit_val_batches", 1, "--ckpt_path", "last")[0] == 0
+    results = json.loads(Path("runs/first/version_2/results-validation.json").read_text())
+    assert results["model"] == "bundled"
+    assert results["checkpoint"].endswith("runs/first/version_1/checkpoints/last.ckpt"), "the newest"
+    line = Path("runs/first/version_2/trajectories/validation.jsonl").read_text().splitlines()[0]
+    assert json.loads(line)["checkpoint"] == results["checkpoint"]
+
+
+def test_a_run_that_begins_anew_in_the_folder_of_another_puts_that_one_aside(run):
+    my = written(explicit=True)
+    assert run("fit", "-c", my)[0] == 0
+    first = Path("out/checkpoints/last.ckpt").read_bytes()
+    assert run("fit", "-c", my, "--model.init_args.seed", 5)[0] == 0
+    assert Path("out/checkpoints/earlier-1/last.ckpt").read_bytes() == first
+    assert [path.name for path in Path("out/checkpoints").glob("last*.ckpt")] == ["last.ckpt"]
+    assert made_by("out/checkpoints/last.ckpt")["recipe"]["model"]["init_args"]["seed"] == 5
+
+
+def test_a_copied_folder_is_gone_on_with_in_its_last_ckpt(run):
+    my = written()
+    assert run("fit", "-c", my)[0] == 0
+    shutil.copytree("runs/my", "runs/copy")
+    status, _ = run("fit", "-c", my, "--name", "copy", "--ckpt_path", "last", "--trainer.max_epochs", 2)
+    folder = Path("runs/copy/version_0/checkpoints")
+    assert status == 0
+    assert [path.name for path in folder.glob("last*.ckpt")] == ["last.ckpt"]
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert [path.name for path in Path("runs/copy").iterdir() if path.is_dir()] == ["version_0"]
+
+
+def test_a_new_learning_rate_is_taken_over_and_told(run):
+    my = written()
+    assert run("fit", "-c", my)[0] == 0
+    rate = ("--model.init_args.optimizer.learning_rate", "1e-5")
+    status, told = run("fit", "-c", my, "--ckpt_path", "last", "--trainer.max_epochs", 2, *rate)
+    assert status == 0
+    assert "model.optimizer.learning_rate" in told
+    assert rates("runs/my/version_0/metrics.csv") == pytest.approx([1e-3, 1e-3, 1e-5, 1e-5])
+
+
+def test_what_would_train_something_else_is_refused_unless_it_is_asked_for(run):
+    my = written()
+    assert run("fit", "-c", my)[0] == 0
+    more = ("--ckpt_path", "last", "--trainer.max_epochs", 2, "--model.init_args.policy.lora_alpha", 64)
+    status, told = run("fit", "-c", my, *more)
+    assert status == 2
+    assert "model.policy.lora_alpha (32 -> 64)" in told.splitlines()[-1]
+    assert "--allow_recipe_change" in told.splitlines()[-1]
+    status, _ = run("fit", "-c", my, *more, "--allow_recipe_change", "true")
+    assert (status, len(rates("runs/my/version_0/metrics.csv"))) == (0, 4)
+
+
+def test_an_old_checkpoint_that_names_no_recipe_is_told_and_taken(run):
+    my = written()
+    assert run("fit", "-c", my)[0] == 0
+    path = Path("runs/my/version_0/checkpoints/last.ckpt")
+    content = torch.load(path, weights_only=True)
+    del content["made_by"]
+    torch.save(content, path)
+    status, told = run("fit", "-c", my, "--ckpt_path", path, "--trainer.max_epochs", 2)
+    assert status == 0
+    assert "does not say which recipe made it" in told
