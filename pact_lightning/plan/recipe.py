@@ -8,7 +8,7 @@ import torch
 
 from pact_lightning.plan.lengths import Lengths, TraceLayout
 from pact_lightning.policy.attention.choice import AttentionPath
-from pact_lightning.policy.loading import PolicyConfig, policy_positions
+from pact_lightning.policy.loading import PolicyConfig, policy_positions, with_start
 from pact_lightning.policy.packing import PackingMode
 
 
@@ -126,7 +126,7 @@ def recipe_of(
     coefficients, limits = model["coefficients"], data["limits"]
     sampler = (model["sampler"] or {}).get("class_path", "")
     capped = bool(sampler) if model["importance_cap"] == "auto" else model["importance_cap"] is not None
-    policy = PolicyConfig(**{field.name: model["policy"][field.name] for field in fields(PolicyConfig)})
+    policy = with_start(PolicyConfig(**{field.name: model["policy"][field.name] for field in fields(PolicyConfig)}))
     return Recipe(
         policy=policy,
         max_context_tokens=model["max_context_tokens"] or policy_positions(policy),

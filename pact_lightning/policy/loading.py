@@ -4,13 +4,14 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
 from pact_lightning.policy.attention.plan import ATTENTION_NAME
+from pact_lightning.policy.start_adapter import base_of, is_adapter, put_adapter_on, read_adapter, untie_adapted_head
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -31,7 +32,11 @@ class PolicyConfig:
     """Policy to train, and its trained weights.
 
     Attributes:
-        model: A folder with a transformers model, a hub id, or ``bundled`` for the small policy in this package.
+        model: A folder with a transformers model, a hub id, or ``bundled`` for the small policy in this package. A
+            folder with an adapter stands for its base and ``start_from``.
+        start_from: Trained weights to begin from [D]: a folder with a LoRA, as ``ExportPolicy`` or PEFT writes it, or
+            a checkpoint (``.ckpt``) of a fit. Its rank, scale and layers hold in place of the fields here. The
+            reference is the model with these weights.
         adapter: What is trained: ``lora`` (an adapter on frozen weights), ``qlora`` (an adapter on frozen NF4 weights)
             or ``full`` (all weights, as in the paper [P]).
         lora_r: Rank of the adapter.
@@ -49,6 +54,7 @@ class PolicyConfig:
     """
 
     model: str = BUNDLED
+    start_from: str | None = None
     adapter: Adapter = "lora"
     lora_r: int = 16
     lora_alpha: int = 32
@@ -62,6 +68,31 @@ class PolicyConfig:
     allow_template_difference: bool = False
 
 
+def with_start(config: PolicyConfig) -> PolicyConfig:
+    """Return a config in which an adapter to start from has its say: its base, its rank, its scale, its layers.
+
+    Raises:
+        FileNotFoundError: ``start_from`` is not there.
+        ValueError: It is no adapter that can be trained further.
+    """
+    model, start = config.model, config.start_from
+    if start is None and is_adapter(Path(model).expanduser()):
+        model, start = base_of(Path(model).expanduser()), model
+    if start is None or Path(start).expanduser().is_file():  # a checkpoint is read by the module, once it is loaded
+        return config
+    adapter = read_adapter(Path(start).expanduser())
+    config = replace(config, model=model, start_from=start)
+    if config.adapter == "full":
+        return config
+    layers = adapter["target_modules"]
+    return replace(
+        config,
+        lora_r=adapter["r"],
+        lora_alpha=adapter["lora_alpha"],
+        target_modules=layers if isinstance(layers, str) else sorted(layers),
+    )
+
+
 def load_tokenizer(config: PolicyConfig) -> "PreTrainedTokenizerBase":
     """Load the policy's tokenizer.
 
@@ -70,6 +101,7 @@ def load_tokenizer(config: PolicyConfig) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
+    config = with_start(config)
     with _named(config):
         tokenizer = AutoTokenizer.from_pretrained(policy_source(config), **_gguf(config))
     return cast("PreTrainedTokenizerBase", tokenizer)
@@ -106,7 +138,8 @@ def load_end_ids(config: PolicyConfig) -> tuple[int, ...]:
 def load_policy(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     """Load the policy in training mode: exactly the weights to be trained require gradient.
 
-    A fresh adapter adds nothing, since its second matrix is zero: at the start policy and reference are equal.
+    A fresh adapter adds nothing, since its second matrix is zero: at the start policy and reference are equal. An
+    adapter to start from is put on the model, and for ``full`` merged into it; a checkpoint is left to the module.
 
     Returns:
         A ``PeftModel`` for ``lora`` and ``qlora``, the plain model for ``full``.
@@ -115,6 +148,7 @@ def load_policy(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
         FileNotFoundError: The model's folder or file is missing.
         ValueError: ``qlora`` is asked for on a GGUF file.
     """
+    config = with_start(config)
     source = policy_source(config)
     if config.adapter == "qlora" and config.gguf_file is not None:
         raise ValueError(
@@ -144,6 +178,7 @@ def save_policy(model: Any, tokenizer: "PreTrainedTokenizerBase", config: Policy
     from peft import PeftModel
 
     if isinstance(model, PeftModel) and config.adapter == "lora":
+        untie_adapted_head(model)
         model = model.merge_and_unload()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -172,6 +207,7 @@ def policy_skeleton(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    config = with_start(config)
     with _named(config):
         model_config = AutoConfig.from_pretrained(policy_source(config), **_gguf(config))
     wanted = _dtype(config.dtype)
@@ -188,7 +224,15 @@ def _made_trainable(model: "PreTrainedModel", config: PolicyConfig) -> "PeftMode
         enable_gradient_checkpointing(model)
     if config.adapter == "qlora":
         _keep_differentiable_layout(model)
-    policy = model if config.adapter == "full" else _with_adapter(model, config)
+    policy: PeftModel | PreTrainedModel = model
+    started = None if config.start_from is None else Path(config.start_from).expanduser()
+    if started is not None and started.is_dir() and model.device.type != "meta":
+        policy = put_adapter_on(model, started, config.lora_dropout)
+        if config.adapter == "full":
+            policy = cast("PreTrainedModel", policy.merge_and_unload())
+            policy.requires_grad_(True)
+    elif config.adapter != "full":
+        policy = _with_adapter(model, config)
     # from_pretrained gives evaluation mode, which Lightning keeps, and in which checkpointing is silently off.
     return policy.train()
 

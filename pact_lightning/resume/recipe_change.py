@@ -9,7 +9,10 @@ from rich.table import Table
 from pact_lightning.utils.errors import shortened
 
 MADE_BY = "made_by"
-"""Key of a checkpoint under which it says what made it: ``module``, ``recipe``, ``whole_recipe``."""
+"""Key of a checkpoint under which it says what made it.
+
+Its fields are ``module``, ``policy`` as it was loaded, ``recipe``, and ``whole_recipe``.
+"""
 ALLOW = "--allow_recipe_change"
 
 _TAKEN_OVER = re.compile(

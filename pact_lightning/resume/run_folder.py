@@ -35,6 +35,7 @@ class RunFolder(pl.Callback):
     def __init__(self, module: str, recipe: Mapping[str, Any]) -> None:
         self.module = module
         self.recipe = recipe
+        self.policy = recipe["model"]["policy"]
         self.whole_recipe = False
         self.config = ""
         self.allow_change = False
@@ -74,7 +75,12 @@ class RunFolder(pl.Callback):
     ) -> None:
         """Say in the checkpoint what made it."""
         del trainer, pl_module
-        checkpoint[MADE_BY] = {"module": self.module, "recipe": self.recipe, "whole_recipe": self.whole_recipe}
+        checkpoint[MADE_BY] = {
+            "module": self.module,
+            "policy": self.policy,
+            "recipe": self.recipe,
+            "whole_recipe": self.whole_recipe,
+        }
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

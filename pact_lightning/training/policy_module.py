@@ -43,6 +43,7 @@ from pact_lightning.resume.run_folder import RunFolder
 from pact_lightning.rollout.samplers.base import LentPolicy, Sampler, SamplerBackend, SamplingConfig, keeps_weights
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 from pact_lightning.training.evaluation import EvaluatedModule
+from pact_lightning.training.start import load_start, start_config
 from pact_lightning.training.trainer_checks import check_checkpoints, check_trainer
 from pact_lightning.update.optimizer import (
     FiniteSteps,
@@ -95,6 +96,7 @@ class PolicyModule(EvaluatedModule):
                 f"model.head_chunk ({head_chunk}) and model.max_tokens_per_forward ({max_tokens_per_forward}) count "
                 "tokens; set both to at least 1"
             )
+        policy = start_config(policy)
         self.automatic_optimization = False
         self.strict_loading = False
         self.policy_config = policy
@@ -140,9 +142,12 @@ class PolicyModule(EvaluatedModule):
             if not torch.cuda.is_available():
                 keep_freed_memory()
             self.policy = load_policy(self.policy_config).train()
-            copy = make_reference(self.policy, self.policy_config.adapter) if self.needs_reference else None
-            # In a list, so that the frozen copy is no submodule: it is neither trained nor saved.
-            self._reference_copy = [] if copy is None else [copy]
+            load_start(self.policy, self.policy_config)
+            if self.needs_reference:
+                started = self.policy_config.start_from is not None
+                copy = make_reference(self.policy, self.policy_config.adapter, started=started)
+                # In a list, so that the frozen copy is no submodule: it is neither trained nor saved.
+                self._reference_copy = [] if copy is None else [copy]
             if self.device_mesh is not None:
                 self._whole = shard_policy(self.model, self.policy_config.adapter, self.device_mesh)
                 # Else Lightning would pass over names in a checkpoint that it does not know.
@@ -180,7 +185,7 @@ class PolicyModule(EvaluatedModule):
 
     @property
     def reference_copy(self) -> nn.Module | None:
-        """The frozen second copy, for full weights only."""
+        """What is frozen of the start policy: all of it for full weights, an adapter it started from, or nothing."""
         if not self._reference_copy:
             return None
         return self._reference_copy[0].to(self.device)
