@@ -1,6 +1,7 @@
 """Commands fit, validate, test and predict: a LightningCLI that is configured by YAML recipes."""
 
 import argparse
+import errno
 import logging
 import sys
 import warnings
@@ -17,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from pact_lightning.cli.command_table import DESCRIPTION, VERBS
 from pact_lightning.cli.errors import end
 from pact_lightning.cli.run_name import put_into_run_folder
-from pact_lightning.resume.checkpoint_files import is_remote, read_checkpoint
+from pact_lightning.resume.checkpoint_files import CheckpointNotWrittenError, is_remote, read_checkpoint
 from pact_lightning.resume.last_checkpoint import (
     check_resumable,
     evaluated_checkpoint,
@@ -32,6 +33,7 @@ from pact_lightning.utils.errors import NotResumableError, RunStoppedError
 
 _RECIPE = ("-c", "--config")
 _FREE = ("--help", "--print_config")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _RECIPE_PARTS = ("seed_everything", "model", "data", "trainer")
 _CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 _WHICH_CHECKPOINT = "name a file that ModelCheckpoint wrote, or `last` for the newest one in its dirpath that is whole"
@@ -68,6 +70,10 @@ def run_lightning(args: list[str] | None) -> None:
         # help. Before the policy is loaded, a sampler that is unavailable may be a mistake in the recipe.
         end(error, 2 if isinstance(error, SamplerUnavailableError) and not _at_work() else 1)
     except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
+        if isinstance(error, CheckpointNotWrittenError):
+            end(error, 1)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:  # at work too
+            end(OSError(f"{error}; make room, and go on from the last checkpoint with --ckpt_path last"), 1)
         if _at_work():
             raise
         end(error, 2)
@@ -195,7 +201,7 @@ class PactCLI(LightningCLI):
         if not Path(path).exists():
             raise FileNotFoundError(f"there is no checkpoint {path}; {_WHICH_CHECKPOINT}")
         if not Path(path).is_file():
-            return
+            raise ValueError(f"{path} is a folder and no checkpoint; {_WHICH_CHECKPOINT}")
         plain = config.get("weights_only") is not False
         try:
             checkpoint = read_checkpoint(Path(path), weights_only=plain)

@@ -17,6 +17,10 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 _SAVED_AT = "saved_at_ns"
 
 
+class CheckpointNotWrittenError(OSError):
+    """A checkpoint could not be written; the one before it stays."""
+
+
 class WholeFileIO(TorchCheckpointIO):
     """Checkpoint IO that writes a file beside its place, onto the disk, and only then gives it its name.
 
@@ -44,7 +48,7 @@ class WholeFileIO(TorchCheckpointIO):
             partial.replace(target)
         except (OSError, RuntimeError) as error:  # torch covers the system's word by one on its own position
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
-            raise OSError(
+            raise CheckpointNotWrittenError(
                 f"the checkpoint {target} could not be written ({cause}); make room or mend its folder, and go on from "
                 "the checkpoint before it, which stays as it was"
             ) from error
@@ -114,6 +118,14 @@ def read_checkpoint(path: Path, weights_only: bool = True, *, check: bool = True
     return content
 
 
+def _without_folders(paths: Iterable[Path]) -> list[Path]:
+    """Leave out folders that have a checkpoint's name, as a strategy that saves by shards or a hand has made them."""
+    found = list(paths)
+    for folder in filter(Path.is_dir, found):
+        rank_zero_warn(f"{folder} is a folder and no checkpoint; it is passed over")
+    return [path for path in found if not path.is_dir()]
+
+
 def newest_whole(
     paths: Iterable[Path], weights_only: bool = True, put_aside: bool = True
 ) -> tuple[Path, dict[str, Any]] | None:
@@ -132,7 +144,7 @@ def newest_whole(
         TypeError: The newest whole one holds more than weights and plain values; nothing is wrong with it, so an
             older one would not do.
     """
-    for path in sorted(paths, key=lambda path: _saved_at(path, weights_only), reverse=True):
+    for path in sorted(_without_folders(paths), key=lambda path: _saved_at(path, weights_only), reverse=True):
         try:
             return path, read_checkpoint(path, weights_only)
         except FileNotFoundError:  # another process has put it aside at this moment

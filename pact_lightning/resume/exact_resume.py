@@ -94,10 +94,18 @@ class ExactResume(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take up what was saved, say where the run goes on, and keep the rows that the checkpoint knows of."""
+        """Take up what was saved, say where the run goes on, and keep the rows that the checkpoint knows of.
+
+        Raises:
+            ValueError: What was saved has another form.
+        """
         del pl_module
         if trainer.state.fn != "fit":
             return
+        if problem := what_is_wrong(checkpoint):
+            raise ValueError(
+                f"a fit cannot go on from the checkpoint {trainer.ckpt_path}: {problem}; name an earlier one"
+            )
         kept: Mapping[str, Any] = checkpoint.get(_KEY, {})
         self._rows = list(kept.get("rows", []))
         self._epoch_metrics = dict(kept.get("epoch_metrics", {}))
@@ -201,6 +209,26 @@ def nothing_left(checkpoint: Mapping[str, Any], max_epochs: int | None, max_step
         f"nothing is left to train: the checkpoint has done {phase} phases in {step} optimiser steps, and {limit}; to "
         f"go on, raise that ({more} or more), and to train anew, leave --ckpt_path out"
     )
+
+
+def what_is_wrong(checkpoint: Mapping[str, Any]) -> str:
+    """Say which part of a checkpoint has not the form that it is saved in; empty if all have."""
+    try:
+        loops = checkpoint["loops"]["fit_loop"]
+        (
+            int(loops[EPOCHS]["current"]["processed"]),
+            int(loops[BATCHES]["current"]["completed"]),
+            int(loops[STATE][STEPS]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return "its counters of phases and steps cannot be read"
+    kept = checkpoint.get(_KEY, {})
+    forms: dict[str, type] = {"rows": list, "epoch_metrics": dict, "steps": int, "written": int, "versions": list}
+    if not isinstance(kept, Mapping):
+        return f"its `{_KEY}` is no mapping"
+    wrong = [name for name, form in forms.items() if not isinstance(kept.get(name, form()), form)]
+    wrong += ["rows" for row in kept.get("rows", []) if "rows" not in wrong and not {"step", "metrics"} <= set(row)]
+    return f"its `{_KEY}` has {wrong[0]} of another form" if wrong else ""
 
 
 def saved_versions(checkpoint: Mapping[str, Any]) -> list[int | str | None]:

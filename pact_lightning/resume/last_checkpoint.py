@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from pact_lightning.resume.checkpoint_files import is_remote, newest_whole
-from pact_lightning.resume.exact_resume import saved_versions
+from pact_lightning.resume.exact_resume import saved_versions, what_is_wrong
 from pact_lightning.resume.lightning_internals import folder_version, hide_later_steps, set_folder_version
 
 
@@ -102,13 +102,15 @@ def check_resumable(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Refuse a checkpoint that a fit cannot go on from.
 
     Raises:
-        ValueError: It holds the weights alone.
+        ValueError: It holds the weights alone, or what an exact resume needs is of another form.
     """
     if "optimizer_states" not in checkpoint:
         raise ValueError(
             f"the checkpoint {path} holds the weights alone, as ModelCheckpoint writes them with save_weights_only; a "
             "fit cannot go on from it, but validate, test and predict can: name another one, or move it away"
         )
+    if problem := what_is_wrong(checkpoint):
+        raise ValueError(f"a fit cannot go on from the checkpoint {path}: {problem}; name an earlier one")
 
 
 def _files(folders: Iterable[str]) -> Iterator[Path]:

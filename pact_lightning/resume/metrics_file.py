@@ -68,13 +68,13 @@ class MetricsFile(ExperimentWriter):
             keep: Rows that the resumed checkpoint knows of.
         """
         self.begun = True
-        if not self.path.is_file():
+        if not self.path.exists():
             return
-        if not keep:
+        if not keep and self.path.is_file():
             rank_zero_warn(f"{self.path} is of an earlier run and is written anew")
             self.path.unlink()
             return
-        rows = read_rows(self.path)
+        rows = self._readable_rows()
         if len(rows) < keep:
             rank_zero_warn(f"{self.path} holds {len(rows)} rows, but the checkpoint knows of {keep}; some are lost")
         kept = rows[:keep]
@@ -82,11 +82,25 @@ class MetricsFile(ExperimentWriter):
         write_rows(self.path, kept, self.metrics_keys)
         self.rows = len(kept)
 
+    def _readable_rows(self) -> list[dict[str, str]]:
+        """Read the rows; what is no table is put aside, and told."""
+        try:
+            rows = read_rows(self.path)
+            if all(name is not None and value is not None for row in rows for name, value in row.items()):
+                return rows
+            problem: object = "rows differ in their number of columns"
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            problem = error
+        aside = self.path.with_name(f"{self.path.name}.damaged")
+        self.path.replace(aside)
+        rank_zero_warn(f"{self.path} is no table of metrics ({problem}); it is now {aside.name}")
+        return []
+
     def begin_behind(self) -> None:
         """Keep an earlier file as it is and append to it: an evaluation undoes no run."""
         self.begun = True
-        if self.path.is_file():
-            self.begin(keep=len(read_rows(self.path)))
+        if self.path.exists():
+            self.begin(keep=len(self._readable_rows()) or 1)
 
     def saved_rows(self) -> int:
         """Write the rows that are not written yet, and count all."""

@@ -7,6 +7,7 @@ has made a step.
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
@@ -57,8 +58,11 @@ class RolloutStore:
         """
         header = {"format": _FORMAT, "policy": policy}
         records: list[Any] = []
+        if self.folder.is_file():
+            aside = self.folder.replace(self.folder.with_name(f"{self.folder.name}.damaged"))
+            rank_zero_warn(f"{self.folder} is a file, where rollouts are stored; it is now {aside.name}")
         for path in sorted(self.folder.glob(f"{what}*.jsonl")):
-            if path != self._path(what):
+            if path != self._path(what) and path.is_file():
                 records += _records_of_another(path, header)
         own = _opened(self._path(what), header)
         try:
@@ -105,16 +109,16 @@ class RolloutStore:
         for path in self.folder.glob(f"*{self.suffix}.*"):
             kind, _, number = path.name.partition(".")[0].removesuffix(self.suffix).rpartition("-")
             if number.isdecimal() and (int(number) < before or (kind == "validation" and int(number) == before)):
-                path.unlink(missing_ok=True)
+                _remove(path)
 
     def forget(self, what: str) -> None:
         """Remove this process's rollouts of a phase or validation; they will be made again."""
-        self._path(what).unlink(missing_ok=True)
+        _remove(self._path(what))
 
     def clear(self) -> None:
         """Remove all files of this process, and the folder once it is empty."""
         for path in self.folder.glob(f"*{self.suffix}.*"):
-            path.unlink(missing_ok=True)
+            _remove(path)
         with suppress(OSError):  # another process still has files in it, or has just removed it
             self.folder.rmdir()
 
@@ -144,13 +148,20 @@ def _request_name(request: RolloutRequest) -> str:
     return hashlib.blake2b(repr((request.prompt, request.seed)).encode(errors="replace"), digest_size=12).hexdigest()
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _opened(path: Path, header: Mapping[str, Any]) -> AppendLog:
     """Open this process's own file, begun anew if it is unreadable or of another policy."""
     try:
         log = AppendLog(path)
-    except TaskFileError as error:
+    except (TaskFileError, IsADirectoryError) as error:
         rank_zero_warn(f"stored rollouts are left out, their file is damaged: {error}")
-        path.unlink()
+        _remove(path)
         log = AppendLog(path)
     if log.records and log.records[0] != header:
         log.close()
@@ -178,14 +189,21 @@ def _known(
     numbers = {_request_name(request): number for number, request in enumerate(requests)}
     prompts: dict[int, tuple[int, ...]] = {}
     known: dict[RolloutKey, Trajectory] = {}
+    damaged = 0
     for record in records:
-        number = numbers.get(record["request"])
-        if number is None or record["rollout"]["sample"] >= requests[number].samples:
+        try:
+            number = numbers.get(record["request"])
+            if number is None or record["rollout"]["sample"] >= requests[number].samples:
+                continue
+            if number not in prompts:
+                prompts[number] = tuple(prompt_ids(requests[number].prompt))
+            trajectory = _trajectory_from_json(record["rollout"], prompts[number])
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+            damaged += 1
             continue
-        if number not in prompts:
-            prompts[number] = tuple(prompt_ids(requests[number].prompt))
-        trajectory = _trajectory_from_json(record["rollout"], prompts[number])
         known[number, trajectory.sample] = trajectory
+    if damaged:
+        rank_zero_warn(f"{damaged} stored rollouts are left out and made again: their lines hold something else")
     return known
 
 

@@ -5,6 +5,7 @@ a mistake. :class:`AppendLog` is a JSON Lines file that survives being killed: w
 again.
 """
 
+import errno
 import gzip
 import json
 import os
@@ -250,7 +251,9 @@ class AppendLog:
         line = (json.dumps(record, ensure_ascii=False) + "\n").encode(errors="replace")
         written = os.write(self._file, line)
         if written != len(line):
-            raise OSError(f"only {written} of {len(line)} bytes could be written to {self.path}; is the disk full?")
+            raise OSError(
+                errno.ENOSPC, f"only {written} of {len(line)} bytes could be written to {self.path}; is the disk full?"
+            )
         os.fsync(self._file)
 
     def close(self) -> None:
