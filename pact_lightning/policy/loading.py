@@ -192,6 +192,7 @@ def policy_positions(config: PolicyConfig) -> int | None:
     """
     from transformers import AutoConfig
 
+    config = with_start(config)
     with _named(config):
         model_config = AutoConfig.from_pretrained(policy_source(config), **_gguf(config))
     return getattr(model_config.get_text_config(), "max_position_embeddings", None)
