@@ -152,6 +152,7 @@ def tasks(draw):
 
 
 def raw_turn(reasoning, calls=(), responses=()):
+    reasoning = reasoning if reasoning.strip() else ""  # white space alone counts as none
     return ExpertTurn(segment_reasoning(reasoning, calls), calls, responses)
 
 

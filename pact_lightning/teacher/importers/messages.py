@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from pact_lightning.dialogue.tool_text import CALL_OPEN
+from pact_lightning.dialogue.turn_text import MARKS, THINK_OPEN
 from pact_lightning.teacher.importers.calls import calls_in_text, json_or_python, read_calls, requested_call
 from pact_lightning.teacher.importers.conversation import Reading, RecordError, RequestedCall, Said
 from pact_lightning.teacher.importers.fields import decoded, read_id, wanted
@@ -144,9 +146,11 @@ def _teachers(entry: Mapping[str, Any], kind: Kind, where: str, following: Kind 
     calls = _one_of(_tool_calls(entry, where, reading), tuple(content.calls), place)
     given = _given_reasoning(entry, where, content, reading)
     text = content.text
-    if given and not text.lstrip().startswith("<think>") and "<tool_call>" not in text:
+    if given and not text.lstrip().startswith(THINK_OPEN) and CALL_OPEN not in text:
         return Said("assistant", where, text, given, calls)
     spoken = split_text(text, place, reading, calls_follow=bool(calls) or following == "call")
+    if any(entry.get(key) is not None for key in _REASONING) and not any(mark in text for mark in MARKS):
+        spoken = spoken._replace(text=text)  # the record keeps parts apart: white space around its text is the text's
     if given and spoken.reasoning and spoken.reasoning != given.strip():
         reading.notes["thinking in the text put behind the reasoning"] += 1
         given = f"{given}\n\n{spoken.reasoning}"
