@@ -1,5 +1,6 @@
 """Callback that applies the annealing schedule."""
 
+import math
 from typing import Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -26,7 +27,8 @@ class AnnealingCallback(Callback):
         level_start: Reasoning level in the first epoch, 0 to 4.
         anneal_reasoning: ``False`` holds the level at ``level_start``.
         anneal_tool_calls: ``False`` holds the scale at ``scale_start``.
-        horizon: Number of epochs over which supervision fades; ``None`` for the trainer's ``max_epochs``.
+        horizon: Number of epochs over which supervision fades; ``None`` for those that ``max_epochs`` and
+            ``max_steps`` of the trainer allow.
 
     Raises:
         ValueError: A value is out of its range.
@@ -53,24 +55,46 @@ class AnnealingCallback(Callback):
         )
         self.horizon = horizon
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that there is a horizon, before the policy is loaded.
+
+        Raises:
+            ValueError: There is neither a horizon nor a limit on epochs or steps.
+        """
+        del pl_module
+        if stage == "fit" and self.horizon is None and trainer.max_steps < 0 and (trainer.max_epochs or -1) < 0:
+            raise ValueError(
+                "AnnealingCallback needs a horizon: set its `horizon` in epochs, or trainer.max_epochs, or "
+                "trainer.max_steps"
+            )
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set and log the epoch's supervision.
 
         Raises:
             TypeError: The module has no ``supervision``.
-            ValueError: There is neither a horizon nor a finite ``max_epochs``.
         """
         if not isinstance(pl_module, Supervised):
             raise TypeError(
                 f"AnnealingCallback needs a module with a `supervision`; {type(pl_module).__name__} has none"
             )
-        supervision = self.schedule.at(trainer.current_epoch, self._horizon(trainer))
+        horizon = planned_epochs(trainer) if self.horizon is None else self.horizon
+        assert horizon is not None  # see setup
+        supervision = self.schedule.at(trainer.current_epoch, horizon)
         pl_module.supervision = supervision
         pl_module.log("anneal/level", float(supervision.level))
         pl_module.log("anneal/tool_call_scale", supervision.tool_call_scale)
 
-    def _horizon(self, trainer: Trainer) -> int:
-        horizon = trainer.max_epochs if self.horizon is None else self.horizon
-        if horizon is None or horizon < 1:
-            raise ValueError(f"annealing needs a horizon: set it, or a Trainer max_epochs >= 1 (it is {horizon})")
-        return horizon
+
+def planned_epochs(trainer: Trainer) -> int | None:
+    """Return the epochs that ``max_epochs`` and ``max_steps`` allow; ``None`` where neither is set.
+
+    Args:
+        trainer: A Trainer whose training has begun: only then it knows the batches of an epoch.
+    """
+    limits = []
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        limits.append(trainer.max_epochs)
+    if trainer.max_steps >= 0:
+        limits.append(math.ceil(trainer.max_steps / max(int(trainer.num_training_batches), 1)))
+    return max(min(limits), 1) if limits else None

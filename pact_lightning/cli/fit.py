@@ -28,7 +28,7 @@ from pact_lightning.resume.last_checkpoint import (
 from pact_lightning.resume.recipe_change import ALLOW
 from pact_lightning.rollout.samplers.base import SamplerUnavailableError
 from pact_lightning.training.policy_module import PolicyModule
-from pact_lightning.training.trainer_checks import check_checkpoints, check_plugins, check_trainer
+from pact_lightning.training.trainer_checks import check_plugins, check_trainer
 from pact_lightning.utils.errors import NotResumableError, RunStoppedError
 
 _RECIPE = ("-c", "--config")
@@ -59,6 +59,7 @@ def run_lightning(args: list[str] | None) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None if verbs == ["fit"] else SaveConfigCallback,  # a fit saves its own as it begins
+            auto_configure_optimizers=False,  # the module makes its own, see model.optimizer
             save_config_kwargs={"overwrite": True, "config_filename": config_file},
             parser_kwargs={verb: {"exit_on_error": False} for verb in verbs}
             | {"exit_on_error": False, "description": DESCRIPTION},
@@ -93,6 +94,8 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     # A fit without validation tasks, which the recipe asks for.
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+    # Of steps that keep a copy of the weights before them, as no module of this package does.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
     # Lightning recommends packages of its own in every run.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
 
@@ -134,6 +137,7 @@ class PactCLI(LightningCLI):
         if args is None or isinstance(args, list):
             self._given = sys.argv[1:] if args is None else args
             _check_option_order(self._given)
+            _check_what_is_given(self._given)
         super().parse_arguments(parser, args)
 
     def instantiate_classes(self) -> None:
@@ -176,7 +180,6 @@ class PactCLI(LightningCLI):
     def before_fit(self) -> None:
         """Refuse Trainer settings that a fit cannot honour, with our sentence rather than Lightning's."""
         check_trainer(self.trainer)
-        check_checkpoints(self.trainer)
 
     def before_validate(self) -> None:
         """Leave the table of scores to the module; Lightning's own would repeat it."""
@@ -215,6 +218,30 @@ class PactCLI(LightningCLI):
             super()._parse_ckpt_path()
         else:  # Lightning cannot read them from such a file
             rank_zero_info(f"the hyperparameters in {path} are left aside, those of the recipe hold")
+
+
+def _check_what_is_given(arguments: Sequence[str]) -> None:
+    """Refuse options of other Lightning programs, and a command without a recipe, in words of this one.
+
+    Args:
+        arguments: The command line, from the verb on.
+
+    Raises:
+        ValueError: There is such an option, or neither a recipe nor a model.
+    """
+    for word in arguments:
+        option = word.partition("=")[0].split(".")[0]
+        if option in ("--optimizer", "--lr_scheduler"):
+            raise ValueError(
+                f"there is no {option}; set --model.init_args.optimizer.learning_rate and its neighbours (schedule, "
+                "schedule_steps, warmup_steps, weight_decay, gradient_clip)"
+            )
+    helps = any(word.startswith(("-h", "--help", "--print_config")) for word in arguments)
+    recipe = any(word.partition("=")[0] in (*_RECIPE, "--model", "--data") for word in arguments)
+    if arguments and arguments[0] in VERBS and not recipe and not helps:
+        raise ValueError(
+            f"{arguments[0]} needs a recipe: give it by -c, as in `pact-lightning {arguments[0]} -c my.yaml`"
+        )
 
 
 def _check_option_order(arguments: Sequence[str]) -> None:

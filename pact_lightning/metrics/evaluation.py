@@ -1,6 +1,7 @@
 """Metrics of an evaluation: solve rates, answers and tool use, and the base class of further metrics."""
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import cast
@@ -56,6 +57,18 @@ class EvaluationMetrics(nn.Module):
     def shares(self) -> frozenset[str]:
         """Names of the values in ``[0, 1]``."""
         return frozenset(name for metric in self._all() for name in metric.shares)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of all values, those among them that a set of tasks may lack."""
+        names: set[str] = set()
+        for metric in self._all():
+            empty = cast(_Metric, metric.clone())
+            empty.sync_on_compute = False  # one process may ask alone
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+                names.update(_values(empty))
+        return frozenset(names)
 
     def update(self, task: Task, trajectory: Trajectory) -> None:
         """Add one rollout."""

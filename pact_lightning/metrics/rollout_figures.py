@@ -13,6 +13,12 @@ from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.rollout.engine import RolloutStats
 from pact_lightning.utils.processes import over_processes
 
+FIGURES = (
+    *("entropy", "control_tokens", "empty", "reward", "zero_variance", "single_rollout", "tokens", "sampled_share"),
+    *("tokens_per_second", "seconds", "tool_share", "tool_timeouts", "unanswered_calls", "environment_failures"),
+)
+"""Names of :func:`rollout_figures`."""
+
 
 def sampling_counts(groups: Sequence[Group], renderer: ChatRenderer) -> dict[str, float]:
     """Count what :func:`sampling_signs` needs; the counts of several processes add up.

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import CSVLogger, ExperimentWriter
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -57,8 +58,9 @@ def set_csv_writer(logger: CSVLogger, writer: ExperimentWriter) -> None:
 
 def folder_version(logger: Any) -> int | str | None:
     """Return the version of a logger's folder; ``None`` for one not chosen yet, and for loggers without versions."""
-    version: int | str | None = getattr(logger, "_version", None)
-    return version
+    version = getattr(logger, "_version", None)
+    # The logger of fast_dev_run has a method for every name.
+    return version if isinstance(version, int | str) else None
 
 
 def set_folder_version(logger: Any, version: int | str | None) -> None:
@@ -70,6 +72,11 @@ def set_folder_version(logger: Any, version: int | str | None) -> None:
 def hide_later_steps(logger: TensorBoardLogger, step: int) -> None:
     """Have TensorBoard hide what was written for later steps."""
     _field(logger, "_kwargs").setdefault("purge_step", step)
+
+
+def saves_by_time(callback: ModelCheckpoint) -> bool:
+    """Return whether a callback is to save each time that some time has passed."""
+    return _field(callback, "_train_time_interval") is not None
 
 
 def saves_distributed(strategy: ModelParallelStrategy) -> bool:

@@ -90,6 +90,9 @@ class EvaluationBatch:
     source: EvaluationSource
     rollouts: Sequence[tuple[Task, Trajectory]]
 
+    def __len__(self) -> int:
+        return len(self.rollouts)
+
 
 class EvaluationRollouts:
     """A loader of one batch: all tasks are rolled out together, and nothing waits for the slowest of a smaller batch.
@@ -132,13 +135,13 @@ class EvaluatedModule(pl.LightningModule):
 
     Attributes:
         evaluation: The metrics.
-        history: (finished phases, scores) of every validation of the fit, oldest first.
+        history: (finished phases, scores) of every validation of the fit, oldest first; a fraction within a phase.
     """
 
     def __init__(self, metrics: Sequence[RolloutMetric]) -> None:
         super().__init__()
         self.evaluation = EvaluationMetrics(metrics)
-        self.history: list[tuple[int, Scores]] = []
+        self.history: list[tuple[float, Scores]] = []
         self._source: EvaluationSource | None = None  # of the last batch
 
     @property
@@ -155,13 +158,32 @@ class EvaluatedModule(pl.LightningModule):
         return type(self).__name__
 
     @property
-    def finished_phases(self) -> int:
-        """Phases finished when a validation begins: the counters still stand at the one that has just been trained."""
-        return 0 if self.trainer.sanity_checking else self.trainer.current_epoch + 1
+    def metric_names(self) -> frozenset[str]:
+        """Names of what a fit logs, for the callbacks that monitor one; those of training in subclasses."""
+        sources = getattr(getattr(self.trainer, "datamodule", None), "sources", {})
+        validates = self.trainer.limit_val_batches != 0 and sources.get("validation", True) is not None
+        return frozenset(f"val/{name}" for name in self.evaluation.names if validates)
+
+    @property
+    def finished_phases(self) -> float:
+        """Phases finished when a validation begins: the counters still stand at the one that has just been trained.
+
+        A validation within a phase, by ``val_check_interval``, counts the share of its steps.
+        """
+        if self.trainer.sanity_checking:
+            return 0.0
+        return self.trainer.current_epoch + self._steps_done / int(self.trainer.num_training_batches)
+
+    @property
+    def _steps_done(self) -> int:
+        return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
 
     def evaluation_title(self, name: str) -> str:
         """Name an evaluation and its files; within a fit by the number of finished phases too."""
-        return f"{name}-{self.finished_phases:04d}" if self.trainer.state.fn == "fit" else name
+        if self.trainer.state.fn != "fit":
+            return name
+        phases, within = divmod(self.finished_phases, 1)
+        return f"{name}-{phases:04.0f}" + (f"-step-{self._steps_done}" if within else "")
 
     def validation_step(self, batch: EvaluationBatch, batch_idx: int) -> None:
         """Score rollouts."""
@@ -210,7 +232,7 @@ class EvaluatedModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the scores of the run that is resumed."""
-        self.history = [(int(phase), dict(scores)) for phase, scores in checkpoint.get("validation_history", [])]
+        self.history = [(float(phase), dict(scores)) for phase, scores in checkpoint.get("validation_history", [])]
         if self.trainer.state.fn == "fit":
             # The start is known already; the check before training would take the resumed policy for it.
             self.trainer.num_sanity_val_steps = 0
@@ -289,7 +311,9 @@ def scores_table(title: str, scores: Mapping[str, float], shares: Collection[str
     return table
 
 
-def comparison_table(title: str, history: Sequence[tuple[int, Mapping[str, float]]], shares: Collection[str]) -> Table:
+def comparison_table(
+    title: str, history: Sequence[tuple[float, Mapping[str, float]]], shares: Collection[str]
+) -> Table:
     """Make a table of the first and the last validation of a run, side by side.
 
     Args:
@@ -300,8 +324,8 @@ def comparison_table(title: str, history: Sequence[tuple[int, Mapping[str, float
     (first_phase, first), (last_phase, last) = history[0], history[-1]
     table = Table(title=title)
     table.add_column("")
-    table.add_column("before" if first_phase == 0 else f"after {first_phase}", justify="right")
-    table.add_column(f"after {last_phase}", justify="right")
+    table.add_column("before" if first_phase == 0 else f"after {first_phase:g}", justify="right")
+    table.add_column(f"after {last_phase:g}", justify="right")
     table.add_column("change", justify="right")
     for name in last:
         if name not in first or (name.startswith("stop_") and not first[name] and not last[name]):

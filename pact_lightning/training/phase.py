@@ -89,6 +89,11 @@ class PhaseRollouts:
         """The Trainer."""
         return self.runner.trainer
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of a phase, ``limit_train_batches`` regarded: nothing is rolled out for the others."""
+        return min(int(self.trainer.num_training_batches), self.config.steps)
+
     def tasks(self, phase: int) -> list[tuple[int, Task]]:
         """Draw this process's tasks of a phase: pass after pass over all tasks, each in a new order.
 
@@ -98,7 +103,7 @@ class PhaseRollouts:
         tasks = self._tasks["train"]
         first = phase * self.config.prompts_per_phase
         chosen = []
-        for position in range(first, first + self.config.prompts_per_phase):
+        for position in range(first, first + self.steps * self.config.prompts_per_step):
             visit, place = divmod(position, len(tasks))
             chosen.append((position, tasks[_order(self.config.seed, visit, len(tasks))[place]]))
         return share(self.trainer, chosen)
@@ -165,7 +170,7 @@ class PhaseRollouts:
         if not self.config.overlap or not another_phase_follows(
             phase,
             step=sampled_by.step,
-            phase_steps=self.config.steps,
+            phase_steps=self.steps,
             max_phases=trainer.max_epochs,
             max_steps=trainer.max_steps,
         ):
@@ -263,7 +268,7 @@ class Phase:
         phase = trainer.current_epoch
         done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         groups = self._resume(phase) if done else self._begin(phase)
-        size = len(groups) // len(self)
+        size = len(groups) // self.rollouts.steps
         for start in range(done * size, len(groups), size):
             if start > done * size:
                 interruption.between_steps()
@@ -281,7 +286,7 @@ class Phase:
         rollouts.report.warn(groups, stats)
         rollouts.report.write(groups)
         module.log_phase(groups, stats, ahead)
-        module.prepare_phase(groups, optimizer_steps=len(self))
+        module.prepare_phase(groups, optimizer_steps=rollouts.steps)
         logps = {name: logp for group in groups for name, logp in _logps(group)}
         store.save_logps(phase_title(phase), self.policy, logps)
         return groups
@@ -296,7 +301,7 @@ class Phase:
             names = _logp_names(group)
             group.old_logps = [logps[name] for name in names if name in logps] or None
             group.prompt_logps = [logps[_PROMPT + name] for name in names if _PROMPT + name in logps] or None
-        rollouts.module.prepare_phase(groups, optimizer_steps=len(self))
+        rollouts.module.prepare_phase(groups, optimizer_steps=rollouts.steps)
         return groups
 
 

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from pact_lightning.callbacks.annealing import planned_epochs
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.template_check import check_template
 from pact_lightning.dialogue.text_codec import TextCodec
@@ -44,7 +45,7 @@ from pact_lightning.rollout.samplers.base import LentPolicy, Sampler, SamplerBac
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 from pact_lightning.training.evaluation import EvaluatedModule
 from pact_lightning.training.start import load_start, start_config
-from pact_lightning.training.trainer_checks import check_checkpoints, check_trainer
+from pact_lightning.training.trainer_checks import check_checkpoints, check_monitors, check_trainer
 from pact_lightning.update.optimizer import (
     FiniteSteps,
     NonFiniteGradientError,
@@ -119,7 +120,11 @@ class PolicyModule(EvaluatedModule):
         self.run_folder = RunFolder(self.method, {"model": {"policy": asdict(policy), "optimizer": asdict(optimizer)}})
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Bring the callbacks that make a fit safe to interrupt; Lightning calls this first, in every stage."""
+        """Refuse what cannot be honoured, and bring the callbacks that make a fit safe to interrupt.
+
+        Lightning calls this first, in every stage: before callbacks set up what they change.
+        """
+        check_trainer(self.trainer)
         use_whole_files(self.trainer)
         ExactResume.prepare(self.trainer)
         if self.trainer.state.fn != "fit":
@@ -128,10 +133,10 @@ class PolicyModule(EvaluatedModule):
 
     def setup(self, stage: str) -> None:
         """Refuse settings that cannot be honoured, before the policy is loaded."""
-        check_trainer(self.trainer)
         check_path(self.attention.path, self.trainer.strategy.root_device.type)
         if stage == "fit":
             check_checkpoints(self.trainer)
+            check_monitors(self.trainer, self.metric_names)
         expect_common_figures(self.trainer)
         if self.sampler_backend is not None:
             self.sampler_backend.check(self.policy_config)
@@ -196,6 +201,11 @@ class PolicyModule(EvaluatedModule):
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         optimizer = config.over(weights)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, config.factor)}}
+
+    def on_train_start(self) -> None:
+        """Count the phases that ``max_steps`` allows where ``max_epochs`` is left open: progress bars show them."""
+        if self.trainer.max_epochs == -1:
+            self.trainer.fit_loop.max_epochs = planned_epochs(self.trainer) or -1
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the global generators, which LoRA dropout uses, so that a resumed run repeats this step."""
@@ -322,10 +332,15 @@ class PolicyModule(EvaluatedModule):
             take_over_settings(checkpoint, self.optimizer_config, saved.get("init_args", saved).get("optimizer"))
         self.finite_steps.skipped, self.finite_steps.in_a_row = checkpoint.get("skipped_steps", (0, 0))
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]  # narrower
-        """Return the trained weights only."""
-        del args, kwargs
-        return trainable_state(self.model) if self._whole is None else sharded_state(self.model, _PREFIX)
+    def state_dict(  # type: ignore[override]  # narrower
+        self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Tensor]:
+        """Return the trained weights only, added to ``destination`` under ``prefix`` as torch's modules do."""
+        del args, keep_vars
+        state = trainable_state(self.model) if self._whole is None else sharded_state(self.model, _PREFIX)
+        found: dict[str, Tensor] = {} if destination is None else destination
+        found.update({prefix + name: weight for name, weight in state.items()})
+        return found
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load trained weights, saved sharded or not; names and shapes must fit."""

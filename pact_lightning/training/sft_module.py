@@ -58,6 +58,12 @@ class SFTModule(PolicyModule):
         )
         self.with_answer = with_answer
 
+    @property
+    def metric_names(self) -> frozenset[str]:
+        """Names of what a fit logs."""
+        step = {"sft/loss", "sft/gradient_norm", "sft/learning_rate", "train/skipped_steps"}
+        return super().metric_names.union(step)
+
     def training_step(self, batch: list[Task], batch_idx: int) -> dict[str, Any]:
         """Make one optimiser step on a list of tasks with traces."""
         traces = [self._render(task) for task in batch]

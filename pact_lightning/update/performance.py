@@ -71,6 +71,12 @@ class PhasePerformance:
         with self.clock.measure(part):
             yield
 
+    @staticmethod
+    def names() -> frozenset[str]:
+        """Return the names of :meth:`metrics`, those of a device whose peak is known among them."""
+        rates = ("update_tokens_per_second", "update_mfu", "rollout_mfu")
+        return frozenset((*PhasePerformance().metrics(), *(f"perf/{name}" for name in rates)))
+
     def metrics(self) -> dict[str, float]:
         """Return seconds as ``time/...``, and rates, memory and utilisation as ``perf/...``.
 

@@ -81,6 +81,11 @@ class SamplerCorrection:
             self._sums[name] += float(value) * tokens
         return weights
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of :meth:`metrics`."""
+        return tuple(f"mismatch/{name}" for name in (*self._sums, "ratio_max"))
+
     def metrics(self, trainer: pl.Trainer) -> dict[str, float]:
         """Average over the tokens that were measured, with the largest ratio; NaN where none was.
 

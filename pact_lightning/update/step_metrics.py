@@ -1,5 +1,6 @@
 """Figures of one optimiser step."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
@@ -29,6 +30,11 @@ def step_counts(batch: Sequence[Group], jobs: Sequence[ScoringJob]) -> dict[str,
         "trace_shortened": sum(job.context is not None and job.context.dropped_turns > 0 for job in jobs),
     }
     return counts | {reason: sum(group.anchored == reason for group in batch) for reason in _ANCHOR_REASONS}
+
+
+def step_metric_names() -> frozenset[str]:
+    """Return the names of :func:`step_metrics`."""
+    return frozenset(step_metrics(defaultdict(float, prompts=1.0)))
 
 
 def step_metrics(sums: Mapping[str, float]) -> dict[str, float]:
