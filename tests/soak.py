@@ -105,7 +105,8 @@ class End:
         checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         kept = [checkpoint[part] for part in ("state_dict", "optimizer_states", "lr_schedulers", "validation_history")]
         kept += [checkpoint["epoch"], checkpoint["global_step"]]
-        run = max((folder / "run").iterdir(), key=lambda path: int(path.name.partition("_")[2]))
+        versions = [path for path in (folder / "run").iterdir() if path.is_dir()]  # beside them the locks
+        run = max(versions, key=lambda path: int(path.name.partition("_")[2]))
         files = sorted((run / "trajectories").iterdir())
         return cls(
             hashlib.sha256(_bits(kept)).hexdigest(),

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from rich.console import Console
 
@@ -99,7 +101,7 @@ class RunFolder(pl.Callback):
         self.on_train_start(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put an earlier run's files aside, if this one is not resumed, and write ``config.yaml``.
+        """Put an earlier run's files aside, if this one is not resumed, and write the recipe where loggers show it.
 
         A fit that has nothing left to train does not come here, and changes nothing.
         """
@@ -119,6 +121,9 @@ class RunFolder(pl.Callback):
             if self.config:
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / "config.yaml").write_text(self.config, encoding="utf-8")
+        for logger in trainer.loggers:
+            if self.config and not isinstance(logger, CSVLogger):  # config.yaml stands beside its file
+                logger.log_hyperparams(yaml.safe_load(self.config))
         trainer.strategy.barrier()
         for callback, place in checkpoints:
             last = place / f"{callback.CHECKPOINT_NAME_LAST}{callback.FILE_EXTENSION}"

@@ -3,6 +3,7 @@
 import csv
 import json
 from datetime import timedelta
+from typing import ClassVar
 
 import lightning_habits as habits
 import pytest
@@ -10,7 +11,7 @@ import torch
 from cli_recipe import saved
 from hand_made import quiet_trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from pact_lightning.callbacks.annealing import AnnealingCallback
@@ -241,3 +242,35 @@ def test_a_command_without_a_recipe_says_so(verb, told):
     assert told(verb, "--ckpt_path", "x.ckpt") == (
         f"error: {verb} needs a recipe: give it by -c, as in `pact-lightning {verb} -c my.yaml`"
     )
+
+
+class Page(Logger):
+    """A logger that keeps what its configuration page would show, and knows neither folder nor version."""
+
+    shown: ClassVar[list] = []
+
+    @property
+    def name(self):
+        return "page"
+
+    @property
+    def version(self):
+        return "one"
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def log_hyperparams(self, params):
+        self.shown.append(params)
+
+
+def test_the_recipe_reaches_the_configuration_page_of_every_logger(tmp_path):
+    Page.shown.clear()
+    loggers = [
+        {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": str(tmp_path)}},
+        {"class_path": "test_lightning_habits.Page"},
+    ]
+    main(["fit", "-c", saved(tmp_path, {"trainer.logger": loggers})])
+    assert [page["model"]["init_args"]["optimizer"]["learning_rate"] for page in Page.shown] == [1e-3]
+    (events,) = tmp_path.rglob("events.*")
+    assert b"data/init_args/prompts_per_phase" in events.read_bytes()
