@@ -146,7 +146,7 @@ class EvaluatedModule(pl.LightningModule):
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """What an evaluation is of: ``model``, and the ``checkpoint`` that its weights are from; empty within a fit."""
+        """The subject of an evaluation: ``model``, and the ``checkpoint`` of its weights; empty within a fit."""
         if self.trainer.state.fn == "fit":
             return {}
         checkpoint = self.trainer.ckpt_path

@@ -28,7 +28,7 @@ from torch import Tensor
 from pact_lightning.callbacks.collapse import CollapseMonitor
 from pact_lightning.credit.group import Group
 from pact_lightning.metrics.evaluation import EvaluationMetrics, RolloutMetric
-from pact_lightning.metrics.rollout_figures import FIGURES, rollout_figures, rollout_line
+from pact_lightning.metrics.rollout_figures import rollout_figures, rollout_line
 from pact_lightning.objectives.annealing import Supervision
 from pact_lightning.objectives.component_sft import Normalizer, sft_weights
 from pact_lightning.objectives.pact import Coefficients
@@ -42,7 +42,7 @@ from pact_lightning.policy.sharding import score_pack
 from pact_lightning.rollout.ahead import SampledBy
 from pact_lightning.rollout.engine import RolloutStats
 from pact_lightning.rollout.samplers.base import SamplerBackend
-from pact_lightning.training.phase_report import warn_where_nothing_is_learned
+from pact_lightning.training.phase_report import training_metric_names, warn_where_nothing_is_learned
 from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.update.context import ContextBuilder, PrivilegedContext, TraceContext, TraceTemplate
 from pact_lightning.update.gradient import gather_gradient, idle_forwards
@@ -51,7 +51,7 @@ from pact_lightning.update.optimizer import OptimizerConfig
 from pact_lightning.update.performance import PhasePerformance, performance_line
 from pact_lightning.update.prompt_loss import PromptLoss, ScoredRollout
 from pact_lightning.update.sampler_correction import ImportanceCap, SamplerCorrection, cap_in_force
-from pact_lightning.update.step_metrics import MAXIMA, step_counts, step_metric_names, step_metrics
+from pact_lightning.update.step_metrics import MAXIMA, step_counts, step_metrics
 from pact_lightning.utils.processes import sum_over_processes
 from pact_lightning.utils.seeds import derive_seed, python_random
 
@@ -162,10 +162,7 @@ class PACTModule(PolicyModule):
     @property
     def metric_names(self) -> frozenset[str]:
         """Names of what a fit logs."""
-        rollout = {f"rollout/{name}" for name in (*EvaluationMetrics().names, *FIGURES, "staleness")}
-        further = {"train/learning_rate", "train/skipped_steps", "anneal/level", "anneal/tool_call_scale"}
-        step = step_metric_names().union(self._correction.names, PhasePerformance.names())
-        return super().metric_names.union(rollout, further, step)
+        return super().metric_names.union(training_metric_names(), self._correction.names)
 
     def prepare_phase(self, groups: Sequence[Group], optimizer_steps: int) -> None:
         """Draw the anchors ``z_i`` of a phase and compute ``pi_old`` where it is needed (METHOD 5.8, 5.19).

@@ -7,8 +7,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from pact_lightning.credit.group import Group
 from pact_lightning.environments.tool_calls import raised_responses
+from pact_lightning.metrics.evaluation import EvaluationMetrics
+from pact_lightning.metrics.rollout_figures import FIGURES
 from pact_lightning.rollout.engine import RolloutStats
 from pact_lightning.rollout.openai_format import trajectory_record
+from pact_lightning.update.performance import PhasePerformance
+from pact_lightning.update.step_metrics import step_metric_names
 from pact_lightning.utils.files import write_json_lines
 from pact_lightning.utils.processes import rank_suffix, run_folder, sum_over_processes
 
@@ -92,6 +96,13 @@ class PhaseReport:
         ]
         name = f"{phase_title(groups[0].phase)}{rank_suffix(self._trainer)}.jsonl"
         write_json_lines(run_folder(self._trainer) / "trajectories" / name, records)
+
+
+def training_metric_names() -> frozenset[str]:
+    """Return the names of what a fit of ``PACTModule`` logs, but for its validations and a sampler's mismatch."""
+    rollout = {f"rollout/{name}" for name in (*EvaluationMetrics().names, *FIGURES, "staleness")}
+    further = {"train/learning_rate", "train/skipped_steps", "anneal/level", "anneal/tool_call_scale"}
+    return step_metric_names().union(PhasePerformance.names(), rollout, further)
 
 
 def warn_where_nothing_is_learned(figures: Mapping[str, float]) -> None:

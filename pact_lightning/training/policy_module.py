@@ -190,7 +190,7 @@ class PolicyModule(EvaluatedModule):
 
     @property
     def reference_copy(self) -> nn.Module | None:
-        """What is frozen of the start policy: all of it for full weights, an adapter it started from, or nothing."""
+        """The frozen part of the start policy: all of it for full weights, an adapter it started from, or nothing."""
         if not self._reference_copy:
             return None
         return self._reference_copy[0].to(self.device)

@@ -128,9 +128,8 @@ class Trajectory:
         """Return the well-formed calls of every turn, ``[T]``, without those of a cut-off turn that were never run."""
         calls = [turn.calls for turn in self.turns]
         if calls and self.stop_reason in CUT_OFF:
-            last = self.turns[-1]
-            responded = zip(last.parsed, last.responses, strict=False)
-            calls[-1] = tuple(entry.call for entry, _ in responded if entry.call is not None)
+            run = self.turns[-1].parsed[: len(self.turns[-1].responses)]
+            calls[-1] = tuple(entry.call for entry in run if entry.call is not None)
         return calls
 
     def ids(self) -> npt.NDArray[np.int64]:

@@ -53,14 +53,11 @@ class ScoringJob:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The meaning of a read of a pack: rollout ``sample`` of a job, or its trace where ``sample`` is ``None``.
-
-    Rollouts are scored at the temperature that they were sampled at, a trace at 1: eq. 9 has plain ``pi_theta``.
-    """
+    """The meaning of a read of a pack: rollout ``sample`` of a job, or its trace where ``sample`` is ``None``."""
 
     job: int
     sample: int | None
-    temperature: float = 1.0
+    temperature: float = 1.0  # of a trace: eq. 9 has plain pi_theta
 
 
 @dataclass(frozen=True, slots=True)
