@@ -1,5 +1,6 @@
 """A module whose public functions become tools, in the order in which they stand here."""
 
+from functools import cache
 from json import dumps  # noqa: F401  # an imported function is no tool of this module
 
 
@@ -12,6 +13,7 @@ def zebra(stripes: int) -> int:
     return _twice(stripes)
 
 
+@cache
 def ant() -> str:
     """Is small."""
     return "small"

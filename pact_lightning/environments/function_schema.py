@@ -2,7 +2,9 @@
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial, update_wrapper
 from typing import Any, get_origin, get_type_hints, is_typeddict
 
 from jsonschema import Draft202012Validator
@@ -51,6 +53,8 @@ def function_schema(function: Callable[..., Any]) -> ToolSchema:
             schema, ``*args`` or ``**kwargs``, or a generator.
     """
     name = getattr(function, "__qualname__", type(function).__name__)
+    if not hasattr(function, "__name__"):
+        raise FunctionSchemaError(f"{name} cannot become a tool: an object has no name to call it by; give a method")
     if not inspect.getdoc(function):
         wanted = "say in one what it does, and describe each argument under `Args:`"
         raise FunctionSchemaError(f"{name} cannot become a tool: it has no docstring; {wanted}")
@@ -69,11 +73,39 @@ def function_schema(function: Callable[..., Any]) -> ToolSchema:
     return schema
 
 
+def without_set_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a ``functools.partial`` as a function of the arguments that it leaves open [D]; any other as it is.
+
+    The policy neither sees nor gives the arguments that are set, which need no type hint. A ``__name__`` or a
+    ``__doc__`` that the partial was given hold in place of the function's.
+    """
+    if not isinstance(function, partial):
+        return function
+    if inspect.isgeneratorfunction(function):
+        return function.func  # refused as such
+    inner = without_set_arguments(function.func)
+
+    def tool(**arguments: Any) -> Any:
+        return function(**arguments)
+
+    update_wrapper(tool, inner)
+    for name in vars(function).keys() & {"__name__", "__qualname__", "__doc__"}:
+        setattr(tool, name, vars(function)[name])
+    given = list(inspect.signature(inner).parameters.values())[len(function.args) :]
+    left = [parameter for parameter in given if parameter.name not in function.keywords]
+    tool.__signature__ = inspect.Signature(left)  # type: ignore[attr-defined]  # what `inspect` reads
+    names = {parameter.name for parameter in left} | {"return"}
+    tool.__annotations__ = {name: hint for name, hint in tool.__annotations__.items() if name in names}
+    return tool
+
+
 def _parameter_problem(parameter: inspect.Parameter) -> str | None:
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         return f"a call has named arguments only; put named ones in the place of `{parameter}`"
     if parameter.kind is parameter.POSITIONAL_ONLY:
         return f"a call has named arguments only; remove the `/` after {parameter.name}"
+    if parameter.annotation is parameter.empty and parameter.name in ("self", "cls"):
+        return f"it is a method without its object ({parameter.name}); give the method of an object"
     if parameter.annotation is parameter.empty:
         return f"its argument {parameter.name} has no type hint; add one, such as `{parameter.name}: str`"
     return None
@@ -90,6 +122,8 @@ def _schema_problem(function: Callable[..., Any], error: Exception) -> str:
     if isinstance(error, SchemaError):  # of an image or a tensor, or of choices that are no list
         argument = error.absolute_path[1]
         return _no_schema(argument, get_type_hints(function)[argument], f" ({error.message:.100})")
+    if isinstance(error, json.JSONDecodeError):
+        return 'its docstring has `(choices: ...)` without a JSON list; write (choices: ["a", "b"]), or use Literal'
     return words
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pact_lightning.environments.argument_types import argument_types, converted
@@ -11,6 +12,7 @@ from pact_lightning.environments.function_schema import (
     argument_problem,
     arguments_validator,
     function_schema,
+    without_set_arguments,
 )
 from pact_lightning.environments.protocol import ToolResult, unknown_tool
 from pact_lightning.environments.tool_calls import failure
@@ -27,7 +29,7 @@ class CallableTools:
     calls meets the same loop, whichever thread a call comes from.
 
     Args:
-        functions: The tools, in their order in the prompt.
+        functions: The tools, in their order in the prompt; a ``functools.partial`` without the arguments it sets.
 
     Raises:
         FunctionSchemaError: There are no functions, two have the same name, or one cannot become a tool.
@@ -36,7 +38,7 @@ class CallableTools:
     def __init__(self, functions: Sequence[Callable[..., Any]]) -> None:
         self._functions: dict[str, Callable[..., Any]] = {}
         self.schemas: list[ToolSchema] = []
-        for function in functions:
+        for function in map(without_set_arguments, functions):
             schema = function_schema(function)
             name = schema["function"]["name"]
             if name in self._functions:
@@ -154,15 +156,20 @@ def _module_functions(path: str) -> list[Callable[..., Any]]:
     found: list[Callable[..., Any]] = [
         value
         for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+        if not name.startswith("_") and _is_function(value) and value.__module__ == module.__name__
     ]
     if not found:
         raise ImportError(f"the module {path!r} defines no public function; give the functions' import paths as a list")
     return found
 
 
+def _is_function(value: Any) -> bool:
+    """Return whether a value is a Python function, also under a decorator such as ``functools.cache``."""
+    return inspect.isroutine(value) and inspect.isfunction(inspect.unwrap(value))
+
+
 def _imported_function(path: str) -> Callable[..., Any]:
     function: Callable[..., Any] = import_path(path, "function")
-    if not inspect.isroutine(function):
+    if not inspect.isroutine(function.func if isinstance(function, partial) else function):
         raise ImportError(f"{path!r} is no function; `functions` takes import paths of functions, or one of a module")
     return function

@@ -7,6 +7,7 @@ import enum
 import math
 import threading
 from collections.abc import Sequence
+from functools import partial, update_wrapper
 from typing import Literal
 
 import pytest
@@ -155,6 +156,53 @@ def test_a_module_gives_its_public_functions_in_order():
     environment = FunctionEnvironment("function_tools")
     assert [tool["function"]["name"] for tool in environment.tools] == ["zebra", "ant"]
     assert environment.call("zebra", {"stripes": 3}).text == "6"
+
+
+def lookup(table, key: str, default: "int" = 0) -> int:
+    """Looks a key up.
+
+    Args:
+        key: The key.
+        default: What stands for a key that is not there.
+    """
+    return table.get(key, default)
+
+
+async def later_lookup(table, key: str) -> int:
+    """Looks a key up.
+
+    Args:
+        key: The key.
+    """
+    return table[key]
+
+
+TABLE = {"a": 1}
+looked_up = partial(lookup, TABLE)
+renamed = partial(looked_up, default=7)
+renamed.__name__ = "seven_by_default"
+wrapped = update_wrapper(partial(lookup, table=TABLE), lookup)
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "open_arguments", "answer"),
+    [
+        (looked_up, "lookup", {"key", "default"}, "0"),
+        (f"{__name__}.looked_up", "lookup", {"key", "default"}, "0"),
+        (wrapped, "lookup", {"key", "default"}, "0"),
+        (renamed, "seven_by_default", {"key"}, "7"),
+        (partial(later_lookup, {"b": 2}), "later_lookup", {"key"}, "2"),
+    ],
+)
+def test_a_partial_is_the_function_of_what_it_leaves_open(function, name, open_arguments, answer):
+    environment = FunctionEnvironment([function])
+    (tool,) = environment.tools
+    assert tool["function"]["name"] == name
+    assert set(tool["function"]["parameters"]["properties"]) == open_arguments
+    assert environment.call(name, {"key": "b"}).text == answer
+    # What the partial sets is not the policy's to give.
+    assert environment.call(name, {"key": "b", "table": {"b": 3}}).text.startswith("Wrong arguments: there is no arg")
+    environment.close()
 
 
 @pytest.mark.parametrize(
@@ -379,6 +427,33 @@ def by_place(x: int, /):
     """
 
 
+def choices_in_words(x: str):
+    """Does.
+
+    Args:
+        x: One (choices: [a, b])
+    """
+
+
+class Shop:
+    """A shop."""
+
+    def sell(self, x: int) -> int:
+        """Sells.
+
+        Args:
+            x: How many.
+        """
+        return x
+
+    __call__ = sell
+
+
+def parts_of(x: int, y: int):
+    """Does."""
+    yield x
+
+
 @pytest.mark.parametrize(
     ("function", "said"),
     [
@@ -401,13 +476,20 @@ def by_place(x: int, /):
         (late_parts, "it yields its result in parts; return it as a whole"),
         (many, "put named ones in the place of `**more: int`"),
         (by_place, "remove the `/` after x"),
+        (choices_in_words, 'write (choices: ["a", "b"]), or use Literal'),
+        (Shop.sell, "it is a method without its object (self); give the method of an object"),
+        (Shop(), "an object has no name to call it by; give a method"),
+        (partial(parts_of, 1), "it yields its result in parts; return it as a whole"),
     ],
 )
 def test_a_function_that_cannot_be_a_tool_is_told_what_to_add(function, said):
     with pytest.raises(FunctionSchemaError) as caught:
         FunctionEnvironment([function])
     assert said in str(caught.value)
-    assert str(caught.value).startswith(function.__name__)
+    named = getattr(function, "func", function)
+    assert str(caught.value).startswith(
+        f"{getattr(named, '__qualname__', type(named).__name__)} cannot become a tool: "
+    )
     assert "\n" not in str(caught.value)
 
 
