@@ -16,6 +16,7 @@ from pact_lightning.tasks.jsonl import JsonlTasks
 from pact_lightning.types.task import Task
 from pact_lightning.utils.errors import FAILURES, named_failure
 from pact_lightning.utils.imports import import_path, make_object
+from pact_lightning.utils.text import counted
 
 
 def check_env(
@@ -57,8 +58,9 @@ def check_env(
     if findings:
         console.print(_findings_table(class_path, findings))
     errors = sum(finding.severity is Severity.ERROR for finding in findings)
-    what = f"{len(tasks)} tasks" if tasks else "no task"
-    console.print(f"{class_path}, with {what}: {errors} errors, {len(findings) - errors} warnings", soft_wrap=True)
+    what = counted(len(tasks), "task") if tasks else "no task"
+    counts = f"{counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}"
+    console.print(f"{class_path}, with {what}: {counts}", soft_wrap=True)
     return int(bool(errors) if allow_warnings else bool(findings))
 
 

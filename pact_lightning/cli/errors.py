@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, auto_cli
 
+from pact_lightning.cli.yaml_loader import check_all_yaml
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.utils.imports import import_path, new_path
 
@@ -19,6 +20,13 @@ _CLASS_PATH = re.compile(r"Problem with given class_path '(.+)':")
 _OWN_PATH = re.compile(r"\bpact_lightning(?:\.\w+){2,}")
 _CHOICE = re.compile(r"^Expected a typing\.Literal\[(.+?)\]")
 _TYPE = re.compile(r"^Expected a <class '(.+?)'>")
+_PROTOCOL = re.compile(r"Import path (\S+) does not implement protocol (\w+)")
+_NEEDS = {
+    "TaskSource": "{0} is no task source: name a class with a method load() without further arguments, which returns "
+    "pact_lightning.Task objects"
+}
+"""What a class must have, by the name of the protocol."""
+_OTHER = "{0} does not implement protocol {1}: its methods need the arguments and type hints of pact_lightning.{1}"
 _NO_REASON = ("Does not validate", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
 Functions = Callable[..., Any] | Mapping[str, Callable[..., Any]]
@@ -35,6 +43,7 @@ def run(functions: Functions, command: str, arguments: Sequence[str]) -> None:
         command: Words in front of the arguments, for the help texts.
         arguments: The arguments.
     """
+    check_all_yaml()
     components: Any = dict(functions) if isinstance(functions, Mapping) else functions
     try:
         status = auto_cli(
@@ -85,6 +94,7 @@ def _parser_sentence(text: str) -> str:
 
 def _plain(line: str) -> str:
     """Say what is expected in words, not by Python's names of types."""
+    line = _PROTOCOL.sub(lambda found: _NEEDS.get(found[2], _OTHER).format(found[1], found[2]), line)
     return _TYPE.sub(r"Expected a value of type \1", _CHOICE.sub(r"Expected one of \1", line))
 
 

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from pact_lightning.cli.command_table import DESCRIPTION, VERBS
 from pact_lightning.cli.errors import end
 from pact_lightning.cli.run_name import put_into_run_folder
+from pact_lightning.cli.yaml_loader import check_all_yaml
 from pact_lightning.resume.checkpoint_files import CheckpointNotWrittenError, is_remote, read_checkpoint
 from pact_lightning.resume.last_checkpoint import (
     check_resumable,
@@ -30,11 +31,13 @@ from pact_lightning.rollout.samplers.base import SamplerUnavailableError
 from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.training.trainer_checks import check_plugins, check_trainer
 from pact_lightning.utils.errors import NotResumableError, RunStoppedError
+from pact_lightning.utils.yaml_text import check_yaml_file
 
 _RECIPE = ("-c", "--config")
 _FREE = ("--help", "--print_config")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _RECIPE_PARTS = ("seed_everything", "model", "data", "trainer")
+_LONGEST_PATH = 1000
 _CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 _WHICH_CHECKPOINT = "name a file that ModelCheckpoint wrote, or `last` for the newest one in its dirpath that is whole"
 
@@ -46,6 +49,7 @@ def run_lightning(args: list[str] | None) -> None:
         args: Arguments in place of those of the process.
     """
     silence_libraries()
+    check_all_yaml()
     arguments: Any = args
     given = sys.argv[1:] if args is None else args
     # An option in front of the command is found only by a parser that has all of them.
@@ -138,6 +142,7 @@ class PactCLI(LightningCLI):
             self._given = sys.argv[1:] if args is None else args
             _check_option_order(self._given)
             _check_what_is_given(self._given)
+            _check_recipes(self._given)
         super().parse_arguments(parser, args)
 
     def instantiate_classes(self) -> None:
@@ -242,6 +247,23 @@ def _check_what_is_given(arguments: Sequence[str]) -> None:
         raise ValueError(
             f"{arguments[0]} needs a recipe: give it by -c, as in `pact-lightning {arguments[0]} -c my.yaml`"
         )
+
+
+def _check_recipes(arguments: Sequence[str]) -> None:
+    """Refuse a recipe that cannot be read, by its name and line, before it is parsed.
+
+    Raises:
+        ValueError: A recipe is no YAML object, or grows without bound.
+    """
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, is_joined, joined = word.partition("=")
+        path = Path(joined if is_joined else following)
+        if option not in _RECIPE or len(str(path)) > _LONGEST_PATH:
+            continue
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; name the recipe in it")
+        if path.is_file():
+            check_yaml_file(path)
 
 
 def _check_option_order(arguments: Sequence[str]) -> None:

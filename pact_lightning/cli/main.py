@@ -5,6 +5,7 @@ import gc
 import importlib
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pact_lightning.cli.command_table import COMMANDS, DESCRIPTION, VERBS
@@ -18,10 +19,8 @@ def main(args: list[str] | None = None) -> None:
     """
     # bitsandbytes recommends a package with a faster CPU kernel on import.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    # A user's own environments, task sources and rewards mostly lie where the command is run.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     given = sys.argv[1:] if args is None else args
+    _find_own_modules(given)
     if not given or given[0] in ("-h", "--help"):
         _help_parser().print_help(sys.stdout if given else sys.stderr)
         sys.exit(0 if given else 2)
@@ -40,6 +39,23 @@ def main(args: list[str] | None = None) -> None:
     gc.freeze()
     gc.enable()
     run_lightning(args)
+
+
+def _find_own_modules(arguments: Sequence[str]) -> None:
+    """Let the user's modules be found, which mostly lie where the command is run.
+
+    They stand behind all others: a ``json.py`` or ``rich.py`` beside a task file replaces nothing. Commands that run
+    nothing of a file find no module there at all.
+
+    Args:
+        arguments: The command line.
+    """
+    folder = str(Path.cwd())
+    run_by_path = getattr(sys.modules["__main__"], "__spec__", None) is not None
+    if run_by_path and not sys.flags.safe_path and sys.path[:1] == [folder]:
+        del sys.path[0]  # `python -m` puts it there
+    if folder not in sys.path and not {"-h", "--help", "--environments"} & {word.split("=")[0] for word in arguments}:
+        sys.path.append(folder)
 
 
 def _help_parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from jsonargparse import ArgumentParser
 
 from pact_lightning.cli.fit import PactCLI
+from pact_lightning.cli.yaml_loader import check_all_yaml
 from pact_lightning.plan.recipe import Recipe, recipe_of
 from pact_lightning.training.pact_module import PACTModule
 from pact_lightning.training.policy_module import PolicyModule
@@ -29,6 +30,7 @@ def read_recipe(arguments: Sequence[str], device_type: str | None = None) -> Rec
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     # Lightning warns of arguments that are passed by mistake; these are the rest of a command line.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    check_all_yaml()
     given: Any = list(arguments)
     cli = _ParsedRecipe(
         PolicyModule,

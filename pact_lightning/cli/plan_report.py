@@ -19,6 +19,7 @@ from pact_lightning.plan.recipe import Recipe
 from pact_lightning.plan.run_plan import RunPlan, make_plan
 from pact_lightning.policy.attention.plan import AttentionShape
 from pact_lightning.policy.loading import policy_skeleton
+from pact_lightning.utils.text import counted
 
 _GIB = 2**30
 _UNITS = {"GiB": _GIB, "MiB": 2**20}
@@ -208,7 +209,7 @@ def _hours_line(plan: RunPlan, seconds: Mapping[str, float]) -> str:
     together = ", one beside the other (data.overlap)" if beside else ""
     hours = [f"{phases * part / 3600:,.2f}" for part in (whole, rollouts, update)]
     return (
-        f"{phases} phase{'s' if phases != 1 else ''}: {hours[0]} h at least, with rollouts of these lengths: "
+        f"{counted(phases, 'phase')}: {hours[0]} h at least, with rollouts of these lengths: "
         f"{hours[1]} h of rollouts and {hours[2]} h of updates{together}."
     )
 

@@ -10,15 +10,23 @@ from rich.console import Console
 from rich.table import Table
 
 from pact_lightning.cli.errors import run
-from pact_lightning.tasks.consistency import environment_classes, environment_mistake, replay_mistakes, trace_mistakes
+from pact_lightning.tasks.consistency import (
+    EnvironmentChecks,
+    environment_classes,
+    located,
+    replay_mistakes,
+    trace_mistakes,
+)
 from pact_lightning.tasks.ftrl.tasks import FTRLTasks
 from pact_lightning.tasks.hub import HubFormat, HubTasks
-from pact_lightning.tasks.importing import ImportReport, check_own_format, import_tasks, scan_source
-from pact_lightning.tasks.jsonl import JsonlTasks, Scanned
+from pact_lightning.tasks.importing import ImportReport, check_own_format, import_tasks
+from pact_lightning.tasks.jsonl import JsonlTasks, Scanned, load_source, scan_source
 from pact_lightning.tasks.toolhop.tasks import ToolHopTasks
-from pact_lightning.types.task import Task, TaskSource
-from pact_lightning.utils.errors import TaskFileError
+from pact_lightning.types.task import TaskSource
+from pact_lightning.utils.errors import TaskFieldError, TaskFileError
 from pact_lightning.utils.files import write_json
+from pact_lightning.utils.json_text import JsonTextError, parse_json
+from pact_lightning.utils.text import counted
 
 _BUNDLED = "bundled"  # policy.loading.BUNDLED, whose import takes seconds
 
@@ -97,12 +105,12 @@ def validate(
     for one in scanned:
         name = one if isinstance(one, str) else type(one).__name__
         tasks = mistakes = 0
-        for error in _mistakes(name, _scan(one, format, max_line_mb), replay, timeout_s):
+        for error in _mistakes(_scan(one, format, max_line_mb), replay, timeout_s):
             tasks += error is None
             if error is not None:
                 mistakes += 1
                 print(error)  # noqa: T201  # a command
-        print(f"{name}: {tasks} tasks, {mistakes or 'no'} mistake{'s' if mistakes != 1 else ''}")  # noqa: T201
+        print(f"{name}: {counted(tasks, 'task')}, {counted(mistakes, 'mistake') if mistakes else 'no mistakes'}")  # noqa: T201
         wrong += mistakes
     return int(wrong > 0)
 
@@ -135,7 +143,7 @@ def stats(
         return _list_environments(path, format, source)
     if source is None:
         source = _named(path, format, split=split)
-    tasks = source.load()
+    tasks = load_source(source)
     if not tasks:
         raise ValueError("there are no tasks to count")
     # A tokenizer needs torch and transformers, which take seconds to import; nothing else here does.
@@ -172,12 +180,47 @@ def _as_options(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     command, *rest = arguments
     words = list(takewhile(lambda argument: not argument.startswith("-"), rest))
-    options = rest[len(words) :]
+    options = _source_as_one(rest[len(words) :])
     if command == "validate":
         return [command, json.dumps(words), *options]
     if (command, len(words)) in (("import", 2), ("stats", 1)):
         return [command, *words[1:], "--path", words[0], *options]
-    return list(arguments)
+    return [command, *words, *options]
+
+
+def _source_as_one(options: Sequence[str]) -> list[str]:
+    """Join the options of a source which has a ``class_path`` of its own; a parser takes that for the source's.
+
+    >>> _source_as_one(["--source", "a.Rows", "--source.rows=x", "--source.class_path", "b.Env", "--limit", "3"])
+    ['--limit', '3', '--source', '{"class_path": "a.Rows", "init_args": {"rows": "x", "class_path": "b.Env"}}']
+    """
+    others: list[str] = []
+    given: dict[str, str] = {}
+    words = iter(options)
+    for word in words:
+        name, is_joined, value = word.partition("=")
+        if name == "--source" or name.startswith("--source."):
+            given[name] = value if is_joined else next(words, "")
+        else:
+            others.append(word)
+    class_path = given.pop("--source", None) or given.pop("--source.class_path", None)
+    arguments: dict[str, Any] = {}
+    for name, value in given.items():
+        *parents, last = name.removeprefix("--source.").removeprefix("init_args.").split(".")
+        place = arguments
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = _json_or_text(value)
+    if class_path is None or class_path.startswith("{") or "class_path" not in arguments:
+        return list(options)
+    return [*others, "--source", json.dumps({"class_path": class_path, "init_args": arguments})]
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return parse_json(value)
+    except JsonTextError:
+        return value
 
 
 def _named(
@@ -242,29 +285,23 @@ def _scan(what: str | TaskSource, format: Format, max_line_mb: int) -> Iterator[
         yield Scanned(error.line, errors=(error,))
 
 
-def _mistakes(name: str, scanned: Iterator[Scanned], replay: bool, timeout_s: float) -> Iterator[TaskFileError | None]:
+def _mistakes(scanned: Iterator[Scanned], replay: bool, timeout_s: float) -> Iterator[ValueError | None]:
     """Yield the mistakes, and ``None`` for every task."""
-    made: dict[str, bool] = {}
+    checks, told = EnvironmentChecks(), list[TaskFieldError]()
     for entry in scanned:
         if entry.task is None:
             yield from entry.errors
             continue
         yield None
-        for error in _task_mistakes(entry.task, made, replay, timeout_s):
-            yield TaskFileError(name, entry.line, error.problem, error.field)
-
-
-def _task_mistakes(task: Task, made: dict[str, bool], replay: bool, timeout_s: float) -> Iterator[Any]:
-    yield from trace_mistakes(task)
-    class_path = task.prompt.environment.class_path
-    replayed = replay and task.trace is not None
-    if class_path not in made or (replayed and made[class_path]):
-        mistake = environment_mistake(task)
-        made.setdefault(class_path, mistake is None)
-        if mistake is not None:
-            yield mistake
-        elif replayed:
-            yield from replay_mistakes(task, timeout_s)
+        found = trace_mistakes(entry.task)
+        mistake = checks.mistake(entry.task)
+        if mistake is None and replay:
+            found += replay_mistakes(entry.task, timeout_s)
+        elif mistake is not None and all(mistake is not other for other in told):
+            told.append(mistake)  # once for all tasks that share it
+            found.append(mistake)
+        for error in found:
+            yield located(entry.task, error)
 
 
 def _import_table(report: ImportReport, output: Path) -> Table:
@@ -286,7 +323,7 @@ def _import_table(report: ImportReport, output: Path) -> Table:
 
 def _length_table(figures: Mapping[str, Any]) -> Table:
     """Tabulate lengths and numbers per task, of the statistics and the tokenizer's name in ``figures``."""
-    table = Table(title=f"{figures['tasks']} tasks, lengths in tokens of {figures['tokenizer']}")
+    table = Table(title=f"{counted(figures['tasks'], 'task')}, lengths in tokens of {figures['tokenizer']}")
     if figures["tokenizer"] == _BUNDLED:
         table.caption = (
             "These are lengths under the bundled policy's tokenizer and not under a real model's; "

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pact_lightning.tasks.jsonl import JsonlTasks, write_jsonl
+from pact_lightning.tasks.jsonl import JsonlTasks, load_source, write_jsonl
 from pact_lightning.teacher.annotator import AnnotatorConfig, LLMAnnotator
 from pact_lightning.teacher.endpoint import Endpoint, EndpointConfig, EndpointError
 from pact_lightning.teacher.generate import GenerationLog, GenerationStoppedError, Teacher, TeacherConfig, run_settings
@@ -58,7 +58,7 @@ def generate(
         raise ValueError(f"out must be a .jsonl file, got {out!r}")
     if target.exists() and not target.with_suffix(".log.jsonl").exists():
         raise ValueError(f"{target} exists and was not written by this command: it has no log beside it; name another")
-    loaded = list((JsonlTasks(tasks) if isinstance(tasks, str) else tasks).load())
+    loaded = load_source(JsonlTasks(tasks) if isinstance(tasks, str) else tasks)
     if not loaded:
         raise ValueError("there are no tasks to make traces for")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import torch
 
 from pact_lightning.policy.attention.plan import ATTENTION_NAME
 from pact_lightning.policy.start_adapter import base_of, is_adapter, put_adapter_on, read_adapter, untie_adapted_head
+from pact_lightning.utils.hub import use_cache_where_unreachable
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -249,6 +250,7 @@ def policy_source(config: PolicyConfig) -> str:
     else:
         folder = Path(config.model).expanduser()
         if not folder.exists() and _HUB_ID.fullmatch(config.model):
+            use_cache_where_unreachable()
             return config.model
     if not folder.is_dir():
         raise FileNotFoundError(

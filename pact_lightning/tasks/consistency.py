@@ -5,6 +5,7 @@ nothing.
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from pact_lightning.traces.replay import EnvironmentFailedError, replay_calls, s
 from pact_lightning.traces.verdict import response_is_answer
 from pact_lightning.types.task import Task
 from pact_lightning.types.trace import ExpertTrace
-from pact_lightning.utils.errors import FAILURES, TaskFieldError, differing, named_failure, shortened
+from pact_lightning.utils.errors import FAILURES, TaskFieldError, TaskFileError, differing, named_failure, shortened
 from pact_lightning.utils.json_lines import scan_json_lines
 
 _NAMES_CODE = ("class_path", "functions", "server", "command", "args", "url")
@@ -115,19 +116,73 @@ def _answer_mistakes(
         yield TaskFieldError("trace.turns", problem)
 
 
-def environment_mistake(task: Task) -> TaskFieldError | None:
-    """Make a task's environment; return the mistake that keeps it from being made, or ``None``."""
-    try:
-        environment = task.prompt.environment.build()
-    except ImportError as error:
-        return TaskFieldError("environment.class_path", str(error))
-    except FAILURES as error:
-        return TaskFieldError("environment.init_args", f"the environment cannot be made: {named_failure(error)}")
-    try:
-        close_environment(environment)
-    except FAILURES as error:
-        return TaskFieldError("environment.class_path", f"close() of the environment failed: {named_failure(error)}")
-    return None
+class CloseError(TaskFieldError):
+    """Mistake in an environment's ``close``; rollouts go on after it as well, and count it."""
+
+
+class EnvironmentChecks:
+    """Check that tasks' environments can be made; each class and set of arguments is made once.
+
+    Args:
+        needs_reward: Whether they must have a method ``reward``.
+        limit_s: Seconds after which only classes are tried that were not tried yet; ``None`` for no limit.
+
+    Attributes:
+        left_out: Tasks whose environment was not made for want of time.
+    """
+
+    def __init__(self, *, needs_reward: bool = False, limit_s: float | None = None) -> None:
+        self.left_out = 0
+        self._needs_reward = needs_reward
+        self._until = None if limit_s is None else time.monotonic() + limit_s
+        self._found: dict[str, TaskFieldError | None] = {}
+
+    def mistake(self, task: Task) -> TaskFieldError | None:
+        """Return the mistake that keeps a task's environment from being made; tasks that share it get the same object.
+
+        A method ``close`` that fails is a :class:`CloseError`.
+        """
+        spec = task.prompt.environment
+        key = f"{spec.class_path} {json.dumps(spec.init_args, sort_keys=True, default=repr)}"
+        of_class = self._found.get(spec.class_path)
+        if of_class is not None:
+            return of_class
+        if key not in self._found:
+            if spec.class_path in self._found and self._until is not None and time.monotonic() > self._until:
+                self.left_out += 1
+                return None
+            found = self._found[key] = self._made(task)
+            is_of_class = found is not None and found.field == "environment.class_path"
+            self._found[spec.class_path] = found if is_of_class and not isinstance(found, CloseError) else None
+        return self._found[key]
+
+    def _made(self, task: Task) -> TaskFieldError | None:
+        spec = task.prompt.environment
+        try:
+            environment = spec.build()
+        except ImportError as error:
+            return TaskFieldError("environment.class_path", str(error))
+        except FAILURES as error:
+            problem = f"the environment of task {task.id!r} cannot be made: {named_failure(error)}"
+            return TaskFieldError("environment.init_args", problem)
+        if self._needs_reward and not callable(getattr(environment, "reward", None)):
+            problem = (
+                f"data.credit.reward is `environment`, but {spec.class_path} has no method reward(); give it one, or "
+                "choose another reward"
+            )
+            return TaskFieldError("environment.class_path", problem)
+        try:
+            close_environment(environment)
+        except FAILURES as error:
+            return CloseError("environment.class_path", f"close() of the environment failed: {named_failure(error)}")
+        return None
+
+
+def located(task: Task, error: TaskFieldError) -> ValueError:
+    """Return a mistake with the place of its task, where that is known."""
+    if task.place is None:
+        return error
+    return TaskFileError(task.place.path, task.place.line, error.problem, error.field, unit=task.place.unit)
 
 
 def replay_mistakes(task: Task, timeout_s: float = 30.0) -> list[TaskFieldError]:

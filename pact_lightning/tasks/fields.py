@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from pact_lightning.tasks.parameters import parameters_mistake
 from pact_lightning.types.trace import ChunkType, TurnPattern
 from pact_lightning.utils.errors import TaskFieldError, shortened
 
@@ -21,6 +22,13 @@ _MOST = 100
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+def _is_schema(parameters: dict[str, Any]) -> dict[str, Any]:
+    if mistake := parameters_mistake(parameters):
+        # Without a format: the text is the file's.
+        raise PydanticCustomError("parameters", "{mistake}", {"mistake": mistake})
+    return parameters
 
 
 class MessageRecord(_Record):
@@ -38,7 +46,7 @@ class FunctionRecord(_Record):
     model_config = ConfigDict(extra="allow")
 
     name: _NotEmpty
-    parameters: _JsonObject
+    parameters: Annotated[_JsonObject, AfterValidator(_is_schema)]
     """JSON Schema of the arguments."""
 
 
@@ -183,16 +191,21 @@ class TraceRecord(_Record):
     """The trace's origin, for reports."""
 
 
-def _ends_with_user(messages: list[MessageRecord]) -> list[MessageRecord]:
+def _in_order(messages: list[MessageRecord]) -> list[MessageRecord]:
     if not messages or messages[-1].role != "user":
         raise PydanticCustomError("messages", "must end with a user message")
+    late = next((index for index, message in enumerate(messages) if index and message.role == "system"), None)
+    if late is not None:
+        problem = "may have one system message, in front of all others, but message {late} is one; join them"
+        raise PydanticCustomError("messages", problem, {"late": late})
     return messages
 
 
 class TaskRecord(_Record):
     """One line of a task file.
 
-    Beyond this schema: messages end with a user message; tool names are unique; reference and trace name tools of the
+    Beyond this schema: messages end with a user message, and none but the first is a system message; tools' parameters
+    are JSON Schema; tool names are unique; reference and trace name tools of the
     task; a trace turn has one response per call; ids are unique within a file.
     """
 
@@ -202,7 +215,7 @@ class TaskRecord(_Record):
 
     id: _NotEmpty
     """Unique within the file."""
-    messages: Annotated[list[MessageRecord], AfterValidator(_ends_with_user)] = Field(json_schema_extra={"minItems": 1})
+    messages: Annotated[list[MessageRecord], AfterValidator(_in_order)] = Field(json_schema_extra={"minItems": 1})
     """The prompt: an optional leading system message, then user messages."""
     tools: list[ToolRecord] = []
     """The tools; left out, the environment is asked for its own when the file is read."""

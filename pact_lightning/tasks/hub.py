@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pact_lightning.tasks.ftrl.row import ftrl_task
@@ -11,6 +12,7 @@ from pact_lightning.tasks.record import task_from_json, without_table_nulls
 from pact_lightning.tasks.toolhop.tasks import toolhop_task
 from pact_lightning.types.task import Task
 from pact_lightning.utils.errors import TaskFieldError, typed
+from pact_lightning.utils.hub import use_cache_where_unreachable
 from pact_lightning.utils.json_lines import JsonLine
 from pact_lightning.utils.json_text import JsonTextError, parse_json
 
@@ -120,6 +122,9 @@ class HubTasks:
             raise ImportError("data sets of the hub need `datasets`: pip install 'pact-lightning[hub]'") from error
         # What the library raises where a data set, a split or the network is missing; its messages name it.
         failures = (OSError, ValueError, datasets.exceptions.DatasetsError)
+        if not Path(self.dataset).exists():
+            is_offline = use_cache_where_unreachable()
+            datasets.config.HF_HUB_OFFLINE |= is_offline  # its own copy
         try:
             return datasets.load_dataset(self.dataset, self.config, split=self.split, revision=self.revision)
         except failures as error:

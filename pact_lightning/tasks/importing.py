@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pact_lightning.credit.answers import open_answers
-from pact_lightning.tasks.jsonl import ScannableSource, Scanned, write_jsonl
+from pact_lightning.tasks.jsonl import scan_source, write_jsonl
 from pact_lightning.traces.replay import replay_calls, trace_from_calls
 from pact_lightning.types.task import Task, TaskSource
 from pact_lightning.types.trace import ExpertTurn, TurnPattern
@@ -110,13 +110,6 @@ def import_tasks(source: TaskSource, output: Path, *, replay: bool, limit: int |
     report = ImportReport()
     write_jsonl(output, _at_least_one(_tasks(source, report, replay, limit), report))
     return report
-
-
-def scan_source(source: TaskSource) -> Iterable[Scanned]:
-    """Return every record of a source; a source that can only load gives its tasks, numbered from 0."""
-    if isinstance(source, ScannableSource):
-        return source.scan()
-    return (Scanned(number, task) for number, task in enumerate(source.load()))
 
 
 def _at_least_one(tasks: Iterable[Task], report: ImportReport) -> Iterator[Task]:

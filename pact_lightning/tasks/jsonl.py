@@ -4,13 +4,13 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from pact_lightning.tasks.record import EnvironmentTools, task_from_json, task_to_json, without_table_nulls
-from pact_lightning.types.task import Task
+from pact_lightning.tasks.record import EnvironmentTools, check_task, task_from_json, task_to_json, without_table_nulls
+from pact_lightning.types.task import Task, TaskPlace, TaskSource
 from pact_lightning.utils.errors import TaskFieldError, TaskFileError
 from pact_lightning.utils.files import write_json_lines
 from pact_lightning.utils.json_lines import MAX_LINE_MB, JsonLine, scan_json_lines
@@ -74,7 +74,7 @@ def scan_records(
             errors[0].__cause__ = error
             yield Scanned(line.number, errors=tuple(errors))
         else:
-            yield Scanned(line.number, task)
+            yield Scanned(line.number, replace(task, place=TaskPlace(str(path), line.number, unit)))
 
 
 def tasks_of(scanned: Iterable[Scanned]) -> Iterator[Task]:
@@ -87,6 +87,31 @@ def tasks_of(scanned: Iterable[Scanned]) -> Iterator[Task]:
         if entry.task is None:
             raise entry.errors[0]
         yield entry.task
+
+
+def scan_source(source: TaskSource) -> Iterator[Scanned]:
+    """Return every record of a source; the tasks of one that can only load are checked here, and counted from 0."""
+    if isinstance(source, ScannableSource):
+        return source.scan()
+    tasks = (JsonLine(number, task) for number, task in enumerate(source.load()))
+    return scan_records(type(source).__name__, tasks, _checked, unit="task")
+
+
+def load_source(source: TaskSource) -> list[Task]:
+    """Load the tasks of a source, checked by the rules of a task file.
+
+    Raises:
+        TaskFileError: A task is wrong, or what the source gives is none.
+    """
+    return list(source.load() if isinstance(source, ScannableSource) else tasks_of(scan_source(source)))
+
+
+def _checked(index: int, task: Any) -> Task:
+    del index
+    if not isinstance(task, Task):
+        raise TaskFieldError("(the task)", f"must be a pact_lightning.Task, got {type(task).__name__}")
+    check_task(task)
+    return task
 
 
 class JsonlTasks:

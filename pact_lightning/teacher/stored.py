@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
-from pact_lightning.tasks.jsonl import JsonlTasks
+from pact_lightning.tasks.jsonl import JsonlTasks, load_source
 from pact_lightning.teacher.build import default_id
 from pact_lightning.teacher.importers.conversation import RecordError
 from pact_lightning.teacher.importers.formats import read_conversation
@@ -17,6 +17,7 @@ from pact_lightning.types.task import Task, TaskSource
 from pact_lightning.types.trace import ExpertTurn
 from pact_lightning.utils.errors import TaskFieldError
 from pact_lightning.utils.imports import make_object
+from pact_lightning.utils.yaml_text import read_yaml
 
 StoredFormat = Literal["auto", "task", "openai", "sharegpt", "responses", "xlam", "toolrl"]
 
@@ -53,7 +54,7 @@ def load_tasks(path: str | Path) -> Sequence[Task]:
     if path.suffix not in (".yaml", ".yml"):
         return JsonlTasks(path).load()
     try:
-        value: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value: Any = read_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict) or "class_path" not in value or value.keys() - {"class_path", "init_args"}:
@@ -61,7 +62,7 @@ def load_tasks(path: str | Path) -> Sequence[Task]:
     source = make_object(str(value["class_path"]), "task source", value.get("init_args"))
     if not isinstance(source, TaskSource):
         raise ValueError(f"{path}: {value['class_path']} is no task source; it has no method `load`")
-    return source.load()
+    return load_source(source)
 
 
 def is_task_file(path: Path) -> bool:

@@ -8,20 +8,20 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from pact_lightning.environments.protocol import close_environment
-from pact_lightning.environments.tool_calls import has_verb
 from pact_lightning.rollout.ahead import RolledOut
 from pact_lightning.rollout.engine import RolloutLimits, RolloutRequest
 from pact_lightning.rollout.runner import RolloutRunner
 from pact_lightning.rollout.samplers.base import SamplingConfig
+from pact_lightning.tasks.consistency import CloseError, EnvironmentChecks, located
+from pact_lightning.tasks.jsonl import load_source
 from pact_lightning.training.evaluation import EvaluationConfig, EvaluationRollouts, EvaluationSource
 from pact_lightning.training.policy_module import PolicyModule
-from pact_lightning.types.prompt import EnvironmentSpec
 from pact_lightning.types.task import Task, TaskSource
-from pact_lightning.utils.errors import FAILURES, named_failure
 from pact_lightning.utils.processes import share
 from pact_lightning.utils.seeds import derive_seed
 
+_ENVIRONMENTS_S = 20.0
+"""Seconds in which the environments of a set of tasks are tried before training; `tasks validate` tries all."""
 _NEEDED = {
     "fit": ("train", "validation"),
     "validate": ("validation",),
@@ -77,7 +77,7 @@ class TaskDataModule(pl.LightningDataModule):
             if source is None and stage != "fit":
                 raise ValueError(f"there are no {name} tasks; set data.{name} in the recipe")
             if source is not None and name not in self.tasks:
-                self.tasks[name] = self._fitting(name, source.load())
+                self.tasks[name] = self._fitting(name, load_source(source))
 
     @property
     def needs_reward(self) -> bool:
@@ -108,9 +108,19 @@ class TaskDataModule(pl.LightningDataModule):
         twice = [task_id for task_id, times in Counter(task.id for task in tasks).items() if times > 1]
         if twice:
             raise ValueError(f"two {name} tasks have the id {twice[0]!r}; give every task an id of its own")
-        for spec in {task.prompt.environment.class_path: task.prompt.environment for task in tasks}.values():
-            # A class that cannot be made is told now, not after the policy has been loaded.
-            _try(spec, needs_reward=name == "train" and self.needs_reward)
+        # What cannot be made is told now, not after the policy has been loaded.
+        checks = EnvironmentChecks(needs_reward=name == "train" and self.needs_reward, limit_s=_ENVIRONMENTS_S)
+        for task in tasks:
+            mistake = checks.mistake(task)
+            if isinstance(mistake, CloseError):
+                rank_zero_warn(str(located(task, mistake)))
+            elif mistake is not None:
+                raise located(task, mistake)
+        if checks.left_out:
+            rank_zero_info(
+                f"the environments of {checks.left_out} of {len(tasks)} {name} tasks were not tried before training: "
+                f"that would take more than {_ENVIRONMENTS_S:g} s; `pact-lightning tasks validate` tries all"
+            )
         lengths = [len(renderer.prompt(task.prompt.messages, task.prompt.tools)) for task in tasks]
         kept = [task for task, length in zip(tasks, lengths, strict=True) if length <= self.max_prompt_tokens]
         dropped = self.left_out[name] = len(tasks) - len(kept)
@@ -171,16 +181,3 @@ class TaskDataModule(pl.LightningDataModule):
             return self.roll_out(requests, sampling, self.module.evaluation_title(name))
 
         return EvaluationRollouts(how, tasks, derive_seed(self.seed, name), roll_out)
-
-
-def _try(spec: EnvironmentSpec, *, needs_reward: bool) -> None:
-    environment = spec.build()
-    if needs_reward and not has_verb(environment, "reward"):
-        raise ValueError(
-            f"data.credit.reward is `environment`, but {spec.class_path} has no method reward(); give it one, or "
-            "choose another reward"
-        )
-    try:
-        close_environment(environment)
-    except FAILURES as error:  # rollouts go on after it as well, and count it
-        rank_zero_warn(f"close() of the environment {spec.class_path} failed: {named_failure(error)}")

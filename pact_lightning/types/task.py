@@ -1,12 +1,26 @@
 """Task: a prompt, its reference solution, and perhaps an expert trace; and the protocol of task sources."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trace import ExpertTrace
+
+
+class TaskPlace(NamedTuple):
+    """Place of a task.
+
+    Attributes:
+        path: The file or data set, or the class of the source.
+        line: The line, row or item.
+        unit: Which of these it is.
+    """
+
+    path: str
+    line: int
+    unit: str = "line"
 
 
 class SubAnswer(NamedTuple):
@@ -41,6 +55,7 @@ class Task:
         trace: The expert trace, which joins only after the rollouts exist.
         kind: A free label by which results are grouped (FTRL's ``data_source``).
         metadata: JSON-able facts that nothing in the package depends on.
+        place: Where it stands, for errors; ``None`` for a task that was not read from anywhere.
     """
 
     prompt: PromptView
@@ -48,6 +63,7 @@ class Task:
     trace: ExpertTrace | None = None
     kind: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    place: TaskPlace | None = field(default=None, compare=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -59,8 +75,10 @@ class Task:
 class TaskSource(Protocol):
     """Source of tasks; recipes name one by ``class_path`` and ``init_args``."""
 
-    def load(self) -> Sequence[Task]:
-        """Load and check all tasks.
+    def load(self) -> Any:
+        """Load all tasks: an iterable of :class:`Task`.
+
+        The hint is wide, since jsonargparse takes only classes whose own hint is the very same.
 
         Raises:
             TaskFileError: A file holds a task that is not well formed.

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from pact_lightning.utils.errors import FAILURES, failure_reason, named_failure
+
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -26,8 +28,8 @@ def import_path(path: str, what: str) -> Any:
         raise _nothing(what, path, f"give its module too, such as `my_module.{name}`")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise _nothing(what, path, error) from error
+    except FAILURES as error:  # an import runs a module of anybody's
+        raise _nothing(what, path, _why(error)) from error
 
 
 def import_module(path: str, what: str = "module") -> ModuleType:
@@ -44,8 +46,8 @@ def import_module(path: str, what: str = "module") -> ModuleType:
         raise _nothing(what, path, "it has an empty part; give a path such as `my_package.my_module`")
     try:
         return importlib.import_module(path)
-    except (ImportError, ValueError) as error:
-        raise _nothing(what, path, error) from error
+    except FAILURES as error:
+        raise _nothing(what, path, _why(error)) from error
 
 
 def make_object(path: str, what: str, init_args: Mapping[str, Any] | None = None) -> Any:
@@ -82,6 +84,12 @@ def new_path(path: str) -> str:
     if package != _PACKAGE or name not in homes or path in (short, f"{package}.{homes[name]}.{name}"):
         return ""
     return f"; {path} is now {short}"
+
+
+def _why(error: BaseException) -> str:
+    """Say why an import failed: by the message alone where there is no such name, with the class where code failed."""
+    missing = isinstance(error, ImportError | AttributeError | ValueError)
+    return failure_reason(error) if missing else f"it ends in {named_failure(error)}"
 
 
 def _nothing(what: str, path: str, why: object) -> ImportError:

@@ -93,7 +93,8 @@ def test_an_environment_that_cannot_be_made_is_named(tmp_path, refusal):
     record = task_to_json(make_task("train", 2))
     record["environment"]["class_path"] = "nowhere.Shop"
     sentence = refusal(lines(tmp_path / "tasks.jsonl", record))
-    assert sentence.startswith("error: the environment class 'nowhere.Shop' cannot be imported")
+    where = f"error: {tmp_path / 'tasks.jsonl'}, line 2: field `environment.class_path`: "
+    assert sentence.startswith(f"{where}the environment class 'nowhere.Shop' cannot be imported")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_an_environment_that_cannot_be_made_is_named(tmp_path, refusal):
         ),
         (
             {"data.init_args.train": {"class_path": "test_cli_mistakes.NoSource"}},
-            "NoSource does not implement protocol TaskSource",
+            "NoSource is no task source: name a class with a method load()",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -215,7 +216,7 @@ def test_a_verb_without_tasks_is_refused(refusal, verb):
 
 def test_two_tasks_of_one_id_from_any_source_are_refused(refusal):
     changes = {"data.init_args.train": {"class_path": f"{__name__}.Twins"}}
-    assert "two train tasks have the id 'train-1'" in refusal(changes)
+    assert "Twins, task 1: field `id`: 'train-1' is already the id of task 0" in refusal(changes)
 
 
 @pytest.mark.parametrize(

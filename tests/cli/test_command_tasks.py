@@ -158,10 +158,10 @@ def test_validate_tells_every_mistake_of_every_file(command, tmp_path):
     assert places[:2] == [["a.jsonl, line 2", "field `kind`"], ["a.jsonl, line 2", "field `metadata`"]]
     assert ["a.jsonl, line 3", "field `trace.turns[0].responses[0]`"] in places
     assert ["a.jsonl, line 4", "field `trace.final.answer`"] in places
-    assert ["a.jsonl, line 5", "field `environment`"] in places
+    assert ["a.jsonl, line 5", "field `environment.init_args`"] in places
     assert told[-1].startswith("a.jsonl, line 6: is not valid JSON")
     assert last == f"a.jsonl: 4 tasks, {len(told)} mistakes"
-    assert other == "b.jsonl: 1 tasks, no mistakes"
+    assert other == "b.jsonl: 1 task, no mistakes"
     status, out, _ = command("validate", "a.jsonl", "--replay", "false")
     assert status == 1
     assert "responses[0]" not in out
@@ -230,3 +230,49 @@ def test_lengths_under_the_bundled_tokenizer_are_said_to_be_such(command, tmp_pa
     write_jsonl(tmp_path / "tasks.jsonl", TASKS)
     _, out, _ = command("stats", "tasks.jsonl")
     assert "not under a real model's; name yours by --tokenizer FOLDER_OR_HUB_ID." in " ".join(out.split())
+
+
+class Greeting:
+    """A class in TRL's style."""
+
+    def reset(self, **row):
+        return None
+
+    def greet(self, name: str) -> str:
+        """Greet somebody.
+
+        Args:
+            name: Whom.
+        """
+        return f"Hello {name}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ("--source", "pact_lightning.TRLRowTasks", "--source.class_path", f"{__name__}.Greeting"),
+        ("--source=pact_lightning.TRLRowTasks", f"--source.init_args.class_path={__name__}.Greeting"),
+        ("--source.class_path", "pact_lightning.TRLRowTasks", "--source.init_args.class_path", f"{__name__}.Greeting"),
+    ],
+)
+def test_a_source_may_have_a_class_path_of_its_own(command, tmp_path, source):
+    lines(tmp_path / "rows.jsonl", {"prompt": "Greet Ann."}, {"prompt": "Greet Bob."})
+    options = (*source, "--source.rows", "rows.jsonl", "--source.name", "greeting")
+    status, _, err = command("import", "out.jsonl", *options, "--limit", "1")
+    assert (status, err) == (0, "")
+    (task,) = JsonlTasks("out.jsonl").load()
+    assert task.id == "greeting-0"
+    assert task.prompt.environment.init_args["class_path"] == f"{__name__}.Greeting"
+    assert command("validate", *options)[:2] == (0, "TRLRowTasks: 2 tasks, no mistakes\n")
+
+
+class Unhinted:
+    """A source without type hints, that yields its tasks."""
+
+    def load(self):
+        yield from TASKS[:2]
+
+
+def test_a_source_needs_no_type_hints(command):
+    status, out, _ = command("validate", "--source", f"{__name__}.Unhinted")
+    assert (status, out) == (0, "Unhinted: 2 tasks, no mistakes\n")

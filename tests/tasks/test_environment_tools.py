@@ -144,7 +144,7 @@ def test_the_command_says_what_is_wrong_and_how_to_mend_it(capsys, tmp_path):
     status, out, _ = check(capsys, FUNCTIONS, "--task", str(path))
     assert status == 1
     assert "mend call or tool" in out
-    assert "0 errors, 1 warnings" in out
+    assert "0 errors, 1 warning" in out
     assert check(capsys, FUNCTIONS, "--task", str(path), "--allow_warnings", "true")[0] == 0
     status, out, _ = check(capsys, f"{__name__}.Unfinished")
     assert status == 1

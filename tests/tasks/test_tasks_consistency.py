@@ -8,7 +8,7 @@ import pytest
 
 from pact_lightning.environments.protocol import ToolResult
 from pact_lightning.tasks.bundled.tasks import make_task
-from pact_lightning.tasks.consistency import environment_mistake, replay_mistakes, trace_mistakes
+from pact_lightning.tasks.consistency import EnvironmentChecks, replay_mistakes, trace_mistakes
 from pact_lightning.tasks.ftrl.tasks import known_calls
 from pact_lightning.tasks.importing import replay_reference
 from pact_lightning.traces.replay import EnvironmentFailedError
@@ -81,7 +81,7 @@ def told(mistakes):
 def test_bundled_tasks_are_consistent_and_replay(index):
     sound = make_task("train", index)
     assert trace_mistakes(sound) == []
-    assert environment_mistake(sound) is None
+    assert EnvironmentChecks().mistake(sound) is None
     assert replay_mistakes(sound) == []
     other = replace(sound.reference, answer="somewhere else")
     assert [field for field, _ in told(trace_mistakes(replace(sound, reference=other)))] == ["trace.final.answer"]
@@ -137,7 +137,7 @@ def test_leaks_and_tags_are_mistakes():
     ],
 )
 def test_an_environment_that_cannot_be_made(arguments, field, problem):
-    mistake = environment_mistake(task(**arguments))
+    mistake = EnvironmentChecks().mistake(task(**arguments))
     assert mistake.field == field
     assert problem in mistake.problem
 

@@ -192,7 +192,8 @@ traces = st.builds(ExpertTrace, st.lists(turns(), max_size=2).map(tuple), finals
 
 @st.composite
 def tasks(draw):
-    schemas = tuple({"type": "function", "function": {"name": n, "parameters": draw(objects)}} for n in ("a", "b"))
+    sound = objects.filter(lambda schema: '"type"' not in json.dumps(schema))
+    schemas = tuple({"type": "function", "function": {"name": n, "parameters": draw(sound)}} for n in ("a", "b"))
     prompt = PromptView(
         id=draw(texts.filter(bool)),
         messages=({"role": "user", "content": draw(texts)},),

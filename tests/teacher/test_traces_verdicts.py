@@ -160,7 +160,7 @@ def test_a_leak_is_dropped_by_build_verify_and_validate_alike(folder, capsys):
         main(["tasks", "validate", "tasks.jsonl"])
     assert "state the final answer" in capsys.readouterr().out
     main(["tasks", "validate", "kept.jsonl"])
-    assert "1 tasks, no mistakes" in capsys.readouterr().out
+    assert "1 task, no mistakes" in capsys.readouterr().out
 
 
 def test_verify_says_which_call_and_can_trust_the_teacher(folder, capsys):
@@ -217,4 +217,4 @@ def test_what_verify_writes_validates(folder, capsys):
     assert kept.trace.final is None
     capsys.readouterr()
     main(["tasks", "validate", "kept.jsonl"])
-    assert "1 tasks, no mistakes" in capsys.readouterr().out
+    assert "1 task, no mistakes" in capsys.readouterr().out

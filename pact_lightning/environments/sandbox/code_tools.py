@@ -1,6 +1,9 @@
 """Environment whose tools are Python snippets from a data file, as in FTRL and ToolHop."""
 
+import ast
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pact_lightning.environments.protocol import ToolResult
@@ -29,7 +32,7 @@ class CodeToolEnvironment:
             an import fails as if they were not installed.
 
     Raises:
-        ValueError: A tool has no code, or a limit makes no sense.
+        ValueError: A tool has no code or code that is not valid Python, or a limit makes no sense.
     """
 
     def __init__(
@@ -50,6 +53,9 @@ class CodeToolEnvironment:
         without = [name for name in (tool["function"]["name"] for tool in tools) if name not in self._codes]
         if without:
             raise ValueError(f"no code is given for the tools {', '.join(without)}; add them to `codes`")
+        for name, code in self._codes.items():
+            if mistake := _syntax_mistake(code):
+                raise ValueError(f"the code of the tool {name!r} is not valid Python: {mistake}")
 
     @property
     def tools(self) -> Sequence[ToolSchema]:
@@ -87,3 +93,17 @@ class CodeToolEnvironment:
 
     def _failure(self, name: str, reason: str) -> ToolResult:
         return ToolResult(f"{FAILURE_PREFIX} {name}: {reason}", error=True)
+
+
+@lru_cache(maxsize=4096)
+def _syntax_mistake(code: str) -> str:
+    """Return what keeps a code from being parsed, which runs nothing of it; empty where nothing does."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its escapes, which a call's own process tells nobody
+            ast.parse(code)
+    except (SyntaxError, ValueError) as error:
+        return str(error).replace("<unknown>, ", "")
+    except (MemoryError, RecursionError):
+        return "it is nested too deeply"
+    return ""

@@ -18,7 +18,7 @@ from pact_lightning.tasks.bundled.questions import (
     substitute,
 )
 from pact_lightning.tasks.bundled.tools import TOOL_SCHEMAS, BundledWorld
-from pact_lightning.tasks.bundled.world import SPLITS, generate_world
+from pact_lightning.tasks.bundled.world import check_split, generate_world
 from pact_lightning.types.prompt import EnvironmentSpec, PromptView
 from pact_lightning.types.task import Reference, SubAnswer, Task
 from pact_lightning.types.tool_call import ToolCall
@@ -41,8 +41,7 @@ class BundledTasks:
     """
 
     def __init__(self, split: str = "train", count: int = 256, start: int = 0, flawed: float = 0.0) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"the bundled world has no split {split!r}; choose one of {', '.join(SPLITS)}")
+        check_split(split)
         if count < 1 or start < 0 or not 0 <= flawed <= 1:
             raise ValueError("bundled tasks need count >= 1, start >= 0 and a flawed share between 0 and 1")
         self.split = split

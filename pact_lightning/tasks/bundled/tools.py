@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pact_lightning.environments.protocol import ToolResult
-from pact_lightning.tasks.bundled.world import BY_TOOL, COMBINATIONS, PROFESSIONS, PROFILE_FIELDS, World, generate_world
+from pact_lightning.tasks.bundled.world import (
+    BY_TOOL,
+    COMBINATIONS,
+    PROFESSIONS,
+    PROFILE_FIELDS,
+    World,
+    check_split,
+    generate_world,
+)
 from pact_lightning.types.prompt import PromptView, ToolSchema
 
 
@@ -62,6 +70,7 @@ class BundledWorld:
     """
 
     def __init__(self, split: str, index: int) -> None:
+        check_split(split)
         self._split = split
         self._index = index
         self._world: World | None = None

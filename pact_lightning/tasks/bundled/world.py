@@ -42,6 +42,16 @@ def _bucket(word: str) -> str:
     return _SPLIT_OF_BUCKET[digest[0] % len(_SPLIT_OF_BUCKET)]
 
 
+def check_split(split: str) -> None:
+    """Refuse a split that there is not.
+
+    Raises:
+        ValueError: There is no such split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"the bundled world has no split {split!r}; choose one of {', '.join(SPLITS)}")
+
+
 @cache
 def words(split: str, kind: str) -> tuple[str, ...]:
     """Return all words of a split and kind; disjoint between splits.
@@ -49,8 +59,7 @@ def words(split: str, kind: str) -> tuple[str, ...]:
     Raises:
         ValueError: There is no such split.
     """
-    if split not in SPLITS:
-        raise ValueError(f"the bundled world has no split {split!r}; choose one of {', '.join(SPLITS)}")
+    check_split(split)
     every = (start + end for start, end in itertools.product(*syllables(kind)))
     return tuple(word for word in every if _bucket(word) == split)
 
