@@ -1,11 +1,13 @@
-"""The tokenizer's own chat template, as far as the package asks it."""
+"""Chat templates: the tokenizer's own, as far as the package asks it, and one of the package's format."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from pact_lightning.dialogue.tool_text import TOOLS_HEAD, TOOLS_TAIL
 from pact_lightning.types.prompt import ToolSchema
 
 OPEN_TURN = "<|im_start|>assistant\n"
@@ -51,3 +53,45 @@ def opens_thinking(tokenizer: PreTrainedTokenizerBase) -> bool:
         return apply_template(tokenizer, [{"role": "user", "content": "a"}]).endswith(OPEN_THINKING)
     except TemplateFailedError:
         return False
+
+
+_PACKAGE_TEMPLATE = """\
+{%- set first = messages[0] -%}
+{%- set own = first.content if first.role == "system" else none -%}
+{%- if tools or own is not none %}{{ "<|im_start|>system\\n" }}
+{%- if own is not none %}{{ own }}{% endif %}
+{%- if tools %}{{ ("\\n\\n" if own is not none else "") + TOOLS_HEAD }}
+{%- for tool in tools %}{{ "\\n" + tool | tojson }}{% endfor %}{{ TOOLS_TAIL }}
+{%- endif %}{{ "<|im_end|>\\n" }}
+{%- endif %}
+{%- for message in messages %}
+{%- if message.role == "user" %}{{ "<|im_start|>user\\n" + message.content + "<|im_end|>\\n" }}
+{%- elif message.role == "tool" %}
+{%- set opens = loop.first or loop.previtem.role != "tool" %}
+{{- "<|im_start|>user\\n" if opens else "\\n" }}
+{{- "<tool_response>\\n" + message.content + "\\n</tool_response>" }}
+{%- if loop.last or loop.nextitem.role != "tool" %}{{ "<|im_end|>\\n" }}{% endif %}
+{%- elif message.role == "assistant" %}{{ "<|im_start|>assistant\\n" }}
+{%- if message.reasoning_content %}{{ "<think>\\n" + message.reasoning_content + "\\n</think>\\n\\n" }}{% endif %}
+{%- if message.content %}{{ message.content }}{% endif %}
+{%- for call in message.tool_calls or [] %}
+{%- set function = call.function or call %}
+{%- set given = function.arguments if function.arguments is string else function.arguments | tojson %}
+{{- "\\n" if message.content or not loop.first else "" }}
+{{- "<tool_call>\\n" + '{"name": ' + function.name | tojson + ', "arguments": ' + given + "}\\n</tool_call>" }}
+{%- endfor %}{{ "<|im_end|>\\n" }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ "<|im_start|>assistant\\n" }}{% endif %}
+"""
+
+
+def package_template() -> str:
+    """Return a chat template of the package's format, for exports whose tokenizer has none.
+
+    Unlike Qwen3's it keeps earlier thinking, as the policy was trained with.
+    """
+    template = _PACKAGE_TEMPLATE.rstrip("\n")
+    for name, text in {"TOOLS_HEAD": TOOLS_HEAD, "TOOLS_TAIL": TOOLS_TAIL}.items():
+        template = template.replace(name, json.dumps(text))
+    return template

@@ -15,11 +15,11 @@ from pact_lightning.utils.json_text import JsonTextError, check_json, json_end, 
 Piece = tuple[str, bool]
 """Text, and ``True`` if it is ours; text from outside never becomes a control token."""
 
-_TOOLS_HEAD = (
+TOOLS_HEAD = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
 )
-_TOOLS_TAIL = (
+TOOLS_TAIL = (
     "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
     '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
     "</tool_call>"
@@ -43,7 +43,7 @@ def system_pieces(system: str | None, tools: Sequence[ToolSchema]) -> list[Piece
     if not tools:
         return own
     between: list[Piece] = [("\n\n", True)] if own else []
-    return [*own, *between, (_TOOLS_HEAD, True), *_listed(tools), (_TOOLS_TAIL, True)]
+    return [*own, *between, (TOOLS_HEAD, True), *_listed(tools), (TOOLS_TAIL, True)]
 
 
 def user_pieces(content: str, tools: Sequence[ToolSchema]) -> list[Piece]:

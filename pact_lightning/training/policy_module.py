@@ -4,6 +4,7 @@ Scores and trajectories of evaluations come from its own base,
 :class:`~pact_lightning.training.evaluation.EvaluatedModule`.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pact_lightning.callbacks.annealing import planned_epochs
+from pact_lightning.dialogue.chat_template import package_template
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.template_check import check_template
 from pact_lightning.dialogue.text_codec import TextCodec
@@ -306,14 +308,17 @@ class PolicyModule(EvaluatedModule):
     def export(self, folder: Path) -> None:
         """Write weights, config and tokenizer to a folder that transformers can load.
 
-        All processes have to call this together; rank 0 writes, as :func:`~pact_lightning.policy.loading.save_policy`.
+        A tokenizer without a chat template gets one of the format that the policy was trained in. All processes have
+        to call this together; rank 0 writes, as :func:`~pact_lightning.policy.loading.save_policy`.
 
         Args:
             folder: Output folder; created if it does not exist.
         """
         with self.whole_policy() as whole:
             if self.trainer.is_global_zero:
-                save_policy(whole, self.tokenizer, self.policy_config, folder)
+                tokenizer = copy.deepcopy(self.tokenizer)
+                tokenizer.chat_template = tokenizer.chat_template or package_template()
+                save_policy(whole, tokenizer, self.policy_config, folder)
 
     def _stop_ids(self) -> list[int]:
         return sorted(self.renderer.end_ids)

@@ -12,9 +12,6 @@ import yaml
 from cli_recipe import bundled
 from test_run_folders import run, written  # noqa: F401  # a fixture
 
-from pact_lightning.dialogue.rendering import ChatRenderer
-from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
 from pact_lightning.tasks.bundled.tasks import BundledTasks
 
 
@@ -72,11 +69,11 @@ def test_supervised_training_then_pact_from_it(run, adapter):  # noqa: F811
 
 
 ASK = """
-import json, sys, torch
+import json, sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model, tokenizer = (kind.from_pretrained(sys.argv[1]) for kind in (AutoModelForCausalLM, AutoTokenizer))
-ids = torch.tensor([json.loads(sys.argv[2])])
-reply = model.generate(ids, max_new_tokens=60, do_sample=False)[0, ids.shape[1]:]
+asked = tokenizer.apply_chat_template(**json.loads(sys.argv[2]), add_generation_prompt=True, return_tensors="pt")
+reply = model.generate(**asked, max_new_tokens=60, do_sample=False)[0, asked["input_ids"].shape[1]:]
 print(json.dumps(tokenizer.decode(reply)))
 """
 
@@ -90,8 +87,7 @@ def test_an_export_answers_with_a_tool_call_in_plain_transformers(run):  # noqa:
     assert status == 0
     assert "the policy is exported to runs/my/version_0/exported" in told
     prompt = BundledTasks("validation", 1).load()[0].prompt
-    # The bundled tokenizer has no chat template of its own.
-    ids = ChatRenderer(TextCodec(load_tokenizer(PolicyConfig()))).prompt(prompt.messages, prompt.tools)
-    command = [sys.executable, "-c", ASK, "runs/my/version_0/exported", json.dumps(list(ids))]
+    question = json.dumps({"conversation": list(prompt.messages), "tools": list(prompt.tools)})
+    command = [sys.executable, "-c", ASK, "runs/my/version_0/exported", question]
     asked = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "<tool_call>" in json.loads(asked.stdout.splitlines()[-1])

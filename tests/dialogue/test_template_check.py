@@ -1,5 +1,6 @@
 """The tokenizer's own chat template against the package's rendering, before a model loads."""
 
+import json
 import logging
 import shutil
 
@@ -7,11 +8,13 @@ import pytest
 from hand_made import FULL
 from transformers import AutoTokenizer
 
+from pact_lightning.dialogue.chat_template import apply_template, package_template
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.template_check import check_template
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy.loading import BUNDLED_FOLDER, PolicyConfig, load_tokenizer
 from pact_lightning.policy.smollm2 import _CHAT_TEMPLATE
+from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.training.pact_module import PACTModule
 from pact_lightning.update.optimizer import OptimizerConfig
 
@@ -118,3 +121,35 @@ def test_a_module_refuses_before_a_model_loads(tmp_path):
     with pytest.raises(ValueError, match="allow_template_difference"):
         PACTModule(policy=PolicyConfig(**policy), optimizer=OptimizerConfig())
     PACTModule(policy=PolicyConfig(**policy, allow_template_difference=True), optimizer=OptimizerConfig())
+
+
+# ------------------------------------------------------------------------------------------- the package's own template
+
+
+def with_package_template():
+    tokenizer = load_tokenizer(PolicyConfig())
+    tokenizer.chat_template = package_template()
+    return tokenizer
+
+
+def test_the_package_s_template_is_the_package_s_format():
+    check_template(ChatRenderer(TextCodec(with_package_template())), allow_difference=False)
+
+
+def test_a_whole_dialogue_by_the_package_s_template_is_the_stream_that_is_trained():
+    """Earlier thinking included; arguments as an object or as text."""
+    tokenizer = with_package_template()
+    renderer = ChatRenderer(TextCodec(tokenizer))
+    for task in BundledTasks("train", 12).load():
+        ids, messages = list(renderer.prompt(task.prompt.messages, task.prompt.tools)), list(task.prompt.messages)
+        for number, turn in enumerate(task.trace.turns):
+            ids += renderer.expert_turn(turn.reasoning, turn.calls).ids.tolist()
+            ids += renderer.observation(turn.responses)
+            calls = [
+                {"function": {**call, "arguments": json.dumps(call["arguments"]) if number % 2 else call["arguments"]}}
+                for call in turn.calls
+            ]
+            said = {"reasoning_content": turn.reasoning, "content": None, "tool_calls": calls}
+            messages.append({"role": "assistant"} | said)
+            messages += [{"role": "tool", "content": text} for text in turn.responses]
+        assert apply_template(tokenizer, messages, task.prompt.tools) == renderer.codec.decode(ids)
