@@ -1,6 +1,7 @@
 """A server of few lines and no SDK: the first protocol version, and whatever a server may do wrong on a pipe.
 
-Arguments: what to do wrong (``garbage``, ``twice``, ``deaf``, ``pages``, ``nothing``) or ``well``; and a file: while it
+Arguments: what to do wrong (``garbage``, ``twice``, ``deaf``, ``pages``, ``nothing``, ``loose``, ``wrong``) or
+``well``; and a file: while it
 is there, the server ends in every call (its text is ``die``) or leaves it without an answer (any other text).
 """
 
@@ -9,6 +10,23 @@ import sys
 from pathlib import Path
 
 FORM = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+LOOSE_TOOLS = [
+    {"name": "echo", "inputSchema": {"properties": {"text": True}, "required": None}, "outputSchema": {"$ref": "#/no"}},
+    {"name": "number", "inputSchema": None, "outputSchema": NUMBER},
+    None,
+]
+LOOSE_ANSWERS = {
+    "no structured": {"content": [{"type": "text", "text": "42"}]},
+    "other structured": {"content": [], "structuredContent": {"n": "many"}},
+    "no content": {"structuredContent": {"n": 1}},
+    "a list": {"content": None, "structuredContent": [1, 2]},
+    "null flag": {"content": [{"type": "text", "text": None}, {"type": "text", "text": "b"}], "isError": None},
+    "unknown block": {"content": [{"type": "text", "text": "a"}, {"type": "video", "data": "QQ=="}]},
+    "half a character": {"content": [{"type": "text", "text": "a\ud800b"}]},
+    "not a number": {"content": [], "structuredContent": {"n": float("nan")}},
+    "failed": {"content": [{"type": "text", "text": "no such row"}], "isError": True},
+}
 
 
 def answer(request, mode):
@@ -22,9 +40,15 @@ def answer(request, mode):
             page = int(request.get("params", {}).get("cursor") or 0)
             tools = [{**tools[0], "name": f"echo{page}"}]
             return {"tools": tools, "nextCursor": str(page + 1)} if page < 3 else {"tools": tools}
+        if mode == "loose":
+            return {"tools": LOOSE_TOOLS}
+        if mode == "wrong":
+            return {"tools": [*tools, {"name": "odd", "inputSchema": {"type": "string"}}]}
         return {"tools": [] if mode == "nothing" else tools * 2 if mode == "twice" else tools}
     if method == "tools/call":
         text = request["params"]["arguments"]["text"]
+        if text in LOOSE_ANSWERS and mode == "loose":
+            return LOOSE_ANSWERS[text]
         if text == "refuse":
             return {"content": [], "isError": True}
         if text == "bad":
@@ -50,6 +74,11 @@ def main(mode, disturbed=None):
         failed = {"error": {"code": -32601, "message": "no such method"}}
         if mode == "garbage":
             print(f"DEBUG {request['method']}", flush=True)
+        if result is not None and "no UTF-8" in json.dumps(result):
+            answered = json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result})
+            sys.stdout.buffer.write(answered.encode().replace(b"no UTF-8", b"caf\xe9") + b"\n")
+            sys.stdout.buffer.flush()
+            continue
         head = {"jsonrpc": "2.0", "id": request["id"]}
         print(json.dumps({**head, **(failed if result is None else {"result": result})}), flush=True)
 

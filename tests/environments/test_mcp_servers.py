@@ -1,6 +1,7 @@
 """MCP servers that are old, noisy, wrong or not there, and the pure parts."""
 
 import base64
+import copy
 import json
 import re
 import sys
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pact_lightning.environments.mcp.leniency import read_leniently
 from pact_lightning.environments.mcp.results import tool_result
 from pact_lightning.environments.mcp.server import tool_schemas
 from pact_lightning.environments.protocol import ToolResult
@@ -41,6 +43,92 @@ def test_an_answer_against_the_protocol_is_an_error_response_and_the_session_goe
     assert environment.call("echo", {"text": "good"}).text == "good"
     assert environment.restarts == 0
     environment.close()
+
+
+@needs_mcp
+def test_answers_that_keep_less_than_the_protocol_are_read(caplog):
+    environment = plain("loose")
+    assert [tool["function"]["parameters"] for tool in environment.tools] == [
+        {"type": "object", "properties": {"text": {}}},
+        {"type": "object"},
+    ]
+
+    def said(text):
+        result = environment.call("echo", {"text": text})
+        return ("! " if result.error else "") + result.text
+
+    assert said("no structured") == "42"
+    assert said("other structured") == '{"n": "many"}'
+    assert said("no content") == '{"n": 1}'
+    assert said("a list") == "[1, 2]"
+    assert said("null flag") == "\nb"
+    assert said("unknown block") == "a\n[video, not shown]"
+    assert said("half a character") == "a?b"
+    assert said("no UTF-8") == "caf\ufffd"
+    assert said("failed") == "! no such row"
+    assert said("not a number").startswith("! The tool echo failed: the result cannot be written as JSON")
+    assert environment.call("number", {"text": "no structured"}).text == "42"
+    assert environment.restarts == 0
+    said("no content")
+    told = [record.getMessage() for record in caplog.records if "does not keep to MCP" in record.getMessage()]
+    assert len(told) == len(set(told)) == 8  # each kind once
+    assert f"{environment._spec.name} does not keep to MCP: the inputSchema of echo is completed; " in told[1]
+    environment.close()
+
+
+@needs_mcp
+def test_a_list_that_cannot_be_read_is_one_sentence():
+    with pytest.raises(MCPServerError, match=r"does not start: .*tools\.1\.inputSchema") as caught:
+        plain("wrong").reset(None, 0)
+    assert "\n" not in str(caught.value)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "tools",
+                    "name",
+                    "inputSchema",
+                    "properties",
+                    "required",
+                    "type",
+                    "content",
+                    "structuredContent",
+                    "text",
+                ]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON_VALUES)
+def test_any_result_can_be_mended_and_a_mended_one_stays(result):
+    read_leniently(result)
+    mended = copy.deepcopy(result)
+    assert read_leniently(result) == []
+    assert result == mended
+
+
+def test_a_result_that_keeps_to_the_protocol_stays():
+    tool = {"name": "a", "inputSchema": {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}}
+    block = {"type": "text", "text": "a"}
+    for result in (
+        {"tools": [tool], "nextCursor": "2"},
+        {"content": [block, {"type": "image", "data": "QQ==", "mimeType": "image/png"}], "structuredContent": {"a": 1}},
+        {"content": [], "isError": True},
+        {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "tools": [None]},
+    ):
+        as_it_was = copy.deepcopy(result)
+        assert read_leniently(result) == []
+        assert result == as_it_was
 
 
 @needs_mcp

@@ -25,6 +25,7 @@ from pact_lightning.environments.mcp.server import (
     connected,
 )
 from pact_lightning.environments.protocol import ToolResult
+from pact_lightning.environments.tool_output import ToolOutputError
 from pact_lightning.utils.errors import failure_reason
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ class MCPConnection:
             return self._wait(self._call(name, arguments, field), open_s + self.limits.timeout_s + _SLACK_S)
         except MCPServerError as error:
             return ToolResult(f"{error}.", error=True, unanswered=True)
+        except ToolOutputError as error:
+            return ToolResult(f"The tool {name} failed: {error}.", error=True)
 
     def renew(self) -> None:
         """Allow ``max_restarts`` restarts once more, for a new rollout."""
@@ -253,7 +256,7 @@ class MCPConnection:
                 if started.done():
                     _log.debug("closing %s: %r", self.spec.name, error)
                 else:
-                    problem = failure_reason(_innermost(error))
+                    problem = " ".join(failure_reason(_innermost(error)).split())
                     started.set_exception(MCPServerError(f"{self.spec.name} does not start: {problem}{_tail(log)}"))
 
     async def _call(self, name: str, arguments: Mapping[str, Any], field: str | None) -> ToolResult:

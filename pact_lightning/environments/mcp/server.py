@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
+from pact_lightning.environments.mcp.leniency import lenient
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.types.prompt import ToolSchema
 from pact_lightning.utils.errors import shortened
@@ -123,15 +124,20 @@ async def connected(spec: MCPServerSpec, log: TextIO, on_message: Any) -> "Async
             from mcp.client.stdio import stdio_client
 
             parameters = StdioServerParameters(
-                command=spec.command, args=list(spec.args), env=dict(spec.env), cwd=spec.cwd
+                command=spec.command,
+                args=list(spec.args),
+                env=dict(spec.env),
+                cwd=spec.cwd,
+                encoding_error_handler="replace",  # else a byte that is no UTF-8 ends the session
             )
-            target = stdio_client(parameters, errlog=log)
+            target = lenient(stdio_client(parameters, errlog=log), spec.name)
         elif spec.url:
             import httpx2
             from mcp.client.streamable_http import streamable_http_client
 
             http = httpx2.AsyncClient(headers=dict(spec.headers), timeout=httpx2.Timeout(_CONNECT_S, read=_READ_S))
-            target = streamable_http_client(spec.url, http_client=await stack.enter_async_context(http))
+            http = await stack.enter_async_context(http)
+            target = lenient(streamable_http_client(spec.url, http_client=http), spec.name)
         else:
             target = _in_process(str(spec.server))
         yield await stack.enter_async_context(Client(target, message_handler=on_message))
