@@ -174,7 +174,9 @@ class EnvironmentChecks:
         try:
             close_environment(environment)
         except FAILURES as error:
-            return CloseError("environment.class_path", f"close() of the environment failed: {named_failure(error)}")
+            return CloseError(
+                "environment.class_path", f"close() of the environment {spec.class_path} failed: {named_failure(error)}"
+            )
         return None
 
 

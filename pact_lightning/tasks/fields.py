@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from itertools import islice
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -255,7 +256,7 @@ def raise_all(mistakes: Iterator[TaskFieldError]) -> None:
 
 _PROBLEMS = {
     "missing": "is missing",
-    "extra_forbidden": "is not a known field; known here: {known}",
+    "extra_forbidden": "is not a known field{nearest}; known here: {known}",
     "string_type": "must be a string, got {kind}",
     "string_unicode": "holds half of a character (an unpaired surrogate escape)",
     "string_too_short": "must not be empty",
@@ -271,9 +272,12 @@ _PROBLEMS = {
 
 def _field_mistake(error: ErrorDetails) -> TaskFieldError:
     loc, kind = error["loc"], error["type"]
+    known = list(_model_at(loc[:-1]).model_fields) if kind == "extra_forbidden" else []
+    near = get_close_matches(str(loc[-1]), known, n=1) if known else []
     problem = _PROBLEMS.get(kind, "{message}").format(
         message=error["msg"],
-        known=", ".join(_model_at(loc[:-1]).model_fields) if kind == "extra_forbidden" else "",
+        known=", ".join(known),
+        nearest=f" (did you mean `{near[0]}`?)" if near else "",
         kind=type(error["input"]).__name__,
         value=shortened(error["input"]),
         choices=error.get("ctx", {}).get("expected", "").replace("'", ""),

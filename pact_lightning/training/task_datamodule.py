@@ -113,7 +113,7 @@ class TaskDataModule(pl.LightningDataModule):
         for task in tasks:
             mistake = checks.mistake(task)
             if isinstance(mistake, CloseError):
-                rank_zero_warn(str(located(task, mistake)))
+                rank_zero_warn(mistake.problem)
             elif mistake is not None:
                 raise located(task, mistake)
         if checks.left_out:

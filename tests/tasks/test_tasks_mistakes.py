@@ -159,3 +159,8 @@ def test_a_file_is_read_to_its_end(tmp_path):
     told = [(entry.line, error.field) for entry in scanned for error in entry.errors]
     assert told == [(2, ""), (3, "kind"), (3, "metadata"), (5, "id"), (7, "")]
     assert [entry.task.id for entry in scanned if entry.task is not None] == [RECORD["id"], "last"]
+
+
+def test_an_unknown_field_is_told_with_the_nearest():
+    (error,) = mistakes(changed((["refrence"], {})))
+    assert error.problem.startswith("is not a known field (did you mean `reference`?); known here: id, ")
