@@ -162,7 +162,7 @@ def test_calls_that_nobody_answers_are_counted_in_every_phase_and_told_once(tmp_
 
 
 @pytest.mark.parametrize(
-    ("open_to", "told"), [((), "RuntimeError: a slip of the pen"), ((-1,), "TypeError: .* not 'a bare text'")]
+    ("open_to", "told"), [((), "RuntimeError: a slip of the pen"), ((-1,), "TypeError: .* with a text, not a str")]
 )
 def test_calls_that_all_raise_are_told_once_with_the_first_and_the_run_goes_on(tmp_path, recwarn, open_to, told):
     _, trainer = fit(tmp_path, *open_to, world="Raises", phases=2, **CALLING)
