@@ -30,7 +30,8 @@ def read_leniently(result: Any) -> list[str]:
         result: The ``result`` of an answer; whatever it is.
 
     Returns:
-        What was mended, in words; an ``outputSchema`` is not told.
+        What was mended, in words; neither an ``outputSchema`` is told nor ``true`` for an argument, which JSON Schema
+        allows and the SDK's version 2.0.0 refuses.
     """
     if not isinstance(result, dict) or "protocolVersion" in result:
         return []
@@ -60,7 +61,7 @@ def _mend_list(result: dict[str, Any]) -> list[str]:
                 name: {} if value else {"not": {}} for name, value in properties.items() if isinstance(value, bool)
             }
             properties |= plain
-        if empty or plain or "type" not in schema:
+        if empty or "type" not in schema:
             told.append(f"the inputSchema of {tool.get('name')} is completed")
         schema.setdefault("type", "object")
     return told
