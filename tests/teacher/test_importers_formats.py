@@ -46,6 +46,23 @@ def calls_in_a_row():
     return llama_factory(f"<think>{THOUGHT}</think>{json.dumps(ADD)}", json.dumps(SUB))
 
 
+def thinking_opened_in_the_prompt():
+    return llama_factory(f"{THOUGHT}\n</think>\n\n{json.dumps(ADD)}", json.dumps(SUB))
+
+
+def calls_as_values():
+    made = parts_with_value()
+    made["messages"][1]["content"][1:] = [{"type": "tool_call", "value": call} for call in (ADD, SUB)]
+    return made
+
+
+def roles_of_other_models():
+    made = parts_with_value()
+    for message, role in zip(made["messages"], ("user", "model", "ipython", "tool", "bot"), strict=True):
+        message["role"] = role
+    return made
+
+
 def parts_with_value():
     said = [
         {"role": "user", "content": [{"type": "text", "value": ASKED["content"]}]},
@@ -141,6 +158,9 @@ FORMATS = [
     (list_in_function_call, "sharegpt + function_call messages (LLaMA-Factory)"),
     (calls_in_a_row, "sharegpt + function_call messages (LLaMA-Factory)"),
     (parts_with_value, "openai + content blocks + parts with value (LLaMA-Factory)"),
+    (thinking_opened_in_the_prompt, "sharegpt + function_call messages (LLaMA-Factory)"),
+    (calls_as_values, "openai + content blocks + parts with value (LLaMA-Factory)"),
+    (roles_of_other_models, "openai + content blocks + parts with value (LLaMA-Factory)"),
     (anthropic, "openai + content blocks"),
     (responses_items, "responses"),
     (langchain, "openai + args (LangChain) + type as role"),
@@ -202,6 +222,7 @@ BROKEN = [
     (of_messages({"role": "tool_call", "content": "[]"}, TOOL_42), "malformed call", "messages[1].content"),
     (of_messages({"author": "me", "text": "hi"}), "unknown form of a message", "messages[1]"),
     (of_messages({"role": "robot", "content": "hi"}), "unknown role", "messages[1].role"),
+    (of_messages({"role": "user", "content": [{"type": "text"}]}), "unknown form of a part", "messages[1].content[0]"),
     (
         of_messages({"role": "assistant", "content": [{"type": "image_url", "image_url": {}}]}),
         "content is not text",
@@ -239,6 +260,7 @@ def test_the_sentence_of_an_unknown_form_names_it():
         (of_messages({"author": "me", "text": "hi"}), "its fields are 'author', 'text'"),
         (of_messages({"role": "assistant", "content": "[add(20)]"}, TOOL_42), "the call of 'add' gives an argument"),
         (of_messages({"role": "user", "content": [{"type": "input_audio"}]}), "'input_audio'"),
+        (of_messages({"role": "user", "content": [{"type": "text", "body": "x"}]}), "its fields are 'type', 'body'"),
         ({"input": [{"type": "web_search_call"}]}, "'web_search_call'"),
     ):
         with pytest.raises(RecordError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pact_lightning.dialogue.tool_text import CALL_OPEN
-from pact_lightning.dialogue.turn_text import MARKS, THINK_OPEN
+from pact_lightning.dialogue.turn_text import MARKS, THINK_CLOSE, THINK_OPEN
 from pact_lightning.teacher.importers.calls import calls_in_text, json_or_python, read_calls, requested_call
 from pact_lightning.teacher.importers.conversation import Reading, RecordError, RequestedCall, Said
 from pact_lightning.teacher.importers.fields import decoded, read_id, wanted
@@ -25,11 +25,14 @@ _KINDS: dict[str, Kind] = {
     "assistant": "assistant",
     "gpt": "assistant",
     "ai": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
     "function_call": "call",
     "tool_call": "call",
     "reasoning": "thought",
     "tool": "tool",
     "function": "tool",
+    "ipython": "tool",
     "observation": "tool",
     "function_response": "tool",
     "tool_response": "tool",
@@ -204,7 +207,7 @@ def _calls(entry: Mapping[str, Any], value: Any, where: str, place: str, reading
         return Said("assistant", where, calls=(RequestedCall(call.call, call_id, where),))
     if not isinstance(value, str):
         return Said("assistant", where, calls=read_calls(value, place, reading))
-    if not value.lstrip().startswith("<"):
+    if not value.lstrip().startswith("<") and (THINK_CLOSE not in value or value.lstrip().startswith(("{", "["))):
         return Said("assistant", where, calls=read_calls(value, place, reading))
     spoken = split_text(value, place, reading)
     calls = spoken.calls or calls_in_text(spoken.text, place, reading)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pact_lightning.teacher.importers.calls import calls_in_text, read_call
+from pact_lightning.teacher.importers.calls import read_call, read_calls
 from pact_lightning.teacher.importers.conversation import Reading, RecordError, RequestedCall, Said
 from pact_lightning.teacher.importers.fields import read_id, wanted
 from pact_lightning.utils.errors import shortened
@@ -98,6 +98,9 @@ def read_response(value: Any, where: str, reading: Reading) -> str:
 def _part_text(part: Mapping[str, Any], name: str, where: str, reading: Reading) -> str:
     """Return the text of a part, under its own name, as ``text`` or ``value``, or as a summary of text parts."""
     key = next((key for key in (name, "text", "value", "content", "summary") if part.get(key) not in (None, [])), name)
+    if key not in part:
+        fields = ", ".join(shortened(field, 40) for field in list(part)[:8])
+        raise RecordError("unknown form of a part", where, f"has neither `{name}` nor `value`; its fields are {fields}")
     if key == "value":
         reading.forms.add("parts with value (LLaMA-Factory)")
     if key in ("content", "summary") and isinstance(part[key], list):
@@ -106,9 +109,9 @@ def _part_text(part: Mapping[str, Any], name: str, where: str, reading: Reading)
 
 
 def _calls(part: Mapping[str, Any], where: str, reading: Reading) -> tuple[RequestedCall, ...]:
-    if isinstance(part.get("value"), str):  # LLaMA-Factory
+    if part.get("value") is not None:  # LLaMA-Factory, as text of JSON or as JSON
         reading.forms.add("parts with value (LLaMA-Factory)")
-        return calls_in_text(part["value"], f"{where}.value", reading)
+        return read_calls(part["value"], f"{where}.value", reading)
     return (RequestedCall(read_call(part, where, reading), read_id(part, "id", where=where), where),)
 
 
