@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from pact_lightning.utils.processes import run_folder
+from pact_lightning.utils.processes import only_tries, run_folder
 
 
 @runtime_checkable
@@ -32,8 +32,10 @@ class ExportPolicy(pl.Callback):
         self.folder = folder
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Export the policy; Lightning calls this once per fit."""
+        """Export the policy; Lightning calls this once per fit. A ``fast_dev_run`` exports nothing."""
         assert isinstance(pl_module, Exports)
+        if only_tries(trainer):
+            return
         run = run_folder(trainer)  # all processes have to ask together
         folder = run / "exported" if self.folder is None else Path(self.folder)
         pl_module.export(folder)

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from pact_lightning.resume.checkpoint_files import is_remote
 from pact_lightning.resume.lightning_internals import cluster_environment
 from pact_lightning.utils.errors import RunStoppedError
-from pact_lightning.utils.processes import run_folder
+from pact_lightning.utils.processes import only_tries, run_folder
 
 NAME = "last-interrupted.ckpt"
 """It begins with ``last``, so that ``--ckpt_path last`` finds it, by Lightning's own search too."""
@@ -53,7 +53,7 @@ class Interruption(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Handle the signals, as before the sanity check."""
         del pl_module
-        if self._trainer is trainer or threading.current_thread() is not threading.main_thread():
+        if only_tries(trainer) or self._trainer is trainer or threading.current_thread() is not threading.main_thread():
             return
         self._trainer = trainer
         self._signal = None
@@ -69,6 +69,8 @@ class Interruption(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remove what an interruption of this run had saved; its end is saved otherwise."""
         del pl_module
+        if only_tries(trainer):  # what is there is of the run that is tried
+            return
         for path in (save_path(trainer), save_path(trainer, STOPPED)):
             if trainer.is_global_zero and not is_remote(path):
                 Path(path).unlink(missing_ok=True)
@@ -106,7 +108,7 @@ class Interruption(pl.Callback):
 
     def _saved(self, trainer: pl.Trainer, once: str) -> str:
         """Save a fit that has to stop, and say how it goes on once something has happened."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or only_tries(trainer):
             return f"Nothing had to be saved; run the command again once {once}"
         if trainer.world_size > 1:  # saving would wait for the other processes
             return f"All finished phases are in the last checkpoint; go on with --ckpt_path last once {once}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import yaml
@@ -15,7 +15,7 @@ from pact_lightning.resume.checkpoint_files import is_remote, newest_whole
 from pact_lightning.resume.interruption import save_path
 from pact_lightning.resume.lock import hold, release
 from pact_lightning.resume.recipe_change import ALLOW, MADE_BY, change_table, recipe_changes
-from pact_lightning.utils.processes import run_folder
+from pact_lightning.utils.processes import only_tries, run_folder
 
 _OF_A_RUN = ("metrics.csv", "config.yaml", "hparams.yaml", "trajectories")
 
@@ -42,6 +42,7 @@ class RunFolder(pl.Callback):
         self.config = ""
         self.allow_change = False
         self._held: list[Path] = []
+        self._without_last: list[tuple[ModelCheckpoint, bool | Literal["link"] | None]] = []
         self._begun = False
         self._told: Path | None = None
 
@@ -53,7 +54,14 @@ class RunFolder(pl.Callback):
         """
         del pl_module
         self._begun = False
-        if stage != "fit" or _tries(trainer):
+        if stage != "fit":
+            return
+        if only_tries(trainer):
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, ModelCheckpoint):
+                    # Lightning would write its last.ckpt all the same, over that of the run which is tried.
+                    self._without_last.append((callback, callback.save_last))
+                    callback.save_last = None
             return
         folders = [run_folder(trainer), *([Path(save_path(trainer)).parent] if trainer.checkpoint_callbacks else [])]
         if trainer.is_global_zero:
@@ -106,7 +114,7 @@ class RunFolder(pl.Callback):
         A fit that has nothing left to train does not come here, and changes nothing.
         """
         del pl_module
-        if self._begun or _tries(trainer):
+        if self._begun or only_tries(trainer):
             return
         self._begun = True
         folder = run_folder(trainer)
@@ -171,11 +179,9 @@ class RunFolder(pl.Callback):
         for folder in self._held:
             release(folder)
         self._held = []
-
-
-def _tries(trainer: pl.Trainer) -> bool:
-    """Return whether nothing is to be left behind."""
-    return bool(getattr(trainer, "fast_dev_run", False))
+        for callback, save_last in self._without_last:
+            callback.save_last = save_last
+        self._without_last = []
 
 
 def put_aside(folder: Path, checkpoints: set[Path]) -> None:

@@ -71,6 +71,11 @@ def rank_suffix(trainer: pl.Trainer) -> str:
     return f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
 
 
+def only_tries(trainer: pl.Trainer) -> bool:
+    """Return whether the run is Lightning's ``fast_dev_run``, which saves nothing and removes nothing."""
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
 def run_folder(trainer: pl.Trainer) -> Path:
     """Return where the run keeps its files; all processes have to ask together."""
     return Path(trainer.log_dir or trainer.default_root_dir)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from test_attention import build, random_blocks
 
 from pact_lightning.policy.attention import choice as attention_choice
@@ -75,3 +76,9 @@ def test_other_types_pass_the_check(dtype):
     decoder = build("qwen3", "pact").get_decoder().to(dtype)
     packs = pack_blocks(random_blocks(), 1000)
     assert isinstance(AttentionChoice().plan(decoder, packs[0].layouts, CPU), BlockwisePlan)
+
+
+def test_an_adapter_on_the_embeddings_passes_the_check():
+    policy = get_peft_model(build("qwen3", "pact"), LoraConfig(target_modules=["embed_tokens", "lm_head"]))
+    decoder = policy.get_base_model().get_decoder()
+    assert isinstance(AttentionChoice().plan(decoder, LAYOUTS, CPU), BlockwisePlan)

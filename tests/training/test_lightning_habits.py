@@ -15,8 +15,10 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from pact_lightning.callbacks.annealing import AnnealingCallback
+from pact_lightning.callbacks.export import ExportPolicy
 from pact_lightning.cli.main import main
 from pact_lightning.policy.state_dict import trainable_state
+from pact_lightning.resume.interruption import NAME as INTERRUPTED
 
 
 def fit(folder, *callbacks, **flags):
@@ -112,9 +114,19 @@ def test_flags_and_callbacks_that_work_get_along(tmp_path):
 
 
 def test_fast_dev_run_makes_the_rollouts_of_one_step(tmp_path):
-    _, trainer = fit(tmp_path, ModelCheckpoint(tmp_path / "checkpoints", save_last=True), fast_dev_run=True)
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    real = {name: (checkpoints / name) for name in ("last.ckpt", INTERRUPTED)}  # of the run that is tried
+    for path in real.values():
+        path.write_text("of a run of days")
+    saves = ModelCheckpoint(checkpoints, save_last=True)
+    _, trainer = fit(tmp_path, saves, ExportPolicy(str(tmp_path / "exported")), fast_dev_run=True)
     assert trainer.global_step == 1
     assert trainer.state.finished
+    assert saves.save_last
+    assert sorted(path.name for path in checkpoints.iterdir()) == sorted(real)
+    assert {path.read_text() for path in real.values()} == {"of a run of days"}
+    assert not (tmp_path / "exported").exists()
 
 
 @pytest.mark.parametrize(("limit", "steps"), [(1, 1), (0.5, 1), (2, 2)])

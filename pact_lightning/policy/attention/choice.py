@@ -190,8 +190,8 @@ def _small_pack(decoder: nn.Module, device: torch.device, path: AttentionPath) -
 
 
 def _ids(decoder: nn.Module, length: int, generator: torch.Generator) -> Tensor:
-    embeddings = decoder.get_input_embeddings()  # type: ignore[operator]  # a transformers model
-    return torch.randint(embeddings.num_embeddings, (length,), generator=generator)
+    tokens: int = decoder.config.vocab_size  # type: ignore[union-attr, assignment]  # a transformers model
+    return torch.randint(tokens, (length,), generator=generator)
 
 
 @dataclass(frozen=True, slots=True)
