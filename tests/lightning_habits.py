@@ -73,7 +73,7 @@ FLAGS = {
     "num_nodes": "Works, as `devices`.",
     "logger": "Any logger; the recipe reaches its configuration page. Without one, files go to the run's folder alone.",
     "callbacks": "See below.",
-    "fast_dev_run": "Works: the rollouts of one step (or of as many as it says), and one validation; no checkpoint, no export.",
+    "fast_dev_run": "Works: the rollouts of one step (or as many as it says), and one validation; saves nothing.",
     "max_epochs": "The number of phases. With -1, `max_steps` decides.",
     "min_epochs": "Works.",
     "max_steps": "Optimiser steps. The annealing reaches its end with whichever of `max_epochs` and `max_steps` does.",
