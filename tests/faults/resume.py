@@ -20,7 +20,7 @@ from faults.result import FaultResult
 from pact_lightning.rollout.store import StoredRollouts
 
 SECTION = "Resume"
-PHASES, PROMPTS, STEPS, ROLLOUTS = 2, 4, 2, 12
+PHASES, PROMPTS, ROLLOUTS = 2, 4, 12
 DEADLINE_S = 600
 
 
@@ -105,6 +105,15 @@ def _cut_rollouts(folder, draw):
         _cut(path, draw)
 
 
+def _junk(folder, draw):
+    checkpoints = folder / "checkpoints"
+    with (checkpoints / "rollouts" / "phase-0001.jsonl").open("ab") as stored:
+        stored.write(draw.randbytes(200) + b"\n")
+    (checkpoints / "rollouts" / "notes.txt").write_bytes(draw.randbytes(200))
+    (checkpoints / "older.ckpt").mkdir()
+    (checkpoints / "mine.ckpt").write_bytes(draw.randbytes(200))
+
+
 def _newest(folder):
     return max((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
 
@@ -112,13 +121,15 @@ def _newest(folder):
 FAULTS = (
     # What is injected, the moment, its phases, how many events there are in a phase, the signal, what is damaged then.
     ("killed while it rolls out", "rollouts", range(PHASES), ROLLOUTS, signal.SIGKILL, _nothing),
-    ("killed within an optimiser step", "step", range(PHASES), STEPS, signal.SIGKILL, _nothing),
+    # The first one: a step without variance has no backward pass.
+    ("killed within an optimiser step", "step", range(PHASES), 1, signal.SIGKILL, _nothing),
     ("killed while it writes a checkpoint", "checkpoint", range(PHASES), 2, signal.SIGKILL, _nothing),
     ("told to stop (SIGTERM)", "rollouts", range(PHASES), ROLLOUTS, signal.SIGTERM, _nothing),
     ("killed, and the newest checkpoint cut off", "rollouts", [1], ROLLOUTS, signal.SIGKILL, _cut_newest),
     ("killed, and a bit of the newest checkpoint flipped", "rollouts", [1], ROLLOUTS, signal.SIGKILL, _flip_newest),
     ("killed, and every checkpoint cut off", "rollouts", [1], ROLLOUTS, signal.SIGKILL, _cut_all),
     ("killed, and the stored rollouts cut off", "rollouts", range(PHASES), ROLLOUTS, signal.SIGKILL, _cut_rollouts),
+    ("killed, and junk among checkpoints and rollouts", "rollouts", [1], ROLLOUTS, signal.SIGKILL, _junk),
 )
 
 
