@@ -1,6 +1,7 @@
 """Hand-made rollouts and groups for tests of what comes after the rollouts, and a fit on them without any sampling."""
 
 import warnings
+from tempfile import TemporaryDirectory
 
 import lightning.pytorch as pl
 import torch
@@ -112,6 +113,9 @@ class Batches(pl.LightningDataModule):
         return batch
 
 
+_FOLDERS = []
+
+
 def quiet_trainer(**settings):
     """A Trainer on the CPU that leaves nothing behind but what it is told to."""
     warnings.filterwarnings("ignore", module="lightning")
@@ -122,6 +126,9 @@ def quiet_trainer(**settings):
         "enable_model_summary": False,
         "log_every_n_steps": 1,
     }
+    if "default_root_dir" not in settings:
+        _FOLDERS.append(TemporaryDirectory())  # two runs in one folder are refused
+        settings["default_root_dir"] = _FOLDERS[-1].name
     return pl.Trainer(accelerator="cpu", **(quiet | settings))
 
 

@@ -185,5 +185,8 @@ class Plain:
     def gradient(self, loss):
         self.model.zero_grad()
         loss.backward()
+        return self.gradients()
+
+    def gradients(self):
         named = self.model.named_parameters()
         return {name: weight.grad for name, weight in named if weight.grad is not None}

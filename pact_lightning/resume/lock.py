@@ -20,7 +20,7 @@ def hold(folder: Path) -> None:
     who holds it. On a file system without locks the holder is asked for, as far as it runs on this machine [D].
 
     Args:
-        folder: The folder; it need not exist, and the lock's file stands beside it.
+        folder: The folder; it need not exist.
 
     Raises:
         BlockingIOError: Another process holds it; the sentence names process and host.
@@ -59,7 +59,11 @@ def release(folder: Path) -> None:
 
 
 def _lock_of(folder: Path) -> Path:
+    """Name the lock's file: beside the folder, which need not exist, or in it where that is no place of the run's."""
     folder = folder.absolute()
+    closed = folder.parent.exists() and not os.access(folder.parent, os.W_OK)
+    if closed or folder == Path.cwd():
+        return folder / ".run.lock"
     return folder.with_name(f"{folder.name}.lock")
 
 

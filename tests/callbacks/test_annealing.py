@@ -157,8 +157,9 @@ class TestCallback:
             fit(Recorder(), AnnealingCallback(), tmp_path, max_epochs=1)
 
     def test_an_endless_run_needs_a_horizon(self, tmp_path):
-        with pytest.raises(ValueError, match="annealing needs a horizon"):
-            fit(Recorder(Supervision(0, 0.0)), AnnealingCallback(), tmp_path, max_epochs=-1, max_steps=2)
         module = Recorder(Supervision(0, 0.0))
+        with pytest.raises(ValueError, match="AnnealingCallback needs a horizon"):
+            fit(module, AnnealingCallback(), tmp_path, max_epochs=-1)
+        assert module.seen == []
         fit(module, AnnealingCallback(horizon=10), tmp_path, max_epochs=-1, max_steps=2)
         assert module.seen[0] == Supervision(4, 0.8)

@@ -77,14 +77,18 @@ def test_whatever_is_raised_becomes_the_error_text(body, reason):
     assert result.text.startswith(PREFIX + reason)
 
 
-def test_wrong_arguments_broken_code_and_unknown_tools_are_error_observations():
+def test_wrong_arguments_and_unknown_tools_are_error_observations():
     assert "unexpected keyword argument 'b'" in call("return a", {"b": 1}, parameters="a=0").text
     assert "missing 1 required positional argument" in call("return a", parameters="a").text
-    assert environment("def f(: pass").call("f", {}).text.startswith(PREFIX + "invalid syntax")
     assert "does not define a function named f" in environment("def g(): pass").call("f", {}).text
     unknown = environment("def f(): pass").call("nope", {})
     assert unknown.error
     assert unknown.text == "an error occured when call nope: there is no such tool; the tools are f"
+
+
+def test_code_that_is_no_python_is_refused_before_any_call():
+    with pytest.raises(ValueError, match="the code of the tool 'f' is not valid Python: invalid syntax"):
+        environment("def f(: pass")
 
 
 def test_imports_at_the_top_are_visible_inside_the_function():

@@ -143,3 +143,13 @@ def test_what_an_exact_resume_cannot_read_is_told(stopped, tmp_path, change, sen
     torch.save(content, path)
     with pytest.raises(ValueError, match=rf"a fit cannot go on from the checkpoint .*{sentence}; name an earlier one"):
         last_checkpoint(trainer(tmp_path))
+
+
+def test_the_lock_of_the_working_directory_stands_in_it(tmp_path, monkeypatch):
+    """What is beside it is not the run's, and may be closed to it, as beside a mount point."""
+    monkeypatch.chdir(tmp_path)
+    hold(Path())
+    assert [path.name for path in tmp_path.iterdir()] == [".run.lock"]
+    assert not tmp_path.with_name(f"{tmp_path.name}.lock").exists()
+    release(Path())
+    assert not list(tmp_path.iterdir())

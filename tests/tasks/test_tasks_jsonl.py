@@ -118,7 +118,12 @@ def test_reference_trace_and_init_args_may_be_left_out():
         (["tools"], RECORD["tools"] * 2, "tools[1].function.name", "listed twice"),
         (["environment"], ..., "environment", "is missing"),
         (["environment", "class_path"], "Class", "environment.class_path", "must be an import path"),
-        (["environment", "args"], {}, "environment.args", "is not a known field; known here: class_path, init_args"),
+        (
+            ["environment", "args"],
+            {},
+            "environment.args",
+            "is not a known field (did you mean `init_args`?)",
+        ),
         (["reference", "calls", 0, "name"], "agge", "reference.calls", "names the tool 'agge'"),
         (["reference", "calls", 0, "arguments"], "{}", "reference.calls[0].arguments", "must be an object"),
         (["reference", "calls", 0, "parameters"], {}, "reference.calls[0].parameters", "is not a known field"),

@@ -32,11 +32,17 @@ def _elsewhere(tmp_path, monkeypatch):
 
 
 class NoTools:
-    """Bundled tasks without their tools."""
+    """Bundled tasks without their tools, and without what names one."""
 
     def load(self):
         return [
-            replace(task, prompt=replace(task.prompt, tools=()), trace=None) for task in BundledTasks("train", 2).load()
+            replace(
+                task,
+                prompt=replace(task.prompt, tools=()),
+                reference=replace(task.reference, calls=(), sub_answers=()),
+                trace=None,
+            )
+            for task in BundledTasks("train", 2).load()
         ]
 
 

@@ -93,7 +93,7 @@ def by_number(trajectory, task):
     return [float(trajectory.sample)] * len(trajectory.turns)
 
 
-def fit(folder, server, *callbacks, phases=3, overlap=True, resume=None, validation=False, train=None, reload=0):
+def fit(folder, server, *callbacks, phases=3, overlap=True, resume=None, validation=False, train=None):
     """One start of a run: two steps a phase, one rollout at a time."""
     module = PACTModule(
         policy=LORA,
@@ -121,7 +121,6 @@ def fit(folder, server, *callbacks, phases=3, overlap=True, resume=None, validat
             ModelCheckpoint(folder / "checkpoints", save_last=True, save_on_train_epoch_end=True),
         ],
         num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=reload,
     )
     trainer.fit(module, data, ckpt_path=resume)
     assert data.phases is None, "the module and the Trainer are let go"
@@ -207,9 +206,14 @@ def test_the_old_log_probabilities_are_those_of_the_weights_that_begin_the_updat
                 assert largest == pytest.approx(stale[sample], abs=1e-4)
 
 
-def test_a_trainer_that_asks_for_the_loader_in_every_phase_loses_nothing_that_is_made_ahead(undisturbed, tmp_path):
+class AsksForTheLoader(pl.Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.datamodule.train_dataloader()
+
+
+def test_a_loader_that_is_asked_for_in_every_phase_loses_nothing_that_is_made_ahead(undisturbed, tmp_path):
     with Server() as server:
-        fit(tmp_path, server, reload=1)
+        fit(tmp_path, server, AsksForTheLoader())
         assert len(server.ever_loaded) == len(undisturbed[1].ever_loaded)
     assert staleness(tmp_path) == [0, STEPS, STEPS]
     assert End.of(undisturbed[0]).differences(End.of(tmp_path)) == []

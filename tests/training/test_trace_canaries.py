@@ -37,7 +37,7 @@ def planted_turn(turn, name):
     return ExpertTurn(
         tuple(Chunk(canaries(chunk.text, f"{name}chunk{n}"), chunk.type) for n, chunk in enumerate(turn.chunks)),
         tuple(
-            {"name": MARK + name, "arguments": canaries(call["arguments"], f"{name}argument")} for call in turn.calls
+            {"name": call["name"], "arguments": canaries(call["arguments"], f"{name}argument")} for call in turn.calls
         ),
         canaries(turn.responses, f"{name}response"),
         turn.pattern,
@@ -46,13 +46,13 @@ def planted_turn(turn, name):
 
 
 def planted(task):
-    """A canary in every text of trace, reference, kind and metadata; the prompt is left as it is."""
+    """A canary in every text of trace, reference, kind and metadata, but for tools' names; the prompt is as it was."""
     turns = tuple(planted_turn(turn, f"turn{number}") for number, turn in enumerate(task.trace.turns))
     final = ExpertTurn((Chunk(f"{MARK}finalthought", ChunkType.OTHER),), answer=f"{MARK}finalanswer")
     reference = Reference(
         f"{MARK}reference",
-        tuple({"name": f"{MARK}call", "arguments": {f"{MARK}key": f"{MARK}value"}} for _ in task.reference.calls),
-        (SubAnswer(f"{MARK}tool", f"{MARK}found"),),
+        tuple({"name": c["name"], "arguments": {f"{MARK}key": f"{MARK}value"}} for c in task.reference.calls),
+        (SubAnswer(task.reference.sub_answers[0].tool, f"{MARK}found"),),
     )
     return Task(
         task.prompt, reference, ExpertTrace(turns, final, f"{MARK}source"), f"{MARK}kind", {f"{MARK}meta": f"{MARK}m"}
