@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -197,7 +198,8 @@ traces = st.builds(ExpertTrace, st.lists(turns(), max_size=2).map(tuple), finals
 
 @st.composite
 def tasks(draw):
-    sound = objects.filter(lambda schema: '"type"' not in json.dumps(schema))
+    # A null in the place of a keyword is a table's padding, and is not read back.
+    sound = objects.filter(lambda schema: not re.search('"type"|null', json.dumps(schema)))
     schemas = tuple({"type": "function", "function": {"name": n, "parameters": draw(sound)}} for n in ("a", "b"))
     prompt = PromptView(
         id=draw(texts.filter(bool)),
