@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from pact_lightning.environments.checker.bounded import allows
 from pact_lightning.environments.checker.checker import check_environment
 from pact_lightning.environments.functions import FunctionEnvironment
 from pact_lightning.environments.protocol import ToolResult
@@ -248,10 +249,20 @@ def test_a_second_environment_that_cannot_be_made_is_a_finding():
     assert finding.problem == "a second environment cannot be made: MuteError"
 
 
-def test_a_schema_that_takes_for_ever_ends_the_check():
+def endless():
+    """Three ways at each of thirty steps, none of which leads anywhere."""
     steps = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 3} for n in range(30)}
-    steps["a30"] = {"type": "integer", "minimum": 1, "maximum": 0}
-    tools = [schema("echo", {"text": {"$ref": "#/$defs/a0", "description": "A."}}, ["text"], **{"$defs": steps})]
+    return steps | {"a30": {"type": "integer", "minimum": 1, "maximum": 0}}
+
+
+def test_a_schema_that_takes_for_ever_is_given_up():
+    """Else its thread would go on, and take memory, behind the end of the check."""
+    assert allows({"$ref": "#/$defs/a0", "$defs": endless()}, 1) is None
+    assert allows({"$ref": "#/$defs/a30", "$defs": endless()}, 1) is False
+
+
+def test_a_schema_that_takes_for_ever_ends_the_check():
+    tools = [schema("echo", {"text": {"$ref": "#/$defs/a0", "description": "A."}}, ["text"], **{"$defs": endless()})]
     (finding,) = check_environment(with_(tools=tools)(), limit_s=0.5)
     assert (finding.where, finding.severity) == ("echo's schema", "error")
 

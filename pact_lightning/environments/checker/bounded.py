@@ -1,6 +1,8 @@
 """Validator of schemas that nobody has read: it asks no network, and no regular expression runs for long."""
 
+import time
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import regex
@@ -11,13 +13,15 @@ from jsonschema.validators import extend
 from referencing import Registry
 
 _PATTERN_S = 0.2
+_SCHEMA_S = 1.0
+_deadline: ContextVar[float] = ContextVar("_deadline", default=float("inf"))
 
 
 def allows(parameters: Mapping[str, Any], arguments: Any) -> bool | None:
     """Return whether a schema allows arguments; ``None`` if that cannot be found out.
 
-    It cannot where a regular expression takes longer than 0.2 seconds, a reference leads nowhere, or the schema applies
-    itself to the same value without end.
+    It cannot where a regular expression takes longer than 0.2 seconds or the whole schema longer than 1, a reference
+    leads nowhere, or the schema applies itself to the same value without end.
 
     Args:
         parameters: A JSON Schema.
@@ -25,10 +29,13 @@ def allows(parameters: Mapping[str, Any], arguments: Any) -> bool | None:
     """
     # An empty registry fetches nothing.
     validator: Validator = _Bounded(_without_dialects(parameters), registry=Registry())
+    until = _deadline.set(time.monotonic() + _SCHEMA_S)
     try:
         return bool(validator.is_valid(arguments))
     except Exception:  # noqa: BLE001  # the schema is anybody's, and jsonschema's own errors are of many kinds
         return None
+    finally:
+        _deadline.reset(until)
 
 
 def _without_dialects(schema: Any) -> Any:
@@ -63,6 +70,19 @@ def _pattern_properties(validator: Any, patterns: Any, instance: Any, schema: An
                     yield from validator.descend(value, inner, path=name, schema_path=pattern)
 
 
+def _reference(validator: Any, reference: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    """Follow a reference while there is time: only by references a small schema can take for ever."""
+    if time.monotonic() > _deadline.get():
+        raise TimeoutError("the schema takes too long")
+    yield from Draft202012Validator.VALIDATORS["$ref"](validator, reference, instance, schema) or ()
+
+
+def _dynamic_reference(validator: Any, reference: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if time.monotonic() > _deadline.get():
+        raise TimeoutError("the schema takes too long")
+    yield from Draft202012Validator.VALIDATORS["$dynamicRef"](validator, reference, instance, schema) or ()
+
+
 def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
     if validator.is_type(instance, "object"):
         patterns = schema.get("patternProperties", {})
@@ -80,6 +100,8 @@ def _unevaluated_properties(validator: Any, allowed: Any, instance: Any, schema:
 _Bounded = extend(
     Draft202012Validator,
     {
+        "$ref": _reference,
+        "$dynamicRef": _dynamic_reference,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
