@@ -1,7 +1,5 @@
 """A whole optimiser step against METHOD.md, written out once more: from rewards to loss and gradient, in float64."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import product
 
@@ -88,7 +86,7 @@ def check_step(policy, temperature, method, **settings):
     move(module.model, 0.03 if policy is FULL else 0.1)
     plain.take_weights()
     loss = 0.0
-    for group, before in zip(groups, old, strict=True):  # one graph at a time: all of them take ten gigabytes
+    for group, before in zip(groups, old, strict=True):  # one graph at a time
         of_prompt = plain.loss(group, REWARDS[group.task.id], before, method)
         if of_prompt is not None:
             (of_prompt / len(groups)).backward()
@@ -118,19 +116,12 @@ OFTEN = [
     ("prompt", "turns", 0.7),
     ("cross", "user_block", 0.7),
 ]
-CASES = list(product(RATIO_CONTEXTS, TEMPLATES, (1.0, 0.7)))
+CASES = [
+    pytest.param(*case, marks=() if case in OFTEN else pytest.mark.slow)
+    for case in product(RATIO_CONTEXTS, TEMPLATES, (1.0, 0.7))
+]
 
 
-def test_the_first_cases_hold():
-    """In a process of their own: in the heap of a long test run the many sizes of eager attention took 20 GB."""
-    names = [f"{__file__}::test_a_step_is_what_the_method_says[{'-'.join(map(str, case))}]" for case in OFTEN]
-    command = [sys.executable, "-m", "pytest", "-q", "--slow", "-p", "no:cacheprovider", *names]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout
-    assert f"{len(OFTEN)} passed" in run.stdout
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("ratio_context", "template", "temperature"), CASES)
 def test_a_step_is_what_the_method_says(ratio_context, template, temperature):
     """All kinds of prompts in one step; the smaller choices change from case to case."""
