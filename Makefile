@@ -28,7 +28,7 @@ help:
 	@echo "make format                put the code into ruff's format"
 	@echo "make wheel                 build the wheel into dist/"
 	@echo "make benchmark-quickstart  the quickstart for the seeds $(SEEDS), and the table of their results"
-	@echo "make bench                 speed and memory beside TRL and transformers; ROWS=a,b for some rows"
+	@echo "make bench                 speed and memory beside TRL and transformers, 20 minutes; ROWS=a,b for some rows"
 	@echo "make bench-gpu             what a CUDA card does with QLoRA on a Qwen3-4B of random weights"
 	@echo "make bench-page            write the rows of the last make bench into docs/benchmarks.md"
 	@echo "make faults                inject every fault $(TIMES) times, into docs/reliability.md; GROUPS=tools,... for some"

@@ -1,48 +1,47 @@
 """Command ``python -m benchmarks``: rows, each in a process of its own, gathered in ``build/bench.jsonl``."""
 
 import argparse
-import importlib
 import json
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.machine import machine
-from benchmarks.table import bench_table, write_into_page
+from benchmarks.process import measure
+from benchmarks.progress import Progress, clock
+from benchmarks.table import heading_line, reason_line, row_line, write_into_page
 
-ROWS = (
-    "update_vs_trl",
-    "update_vs_trl_small",
-    "shared_prefix_vs_ideal",
-    "trace_vs_prompt_only",
-    "head_memory",
-    "rollout_vs_trl",
-    "decode_vs_generate",
-    "padding",
-    "startup",
-    "plan_error",
-)
-_RESULT = "bench-row: "
+ROWS = {
+    "update_vs_trl": 150,
+    "update_vs_trl_small": 45,
+    "shared_prefix_vs_ideal": 180,
+    "trace_vs_prompt_only": 85,
+    "head_memory": 60,
+    "rollout_vs_trl": 150,
+    "decode_vs_generate": 90,
+    "padding": 10,
+    "startup": 25,
+    "plan_error": 90,
+}
+"""Seconds that each row may take on two idle cores, set-up included; the sum is at most 20 minutes."""
 
 
 def main() -> None:
     """Run the rows of the command line; exit status 1 if one could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rows", default="", help=f"comma-separated; all if left out: {', '.join(ROWS)}")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of each comparison (default 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of each comparison, time allowing (default 5)")
     parser.add_argument("--out", type=Path, default=Path("build/bench.jsonl"), help="where the rows are kept")
     parser.add_argument("--page", type=Path, help="a page whose table is written anew from all rows kept; runs nothing")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.one:
-        print(_RESULT + json.dumps(_measure(given.one, given.repeats)))
-        return
-    console = Console()
-    kept = _read(given.out)
     if given.page:
+        kept = _read(given.out)
         write_into_page(given.page, [kept[name] for name in ROWS if name in kept])
         return
     names = [name.strip() for name in given.rows.split(",") if name.strip()] or list(ROWS)
@@ -51,51 +50,69 @@ def main() -> None:
         parser.error(f"unknown rows {', '.join(unknown)}; there are {', '.join(ROWS)}")
     if given.repeats < 1:
         parser.error(f"--repeats must be at least 1, not {given.repeats}")
-    failed = []
-    for name in names:
-        kept.pop(name, None)
-        with console.status(f"measuring {name}"):
-            row = _in_own_process(name, given.repeats)
-        if row is None:
-            failed.append(name)
-        else:
-            kept[name] = row
-            goal = f"{row['settings']['goal_is']} {row['goal']:g}"
-            console.print(f"{name}: {row['ratio']:.3g}, goal {goal}", highlight=False)
-        _write(given.out, kept)
-    console.print(bench_table([kept[name] for name in names if name in kept]))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # the row's process ends too
+    failed = run_rows({name: ROWS[name] for name in names}, given.repeats, given.out)
     if failed:
         sys.exit(f"not measured: {', '.join(failed)}")
 
 
-def _measure(name: str, repeats: int) -> dict[str, Any]:
-    record: dict[str, Any] = importlib.import_module(f"benchmarks.{name}").run(repeats).record()
-    record["settings"]["machine"] = machine()
-    return record
+def run_rows(rows: Mapping[str, float], rounds: int, out: Path, package: str = "benchmarks") -> list[str]:
+    """Measure rows, print each in a line, and keep them; rows of earlier runs stay unless they are measured anew.
+
+    Args:
+        rows: Seconds that each may take, by name.
+        rounds: Rounds of each comparison, time allowing.
+        out: File of the rows kept. What a row's process says goes into a folder beside it.
+        package: Where the rows' modules are.
+
+    Returns:
+        Rows that failed.
+    """
+    kept = _read(out)
+    expected = {name: kept[name]["settings"]["seconds"] if name in kept else rows[name] for name in rows}
+    commit, begun, failed = _commit(), time.monotonic(), []
+    # Lines as wide as they are: a terminal wraps them, a log file keeps them.
+    print(heading_line(), flush=True)
+    with Progress(expected, Console(stderr=True)) as progress:
+        for name, seconds in rows.items():
+            progress.begin(name)
+            log = out.with_suffix("") / f"{name}.log"
+            outcome = measure(f"{package}.{name}", rounds, seconds, log, progress.tell)
+            kept.pop(name, None)
+            if outcome.record is None:
+                print(reason_line(name, "skipped" if outcome.skipped else "failed", outcome.reason), flush=True)
+                failed += [] if outcome.skipped else [name]
+            else:
+                kept[name] = outcome.record
+                made = {"commit": commit, "date": f"{datetime.now(UTC):%Y-%m-%d}", "seconds": round(outcome.seconds)}
+                kept[name]["settings"] |= made
+                print(row_line(kept[name]), flush=True)
+            _write(out, kept)
+    print(f"{len(rows)} rows in {clock(time.monotonic() - begun)}; they are kept in {out}", flush=True)
+    return failed
 
 
-def _in_own_process(name: str, repeats: int) -> dict[str, Any] | None:
-    """Measure a row with a clean heap and clean imports; a crash ends this row only."""
-    command = [sys.executable, "-m", "benchmarks", "--one", name, "--repeats", str(repeats)]
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    for line in process.stdout.splitlines():
-        if line.startswith(_RESULT):
-            row: dict[str, Any] = json.loads(line.removeprefix(_RESULT))
-            return row
-    return None
+def _commit() -> str:
+    """Return the commit of the checkout, with a ``+`` where files were changed since."""
+    git = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
+    try:
+        found = subprocess.run(git, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"  # not a checkout
+    return found.stdout.strip()
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row["bench"]: row for row in rows}
+    # Rows of earlier versions of this program tell no commit.
+    return {row["bench"]: row for row in rows if "commit" in row["settings"]}
 
 
 def _write(path: Path, rows: dict[str, dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(rows[name]) for name in ROWS if name in rows]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows.values()), encoding="utf-8")
 
 
 if __name__ == "__main__":

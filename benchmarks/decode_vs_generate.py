@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from benchmarks.row import Row, alternate, spreads
+from benchmarks.row import Rounds, Row, alternate, spreads
 from pact_lightning.policy.attention.plan import ATTENTION_NAME
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput, TurnRequest
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
@@ -24,7 +24,7 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def run(repeats: int) -> Row:
+def run(rounds: Rounds) -> Row:
     """Time both sides on the same number of tokens, prompts and weights; nothing ends a turn early."""
     models = {name: _model(name) for name in (ATTENTION_NAME, "sdpa")}
     compiled = with_compiled_layers(_model(ATTENTION_NAME))
@@ -35,7 +35,7 @@ def run(repeats: int) -> Row:
         "peer": lambda: _generate(models["sdpa"], prompts),
         "ours, compiled": lambda: _ours(compiled, prompts),
     }
-    timings = alternate(contenders, repeats)
+    timings = alternate(contenders, rounds)
     speeds = {name: ROWS * NEW / timing.median for name, timing in timings.items()}
     settings = {
         "unit": "tokens/s",
@@ -47,8 +47,8 @@ def run(repeats: int) -> Row:
         "spread": spreads(timings),
         "tokens_per_second_compiled": speeds["ours, compiled"],
     }
-    ratio = speeds["ours"] / speeds["peer"]
-    return Row("decode_vs_generate", speeds["ours"], speeds["peer"], ratio, 1.0, "at least", repeats, settings)
+    ratio, done = speeds["ours"] / speeds["peer"], timings["ours"].rounds
+    return Row("decode_vs_generate", speeds["ours"], speeds["peer"], ratio, 1.0, "at least", done, settings)
 
 
 def with_compiled_layers(model: Any) -> Any:

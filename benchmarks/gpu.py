@@ -35,7 +35,7 @@ from transformers import GenerationConfig
 from benchmarks.decode_vs_generate import with_compiled_layers
 from benchmarks.flops import update_flops
 from benchmarks.machine import machine
-from benchmarks.row import Timing, alternate
+from benchmarks.row import Rounds, Timing, alternate
 from benchmarks.update_case import TWO_MILLION, Lengths, UpdateCase
 from pact_lightning.policy.attention.choice import AttentionPath
 from pact_lightning.policy.attention.flex import FlexPlan
@@ -126,7 +126,7 @@ class _Measured:
 def _timed(run: Callable[[], Any], repeats: int) -> _Measured:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    timing = alternate({"it": run}, repeats)["it"]
+    timing = alternate({"it": run}, Rounds(repeats))["it"]
     return _Measured(timing, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None)
 
 

@@ -7,7 +7,7 @@ import sys
 import psutil
 import torch
 
-from benchmarks.row import Row
+from benchmarks.row import Rounds, Row
 from pact_lightning.policy.logprobs import chunked_logprobs
 
 _POSITIONS, _VOCAB, _HIDDEN = 8_192, 151_936, 512
@@ -15,14 +15,13 @@ _PEER_NEEDS = 3.2 * 4 * _POSITIONS * _VOCAB
 _GIB = 2**30
 
 
-def run(repeats: int) -> Row:
+def run(rounds: Rounds) -> Row:
     """Measure bytes beyond inputs and weight, each side once in a process of its own; memory does not vary."""
-    del repeats
     if not torch.cuda.is_available() and psutil.virtual_memory().available < _PEER_NEEDS:
         raise RuntimeError(f"all logits at once take {_PEER_NEEDS / _GIB:.0f} GiB, more than is free; free some memory")
-    ours, peer = (_in_own_process(side) for side in ("ours", "peer"))
+    ours, peer = (_in_own_process(side, rounds) / _GIB for side in ("ours", "peer"))
     settings = {
-        "unit": "bytes",
+        "unit": "GiB",
         "positions": _POSITIONS,
         "vocab": _VOCAB,
         "hidden": _HIDDEN,
@@ -35,7 +34,8 @@ def run(repeats: int) -> Row:
     return Row("head_memory", ours, peer, ours / peer, 0.125, "at most", 1, settings)
 
 
-def _in_own_process(side: str) -> float:
+def _in_own_process(side: str, rounds: Rounds) -> float:
+    rounds.tell(side)
     command = [sys.executable, "-m", "benchmarks.head_memory", side]
     return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
 

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
 
 from benchmarks.profile import time_shares
-from benchmarks.row import Row, alternate, spreads
+from benchmarks.row import Rounds, Row, alternate, spreads
 from benchmarks.scripted_policy import TOOLS, scripted_policy, turn_script
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.text_codec import TextCodec
@@ -33,7 +33,7 @@ SHAPE: dict[str, Any] = {
 Ids = list[list[int]]
 
 
-def run(repeats: int) -> Row:
+def run(rounds: Rounds) -> Row:
     """Time both sides on the same prompts and weights; that they sample the same tokens is checked."""
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_FOLDER)
     script = turn_script(tokenizer, REASONING)
@@ -48,7 +48,7 @@ def run(repeats: int) -> Row:
             "ours": lambda: rollouts.update(ours=ours.roll_out()),
             "peer": lambda: rollouts.update(peer=peer.roll_out()),
         },
-        repeats,
+        rounds,
     )
     if rollouts["ours"] != rollouts["peer"]:
         raise RuntimeError("the two sides did not roll out the same tokens")
@@ -67,8 +67,9 @@ def run(repeats: int) -> Row:
         "time_shares_of_ours": time_shares(ours.roll_out),
         "spread": spreads(timings),
     }
-    ratio = speeds["ours"] / speeds["peer"]
-    return Row("rollout_vs_trl", speeds["ours"], speeds["peer"], ratio, 3.0, "at least", repeats, settings)
+    ours_per_s, peer_per_s = speeds.values()
+    done = timings["ours"].rounds
+    return Row("rollout_vs_trl", ours_per_s, peer_per_s, ours_per_s / peer_per_s, 3.0, "at least", done, settings)
 
 
 class _Ours:

@@ -7,18 +7,18 @@ import torch
 
 from benchmarks.flops import update_flops
 from benchmarks.profile import time_shares
-from benchmarks.row import Row, alternate, spreads
+from benchmarks.row import Rounds, Row, alternate, spreads
 from benchmarks.update_case import HIDDEN_512, THREADS, UpdateCase, shape_settings
 
 
-def run(repeats: int) -> Row:
+def run(rounds: Rounds) -> Row:
     """Divide seconds with the trace by seconds without; the settings have the same ratio in operations."""
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
         case = UpdateCase(HIDDEN_512, Path(folder))
         trace, ours = case.ours(trace=True)
         prompt, peer = case.ours(trace=False)
-        timings = alternate({"ours": ours, "peer": peer}, repeats)
+        timings = alternate({"ours": ours, "peer": peer}, rounds)
         shares = time_shares(ours)
         flops = [update_flops(HIDDEN_512, case.packs(side), case.head_tokens(side)) for side in (trace, prompt)]
     return Row(
@@ -28,7 +28,7 @@ def run(repeats: int) -> Row:
         timings["ours"].median / timings["peer"].median,
         1.5,
         "at most",
-        repeats,
+        timings["ours"].rounds,
         {
             **shape_settings(case),
             "ratio_of_operations": flops[0] / flops[1],

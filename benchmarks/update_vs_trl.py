@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.row import Row, alternate, spreads
+from benchmarks.row import Rounds, Row, alternate, spreads
 from benchmarks.update_case import HIDDEN_512, THREADS, UpdateCase, shape_settings
 
 
-def run(repeats: int) -> Row:
+def run(rounds: Rounds) -> Row:
     """Measure the row at hidden 512, where the linear layers dominate."""
-    return measure("update_vs_trl", HIDDEN_512, repeats, goal=2.0)
+    return measure("update_vs_trl", HIDDEN_512, rounds, goal=2.0)
 
 
-def measure(bench: str, sizes: dict[str, int], repeats: int, *, goal: float) -> Row:
+def measure(bench: str, sizes: dict[str, int], rounds: Rounds, *, goal: float) -> Row:
     """Time both sides on a model of these sizes, after a check that their losses without a trace are equal."""
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as folder:
@@ -26,7 +26,7 @@ def measure(bench: str, sizes: dict[str, int], repeats: int, *, goal: float) -> 
             raise RuntimeError(f"the two sides compute different losses without a trace: {same[0]} and {same[1]}")
         del anchor, anchor_update
         _, ours = case.ours(trace=True)
-        timings = alternate({"ours": ours, "peer": trl}, repeats)
+        timings = alternate({"ours": ours, "peer": trl}, rounds, warm=("peer",))
     return Row(
         bench,
         timings["ours"].median,
@@ -34,7 +34,7 @@ def measure(bench: str, sizes: dict[str, int], repeats: int, *, goal: float) -> 
         timings["peer"].median / timings["ours"].median,
         goal,
         "at least",
-        repeats,
+        timings["ours"].rounds,
         {
             **shape_settings(case),
             "ours_is": "trace-conditioned surrogate and SFT, forward and backward, full weights, no optimiser step",
