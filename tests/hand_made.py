@@ -117,7 +117,7 @@ _FOLDERS = []
 
 
 def quiet_trainer(**settings):
-    """A Trainer on the CPU that leaves nothing behind but what it is told to."""
+    """A Trainer, on the CPU unless told otherwise, that leaves nothing behind but what it is told to."""
     warnings.filterwarnings("ignore", module="lightning")
     quiet = {
         "logger": False,
@@ -129,7 +129,7 @@ def quiet_trainer(**settings):
     if "default_root_dir" not in settings:
         _FOLDERS.append(TemporaryDirectory())  # two runs in one folder are refused
         settings["default_root_dir"] = _FOLDERS[-1].name
-    return pl.Trainer(accelerator="cpu", **(quiet | settings))
+    return pl.Trainer(**({"accelerator": "cpu"} | quiet | settings))
 
 
 def prepared(policy=FULL, shift=0.0, **arguments):
@@ -140,7 +140,7 @@ def prepared(policy=FULL, shift=0.0, **arguments):
     with torch.no_grad():
         for weight in module.model.parameters():
             if weight.requires_grad and shift:
-                weight.add_(torch.randn(weight.shape, generator=generator), alpha=shift)
+                weight.add_(torch.randn(weight.shape, generator=generator).to(weight.device), alpha=shift)
     return module
 
 

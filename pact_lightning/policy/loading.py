@@ -162,7 +162,7 @@ def load_policy(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(source, **arguments, **_gguf(config))
-    return _made_trainable(cast("PreTrainedModel", base), config)
+    return made_trainable(cast("PreTrainedModel", base), config)
 
 
 def save_policy(model: Any, tokenizer: "PreTrainedTokenizerBase", config: PolicyConfig, folder: Path) -> None:
@@ -217,10 +217,16 @@ def policy_skeleton(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     with torch.device("meta"):
         model_maker: Any = AutoModelForCausalLM
         base = model_maker.from_config(model_config, dtype=dtype, attn_implementation=config.attn_implementation)
-        return _made_trainable(cast("PreTrainedModel", base), config)
+        return made_trainable(cast("PreTrainedModel", base), config)
 
 
-def _made_trainable(model: "PreTrainedModel", config: PolicyConfig) -> "PeftModel | PreTrainedModel":
+def made_trainable(model: "PreTrainedModel", config: PolicyConfig) -> "PeftModel | PreTrainedModel":
+    """Make a loaded base the policy: with its adapter, in training mode, without a cache of transformers'.
+
+    Args:
+        model: The base, loaded as ``config`` says; it may be on the meta device.
+        config: Which policy it is to be.
+    """
     model.config.use_cache = False
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(model)
@@ -339,7 +345,10 @@ def _with_adapter(model: "PreTrainedModel", config: PolicyConfig) -> "PeftModel"
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    # Lightning loads the policy with the device of the run as the default one. Drawn there, a seed's first weights would
+    # be others on a card than on a CPU; PEFT moves them to their layers.
+    drawn_on = "meta" if model.device.type == "meta" else "cpu"
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.device(drawn_on):
         torch.manual_seed(config.seed)
         # autocast_adapter_dtype keeps the adapter's own weights in float32 on a bfloat16 base.
         return cast("PeftModel", get_peft_model(model, lora, autocast_adapter_dtype=True))

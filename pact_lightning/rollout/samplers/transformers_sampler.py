@@ -195,14 +195,25 @@ def draw_tokens(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     sums = torch.unflatten(probabilities[:, :whole], 1, (-1, BLOCK)).sum(-1, dtype=torch.float64)  # [n, blocks]
     if whole < vocabulary:
         sums = torch.cat([sums, probabilities[:, whole:].sum(-1, keepdim=True, dtype=torch.float64)], dim=1)
-    ends = sums.cumsum(-1)  # [n, blocks]
+    ends = _running_sums(sums)  # [n, blocks]
     points = uniforms[:, None] * ends[:, -1:]  # [n, 1]
     block = _first_above(ends, points)  # [n, 1]
     inside = points - (ends - sums).gather(1, block)  # [n, 1], from the block's start
     tokens = block * BLOCK + torch.arange(BLOCK, device=probabilities.device)  # [n, BLOCK]
     shares = probabilities.gather(1, tokens.clamp(max=vocabulary - 1)).double()  # [n, BLOCK]
     shares = shares.masked_fill(tokens >= vocabulary, 0.0)
-    return (block * BLOCK + _first_above(shares.cumsum(-1), inside))[:, 0]
+    return (block * BLOCK + _first_above(_running_sums(shares), inside))[:, 0]
+
+
+def _running_sums(values: Tensor) -> Tensor:
+    """Sum up along each row.
+
+    CUDA has no sum of this kind that torch calls deterministic: with ``trainer.deterministic`` it raises there. The
+    values are few, and the tokens that they decide are waited for anyway.
+    """
+    if values.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return values.cpu().cumsum(-1).to(values.device)
+    return values.cumsum(-1)
 
 
 def _first_above(ends: Tensor, points: Tensor) -> Tensor:
