@@ -345,8 +345,8 @@ def _with_adapter(model: "PreTrainedModel", config: PolicyConfig) -> "PeftModel"
         bias="none",
         task_type="CAUSAL_LM",
     )
-    # Lightning loads the policy with the device of the run as the default one. Drawn there, a seed's first weights would
-    # be others on a card than on a CPU; PEFT moves them to their layers.
+    # Lightning loads the policy with the run's device as the default one. Drawn there, a seed's first weights would be
+    # others on a card than on a CPU; PEFT moves them to their layers.
     drawn_on = "meta" if model.device.type == "meta" else "cpu"
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.device(drawn_on):
         torch.manual_seed(config.seed)
