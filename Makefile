@@ -69,7 +69,7 @@ benchmark-quickstart: $(VENV)/.installed
 	    --trainer.logger.init_args.name seed-$$seed --trainer.logger.init_args.version run \
 	    --trainer.default_root_dir $(BENCHMARK)/seed-$$seed; \
 	done
-	$(BIN)/python recipes/quickstart_table.py $(foreach seed,$(SEEDS),$(BENCHMARK)/seed-$(seed)/run/metrics.csv)
+	$(BIN)/pact-lightning compare $(foreach seed,$(SEEDS),seed-$(seed)=$(BENCHMARK)/seed-$(seed)/run)
 
 # TRL, the peer of three rows, comes with the tests.
 bench: $(VENV)/.installed-dev

@@ -52,6 +52,7 @@ class EvaluationMetrics(nn.Module):
         self.answer = AnswerCorrectness()
         self.tool_use = ToolUse()
         self.further = nn.ModuleList(further)
+        self._single: list[_Metric] = []  # copies of the metrics, for one rollout at a time; no submodules
 
     @property
     def shares(self) -> frozenset[str]:
@@ -63,8 +64,7 @@ class EvaluationMetrics(nn.Module):
         """Names of all values, those among them that a set of tasks may lack."""
         names: set[str] = set()
         for metric in self._all():
-            empty = cast(_Metric, metric.clone())
-            empty.sync_on_compute = False  # one process may ask alone
+            empty = _alone(metric)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
                 names.update(_values(empty))
@@ -72,11 +72,21 @@ class EvaluationMetrics(nn.Module):
 
     def update(self, task: Task, trajectory: Trajectory) -> None:
         """Add one rollout."""
-        self.solve.update(trajectory, task.reference)
-        self.answer.update(trajectory, task.reference)
-        self.tool_use.update(trajectory, task.prompt.tool_names)
-        for metric in self._further:
-            metric.update(trajectory, task)
+        for metric in self._all():
+            _update(metric, task, trajectory)
+
+    def of_one(self, task: Task, trajectory: Trajectory) -> Scores:
+        """Return one rollout's own values, without the shares of its stop reason; nothing is added to the totals."""
+        if not self._single:
+            self._single = [_alone(metric) for metric in self._all()]
+        scores: Scores = {}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # it does not know the task
+            for metric in self._single:
+                metric.reset()
+                _update(metric, task, trajectory)
+                scores |= _values(metric)
+        return {name: value for name, value in scores.items() if not (math.isnan(value) or name.startswith("stop_"))}
 
     def compute(self) -> Scores:
         """Return all values by name; a value that no task allows, such as one without a reference answer, is absent.
@@ -104,6 +114,22 @@ class EvaluationMetrics(nn.Module):
     @property
     def _further(self) -> tuple[RolloutMetric, ...]:
         return tuple(cast(RolloutMetric, metric) for metric in self.further)
+
+
+def _alone(metric: _Metric) -> _Metric:
+    """Return a copy that one process may ask alone."""
+    copy = cast(_Metric, metric.clone())
+    copy.sync_on_compute = False
+    return copy
+
+
+def _update(metric: _Metric, task: Task, trajectory: Trajectory) -> None:
+    if isinstance(metric, ToolUse):
+        metric.update(trajectory, task.prompt.tool_names)
+    elif isinstance(metric, SolveRate | AnswerCorrectness):
+        metric.update(trajectory, task.reference)
+    else:
+        metric.update(trajectory, task)
 
 
 def _values(metric: _Metric) -> Scores:

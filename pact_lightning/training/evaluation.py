@@ -244,11 +244,13 @@ class EvaluatedModule(pl.LightningModule):
         self._write(batch)
 
     def _write(self, batch: EvaluationBatch) -> list[dict[str, Any]]:
-        """Write rollouts to ``trajectories/``; return them as records in OpenAI message format."""
+        """Write rollouts to ``trajectories/``; return them as records in OpenAI message format, with scores."""
         name = f"{self.evaluation_title(batch.source.name)}{rank_suffix(self.trainer)}"
-        of = self.evaluated
+        of = {"temperature": batch.source.how.temperature, **self.evaluated}
         records = [
-            trajectory_record(task.prompt, trajectory, kind=task.kind) | of for task, trajectory in batch.rollouts
+            trajectory_record(task.prompt, trajectory, kind=task.kind, scores=self.evaluation.of_one(task, trajectory))
+            | of
+            for task, trajectory in batch.rollouts
         ]
         write_json_lines(run_folder(self.trainer) / "trajectories" / f"{name}.jsonl", records)
         return records

@@ -14,9 +14,11 @@ from pact_lightning.credit.answers import (
     normalise_answer,
     solve_scores,
 )
+from pact_lightning.metrics.evaluation import EvaluationMetrics
 from pact_lightning.metrics.solve import AnswerCorrectness, SolveRate
 from pact_lightning.metrics.tool_use import ToolUse
-from pact_lightning.types.task import Reference, SubAnswer
+from pact_lightning.types.prompt import EnvironmentSpec, PromptView
+from pact_lightning.types.task import Reference, SubAnswer, Task
 from pact_lightning.types.tool_call import ParsedCall, ToolCall
 from pact_lightning.types.trajectory import RolloutTurn, StopReason, Trajectory
 
@@ -323,3 +325,20 @@ def test_the_states_are_summed_across_processes():
         stacked = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
         for reduce in metric._reductions.values():
             assert torch.equal(reduce(stacked), torch.tensor([4.0, 6.0]))
+
+
+def test_scores_of_single_rollouts_average_to_those_of_all_and_change_nothing():
+    prompt = PromptView("t", ({"role": "user", "content": "?"},), (), EnvironmentSpec("none.Environment"))
+    task, open_task = Task(prompt, Reference("4", (), (SubAnswer("a", "4"),))), Task(prompt, Reference(None, (), ()))
+    right, wrong = rollout(turn(good("a", "4")), turn(answer="4")), rollout(turn(BAD), stop=StopReason.MAX_TURNS)
+    metrics = EvaluationMetrics()
+    singles = []
+    for sample in (right, wrong):
+        metrics.update(task, sample)
+        singles.append(metrics.of_one(task, sample))
+        metrics.of_one(open_task, sample)
+    total = {name: value for name, value in metrics.compute().items() if not name.startswith("stop_")}
+    assert singles[0].keys() == total.keys()
+    assert {name: (singles[0][name] + singles[1][name]) / 2 for name in total} == pytest.approx(total)
+    assert (singles[0]["answer_correct"], singles[1]["answer_correct"]) == (1.0, 0.0)
+    assert "answer_correct" not in metrics.of_one(open_task, right)

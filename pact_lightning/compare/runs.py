@@ -1,0 +1,62 @@
+"""Runs named at a command line as the cells of a comparison, and the files that a comparison leaves."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from pact_lightning.compare.pictures import draw
+from pact_lightning.compare.results import Cell, read_cost, read_evaluations
+from pact_lightning.compare.tables import COLUMNS, CURVE_COLUMNS, curve_rows, report, tidy_rows
+from pact_lightning.resume.metrics_file import write_rows
+from pact_lightning.utils.files import whole_file
+
+TABLE, TIDY, CURVES = "comparison.md", "comparison.csv", "curves.csv"
+
+
+def read_runs(named: Sequence[str]) -> list[Cell]:
+    """Read runs, each named as ``FOLDER`` or ``NAME=FOLDER``.
+
+    Args:
+        named: The runs. The n-th one of a name gets the seed n, counted from 0.
+
+    Raises:
+        FileNotFoundError: A folder is not there, or no run's.
+        ValueError: A run is named twice, or its rollouts have no scores.
+    """
+    cells: list[Cell] = []
+    seen: dict[Path, str] = {}
+    count: Counter[str] = Counter()
+    for word in named:
+        name, equals, place = word.partition("=")
+        if Path(word).exists() or not equals:  # a folder may have such a sign in its own name
+            name, place = word.rstrip("/"), word
+        folder = Path(place)
+        if folder.resolve() in seen:
+            raise ValueError(f"{word} and {seen[folder.resolve()]} are the same run; name each once")
+        seen[folder.resolve()] = word
+        cells.append(Cell(name, count[name], read_evaluations(folder), read_cost(folder)))
+        count[name] += 1
+    return cells
+
+
+def write_comparison(cells: Sequence[Cell], metric: str, against: str, folder: Path) -> list[Path]:
+    """Write the comparison: Markdown, two CSV files, and pictures.
+
+    Args:
+        cells: The runs.
+        metric: The metric of table and pictures; the CSV files have all.
+        against: The method that the others are compared with.
+        folder: Where the files go.
+
+    Returns:
+        The pictures.
+
+    Raises:
+        ModuleNotFoundError: Pictures need matplotlib; all the rest is written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / TABLE) as file:
+        file.write(report(cells, metric, against))
+    write_rows(folder / TIDY, list(tidy_rows(cells)), COLUMNS)
+    write_rows(folder / CURVES, list(curve_rows(cells)), CURVE_COLUMNS)
+    return draw(cells, metric, against, folder)

@@ -1,0 +1,247 @@
+"""Tables of a comparison: scores with intervals and learning curves as Markdown, budgets, and tidy rows for a CSV."""
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+from pact_lightning.compare.results import Cell, Evaluation, Setting
+from pact_lightning.compare.statistics import Interval, Scores, mean_interval, paired_difference
+
+COLUMNS = (
+    *("method", "regime", "seed", "split", "temperature", "metric", "value"),
+    *("tokens", "steps", "seconds", "commit", "machine", "command"),
+)
+"""Columns of :func:`tidy_rows`."""
+CURVE_COLUMNS = ("method", "regime", "seed", "split", "temperature", "phases", "metric", "value")
+"""Columns of :func:`curve_rows`."""
+TOLERANCE = 0.1
+"""Share by which the sampled tokens of two methods may differ before it is told."""
+
+
+def methods_of(cells: Sequence[Cell], against: str = "") -> list[str]:
+    """Return the methods by name, the one that the others are compared with first."""
+    return sorted({cell.method for cell in cells}, key=lambda name: (name != against, name))
+
+
+def regimes_of(cells: Sequence[Cell]) -> list[str]:
+    """Return the regimes by name."""
+    return sorted({cell.regime for cell in cells})
+
+
+def settings_of(cells: Sequence[Cell]) -> list[Setting]:
+    """Return the settings of all evaluations: by split, then temperature."""
+    return sorted({evaluation.setting for cell in cells for evaluation in cell.evaluations})
+
+
+def scores_after(cells: Sequence[Cell], method: str, setting: Setting, metric: str) -> dict[int, dict[str, float]]:
+    """Return a method's scores after training, by seed and task."""
+    found = {cell.seed: cell.last(setting) for cell in cells if cell.method == method}
+    return _of_metric(found, metric)
+
+
+def scores_at(
+    cells: Sequence[Cell], method: str, setting: Setting, metric: str, phases: int
+) -> dict[int, dict[str, float]]:
+    """Return a method's scores after a number of phases, by seed and task; 0 is before training."""
+    return _of_metric({cell.seed: cell.at(setting, phases) for cell in cells if cell.method == method}, metric)
+
+
+def _of_metric(found: dict[int, Evaluation | None], metric: str) -> dict[int, dict[str, float]]:
+    return {seed: dict(each.scores[metric]) for seed, each in found.items() if each and each.scores.get(metric)}
+
+
+def phases_of(cells: Sequence[Cell], setting: Setting) -> list[int]:
+    """Return after how many phases the fits were validated in a setting."""
+    phases = {each.phases for cell in cells for each in cell.evaluations if each.setting == setting}
+    return sorted(number for number in phases if number is not None)
+
+
+def report(cells: Sequence[Cell], metric: str, against: str) -> str:
+    """Write the comparison as Markdown.
+
+    Args:
+        cells: The runs, in any order.
+        metric: The metric, such as ``answer_correct``.
+        against: The method that the others are compared with.
+
+    Raises:
+        ValueError: No run has the metric, or there is no such method.
+    """
+    check(cells, metric, against)
+    parts = []
+    for regime in regimes_of(cells):
+        within = [cell for cell in cells if cell.regime == regime]
+        if regime:
+            parts.append(f"## {regime}")
+        for setting in settings_of(within):
+            table = _score_table(within, metric, setting, against)
+            if table:
+                parts += [f"{metric} ({setting}), mean and 95 % interval:", table]
+            curve = _curve_table(within, metric, setting, against)
+            if curve:
+                parts += [f"{metric} by finished phases ({setting}), mean:", curve]
+        parts += ["Budget, mean of a method's runs:", _budget_table(within, against)]
+        parts += budget_remarks(within, against)
+    return "\n\n".join(parts) + "\n"
+
+
+def check(cells: Sequence[Cell], metric: str, against: str) -> None:
+    """Check that there is something to compare.
+
+    Raises:
+        ValueError: There is not.
+    """
+    metrics = sorted({name for cell in cells for each in cell.evaluations for name in each.scores})
+    if metric not in metrics:
+        known = f"they have {', '.join(metrics)}" if metrics else "they have no scores: none was evaluated"
+        raise ValueError(f"no run has the metric {metric!r}; {known}")
+    methods = methods_of(cells)
+    if against not in methods:
+        raise ValueError(f"there is no method {against!r} to compare with; there are {', '.join(methods)}")
+
+
+def _score_table(cells: Sequence[Cell], metric: str, setting: Setting, against: str) -> str:
+    methods = methods_of(cells, against)
+    after = {method: scores_after(cells, method, setting, metric) for method in methods}
+    before = {method: scores_at(cells, method, setting, metric, 0) for method in methods}
+    percent = _is_share([*after.values(), *before.values()])
+    begun, several = any(before.values()), len(methods) > 1
+    head = ["method", "seeds", *(["before"] if begun else []), "after", *(["change"] if begun else [])]
+    rows = [head + ([f"difference from {against}"] if several else [])]
+    for method in methods:
+        if not after[method]:
+            continue
+        row = [method, str(len(after[method]))]
+        if begun:
+            row.append(_shown(mean_interval(before[method]), percent) if before[method] else "")
+        row.append(_shown(mean_interval(after[method]), percent))
+        if begun:
+            row.append(_change(paired_difference(after[method], before[method]), percent))
+        if several:
+            row.append("" if method == against else _change(_against(after, method, against), percent))
+        rows.append(row)
+    return _markdown(rows) if len(rows) > 1 else ""
+
+
+def _against(after: dict[str, dict[int, dict[str, float]]], method: str, against: str) -> Interval | None:
+    return paired_difference(after[method], after[against])
+
+
+def _curve_table(cells: Sequence[Cell], metric: str, setting: Setting, against: str) -> str:
+    phases = phases_of(cells, setting)
+    if len(phases) < 3:  # before and after stand in the table of scores
+        return ""
+    methods = methods_of(cells, against)
+    found = {method: [scores_at(cells, method, setting, metric, number) for number in phases] for method in methods}
+    percent = _is_share([scores for row in found.values() for scores in row])
+    rows = [["method", *map(str, phases)]]
+    for method, points in found.items():
+        means = [_value(_mean(scores), percent) if scores else "" for scores in points]
+        if any(means):
+            rows.append([method, *means])
+    return _markdown(rows) if len(rows) > 1 else ""
+
+
+def _mean(scores: Scores) -> float:
+    return fmean(value for of in scores.values() for value in of.values())
+
+
+def _budget_table(cells: Sequence[Cell], against: str) -> str:
+    rows = [["method", "runs", "optimiser steps", "sampled tokens", "minutes"]]
+    for method in methods_of(cells, against):
+        costs = [cell.cost for cell in cells if cell.method == method]
+        steps, tokens = fmean(cost.steps for cost in costs), fmean(cost.tokens for cost in costs)
+        minutes = fmean(cost.seconds for cost in costs) / 60
+        rows.append([method, str(len(costs)), f"{steps:,.0f}", f"{tokens:,.0f}", f"{minutes:.1f}"])
+    return _markdown(rows)
+
+
+def budget_remarks(cells: Sequence[Cell], against: str) -> list[str]:
+    """Tell where methods had other budgets than the one that they are compared with, a sentence each.
+
+    Args:
+        cells: Runs of one regime.
+        against: The method that the others are compared with.
+    """
+    remarks = []
+    own = [cell.cost for cell in cells if cell.method == against]
+    if not own:
+        return []
+    steps, tokens = {cost.steps for cost in own}, fmean(cost.tokens for cost in own)
+    for method in methods_of(cells, against):
+        costs = [cell.cost for cell in cells if cell.method == method]
+        others = {cost.steps for cost in costs}
+        if others != steps:
+            remarks.append(
+                f"Unequal budget: {method} made {_counts(others)} optimiser steps, {against} {_counts(steps)}."
+            )
+        sampled = fmean(cost.tokens for cost in costs)
+        if abs(sampled - tokens) > TOLERANCE * tokens:
+            share = f"{sampled / tokens:.0%} of {against}'s" if tokens else f"{against} none"
+            remarks.append(f"Unequal budget: {method} sampled {sampled:,.0f} tokens in training, {share}.")
+    return remarks
+
+
+def _counts(numbers: set[int]) -> str:
+    return " or ".join(str(number) for number in sorted(numbers))
+
+
+def tidy_rows(cells: Sequence[Cell]) -> Iterator[dict[str, str]]:
+    """Yield a row for each metric of each run's evaluations after training, sorted by what they are of."""
+    for cell in sorted(cells, key=_place):
+        for setting in settings_of([cell]):
+            last = cell.last(setting)
+            for metric, scores in sorted(last.scores.items() if last else ()):
+                yield {
+                    **_common(cell, setting),
+                    "metric": metric,
+                    "value": repr(fmean(scores.values())),
+                    "tokens": str(cell.cost.tokens),
+                    "steps": str(cell.cost.steps),
+                    "seconds": f"{cell.cost.seconds:.1f}",
+                    **cell.facts,
+                }
+
+
+def curve_rows(cells: Sequence[Cell]) -> Iterator[dict[str, str]]:
+    """Yield a row for each metric of each validation within a fit."""
+    for cell in sorted(cells, key=_place):
+        for setting in settings_of([cell]):
+            for phases in phases_of([cell], setting):
+                found = cell.at(setting, phases)
+                for metric, scores in sorted(found.scores.items() if found else ()):
+                    value = {"phases": str(phases), "metric": metric, "value": repr(fmean(scores.values()))}
+                    yield _common(cell, setting) | value
+
+
+def _common(cell: Cell, setting: Setting) -> dict[str, str]:
+    own = {"method": cell.method, "regime": cell.regime, "seed": str(cell.seed)}
+    return own | {"split": setting.split, "temperature": f"{setting.temperature:g}"}
+
+
+def _place(cell: Cell) -> tuple[str, str, int]:
+    return cell.regime, cell.method, cell.seed
+
+
+def _is_share(tables: Sequence[Scores]) -> bool:
+    """Tell whether all scores are within ``[0, 1]``; these are shown in percent."""
+    return all(0 <= value <= 1 for scores in tables for of in scores.values() for value in of.values())
+
+
+def _value(value: float, percent: bool) -> str:
+    return f"{100 * value:.1f}%" if percent else f"{value:.2f}"
+
+
+def _shown(found: Interval, percent: bool) -> str:
+    return f"{_value(found.mean, percent)} [{_value(found.low, percent)}, {_value(found.high, percent)}]"
+
+
+def _change(found: Interval | None, percent: bool) -> str:
+    if found is None:
+        return ""
+    mean, low, high = (f"{100 * value:+.1f}" if percent else f"{value:+.2f}" for value in found[:3])
+    return f"{mean}{' points' if percent else ''} [{low}, {high}]"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
