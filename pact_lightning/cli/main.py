@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pact_lightning.cli.command_table import COMMANDS, DESCRIPTION, VERBS
+from pact_lightning.cli.stand_ins import NAMES, only_prints, stand_ins
 
 
 def main(args: list[str] | None = None) -> None:
@@ -34,6 +35,10 @@ def main(args: list[str] | None = None) -> None:
     # Lightning takes seconds to import, so the help and the other commands do without it. Imports make hundreds of
     # thousands of objects that live to the end: without the garbage collector they take a fifth less time.
     gc.disable()
+    # A program that calls this function may go on to train.
+    if args is None and only_prints(given):
+        with stand_ins(NAMES):
+            importlib.import_module("lightning.pytorch")
     from pact_lightning.cli.fit import run_lightning
 
     gc.freeze()

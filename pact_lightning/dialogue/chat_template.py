@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from pact_lightning.dialogue.tool_text import TOOLS_HEAD, TOOLS_TAIL
 from pact_lightning.types.prompt import ToolSchema
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 OPEN_TURN = "<|im_start|>assistant\n"
 OPEN_THINKING = OPEN_TURN + "<think>\n"
@@ -20,7 +22,7 @@ class TemplateFailedError(ValueError):
 
 
 def apply_template(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], tools: Sequence[ToolSchema] = ()
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, Any]], tools: Sequence[ToolSchema] = ()
 ) -> str:
     """Render a dialogue and the generation prompt by the tokenizer's own template.
 
@@ -45,7 +47,7 @@ def apply_template(
     return str(rendered)
 
 
-def opens_thinking(tokenizer: PreTrainedTokenizerBase) -> bool:
+def opens_thinking(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Tell whether the tokenizer's own template opens the thinking in the generation prompt."""
     if not tokenizer.chat_template:
         return False

@@ -6,15 +6,16 @@ format that it has never seen, and nothing later would say so.
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from pact_lightning.dialogue.chat_template import TemplateFailedError, apply_template
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.types.prompt import Message, ToolSchema
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.utils.errors import differing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def _turn_differences(renderer: ChatRenderer) -> Iterator[str]:
         yield from _described(what, own.replace(_EMPTY, ""), renderer.codec.decode(ids).replace(_EMPTY, ""))
 
 
-def _own_turn(tokenizer: PreTrainedTokenizerBase, thought: str) -> str | None:
+def _own_turn(tokenizer: "PreTrainedTokenizerBase", thought: str) -> str | None:
     """Render the turn by the template; ``None`` where it leaves out a part."""
     calls = [
         {"id": f"call_{n}", "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}

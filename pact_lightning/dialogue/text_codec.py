@@ -2,17 +2,16 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from pact_lightning.utils.errors import shortened
 from pact_lightning.utils.json_text import JsonTextError, check_text
 
-_characters: Any = bytes_to_unicode  # untyped
-_BYTE_OF: dict[str, int] = {character: byte for byte, character in _characters().items()}
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class TextCodec:
@@ -28,7 +27,9 @@ class TextCodec:
         ValueError: The tokenizer is not fast, or not byte-level: its tokens have no positions in the text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        from transformers import PreTrainedTokenizerFast
+
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ValueError("the policy needs a fast tokenizer (tokenizer.json); convert it with transformers first")
         state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -123,10 +124,19 @@ class TextCodec:
                 # A byte-level token's text has one character per byte. A model's head may have more rows than the
                 # tokenizer has tokens; such an id has no text.
                 token = self.tokenizer.convert_ids_to_tokens(index)
-                known = b"" if token is None else bytes(_BYTE_OF[character] for character in str(token))
+                known = b"" if token is None else bytes(_byte_of()[character] for character in str(token))
             self._bytes[index] = known
         return known
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids, control tokens included; for reading only."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+@cache
+def _byte_of() -> dict[str, int]:
+    """Map the characters of byte-level tokens to the bytes that they stand for."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    characters: Any = bytes_to_unicode  # untyped
+    return {character: byte for byte, character in characters().items()}

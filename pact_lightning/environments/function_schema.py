@@ -11,11 +11,6 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from jsonschema.protocols import Validator
 from jsonschema.validators import extend
-from transformers.utils.chat_template_utils import (
-    DocstringParsingException,
-    TypeHintParsingException,
-    get_json_schema,
-)
 
 from pact_lightning.types.prompt import ToolSchema
 
@@ -33,7 +28,7 @@ _StrictValidator = extend(
 
 # Type hints are code of the user's: what they raise when they are read is not known.
 _UNREADABLE = (
-    DocstringParsingException, TypeHintParsingException, SchemaError,
+    SchemaError,
     AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError,
 )  # fmt: skip
 
@@ -63,14 +58,22 @@ def function_schema(function: Callable[..., Any]) -> ToolSchema:
     for parameter in inspect.signature(function).parameters.values():
         if (problem := _parameter_problem(parameter)) is not None:
             raise FunctionSchemaError(f"{name} cannot become a tool: {problem}")
+    maker = _maker()
     try:
-        schema: ToolSchema = get_json_schema(function)
+        schema: ToolSchema = maker.get_json_schema(function)
         Draft202012Validator.check_schema(schema["function"]["parameters"])
-    except _UNREADABLE as error:
+    except (maker.DocstringParsingException, maker.TypeHintParsingException, *_UNREADABLE) as error:
         raise FunctionSchemaError(f"{name} cannot become a tool: {_schema_problem(function, error)}") from error
     if not schema["function"]["description"]:
         raise FunctionSchemaError(f"{name} cannot become a tool: begin its docstring with what it does")
     return schema
+
+
+def _maker() -> Any:
+    """Return transformers' maker of schemas, whose import takes most of a second: not every tool needs one."""
+    from transformers.utils import chat_template_utils
+
+    return chat_template_utils
 
 
 def without_set_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,9 +117,9 @@ def _parameter_problem(parameter: inspect.Parameter) -> str | None:
 def _schema_problem(function: Callable[..., Any], error: Exception) -> str:
     """Return the problem that transformers found, with a remedy."""
     words = " ".join(" ".join(str(part) for part in error.args).split())
-    if isinstance(error, DocstringParsingException):
+    if isinstance(error, _maker().DocstringParsingException):
         return f"{words.partition(' because ')[2]}; describe it under `Args:`"
-    if isinstance(error, TypeHintParsingException):
+    if isinstance(error, _maker().TypeHintParsingException):
         # Its words name neither the argument nor, of some hints, the hint.
         return next(filter(None, (_hint_problem(*entry) for entry in get_type_hints(function).items())), words)
     if isinstance(error, SchemaError):  # of an image or a tensor, or of choices that are no list
@@ -138,8 +141,8 @@ def _hint_problem(argument: str, hint: Any) -> str | None:
     probe.__annotations__ = {argument: hint}
     probe.__doc__ = f"Probe.\n\nArgs:\n    {argument}: Probed."
     try:
-        get_json_schema(probe)
-    except TypeHintParsingException:
+        _maker().get_json_schema(probe)
+    except _maker().TypeHintParsingException:
         return _no_schema(argument, hint)
     return None
 

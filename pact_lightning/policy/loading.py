@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
-from pact_lightning.policy.attention.plan import ATTENTION_NAME
+from pact_lightning.policy.attention.plan import ATTENTION_NAME, register_attention
 from pact_lightning.policy.start_adapter import base_of, is_adapter, put_adapter_on, read_adapter, untie_adapted_head
 from pact_lightning.utils.hub import use_cache_where_unreachable
 
@@ -161,6 +161,7 @@ def load_policy(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
         arguments["quantization_config"] = _nf4(source, config.dtype)
     from transformers import AutoModelForCausalLM
 
+    register_attention()
     base = AutoModelForCausalLM.from_pretrained(source, **arguments, **_gguf(config))
     return made_trainable(cast("PreTrainedModel", base), config)
 
@@ -209,6 +210,7 @@ def policy_skeleton(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    register_attention()
     config = with_start(config)
     with _named(config):
         model_config = AutoConfig.from_pretrained(policy_source(config), **_gguf(config))

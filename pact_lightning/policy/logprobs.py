@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 
 from pact_lightning.policy.attention.choice import AttentionChoice, make_plan
 from pact_lightning.policy.attention.plan import ATTENTION_NAME, AttentionPlan
@@ -216,6 +215,7 @@ def _selection(pack: Pack, only: Sequence[Tensor] | None) -> Tensor:
 def decoder_and_head(model: nn.Module) -> tuple[nn.Module, Head]:
     """Split a model into the transformer without its head, and the head; adapters live inside both."""
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
     unwrapped = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(unwrapped, PreTrainedModel):

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 
 from pact_lightning.policy.loading import Adapter
 from pact_lightning.policy.logprobs import LogProbs, token_logprobs
@@ -31,6 +29,8 @@ def shard_policy(policy: Any, adapter: Adapter, mesh: DeviceMesh) -> "WholePolic
     Raises:
         ValueError: It is not trained in full, layers are to be split too, or the model has no list of layers.
     """
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
     if adapter != "full":
         raise ValueError(
             f"ModelParallelStrategy shards a policy trained in full, and model.policy.adapter is '{adapter}'; set that "
@@ -55,12 +55,19 @@ def shard_policy(policy: Any, adapter: Adapter, mesh: DeviceMesh) -> "WholePolic
     return whole
 
 
+def is_sharded(model: object) -> bool:
+    """Return whether a policy's weights are spread over processes."""
+    from torch.distributed.fsdp import FSDPModule  # takes a while to import, in a run on one process for nothing
+
+    return isinstance(model, FSDPModule)
+
+
 def score_pack(model: Any, pack: Pack, **settings: Any) -> list[LogProbs]:
     """Score a pack as :func:`~pact_lightning.policy.logprobs.token_logprobs` does, by a policy that may be sharded.
 
     With a sharded policy every process has to call this equally often.
     """
-    if not isinstance(model, FSDPModule):
+    if not is_sharded(model):
         return token_logprobs(model, pack, **settings)
     sharded: Any = model
     return [LogProbs(*tensors) for tensors in sharded.score_pack(pack, **settings)]
@@ -126,5 +133,7 @@ def common_value(scalar: Tensor) -> float:
 
 
 def _full(tensor: Tensor) -> Tensor:
+    from torch.distributed.tensor import DTensor
+
     whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return whole

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pact_lightning.environments.protocol import close_environment
-from pact_lightning.tasks.fields import check_fields, raise_all
 from pact_lightning.traces.segmentation import segment_reasoning
 from pact_lightning.types.prompt import EnvironmentSpec, PromptView, UserTurn, as_messages
 from pact_lightning.types.task import Reference, SubAnswer, Task
@@ -53,6 +52,8 @@ def task_from_json(record: Any, environment_tools: EnvironmentTools | None = Non
         TaskFieldError: A field is missing, unknown or wrong. The error names the first one, its attribute ``further``
             holds the others.
     """
+    from pact_lightning.tasks.fields import check_fields, raise_all
+
     check_fields(record)
     if "tools" not in record:
         spec = EnvironmentSpec(**record["environment"])
@@ -97,6 +98,8 @@ def check_task(task: Task) -> None:
     Raises:
         TaskFieldError: Its record would not be a sound one.
     """
+    from pact_lightning.tasks.fields import check_fields, raise_all  # pydantic takes a while
+
     record = task_to_json(task)
     check_fields(record)
     raise_all(_cross_mistakes(record))

@@ -11,12 +11,11 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from pact_lightning.policy.attention.choice import AttentionChoice
 from pact_lightning.policy.packing import Block, Pack, pack_blocks
-from pact_lightning.policy.sharding import score_pack
+from pact_lightning.policy.sharding import is_sharded, score_pack
 
 
 class Updated(Protocol):
@@ -82,7 +81,7 @@ def idle_forwards(module: Updated, own: int) -> Iterator[Tensor]:
     Returns:
         An iterator; each item is one forward's log-probabilities, which belong to nothing.
     """
-    missing = _largest(module.trainer, own) - own if isinstance(module.model, FSDPModule) else 0
+    missing = _largest(module.trainer, own) - own if is_sharded(module.model) else 0
     (pack,) = pack_blocks([Block([0], [[0]])], 2)
     # A run's first forward checks the attention, by further forwards: in all processes at once, the idle ones too.
     return (score_pack(module.model, pack, attention=module.attention)[0].logp for _ in range(missing))

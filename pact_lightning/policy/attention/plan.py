@@ -4,6 +4,7 @@ A forward of a model loaded with ``attn_implementation="pact"`` takes one more k
 which transformers hands down to every layer's attention. Without it the model attends as with ``"sdpa"``.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,9 +12,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from pact_lightning.policy.packing import BlockLayout
 
@@ -270,6 +268,8 @@ def pact_attention(
     if attention_plan is None:
         if attention_mask is None and getattr(module, "layer_idx", None) == 0:
             _refuse_packed_positions(kwargs.get("position_ids"))
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -303,9 +303,20 @@ def pact_mask(*, q_length: int, kv_length: int, attention_mask: Tensor | None = 
     """
     if q_length == kv_length and (attention_mask is None or bool(attention_mask.all())):
         return None
+    from transformers.masking_utils import sdpa_mask
+
     mask: Tensor | None = sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **kwargs)
     return mask
 
 
-AttentionInterface.register(ATTENTION_NAME, pact_attention)
-AttentionMaskInterface.register(ATTENTION_NAME, pact_mask)
+def register_attention() -> None:
+    """Let transformers' models find attention by plan under ``attn_implementation="pact"``."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(ATTENTION_NAME, pact_attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, pact_mask)
+
+
+# Whoever loads a policy registers it; a program that has imported transformers may make its model by itself.
+if "transformers" in sys.modules:
+    register_attention()
