@@ -106,12 +106,13 @@ class Pack:
 
 
 def pack_blocks(blocks: Sequence[Block], max_tokens: int, mode: PackingMode = "shared_prefix") -> list[Pack]:
-    """Pack blocks under a token limit, largest first, into few packs of about the same length [D].
+    """Pack blocks under a token limit into few packs of about the same length, the longest pack first [D].
 
     ``shared_prefix`` stores a prefix once for all its branches; a block over the limit is split by branches, with
     the prefix repeated. ``rows`` is the plain fallback: every ``prefix + branch`` is a sequence of its own. Both read
     the same tokens once and give the same values and gradients, whatever the limit: a sequence that is over it by
-    itself makes a pack of its own. In a pack the blocks keep their order.
+    itself makes a pack of its own. In a pack the blocks keep their order. The longest pack is the first to be run, so
+    that memory which does not suffice runs out at once, and not after many shorter packs.
 
     Args:
         blocks: The blocks; each must have something to read.
@@ -133,7 +134,8 @@ def pack_blocks(blocks: Sequence[Block], max_tokens: int, mode: PackingMode = "s
         else:
             pieces.append(piece)
     bins = fill_bins([piece.tokens for piece in pieces], max_tokens)
-    return [_close([pieces[number] for number in found]) for found in bins]
+    packs = [_close([pieces[number] for number in found]) for found in bins]
+    return sorted(packs, key=lambda pack: -pack.tokens)  # stable: the order of a batch's packs is always the same
 
 
 @dataclass(frozen=True, slots=True)

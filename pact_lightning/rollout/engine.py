@@ -203,7 +203,11 @@ class _Run:
     def __post_init__(self) -> None:
         # By number and not by task: a phase that begins a new pass may hold the same task twice.
         keys = [(number, n) for number, request in enumerate(self.requests) for n in range(request.samples)]
-        self.waiting = [key for key in reversed(keys) if key not in self.done]
+        keys = [key for key in keys if key not in self.done]
+        asked = {number: self.requests[number].prompt for number, _ in keys}
+        self.prompts = {n: tuple(self.renderer.prompt(view.messages, view.tools)) for n, view in asked.items()}
+        # The longest prompts first: the cache then begins as wide as prompts will ever make it.
+        self.waiting = sorted(keys, key=lambda key: -len(self.prompts[key[0]]))[::-1]
         self.tools = ToolThreads(self.limits.tool_threads, self.limits.tool_timeout_s)
 
     def run(self) -> tuple[list[list[Trajectory]], RolloutStats]:
@@ -242,7 +246,7 @@ class _Run:
         """Start a rollout's environment in a tool thread; those of one admission start side by side."""
         request = self.requests[number]
         prompt = request.prompt
-        trajectory = Trajectory(prompt.id, sample, tuple(self.renderer.prompt(prompt.messages, prompt.tools)))
+        trajectory = Trajectory(prompt.id, sample, self.prompts[number])
         busy = threading.Lock()
         begin = partial(start_environment, prompt, derive_seed(request.seed, prompt.id))
         (starting,) = self.tools.submit(busy, [begin])

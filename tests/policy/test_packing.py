@@ -73,6 +73,12 @@ def test_large_and_small_blocks_share_packs_of_equal_length():
     assert [pack.tokens for pack in pack_blocks(blocks, max_tokens=15)] == [14, 14]
 
 
+@given(block_lists(), st.sampled_from(["shared_prefix", "rows"]), st.integers(1, 60))
+def test_the_longest_pack_is_the_first(blocks, mode, limit):
+    lengths = [pack.tokens for pack in pack_blocks(blocks, limit, mode)]
+    assert lengths == sorted(lengths, reverse=True)
+
+
 @given(st.lists(st.integers(1, 20), max_size=30), st.integers(20, 50))
 def test_bins_hold_every_item_once_under_the_limit_and_none_could_be_spared_by_merging(sizes, limit):
     bins = fill_bins(sizes, limit)

@@ -213,3 +213,19 @@ def test_progress_counts_every_rollout_once(renderer):
     requests = [RolloutRequest(prompt, 2, 0) for prompt in prompts]
     RolloutEngine(renderer, ROOMY).run(requests, player, lambda stats: seen.append(stats.rollouts))
     assert seen == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("rows", [2, 5, 64])
+def test_the_longest_prompts_start_first_and_results_keep_the_order_of_the_requests(renderer, tasks, rows):
+    """What the cache needs for prompts it then needs at once, and not in the middle of a phase."""
+    plays, requests = [], []
+    for number, task in enumerate(tasks):
+        plays.append((renderer.prompt(task.prompt.messages, task.prompt.tools), [f"answer {number}"]))
+        requests.append(RolloutRequest(task.prompt, 2, 0))
+    player = Player(renderer, plays)
+    results, _ = RolloutEngine(renderer, replace(ROOMY, rows=rows)).run(requests, player)
+    started = [len(ids) for submitted in player.log for _, ids, _ in submitted]
+    assert started == sorted(started, reverse=True)
+    assert len(set(started)) > 2
+    for number, rollouts in enumerate(results):
+        assert [rollout.final_answer for rollout in rollouts] == [f"answer {number}"] * 2

@@ -161,6 +161,18 @@ def test_float32_with_padding_and_small_prefills_agrees_as_well():
         torch.testing.assert_close(torch.tensor(result.logps), recomputed(model, job, result), atol=1e-5, rtol=1e-5)
 
 
+def test_prefills_begin_with_the_longest(model):
+    """A prefill for which memory does not suffice fails before shorter ones have taken time."""
+    jobs, lengths = make_jobs(12), []
+    embeddings = model.get_input_embeddings()
+    with embeddings.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[-1])):
+        sampler = TransformersSampler(model, [STOP], SamplingConfig(), prefill_tokens=16)
+        sampler.submit([TurnRequest(n, job.prompt, 5, n, job.shared) for n, job in enumerate(jobs)])
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[0] == max(len(job.prompt) for job in jobs)
+    assert len(set(lengths)) > 2
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_released_and_refilled_rows_change_nothing(model, rows):
     jobs = make_jobs()

@@ -254,6 +254,21 @@ def test_packing_changes_neither_loss_nor_gradient(eight_prompts, packing, limit
     assert module.logged[0] == pytest.approx(logged, abs=2e-4, rel=1e-4)
 
 
+def test_the_longest_forward_is_the_first_of_a_step_and_of_the_pass_for_old_log_probabilities():
+    """What memory does not suffice for fails at once; the gradient is the same, as above."""
+    groups, lengths = mixed_groups(), []
+    module = prepared(FULL, SHIFT, anchor_probability=0.0, max_tokens_per_forward=tight_limit(groups))
+    gradients(module, groups[0])  # the first forward of a run is that of a check
+    embeddings = module.model.get_input_embeddings()
+    embeddings.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[-1]))
+    module.prepare_phase(groups, optimizer_steps=2)
+    passed = len(lengths)
+    module.accumulate_gradients(groups, torch.Tensor.backward)
+    for found in (lengths[:passed], lengths[passed:]):
+        assert found == sorted(found, reverse=True)
+        assert len(set(found)) > 3
+
+
 def test_a_prompt_whose_rollouts_take_several_forwards_has_the_same_gradient():
     group = group_of(2)
     limit = tight_limit([group])
