@@ -175,6 +175,11 @@ def _work_table(plan: RunPlan, seconds: Mapping[str, float], speed: Speed) -> Ta
     )
     if plan.recipe.sampler:
         caption += " Prefill and decode as if the policy sampled itself on that device."
+    if plan.recipe.most_draws > 1:
+        caption += (
+            f" Prefill and decode without further prompts; with data.resample_zero_variance they take up to "
+            f"{plan.recipe.most_draws} times as long."
+        )
     table.caption = caption
     table.caption_justify = "left"
     return table
@@ -207,7 +212,10 @@ def _hours_line(plan: RunPlan, seconds: Mapping[str, float]) -> str:
     beside = plan.recipe.overlap
     whole = max(rollouts, update) if beside else rollouts + update
     together = ", one beside the other (data.overlap)" if beside else ""
-    hours = [f"{phases * part / 3600:,.2f}" for part in (whole, rollouts, update)]
+    most = plan.recipe.most_draws * rollouts
+    hours = [f"{phases * part / 3600:,.2f}" for part in (whole, rollouts, update, most)]
+    if plan.recipe.most_draws > 1:
+        together += f"; up to {hours[3]} h of rollouts with further prompts (data.resample_zero_variance)"
     return (
         f"{counted(phases, 'phase')}: {hours[0]} h at least, with rollouts of these lengths: "
         f"{hours[1]} h of rollouts and {hours[2]} h of updates{together}."

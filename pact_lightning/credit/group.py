@@ -75,6 +75,7 @@ class Group:
         position: Number of this visit within the run; names the gate's draw.
         anchored: The reason for anchoring the prompt; ``None`` where its trace is used.
         failed: Rollouts without a policy token, since their environment did not start.
+        replaced: Another prompt's group is trained on in its place (``data.resample_zero_variance``).
         old_logps: Log-probabilities under ``pi_old`` in the ratio's context, per rollout ``[R_k]``; ``None`` where
             the phase makes one optimiser step only, where the ratio is 1 by construction.
         prompt_logps: Log-probabilities under ``pi_old`` and the prompt alone, per rollout ``[R_k]``; ``None`` where the
@@ -91,6 +92,7 @@ class Group:
     position: int = 0
     anchored: AnchorReason | None = None
     failed: list[Trajectory] = field(default_factory=list)
+    replaced: bool = False
     old_logps: list[Tensor] | None = field(default=None, repr=False)
     prompt_logps: list[Tensor] | None = field(default=None, repr=False)
 

@@ -16,6 +16,7 @@ from pact_lightning.utils.processes import over_processes
 FIGURES = (
     *("entropy", "control_tokens", "empty", "reward", "zero_variance", "single_rollout", "tokens", "sampled_share"),
     *("tokens_per_second", "seconds", "tool_share", "tool_timeouts", "unanswered_calls", "environment_failures"),
+    *("prompts", "resampled", "sampled_tokens"),
 )
 """Names of :func:`rollout_figures`."""
 
@@ -67,7 +68,7 @@ def rollout_figures(
     """Compute a phase's metrics by name; all processes have to call this together.
 
     Args:
-        groups: This process's groups of the phase.
+        groups: This process's groups of the phase, those that others have replaced among them.
         stats: Tokens, seconds and failures of its rollouts.
         renderer: The policy's renderer.
         trainer: The Trainer.
@@ -75,7 +76,8 @@ def rollout_figures(
     Returns:
         Means over all rollouts or groups, and the estimates of :func:`sampling_signs`. ``seconds`` are those of the
         slowest process, for which the others wait. ``tokens`` is the mean length of a rollout behind its prompt,
-        ``sampled_share`` the share of it that the policy sampled.
+        ``sampled_share`` the share of it that the policy sampled. ``prompts`` were rolled out, with ``sampled_tokens``
+        in all; ``resampled`` of them are not trained on, since others have replaced them.
     """
     rewards = [reward for group in groups for reward in group.rewards]
     own = {
@@ -85,6 +87,7 @@ def rollout_figures(
         "rewarded": len(rewards),
         "reward": sum(rewards),
         "tokens": stats.tokens,
+        "resampled": sum(group.replaced for group in groups),
         "trajectory_tokens": sum(len(row.ids()) for group in groups for row in group.trajectories),
         "seconds": stats.seconds,
         "tool_seconds": stats.tool_seconds,
@@ -103,6 +106,9 @@ def rollout_figures(
         "tokens_per_second": found["tokens"] / max(seconds, 1e-9),
         "seconds": seconds,
         "tool_share": found["tool_seconds"] / max(found["seconds"], 1e-9),
+        "prompts": float(found["groups"]),
+        "sampled_tokens": float(found["tokens"]),
+        "resampled": float(found["resampled"]),
         **{name: float(found[name]) for name in ("tool_timeouts", "unanswered_calls", "environment_failures")},
     }
 
@@ -113,8 +119,9 @@ def rollout_line(phase: int, metrics: Mapping[str, float]) -> str:
     correct = f", {found['answer_correct']:.0%} correct" if "answer_correct" in found else ""
     steps = "step" if found["staleness"] == 1 else "steps"
     stale = f", by weights {found['staleness']:.0f} {steps} old" if found["staleness"] else ""
+    replaced = f" ({found['resampled']:.0f} of {found['prompts']:.0f} replaced)" if found["resampled"] else ""
     return (
         f"phase {phase}: mean reward {found['reward']:.2f}{correct}, {found['answered']:.0%} answered, "
         f"{found['turns']:.1f} turns and {found['calls']:.1f} calls each, {found['zero_variance']:.0%} of the prompts "
-        f"without variance, {found['seconds']:.1f} s of rollouts{stale}"
+        f"without variance{replaced}, {found['seconds']:.1f} s of rollouts{stale}"
     )

@@ -43,6 +43,8 @@ class Recipe:
         rows: ``data.limits``.
         prefill_tokens: Of the data.
         overlap: Whether the next phase's rollouts are made beside the update.
+        most_draws: Most prompts that a phase rolls out, as a multiple of ``prompts_per_phase``
+            (``data.resample_zero_variance``); 1 without further prompts.
         phases: ``trainer.max_epochs``; ``None`` for no end.
         processes: Devices on all nodes.
         device_type: ``cpu`` or ``cuda``.
@@ -73,6 +75,7 @@ class Recipe:
     rows: int
     prefill_tokens: int
     overlap: bool
+    most_draws: int
     phases: int | None
     processes: int
     device_type: str
@@ -153,6 +156,7 @@ def recipe_of(
         rows=limits["rows"],
         prefill_tokens=data["prefill_tokens"],
         overlap=data["overlap"],
+        most_draws=data["resample_zero_variance"] or 1,
         phases=trainer["max_epochs"] if (trainer["max_epochs"] or -1) > 0 else None,
         processes=processes,
         device_type=device_type or _device_type(trainer["accelerator"]),

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from pact_lightning.rollout.engine import RolloutStats
 from pact_lightning.rollout.samplers.base import SamplerBackend, keeps_weights
@@ -105,10 +106,13 @@ RolledOut = tuple[list[list[Trajectory]], RolloutStats]
 Pause = Callable[[], None]
 """Function called between two steps of the sampler; it raises to end the run."""
 
+Made = TypeVar("Made")
+"""What a run of rollouts makes."""
+
 _LOOK_S = 0.2
 
 
-class RolloutsAhead:
+class RolloutsAhead(Generic[Made]):
     """Run of rollouts in a thread of its own, beside the update.
 
     The thread is a daemon: the process can end without waiting for it.
@@ -118,10 +122,10 @@ class RolloutsAhead:
         work: Makes the rollouts.
     """
 
-    def __init__(self, sampled_by: SampledBy, work: Callable[[Pause], RolledOut]) -> None:
+    def __init__(self, sampled_by: SampledBy, work: Callable[[Pause], Made]) -> None:
         self.sampled_by = sampled_by
         self._dropped = threading.Event()
-        self._outcome: Future[RolledOut] = Future()
+        self._outcome: Future[Made] = Future()
         self._thread = threading.Thread(target=self._run, args=(work,), name="rollouts ahead", daemon=True)
         self._thread.start()
 
@@ -136,7 +140,7 @@ class RolloutsAhead:
             self._thread.join(_LOOK_S)
             meanwhile()
 
-    def result(self) -> RolledOut:
+    def result(self) -> Made:
         """Return the rollouts of the run, which must have ended.
 
         Raises:
@@ -149,7 +153,7 @@ class RolloutsAhead:
         self._dropped.set()
         self._thread.join()
 
-    def _run(self, work: Callable[[Pause], RolledOut]) -> None:
+    def _run(self, work: Callable[[Pause], Made]) -> None:
         try:
             self._outcome.set_result(work(self._pause))
         except BaseException as error:  # noqa: BLE001  # raised again by result(), in the thread that asks for it

@@ -25,7 +25,7 @@ from pact_lightning.rollout.ahead import Pause, RolledOut
 from pact_lightning.rollout.engine import RolloutEngine, RolloutKey, RolloutLimits, RolloutRequest, RolloutStats
 from pact_lightning.rollout.samplers.base import Sampler, SamplerBackend, SamplingConfig, TimedSampler
 from pact_lightning.rollout.store import RolloutStore, StoredRollouts
-from pact_lightning.rollout.watch import EnvironmentWatch, UselessEnvironmentsError, watch_over
+from pact_lightning.rollout.watch import EnvironmentWatch, UselessEnvironmentsError
 from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.trajectory import Trajectory
 from pact_lightning.utils.clock import PhaseClock
@@ -62,6 +62,36 @@ class RolloutPolicy(Protocol):
         ...
 
 
+class MissingRolloutsError(NotResumableError):
+    """Error of a policy that is gone, and not all of its rollouts are on disk.
+
+    Attributes:
+        known: Rollouts that are.
+        wanted: Rollouts that are needed.
+    """
+
+    def __init__(self, message: str, known: int, wanted: int) -> None:
+        super().__init__(message)
+        self.known = known
+        self.wanted = wanted
+
+
+class RolloutTotals:
+    """Totals of a phase or an evaluation, whose prompts may be rolled out in several runs.
+
+    Args:
+        what: Name of the phase or evaluation.
+
+    Attributes:
+        stats: Counts and times.
+        watch: Counts of environments that failed.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.stats = RolloutStats()
+        self.watch = EnvironmentWatch(what)
+
+
 class RolloutRunner:
     """Rollouts of a module's policy, within a Trainer's run.
 
@@ -93,6 +123,7 @@ class RolloutRunner:
         *,
         policy: str | None = None,
         clock: PhaseClock | None = None,
+        totals: RolloutTotals | None = None,
     ) -> RolledOut:
         """Roll prompts out with the present policy; within a fit, what is on disk is reused.
 
@@ -102,16 +133,17 @@ class RolloutRunner:
             what: Name of the phase or evaluation, for the progress display and the store.
             policy: Name of a policy that is gone: all its rollouts must be on disk.
             clock: Takes the seconds of prefill and decoding.
+            totals: Totals of the phase so far, to which these are added.
 
         Returns:
-            For every request its rollouts, and what all of them took.
+            For every request its rollouts, and the totals.
 
         Raises:
-            NotResumableError: ``policy`` is given, and some of its rollouts are not on disk.
+            MissingRolloutsError: ``policy`` is given, and some of its rollouts are not on disk.
             EnvironmentUnavailableError: No rollout can go on, or none is of use; the state is saved before.
             SamplerUnavailableError: What samples is gone; the state is saved before.
         """
-        watch = watch_over(requests, what)
+        totals = totals or RolloutTotals(what)
         with self.saved_where_stopped(what):
             # The policy around all of them: the processes may begin different numbers of samplers.
             with self.module.whole_policy():
@@ -122,8 +154,8 @@ class RolloutRunner:
                     self._expect_all(requests, sampling, what, policy)
                 sampler = partial(self._sampler, sampling, clock)
                 pause = None if by is None else self.module.interruption.between_sampler_steps
-                found = self._run(requests, sampling, what, by, sampler=sampler, pause=pause, watch=watch)
-            watch.check_all(sum_over_processes(self.trainer, watch.counts()))
+                found = self._run(requests, sampling, what, by, sampler=sampler, pause=pause, totals=totals)
+            totals.watch.check_all(sum_over_processes(self.trainer, totals.watch.counts()))
         return found
 
     def run_beside(
@@ -135,6 +167,7 @@ class RolloutRunner:
         *,
         sampler: Sampler,
         pause: Pause,
+        totals: RolloutTotals,
     ) -> RolledOut:
         """Roll prompts out in another thread while the policy trains.
 
@@ -145,14 +178,14 @@ class RolloutRunner:
             policy: Name of the weights that sample.
             sampler: A sampler with weights of its own.
             pause: Called between two steps of the sampler; it may raise to end the run.
+            totals: Totals of the phase so far, to which these are added.
 
         Returns:
-            For every request its rollouts, and what all of them took.
+            For every request its rollouts, and the totals.
         """
-        watch = watch_over(requests, what)
         lent = nullcontext(sampler)
-        found = self._run(requests, sampling, what, policy, sampler=lambda: lent, pause=pause, watch=watch)
-        watch.check_all(watch.counts())
+        found = self._run(requests, sampling, what, policy, sampler=lambda: lent, pause=pause, totals=totals)
+        totals.watch.check_all(totals.watch.counts())
         return found
 
     def count_kept(self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str, policy: str) -> int:
@@ -177,9 +210,11 @@ class RolloutRunner:
     def _expect_all(self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str, policy: str) -> None:
         wanted, known = rollouts_of(requests), self.count_kept(requests, sampling, what, policy)
         if known < wanted:
-            raise NotResumableError(
+            raise MissingRolloutsError(
                 f"the checkpoint stands in the middle of {what}, but only {known} of its {wanted} "
-                f"rollouts are in {self.store.folder}; name an earlier checkpoint, one of the end of a phase"
+                f"rollouts are in {self.store.folder}; name an earlier checkpoint, one of the end of a phase",
+                known,
+                wanted,
             )
 
     def _run(
@@ -191,18 +226,19 @@ class RolloutRunner:
         *,
         sampler: Callable[[], AbstractContextManager[Sampler]],
         pause: Pause | None,
-        watch: EnvironmentWatch,
+        totals: RolloutTotals,
     ) -> RolledOut:
         """Run part by part, each with a sampler of its own; without the name of a policy nothing is kept."""
         engine = RolloutEngine(self.module.renderer, self.limits)
         results: list[list[Trajectory]] = []
-        stats = RolloutStats()
+        watch, stats = totals.watch, totals.stats
+        watch.expect(request.prompt.id for request in requests)
         with ExitStack() as stack:
             stored = None if policy is None else stack.enter_context(self._open(requests, sampling, what, policy))
             parts, reused = self._reused(requests, stored, what)
             for trajectory in reused.values():
                 watch.add(trajectory)
-            progress = stack.enter_context(rollout_progress(self.trainer, what, requests))
+            progress = stack.enter_context(rollout_progress(self.trainer, what, stats.rollouts + rollouts_of(requests)))
             for part in parts:
                 asked = [requests[number] for number in part]
                 known = {(n - part.start, sample): row for (n, sample), row in reused.items() if n in part}
@@ -290,15 +326,13 @@ def reusable(
 
 
 @contextmanager
-def rollout_progress(
-    trainer: pl.Trainer, what: str, requests: Sequence[RolloutRequest]
-) -> Iterator[Callable[[RolloutStats], None] | None]:
+def rollout_progress(trainer: pl.Trainer, what: str, total: int) -> Iterator[Callable[[RolloutStats], None] | None]:
     """Show a line of live progress in the Trainer's own display.
 
     Args:
         trainer: The Trainer.
         what: Name of what is rolled out.
-        requests: All requests.
+        total: Rollouts in all.
 
     Yields:
         Takes what the run has made so far; ``None`` where nothing is displayed.
@@ -308,7 +342,7 @@ def rollout_progress(
     if display is None:
         yield None
         return
-    line = display.add_task(f"rollouts: {what}", total=rollouts_of(requests))
+    line = display.add_task(f"rollouts: {what}", total=total)
 
     def show(stats: RolloutStats) -> None:
         speed = stats.tokens / max(stats.seconds, 1e-9)

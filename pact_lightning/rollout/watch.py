@@ -1,10 +1,9 @@
 """Early stop of runs whose environments never start, or never answer a tool call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
-from pact_lightning.rollout.engine import RolloutRequest
 from pact_lightning.types.trajectory import StopReason, Trajectory
 
 _ENOUGH = 32
@@ -51,16 +50,19 @@ class EnvironmentWatch:
 
     Args:
         what: Name of the phase or evaluation.
-        tasks: Number of its different tasks.
     """
 
-    def __init__(self, what: str, tasks: int) -> None:
+    def __init__(self, what: str) -> None:
         self.what = what
-        self.tasks = tasks
+        self._tasks: set[str] = set()
         self._tallies = {
             "starts": _Tally("no environment could be started in"),
             "calls": _Tally("nobody answered any tool call of"),
         }
+
+    def expect(self, tasks: Iterable[str]) -> None:
+        """Take in the ids of tasks that will be rolled out; further ones may follow."""
+        self._tasks.update(tasks)
 
     def add(self, trajectory: Trajectory) -> None:
         """Count a rollout that had ended before."""
@@ -87,7 +89,7 @@ class EnvironmentWatch:
 
     def counts(self) -> dict[str, float]:
         """Return this process's counts for :meth:`check_all`; those of several processes add up."""
-        found: dict[str, float] = {"tasks": self.tasks}
+        found: dict[str, float] = {"tasks": len(self._tasks)}
         for name, tally in self._tallies.items():
             found |= {f"{name}_succeeded": tally.successes, f"{name}_failed": len(tally.failed)}
         return found
@@ -105,13 +107,3 @@ class EnvironmentWatch:
             failed = counts[f"{name}_failed"]
             if failed and failed == counts["tasks"] and not counts[f"{name}_succeeded"]:
                 raise tally.error(self.what, failed)
-
-
-def watch_over(requests: Sequence[RolloutRequest], what: str) -> EnvironmentWatch:
-    """Return the watch over the rollouts of some requests.
-
-    Args:
-        requests: The requests.
-        what: Name of the phase or evaluation.
-    """
-    return EnvironmentWatch(what, len({request.prompt.id for request in requests}))

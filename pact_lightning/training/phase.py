@@ -2,65 +2,27 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import cache
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from pact_lightning.credit.group import CreditConfig, Group, make_group
+from pact_lightning.credit.group import Group
 from pact_lightning.rollout.ahead import Pause, RolledOut, RolloutsAhead, SampledBy, another_phase_follows
 from pact_lightning.rollout.engine import RolloutRequest
-from pact_lightning.rollout.runner import RolloutRunner, rollouts_of
-from pact_lightning.rollout.samplers.base import SamplingConfig
+from pact_lightning.rollout.runner import MissingRolloutsError, RolloutRunner, RolloutTotals
 from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.phase_prompts import Draw, PhasePrompts
 from pact_lightning.training.phase_report import PhaseReport, phase_title
-from pact_lightning.types.task import Task
-from pact_lightning.types.trajectory import Trajectory
-from pact_lightning.utils.processes import share
-from pact_lightning.utils.seeds import derive_seed, numpy_random
 
 _PROMPT = "prompt."
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseConfig:
-    """Settings of a phase; the fields are those of ``RolloutDataModule``."""
-
-    prompts_per_phase: int
-    prompts_per_step: int
-    rollouts_per_prompt: int
-    sampling: SamplingConfig
-    overlap: bool
-    credit: CreditConfig
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Check the sizes.
-
-        Raises:
-            ValueError: They do not fit together.
-        """
-        sizes = (self.prompts_per_phase, self.prompts_per_step, self.rollouts_per_prompt)
-        if min(sizes) < 1 or self.prompts_per_phase % self.prompts_per_step:
-            raise ValueError(
-                f"data.prompts_per_phase ({self.prompts_per_phase}) must be a multiple of data.prompts_per_step "
-                f"({self.prompts_per_step}), and both and data.rollouts_per_prompt at least 1"
-            )
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of a phase."""
-        return self.prompts_per_phase // self.prompts_per_step
 
 
 class PhaseRollouts:
     """The rollouts of each phase, with their credit; with ``overlap`` those of the next phase are made ahead.
 
     Args:
-        config: What a phase is made of.
-        tasks: All tasks by name; those of ``train`` are drawn from, as they are when a phase begins.
+        prompts: The prompts of each phase.
         module: The module in training.
         runner: Rolls out.
         made_ahead: The weights that sampled rollouts ahead of their phase, by phase: of the present one and the next.
@@ -70,52 +32,25 @@ class PhaseRollouts:
 
     def __init__(
         self,
-        config: PhaseConfig,
-        tasks: Mapping[str, Sequence[Task]],
+        prompts: PhasePrompts,
         module: PACTModule,
         runner: RolloutRunner,
         made_ahead: dict[int, SampledBy],
     ) -> None:
-        self.config = config
+        self.prompts = prompts
+        self.config = prompts.config
         self.module = module
         self.runner = runner
         self.made_ahead = made_ahead
-        self.ahead: RolloutsAhead | None = None
+        self.ahead: RolloutsAhead[Draw] | None = None
         self.report = PhaseReport(runner.trainer)
-        self._tasks = tasks
 
     @property
     def trainer(self) -> pl.Trainer:
         """The Trainer."""
         return self.runner.trainer
 
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of a phase, ``limit_train_batches`` regarded: nothing is rolled out for the others."""
-        return min(int(self.trainer.num_training_batches), self.config.steps)
-
-    def tasks(self, phase: int) -> list[tuple[int, Task]]:
-        """Draw this process's tasks of a phase: pass after pass over all tasks, each in a new order.
-
-        Returns:
-            The tasks, each with its position in the run.
-        """
-        tasks = self._tasks["train"]
-        first = phase * self.config.prompts_per_phase
-        chosen = []
-        for position in range(first, first + self.steps * self.config.prompts_per_step):
-            visit, place = divmod(position, len(tasks))
-            chosen.append((position, tasks[_order(self.config.seed, visit, len(tasks))[place]]))
-        return share(self.trainer, chosen)
-
-    def requests(self, phase: int) -> list[RolloutRequest]:
-        """Return what this process rolls out in a phase: prompts alone."""
-        return [
-            RolloutRequest(task.prompt, self.config.rollouts_per_prompt, derive_seed(self.config.seed, phase, position))
-            for position, task in self.tasks(phase)
-        ]
-
-    def take(self, phase: int) -> tuple[RolledOut, SampledBy | None]:
+    def take(self, phase: int) -> tuple[Draw, SampledBy | None]:
         """Take the rollouts of a phase that begins: those made ahead, else new ones of the present policy.
 
         Args:
@@ -127,31 +62,49 @@ class PhaseRollouts:
         Raises:
             EnvironmentUnavailableError: No rollout can go on, or none is of use; the state is saved before.
             SamplerUnavailableError: What samples is gone; the state is saved before.
+            RewardError: Prompts are replaced, and the reward fails; the state is saved before.
         """
         running = self.ahead
         if running is not None and running.sampled_by.phase == phase:
             with self.runner.saved_where_stopped(phase_title(phase)):
                 self.wait()
-                rolled_out = running.result()
+                draw = running.result()
             self.ahead = None
-            return rolled_out, running.sampled_by
+            self.prompts.note_end(draw)
+            return draw, running.sampled_by
         kept = self.made_ahead.pop(phase, None)  # in a run that was interrupted
-        if kept is not None and self.config.overlap and self._has_all(phase, kept):
-            self.made_ahead[phase] = kept
-            return self.roll_out(phase, kept.policy), kept
+        if kept is not None and self.config.overlap:
+            try:
+                draw = self.roll_out(phase, kept.policy)
+            except MissingRolloutsError as error:
+                rank_zero_info(
+                    f"{phase_title(phase)}: {error.known} of {error.wanted} rollouts were made ahead before the "
+                    "interruption; the weights that sampled them are gone, so that all are made anew"
+                )
+            else:
+                self.made_ahead[phase] = kept
+                return draw, kept
         return self.roll_out(phase), None
 
-    def roll_out(self, phase: int, policy: str | None = None) -> RolledOut:
+    def roll_out(self, phase: int, policy: str | None = None) -> Draw:
         """Roll out a phase with the present policy.
 
         Args:
             phase: Number of the phase.
             policy: Name of the policy that sampled the phase, where that is gone: its rollouts must be on disk.
+
+        Raises:
+            MissingRolloutsError: ``policy`` is given, and some of its rollouts are not on disk.
         """
         self.wait()
-        clock = self.module.performance.clock
-        requests, title = self.requests(phase), phase_title(phase)
-        return self.runner.run(requests, self.config.sampling, title, policy=policy, clock=clock)
+        clock, title, sampling = self.module.performance.clock, phase_title(phase), self.config.sampling
+
+        def run(requests: Sequence[RolloutRequest], totals: RolloutTotals) -> RolledOut:
+            return self.runner.run(requests, sampling, title, policy=policy, clock=clock, totals=totals)
+
+        draw = self.prompts.roll_out(phase, run, self.score)
+        self.prompts.note_end(draw)
+        return draw
 
     def start_ahead(self, phase: int, policy: str) -> None:
         """Start the rollouts of the next phase beside the update of the present one, where that is asked for.
@@ -170,48 +123,41 @@ class PhaseRollouts:
         if not self.config.overlap or not another_phase_follows(
             phase,
             step=sampled_by.step,
-            phase_steps=self.steps,
+            phase_steps=self.prompts.steps,
             max_phases=trainer.max_epochs,
             max_steps=trainer.max_steps,
         ):
             return
-        requests, title, sampling = self.requests(phase + 1), phase_title(phase + 1), self.config.sampling
+        title, sampling = phase_title(phase + 1), self.config.sampling
         with self.runner.saved_where_stopped(title), ExitStack() as stack:
             sampler = stack.enter_context(self.module.sampler_beside(sampling))
             lent = stack.pop_all()
 
-        def work(pause: Pause) -> RolledOut:
+        def work(pause: Pause) -> Draw:
+            def run(requests: Sequence[RolloutRequest], totals: RolloutTotals) -> RolledOut:
+                return self.runner.run_beside(
+                    requests, sampling, title, policy, sampler=sampler, pause=pause, totals=totals
+                )
+
             with lent:
-                return self.runner.run_beside(requests, sampling, title, policy, sampler=sampler, pause=pause)
+                return self.prompts.roll_out(phase + 1, run, self.prompts.score)
 
         self.ahead = RolloutsAhead(sampled_by, work)
         for number in [number for number in self.made_ahead if number != phase]:
             del self.made_ahead[number]
         self.made_ahead[phase + 1] = sampled_by
 
-    def score(self, phase: int, results: Sequence[Sequence[Trajectory]]) -> list[Group]:
-        """Score the rollouts of a phase; the expert traces join here, after the last rollout is done.
+    def score(self, draw: Draw) -> list[Group]:
+        """Score the rollouts of a phase that have not been scored.
 
-        Args:
-            phase: Number of the phase.
-            results: The rollouts, by task.
+        Returns:
+            The groups of all prompts that were rolled out.
 
         Raises:
-            RewardError: The reward fails.
+            RewardError: The reward fails; the state is saved before.
         """
-        config = self.config
-        with self.module.performance.clock.measure("credit"):
-            return [
-                make_group(
-                    task,
-                    rollouts,
-                    config.credit,
-                    temperature=config.sampling.temperature,
-                    phase=phase,
-                    position=position,
-                )
-                for (position, task), rollouts in zip(self.tasks(phase), results, strict=True)
-            ]
+        with self.runner.saved_where_stopped(phase_title(draw.phase)), self.module.performance.clock.measure("credit"):
+            return self.prompts.score(draw)
 
     def wait(self) -> None:
         """Wait for the rollouts that are made ahead: others would share the sampler with them [D]."""
@@ -224,17 +170,6 @@ class PhaseRollouts:
         if self.ahead is not None:
             self.ahead.drop()
             self.ahead = None
-
-    def _has_all(self, phase: int, kept: SampledBy) -> bool:
-        requests, title = self.requests(phase), phase_title(phase)
-        wanted = rollouts_of(requests)
-        known = self.runner.count_kept(requests, self.config.sampling, title, kept.policy)
-        if known < wanted:
-            rank_zero_info(
-                f"{title}: {known} of {wanted} rollouts were made ahead before the interruption; the weights that "
-                "sampled them are gone, so that all are made anew"
-            )
-        return known == wanted
 
 
 class Phase:
@@ -268,7 +203,7 @@ class Phase:
         phase = trainer.current_epoch
         done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         groups = self._resume(phase) if done else self._begin(phase)
-        size = len(groups) // self.rollouts.steps
+        size = len(groups) // self.rollouts.prompts.steps
         for start in range(done * size, len(groups), size):
             if start > done * size:
                 interruption.between_steps()
@@ -279,14 +214,14 @@ class Phase:
         store = rollouts.runner.store
         store.drop(before=phase)
         self.policy = module.policy_name
-        (results, stats), ahead = rollouts.take(phase)
+        draw, ahead = rollouts.take(phase)
         rollouts.start_ahead(phase, self.policy)
-        with rollouts.runner.saved_where_stopped(phase_title(phase)):
-            groups = rollouts.score(phase, results)
-        rollouts.report.warn(groups, stats)
-        rollouts.report.write(groups)
-        module.log_phase(groups, stats, ahead)
-        module.prepare_phase(groups, optimizer_steps=rollouts.steps)
+        drawn = rollouts.score(draw)
+        rollouts.report.warn(drawn, draw.totals.stats)
+        rollouts.report.write(drawn)
+        module.log_phase(drawn, draw.totals.stats, ahead)
+        groups = _trained(drawn)
+        module.prepare_phase(groups, optimizer_steps=rollouts.prompts.steps)
         logps = {name: logp for group in groups for name, logp in _logps(group)}
         store.save_logps(phase_title(phase), self.policy, logps)
         return groups
@@ -294,15 +229,18 @@ class Phase:
     def _resume(self, phase: int) -> list[Group]:
         rollouts = self.rollouts
         ahead = rollouts.made_ahead.get(phase)
-        results, _ = rollouts.roll_out(phase, self.policy if ahead is None else ahead.policy)
-        groups = rollouts.score(phase, results)
+        groups = _trained(rollouts.score(rollouts.roll_out(phase, self.policy if ahead is None else ahead.policy)))
         logps = rollouts.runner.store.read_logps(phase_title(phase), self.policy)
         for group in groups:
             names = _logp_names(group)
             group.old_logps = [logps[name] for name in names if name in logps] or None
             group.prompt_logps = [logps[_PROMPT + name] for name in names if _PROMPT + name in logps] or None
-        rollouts.module.prepare_phase(groups, optimizer_steps=rollouts.steps)
+        rollouts.module.prepare_phase(groups, optimizer_steps=rollouts.prompts.steps)
         return groups
+
+
+def _trained(groups: Sequence[Group]) -> list[Group]:
+    return [group for group in groups if not group.replaced]
 
 
 def _logp_names(group: Group) -> list[str]:
@@ -313,9 +251,3 @@ def _logps(group: Group) -> Iterator[tuple[str, Tensor]]:
     names = _logp_names(group)
     yield from zip(names, group.old_logps or [], strict=False)
     yield from zip((_PROMPT + name for name in names), group.prompt_logps or [], strict=False)
-
-
-@cache
-def _order(seed: int, visit: int, count: int) -> list[int]:
-    order: list[int] = numpy_random("task-order", seed, visit).permutation(count).tolist()
-    return order

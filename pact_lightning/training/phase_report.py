@@ -1,6 +1,7 @@
 """A phase's report: warnings about tools and environments, trajectories on disk, figures in the log."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
@@ -72,6 +73,8 @@ class PhaseReport:
     def write(self, groups: Sequence[Group]) -> None:
         """Write the trajectories of a phase to ``trajectories/``, with their rewards and advantages.
 
+        Those of prompts that others have replaced say so.
+
         Args:
             groups: This process's groups of the phase.
         """
@@ -81,8 +84,7 @@ class PhaseReport:
                 trajectory,
                 rewards=rewards,
                 advantages=advantages,
-                phase=group.phase,
-                kind=group.task.kind,
+                **_facts(group),
             )
             for group in groups
             for trajectory, rewards, advantages in zip(
@@ -90,12 +92,17 @@ class PhaseReport:
             )
         ]
         records += [
-            trajectory_record(group.task.prompt, trajectory, phase=group.phase, kind=group.task.kind)
+            trajectory_record(group.task.prompt, trajectory, **_facts(group))
             for group in groups
             for trajectory in group.failed
         ]
         name = f"{phase_title(groups[0].phase)}{rank_suffix(self._trainer)}.jsonl"
         write_json_lines(run_folder(self._trainer) / "trajectories" / name, records)
+
+
+def _facts(group: Group) -> dict[str, Any]:
+    facts: dict[str, Any] = {"phase": group.phase, "kind": group.task.kind}
+    return facts | ({"replaced": True} if group.replaced else {})
 
 
 def training_metric_names() -> frozenset[str]:

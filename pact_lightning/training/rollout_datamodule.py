@@ -10,7 +10,9 @@ from pact_lightning.rollout.engine import RolloutLimits, RolloutRequest
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.training.evaluation import EvaluationConfig
 from pact_lightning.training.pact_module import PACTModule
-from pact_lightning.training.phase import Phase, PhaseConfig, PhaseRollouts
+from pact_lightning.training.phase import Phase, PhaseRollouts
+from pact_lightning.training.phase_prompts import PhaseConfig, PhasePrompts
+from pact_lightning.training.resampling import check_resampling
 from pact_lightning.training.task_datamodule import TaskDataModule
 from pact_lightning.types.task import TaskSource
 from pact_lightning.utils.processes import check_shares
@@ -30,6 +32,9 @@ class RolloutDataModule(TaskDataModule):
         temperature: Sampling temperature of training [P]: 1.0.
         overlap: Make the rollouts of the next phase while the present one trains [D], by a sampler with weights of its
             own, such as :class:`~pact_lightning.VLLMServer`; they are one phase stale.
+        resample_zero_variance: Roll out further prompts of the task order in place of those whose rollouts all earned
+            the same [D], until ``prompts_per_phase`` others are there or a phase has rolled out this many times
+            ``prompts_per_phase``; by default none.
         evaluation: How the tasks of validation, test and prediction are rolled out.
         limits: Where rollouts end.
         credit: How rollouts earn their advantages.
@@ -50,6 +55,7 @@ class RolloutDataModule(TaskDataModule):
         rollouts_per_prompt: int = 8,
         temperature: float = 1.0,
         overlap: bool = False,
+        resample_zero_variance: int | None = None,
         evaluation: EvaluationConfig = EvaluationConfig(),  # noqa: B008  # frozen
         limits: RolloutLimits = RolloutLimits(),  # noqa: B008  # frozen
         credit: CreditConfig = CreditConfig(),  # noqa: B008  # frozen
@@ -76,16 +82,19 @@ class RolloutDataModule(TaskDataModule):
             overlap,
             credit,
             seed,
+            resample_zero_variance,
         )
         self.phases: PhaseRollouts | None = None
         self.made_ahead: dict[int, SampledBy] = {}  # by phase: the one that trains, and the next
+        self.first_positions: dict[int, int] = {}  # in the task order, by phase, where further prompts moved them
 
     def setup(self, stage: str) -> None:
         """Load the tasks and check that everything fits together.
 
         Raises:
             ValueError: There are no training tasks, they cannot be shared evenly by the processes that train, a
-                rollout could not be trained on in one forward, or rollouts cannot be made beside the update.
+                rollout could not be trained on in one forward, rollouts cannot be made beside the update, or prompts
+                cannot be replaced.
         """
         if stage == "fit":
             if self.sources["train"] is None:
@@ -94,6 +103,11 @@ class RolloutDataModule(TaskDataModule):
             check_shares("data.prompts_per_step", self.phase_config.prompts_per_step, processes)
             if self.phase_config.overlap:
                 check_overlap(self.module.sampler_backend, self.pact_module.importance_cap, processes)
+            check_resampling(
+                self.phase_config.resample_zero_variance,
+                rollouts_per_prompt=self.phase_config.rollouts_per_prompt,
+                processes=processes,
+            )
             needed = self.max_prompt_tokens + self.limits.max_trajectory_tokens
             if needed > self.module.max_tokens_per_forward:
                 raise ValueError(
@@ -125,7 +139,9 @@ class RolloutDataModule(TaskDataModule):
         """Return the phases: each iteration rolls out anew with the present policy."""
         if self.phases is None or self.phases.trainer is not self.trainer:
             # Kept where Lightning asks for the loader again: rollouts may be made ahead.
-            self.phases = PhaseRollouts(self.phase_config, self.tasks, self.pact_module, self.runner, self.made_ahead)
+            assert self.trainer is not None
+            prompts = PhasePrompts(self.phase_config, self.tasks, self.trainer, self.first_positions)
+            self.phases = PhaseRollouts(prompts, self.pact_module, self.runner, self.made_ahead)
         return Phase(self.phases)
 
     def roll_out(self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str) -> RolledOut:
@@ -138,13 +154,20 @@ class RolloutDataModule(TaskDataModule):
         return super().roll_out(requests, sampling, what)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which weights sampled the rollouts that were made ahead."""
-        return {"made_ahead": [asdict(by) for by in self.made_ahead.values()]} if self.made_ahead else {}
+        """Return which weights sampled the rollouts that were made ahead, and how far the task order has been used."""
+        state: dict[str, Any] = {}
+        if self.made_ahead:
+            state["made_ahead"] = [asdict(by) for by in self.made_ahead.values()]
+        if self.first_positions:
+            state["first_positions"] = dict(self.first_positions)
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what a checkpoint kept."""
         self.made_ahead.clear()
         self.made_ahead.update({by["phase"]: SampledBy(**by) for by in state_dict.get("made_ahead", [])})
+        self.first_positions.clear()
+        self.first_positions.update(state_dict.get("first_positions", {}))
 
     def on_exception(self, exception: BaseException) -> None:
         """End the rollouts that are made ahead: the run stops."""

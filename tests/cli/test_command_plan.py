@@ -212,6 +212,18 @@ def test_rollouts_beside_the_update_do_not_add_up(tmp_path, capsys):
     assert "one beside the other (data.overlap)" in beside
 
 
+def test_further_prompts_are_told_as_the_most_that_they_may_add(tmp_path, capsys):
+    recipe = saved(tmp_path, {"data.init_args.resample_zero_variance": 3})
+    found = told(capsys, "-c", recipe, "--tflops", "0.000001", "--bandwidth", "1000")
+    rollouts = float(HOURS.search(found)[2].replace(",", ""))
+    most = float(re.search(r"up to ([\d,.]+) h of rollouts with further prompts", found)[1].replace(",", ""))
+    assert most == pytest.approx(3 * rollouts, abs=0.02)
+    assert rollouts > 0
+    usual = told(capsys, "-c", saved(tmp_path), "--tflops", "0.000001", "--bandwidth", "1000")
+    assert float(HOURS.search(usual)[2].replace(",", "")) == rollouts
+    assert "further prompts" not in usual
+
+
 def test_a_cards_seconds_are_not_this_machines(tmp_path, capsys):
     path = saved(tmp_path, {"trainer.accelerator": "gpu"})
     assert "give the card's speed by --tflops and --bandwidth" in told(capsys, "-c", path, "--tflops", "1")

@@ -19,8 +19,14 @@ BAD = {"calls": 3, "unanswered": 3}
 CLOSED = {"started": False}
 
 
+def over(tasks):
+    watch = EnvironmentWatch("phase-0000")
+    watch.expect(tasks)
+    return watch
+
+
 def at_the_end(*rollouts):
-    watch = EnvironmentWatch("phase-0000", len({trajectory.task_id for trajectory in rollouts}))
+    watch = over(trajectory.task_id for trajectory in rollouts)
     for trajectory in rollouts:
         watch.ended(trajectory)
     watch.check_all(watch.counts())
@@ -44,6 +50,16 @@ def test_one_answer_is_enough_to_go_on(bad, good):
     )
 
 
+@pytest.mark.parametrize("bad", [BAD, CLOSED])
+def test_a_phase_that_began_well_goes_on_where_all_of_its_further_prompts_fail(bad):
+    watch = over("012")
+    for task in range(3):
+        watch.ended(rollout(task, calls=1))
+    watch.expect("3")
+    watch.ended(rollout(3, **bad))
+    watch.check_all(watch.counts())
+
+
 def test_a_policy_that_calls_nothing_says_nothing_of_its_tools():
     at_the_end(*(rollout(task) for task in range(50)))
     at_the_end(rollout(0, **BAD), *(rollout(task) for task in range(1, 50)))
@@ -51,7 +67,7 @@ def test_a_policy_that_calls_nothing_says_nothing_of_its_tools():
 
 @pytest.mark.parametrize("bad", [BAD, CLOSED])
 def test_a_large_phase_is_not_tried_to_its_end(bad):
-    watch = EnvironmentWatch("phase-0000", 1000)
+    watch = over(map(str, range(1000)))
     for task in range(31):
         watch.ended(rollout(task, **bad))
     for _ in range(99):
@@ -61,14 +77,14 @@ def test_a_large_phase_is_not_tried_to_its_end(bad):
 
 
 def test_what_one_process_lacks_another_one_may_have():
-    watch = EnvironmentWatch("phase-0000", 1)
+    watch = over("0")
     watch.ended(rollout(0, **BAD))
-    other = EnvironmentWatch("phase-0000", 1)
+    other = over("1")
     other.ended(rollout(1, calls=1))
     both = {name: value + other.counts()[name] for name, value in watch.counts().items()}
     watch.check_all(both)
     other.check_all(both)
-    idle = EnvironmentWatch("phase-0000", 0)
+    idle = over("")
     with pytest.raises(UselessEnvironmentsError, match="none of them in this process"):
         idle.check_all(watch.counts())
 

@@ -93,7 +93,7 @@ def by_number(trajectory, task):
     return [float(trajectory.sample)] * len(trajectory.turns)
 
 
-def fit(folder, server, *callbacks, phases=3, overlap=True, resume=None, validation=False, train=None):
+def fit(folder, server, *callbacks, phases=3, overlap=True, resume=None, validation=False, train=None, **given):
     """One start of a run: two steps a phase, one rollout at a time."""
     module = PACTModule(
         policy=LORA,
@@ -101,6 +101,7 @@ def fit(folder, server, *callbacks, phases=3, overlap=True, resume=None, validat
         anchor_probability=0.5,
         sampler=server.backend(retries=0),
     )
+    given = {"credit": CreditConfig(reward=f"{__name__}.by_number")} | given
     data = RolloutDataModule(
         train=train or BundledTasks("train", 5),
         validation=BundledTasks("validation", 2) if validation else None,
@@ -108,9 +109,9 @@ def fit(folder, server, *callbacks, phases=3, overlap=True, resume=None, validat
         prompts_per_step=1,
         rollouts_per_prompt=2,
         overlap=overlap,
-        credit=CreditConfig(reward=f"{__name__}.by_number"),
         max_prompt_tokens=600,
         limits=RolloutLimits(max_turns=2, max_new_tokens_per_turn=12, max_trajectory_tokens=200, rows=1, admit_every=1),
+        **given,
     )
     trainer = quiet_trainer(
         max_epochs=phases,
