@@ -13,13 +13,16 @@ TIMES ?= 20
 GROUPS ?=
 INPUTS ?= 100000
 KILLS ?= 100
+# Time of check-gpu, and further arguments: --cpu, --only a,b, --out DIR.
+MINUTES ?= 7
+CHECK_ARGS ?=
 # Processes that share the tests.
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 
-.PHONY: help install install-dev quickstart benchmark-quickstart bench bench-gpu bench-page soak bundled-policy test lint format wheel clean faults fuzz
+.PHONY: help install install-dev quickstart benchmark-quickstart bench check-gpu bench-page soak bundled-policy test lint format wheel clean faults fuzz
 
 help:
 	@echo "make quickstart            train by PACT on the bundled world"
@@ -29,7 +32,7 @@ help:
 	@echo "make wheel                 build the wheel into dist/"
 	@echo "make benchmark-quickstart  the quickstart for the seeds $(SEEDS), and the table of their results"
 	@echo "make bench                 speed and memory beside TRL and transformers, 20 minutes; ROWS=a,b for some rows"
-	@echo "make bench-gpu             what a CUDA card does with QLoRA on a Qwen3-4B of random weights"
+	@echo "make check-gpu             what a CUDA card has to show, in MINUTES=7; installs nothing (PYTHON=python3)"
 	@echo "make bench-page            write the rows of the last make bench into docs/benchmarks.md"
 	@echo "make faults                inject every fault $(TIMES) times, into docs/reliability.md; GROUPS=tools,... for some"
 	@echo "make fuzz                  $(INPUTS) generated inputs for each reader of text from outside"
@@ -75,8 +78,10 @@ benchmark-quickstart: $(VENV)/.installed
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks --rows "$(ROWS)" --repeats $(REPEATS)
 
-bench-gpu: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks.gpu --repeats $(REPEATS)
+# On a machine with a card and without a network; a PYTHON that is named stands before the environment made here.
+check-gpu:
+	$(if $(filter command,$(firstword $(origin PYTHON))),$(PYTHON),$(firstword $(wildcard $(BIN)/python) $(PYTHON))) \
+	  -m benchmarks.check_gpu --minutes $(MINUTES) $(CHECK_ARGS)
 
 bench-page: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks --page docs/benchmarks.md

@@ -24,7 +24,7 @@ _MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_T
 
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
     """Policy of random weights, with its differences from the first recipe."""
 
     name: str
@@ -33,19 +33,19 @@ class _Case:
     turn: int = 256
 
 
-_CASES = (
-    _Case("lora", policy={"adapter": "lora"}),
-    _Case("full weights", policy={"adapter": "full"}),
-    _Case("checkpointing", policy={"adapter": "lora", "gradient_checkpointing": True}),
-    _Case("longer rows", policy={"adapter": "lora"}, turn=512),
-    _Case("vocabulary 49152", vocabulary=49_152, policy={"adapter": "full", "gradient_checkpointing": True}),
+CASES = (
+    Case("lora", policy={"adapter": "lora"}),
+    Case("full weights", policy={"adapter": "full"}),
+    Case("checkpointing", policy={"adapter": "lora", "gradient_checkpointing": True}),
+    Case("longer rows", policy={"adapter": "lora"}, turn=512),
+    Case("vocabulary 49152", vocabulary=49_152, policy={"adapter": "full", "gradient_checkpointing": True}),
 )
 
 
 def run(rounds: Rounds) -> Row:
     """Plan and run every case once, since the peak of a process hardly varies; the worst case is the figure."""
     peaks: dict[str, tuple[float, float]] = {}
-    for case in _CASES:
+    for case in CASES:
         rounds.tell(case.name)
         with tempfile.TemporaryDirectory() as folder:
             found = _in_own_process(case, Path(folder))
@@ -71,7 +71,7 @@ def run(rounds: Rounds) -> Row:
     )
 
 
-def _in_own_process(case: _Case, folder: Path) -> dict[str, float]:
+def _in_own_process(case: Case, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.plan_error", case.name, str(folder)]
     process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | _MALLOC)
     (line,) = [line for line in process.stdout.splitlines() if line.startswith(_RESULT)]
@@ -79,16 +79,16 @@ def _in_own_process(case: _Case, folder: Path) -> dict[str, float]:
     return found
 
 
-def _measure(case: _Case, folder: Path) -> dict[str, float]:
+def _measure(case: Case, folder: Path) -> dict[str, float]:
     """Plan a case, run it after a small one, and compare the peaks."""
     from pact_lightning.cli.main import main
     from pact_lightning.training import policy_module
 
     vars(policy_module)["keep_freed_memory"] = lambda: False
-    _save_model(folder / "model", case.vocabulary)
-    small = _saved_recipe(case, folder, "bundled")
-    recipe = _saved_recipe(case, folder, str(folder / "model"))
-    in_rollouts, in_update = _plan(recipe)
+    save_model(folder / "model", case.vocabulary)
+    small = saved_recipe(case, folder, "bundled")
+    recipe = saved_recipe(case, folder, str(folder / "model"))
+    in_rollouts, in_update = planned_bytes(recipe)
     main(["fit", "-c", str(small)])
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -102,13 +102,14 @@ def _measure(case: _Case, folder: Path) -> dict[str, float]:
     }
 
 
-def _plan(recipe: Path) -> tuple[int, int]:
+def planned_bytes(recipe: Path, device_type: str | None = None) -> tuple[int, int]:
+    """Plan a run; return the bytes of its rollouts and of its update."""
     from pact_lightning.cli.plan_recipe import read_recipe
     from pact_lightning.plan.lengths import Lengths
     from pact_lightning.plan.run_plan import make_plan
     from pact_lightning.policy.loading import policy_skeleton
 
-    settings = read_recipe(["-c", str(recipe)])
+    settings = read_recipe(["-c", str(recipe)], device_type)
     prompt, trace = _longest(settings.policy)
     lengths = Lengths(prompt, trace, settings.max_trajectory_tokens)
     memory = make_plan(settings, policy_skeleton(settings.policy), lengths).memory
@@ -133,7 +134,7 @@ def _longest(policy: Any) -> tuple[int, int]:
     return max(found, key=sum)
 
 
-def _save_model(folder: Path, vocabulary: int) -> None:
+def save_model(folder: Path, vocabulary: int) -> None:
     """Save a policy of random weights, and the bundled tokenizer with as many words more as it takes."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -158,7 +159,8 @@ def _save_model(folder: Path, vocabulary: int) -> None:
     model.save_pretrained(folder)
 
 
-def _saved_recipe(case: _Case, folder: Path, model: str) -> Path:
+def saved_recipe(case: Case, folder: Path, model: str) -> Path:
+    """Write the recipe of a case into a folder; with the bundled model its turns are short."""
     turn = case.turn if model != "bundled" else 16
     limits = {"max_turns": 1, "max_new_tokens_per_turn": turn, "max_trajectory_tokens": turn, "rows": 8}
     train = {"class_path": _TASKS, "init_args": {"split": "train", "count": 2}}
@@ -212,5 +214,5 @@ def _resident(name: str) -> int:
 
 
 if __name__ == "__main__":
-    (chosen,) = [case for case in _CASES if case.name == sys.argv[1]]
+    (chosen,) = [case for case in CASES if case.name == sys.argv[1]]
     print(_RESULT + json.dumps(_measure(chosen, Path(sys.argv[2]))))

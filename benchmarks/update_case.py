@@ -84,20 +84,24 @@ class UpdateCase:
         folder: Folder for the model and the bundled tokenizer.
         lengths: Tokens of the parts.
         dtype: Type of the saved weights.
+        weights: Whether there are any; else the folder has the model's configuration alone.
     """
 
     sizes: dict[str, int]
     folder: Path
     lengths: Lengths = field(default_factory=Lengths)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    weights: bool = True
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
         sizes: dict[str, Any] = dict(self.sizes)
         positions = max(8192, self.lengths.prompt + self.lengths.trace + self.lengths.response)
         config = Qwen3Config(**sizes, tie_word_embeddings=True, max_position_embeddings=positions, dtype=self.dtype)
+        config.architectures = [Qwen3ForCausalLM.__name__]
         factory: Any = Qwen3ForCausalLM  # untyped
-        factory._from_config(config, dtype=getattr(torch, self.dtype)).save_pretrained(self.folder)
+        saved = factory._from_config(config, dtype=getattr(torch, self.dtype)) if self.weights else config
+        saved.save_pretrained(self.folder)
         for file in Path(load_tokenizer(PolicyConfig()).name_or_path).glob("tokenizer*"):
             shutil.copy(file, self.folder)
 
@@ -108,6 +112,8 @@ class UpdateCase:
         packing: PackingMode = "shared_prefix",
         attention: AttentionPath = "auto",
         policy: dict[str, Any] | None = None,
+        loaded: Any = None,
+        max_tokens: int = 32_768,
     ) -> tuple[PACTModule, Callable[[], float]]:
         """Make this package's forward and backward of one prompt, with KL and entropy off as in TRL's defaults.
 
@@ -116,6 +122,8 @@ class UpdateCase:
             packing: Packing of the prompt.
             attention: Attention of packed rows.
             policy: Further fields of the policy; without them full weights are trained.
+            loaded: The policy, where it is not to be loaded from the folder.
+            max_tokens: Tokens of one forward, or of one prompt with its trace and a rollout, if they are more.
 
         Returns:
             The module, and a function that makes an update's gradients and returns its loss.
@@ -128,8 +136,9 @@ class UpdateCase:
             anchor_probability=0.0 if trace else 1.0,
             packing=packing,
             attention=attention,
-            max_tokens_per_forward=max(32_768, self.lengths.prompt + self.lengths.trace + self.lengths.response),
+            max_tokens_per_forward=max(max_tokens, self.lengths.prompt + self.lengths.trace + self.lengths.response),
         )
+        module.policy = loaded
         module.configure_model()
         module.to("cuda" if torch.cuda.is_available() else "cpu")
         group = self.group(module)
@@ -176,12 +185,13 @@ class UpdateCase:
         advantages = [[draw.gauss(0.0, 1.0)] for _ in trajectories]
         return Group(task, trajectories, rewards, advantages, zero_variance=False)
 
-    def trl(self, group: Group, *, qlora: bool = False) -> tuple[Any, Callable[[], float]]:
+    def trl(self, group: Group, *, qlora: bool = False, loaded: Any = None) -> tuple[Any, Callable[[], float]]:
         """Make TRL's loss and backward by its own trainer, on the same rollouts without any trace.
 
         Args:
             group: The rollouts.
             qlora: A LoRA on 4-bit weights with gradient checkpointing, instead of full weights without.
+            loaded: The base, where it is not to be loaded from the folder.
         """
         import trl
         from datasets import Dataset
@@ -196,11 +206,13 @@ class UpdateCase:
             per_device_train_batch_size=self.lengths.samples,
             num_generations=self.lengths.samples,
             max_completion_length=self.lengths.response,
-            model_init_kwargs={"dtype": self.dtype} | ({"quantization_config": _nf4()} if qlora else {}),
+            model_init_kwargs=None
+            if loaded is not None
+            else {"dtype": self.dtype} | ({"quantization_config": nf4_settings()} if qlora else {}),
             report_to=[],
         )
         trainer = trl_package.GRPOTrainer(
-            model=str(self.folder),
+            model=str(self.folder) if loaded is None else loaded,
             reward_funcs=lambda completions, **_: [0.0] * len(completions),
             args=config,
             train_dataset=Dataset.from_list([{"prompt": "unused"}]),
@@ -241,7 +253,8 @@ class UpdateCase:
         return Task(view, trace=make(last))
 
 
-def _nf4() -> Any:
+def nf4_settings() -> Any:
+    """Return transformers' settings of the package's 4-bit weights."""
     from transformers import BitsAndBytesConfig
 
     make: Any = BitsAndBytesConfig  # untyped
