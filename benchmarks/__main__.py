@@ -20,8 +20,10 @@ from benchmarks.table import heading_line, reason_line, row_line, write_into_pag
 ROWS = {
     "update_vs_trl": 150,
     "update_vs_trl_small": 45,
+    "update_vs_trl_long": 150,
     "shared_prefix_vs_ideal": 180,
     "trace_vs_prompt_only": 85,
+    "shared_system_prompt": 60,
     "head_memory": 60,
     "rollout_vs_trl": 150,
     "decode_vs_generate": 90,

@@ -6,15 +6,20 @@ from pact_lightning.policy.packing import Pack
 _LINEAR_PASSES = 3  # forward, gradient of the input, gradient of the weight
 _ATTENTION_PASSES = 3.5  # 2 products forward, 5 backward with the scores made anew
 _HEAD_PASSES = 4  # the logits are made anew in the backward pass
+KEPT_LOGITS = 3
+"""Products of a head that keeps its logits for the backward pass."""
 
 
-def update_flops(sizes: dict[str, int], packs: list[Pack], head_tokens: int) -> float:
+def update_flops(
+    sizes: dict[str, int], packs: list[Pack], head_tokens: int, *, head_passes: int = _HEAD_PASSES
+) -> float:
     """Count the operations of forward and backward in full-weight training.
 
     Args:
         sizes: Fields of the Qwen3 config.
         packs: The packs of the update.
         head_tokens: Tokens at which the head is run.
+        head_passes: Products of the head with each of them.
     """
     hidden, layers = sizes["hidden_size"], sizes["num_hidden_layers"]
     query_width = sizes["num_attention_heads"] * sizes["head_dim"]
@@ -23,5 +28,5 @@ def update_flops(sizes: dict[str, int], packs: list[Pack], head_tokens: int) -> 
     tokens = sum(pack.tokens for pack in packs)
     linear = 2 * weights * tokens * layers * _LINEAR_PASSES
     attention = 4 * query_width * sum(attended_pairs(pack.layouts) for pack in packs) * layers * _ATTENTION_PASSES
-    head = 2 * hidden * sizes["vocab_size"] * head_tokens * _HEAD_PASSES
+    head = 2 * hidden * sizes["vocab_size"] * head_tokens * head_passes
     return linear + attention + head

@@ -2,6 +2,7 @@
 
 import random
 from bisect import bisect
+from itertools import count, islice
 
 import torch
 
@@ -51,10 +52,15 @@ def _places(pack: Pack) -> int:
 
 
 def _blocks(draw: random.Random) -> list[Block]:
+    fresh = count()  # no id comes twice: nothing is shared but the prompt of a group
+
+    def ids(length: int) -> list[int]:
+        return list(islice(fresh, length))
+
     return [
         Block(
-            torch.zeros(_prompt(draw) + _lognormal(draw, *_TRACE), dtype=torch.long),
-            [torch.zeros(_lognormal(draw, *_RESPONSE), dtype=torch.long) for _ in range(_SAMPLES)],
+            ids(_prompt(draw) + _lognormal(draw, *_TRACE)),
+            [ids(_lognormal(draw, *_RESPONSE)) for _ in range(_SAMPLES)],
             read_prefix=True,
         )
         for _ in range(_PROMPTS)

@@ -20,7 +20,7 @@ from pact_lightning.credit.group import Group
 from pact_lightning.objectives.pact import Coefficients
 from pact_lightning.policy.attention.choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
-from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
+from pact_lightning.policy.packing import Block, Pack, PackingMode, pack_blocks
 from pact_lightning.traces.tokens import render_trace
 from pact_lightning.training.pact_module import PACTModule
 from pact_lightning.types.prompt import EnvironmentSpec, PromptView
@@ -42,6 +42,16 @@ HIDDEN_512: dict[str, int] = {
     "vocab_size": 10_880,
 }
 """Qwen3-1.7B's proportions: MLP 3x hidden, two query heads a key head, the tied head 18 % of the weights."""
+
+HIDDEN_256: dict[str, int] = {
+    **HIDDEN_512,
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+"""Half as wide, with three layers, for long sequences."""
 
 TWO_MILLION: dict[str, int] = {
     "hidden_size": 128,
@@ -159,6 +169,10 @@ class UpdateCase:
         """Return the packs of one update."""
         _, layout = self._laid_out(module)
         return pack_blocks(layout.blocks, module.max_tokens_per_forward, module.packing)
+
+    def blocks(self, module: PACTModule) -> list[Block]:
+        """Return the blocks of one update."""
+        return self._laid_out(module)[1].blocks
 
     def head_tokens(self, module: PACTModule) -> int:
         """Count the tokens at which an update runs the head."""
@@ -289,9 +303,12 @@ def _repeat(times: int) -> str:
 
 def _words(tokens: int, length: Callable[[str], int]) -> str:
     """Return filler whose rendering has exactly so many tokens."""
-    for times in range(tokens):
-        if length(_repeat(times)) == tokens:
+    times = 0
+    for _ in range(10):
+        missing = tokens - length(_repeat(times))
+        if not missing:
             return _repeat(times)
+        times = max(0, times + missing)  # a word is a token
     raise ValueError(f"no filler makes {tokens} tokens; the fixed parts are longer")
 
 

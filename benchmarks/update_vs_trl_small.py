@@ -7,4 +7,4 @@ from benchmarks.update_vs_trl import measure
 
 def run(rounds: Rounds) -> Row:
     """Measure the row at hidden 128."""
-    return measure("update_vs_trl_small", TWO_MILLION, rounds, goal=1.5)
+    return measure("update_vs_trl_small", TWO_MILLION, rounds)

@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="plan for it, whatever the recipe's accelerator is")
     parser.add_argument("--prompt", type=int, help="tokens of a prompt, instead of data.max_prompt_tokens")
     parser.add_argument("--trace", type=int, help="tokens of an expert trace, instead of the longest that fits")
+    parser.add_argument("--shared", type=int, help="tokens that all prompts begin with alike (default 0)")
     parser.add_argument("--trajectory", type=int, help="tokens of a rollout, instead of max_trajectory_tokens")
     parser.add_argument("--sampled-share", type=float, help="share of a rollout that the policy samples (default 1)")
     return parser

@@ -39,7 +39,7 @@ def print_plan(own: argparse.Namespace, card: int | None, of_fit: Sequence[str])
     """
     silence_libraries()
     recipe = read_recipe(of_fit, own.device)
-    given = {name: getattr(own, name) for name in ("prompt", "trace", "trajectory", "sampled_share")}
+    given = {name: getattr(own, name) for name in ("prompt", "shared", "trace", "trajectory", "sampled_share")}
     given = {name: value for name, value in given.items() if value is not None}
     lengths = _lengths(recipe, given)
     console = Console()

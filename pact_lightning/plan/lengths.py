@@ -1,9 +1,11 @@
 """Lengths of prompts and rollouts, packs of an optimiser step, and the figures of a phase."""
 
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ class Lengths:
         trace: Tokens of ``h*``; 0 for tasks without traces.
         trajectory: Tokens of a rollout after the prompt, observations included.
         sampled_share: Share of these that the policy samples.
+        shared: Tokens that all prompts begin with alike, such as the system turn with its tools.
 
     Raises:
         ValueError: A value makes no sense.
@@ -31,6 +34,7 @@ class Lengths:
     trace: int
     trajectory: int
     sampled_share: float = 1.0
+    shared: int = 0
 
     def __post_init__(self) -> None:
         if self.prompt < 1 or self.trajectory < 1 or self.trace < 0:
@@ -40,6 +44,8 @@ class Lengths:
             )
         if not 0 < self.sampled_share <= 1:
             raise ValueError(f"the sampled share must be above 0 and at most 1, not {self.sampled_share:g}")
+        if not 0 <= self.shared <= self.prompt:
+            raise ValueError(f"prompts of {self.prompt} tokens cannot begin with {self.shared} that all of them share")
 
     @property
     def sampled(self) -> int:
@@ -93,24 +99,30 @@ def step_packs(step: StepShape, lengths: Lengths) -> list[PlannedPack]:
     blocks: list[Block] = []
     sampled: list[dict[int, int]] = []  # scored tokens by block and branch, at the end of each
 
-    def add(prefix: int, branches: list[tuple[int, int]], read_prefix: int = 0) -> None:
-        blocks.append(Block(_ids(prefix), [_ids(length) for length, _ in branches], read_prefix=read_prefix > 0))
+    fresh = count(lengths.shared)  # ids that no other token has, so that nothing else is shared
+
+    def ids(length: int) -> npt.NDArray[np.int64]:
+        return np.fromiter(islice(fresh, length), dtype=np.int64, count=length)
+
+    def add(prefix: npt.NDArray[np.int64], branches: list[tuple[int, int]], read_prefix: int = 0) -> None:
+        blocks.append(Block(prefix, [ids(length) for length, _ in branches], read_prefix=read_prefix > 0))
         sampled.append({PREFIX: read_prefix} | {n: scored for n, (_, scored) in enumerate(branches)})
 
     rollouts = [(lengths.trajectory, lengths.sampled)] * step.rollouts
     trace = [(lengths.trace, lengths.trace)]
     for number in range(step.prompts):
         with_trace = number < step.privileged and lengths.trace > 0
+        prompt = np.concatenate([np.arange(lengths.shared), ids(lengths.prompt - lengths.shared)])
         if not with_trace:
-            add(lengths.prompt, rollouts)
+            add(prompt, rollouts)
         elif step.trace_layout == "branch":
-            add(lengths.prompt, rollouts + trace if step.read_trace else rollouts)
+            add(prompt, rollouts + trace if step.read_trace else rollouts)
         elif step.trace_layout == "shared" and step.read_trace:
-            add(lengths.prompt + lengths.trace, rollouts, lengths.trace)
+            add(np.concatenate([prompt, ids(lengths.trace)]), rollouts, lengths.trace)
         else:
-            add(lengths.prompt + lengths.trace, rollouts)
+            add(np.concatenate([prompt, ids(lengths.trace)]), rollouts)
             if step.read_trace:
-                add(lengths.prompt, trace)
+                add(prompt, trace)
     packs = pack_blocks(blocks, step.max_tokens, step.packing)
     return [
         PlannedPack(pack, [_last(len(read.targets), sampled[read.block][read.branch]) for read in pack.reads])
@@ -123,13 +135,9 @@ def fullest(packs: list[PlannedPack]) -> PlannedPack:
     return max(packs, key=lambda planned: planned.pack.tokens)
 
 
-def _ids(length: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return np.zeros(length, dtype=np.int64)
-
-
-def _last(length: int, count: int) -> Tensor:
+def _last(length: int, scored: int) -> Tensor:
     mask = torch.zeros(length, dtype=torch.bool)
-    mask[length - count :] = True
+    mask[length - scored :] = True
     return mask
 
 

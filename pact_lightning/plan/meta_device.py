@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from pact_lightning.policy.attention.blockwise import BlockwisePlan
 from pact_lightning.policy.attention.choice import AttentionChoice, AttentionPath, check_path, choose_path
 from pact_lightning.policy.attention.plan import AttentionPlan, SharedPrefixPlan
-from pact_lightning.policy.packing import BlockLayout
+from pact_lightning.policy.prefix_tree import BlockLayout
 
 _OWN_COPIES = {torch.ops.aten.logsumexp.default: 1}
 """Copies of its input that an operation makes unseen: the exponentials that it adds up."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pact_lightning.policy.attention.plan import AttentionShape
-from pact_lightning.policy.packing import BlockLayout
+from pact_lightning.policy.prefix_tree import BlockLayout, spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,8 @@ class Work:
 
 
 def attended_pairs(layouts: Sequence[BlockLayout]) -> int:
-    """Count pairs of query and key in blocks: the prefix causally, each branch over the prefix and itself."""
-    return sum(
-        causal_pairs(layout.prefix) + sum(causal_pairs(length, layout.prefix) for length in layout.branches)
-        for layout in layouts
-    )
+    """Count pairs of query and key in trees: each part causally, over itself and all that it goes on from."""
+    return sum(causal_pairs(span.length, span.before) for span in spans(layouts))
 
 
 def causal_pairs(tokens: int, earlier: int = 0) -> int:

@@ -1,10 +1,12 @@
-"""Packs: blocks of a shared prefix and its branches, laid out as flat rows under a token limit.
+"""Packs: sequences laid out as trees in flat rows under a token limit; what they begin with alike stands there once.
 
-``pack_blocks`` makes :class:`Pack` of :class:`Block`; ``fill_bins`` says which blocks share a row.
+``pack_blocks`` makes :class:`Pack` of :class:`Block`; ``fill_bins`` says which blocks share a row, and
+:mod:`~pact_lightning.policy.prefix_tree` what they have in common.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -12,40 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pact_lightning.policy.prefix_tree import BlockLayout, SharedBeginnings
+
 PackingMode = Literal["shared_prefix", "rows"]
 
 PREFIX = -1
 """Branch index of a :class:`Read` that scores the prefix itself."""
 
 TokenIds = Sequence[int] | npt.NDArray[np.int64] | Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class BlockLayout:
-    """Lengths of a block in a flat row: a prefix, then its branches [D].
-
-    Attributes:
-        prefix: Tokens of the prefix ``P``, at least 1.
-        branches: Tokens ``R_k`` of every branch, each at least 1; none means a plain causal sequence.
-
-    Raises:
-        ValueError: A length is below 1.
-    """
-
-    prefix: int
-    branches: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.prefix < 1 or any(length < 1 for length in self.branches):
-            raise ValueError(
-                f"a block needs a prefix and branches of at least one token each, got a prefix of {self.prefix} "
-                f"and branches of {list(self.branches)}; drop empty branches before packing"
-            )
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the block in the flat row, ``P + sum(R_k)``."""
-        return self.prefix + sum(self.branches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +60,21 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """One forward: a flat row of blocks.
+    """One forward: a flat row of trees.
 
     Attributes:
         ids: Token ids ``[T]``.
         positions: Position of every token in its own sequence ``[T]``.
-        layouts: The blocks' lengths in the flat row, for
-            :class:`~pact_lightning.policy.attention.plan.SharedPrefixPlan`.
-        reads: The tokens to score, in the order of the flat row.
+        layouts: The trees' lengths in the flat row, for an attention plan.
+        reads: The tokens to score, by block and branch; what is shared is read by each that shares it.
+        row_tokens: Tokens of the same sequences as plain rows.
     """
 
     ids: Tensor
     positions: Tensor
     layouts: tuple[BlockLayout, ...]
     reads: tuple[Read, ...]
+    row_tokens: int
 
     @property
     def tokens(self) -> int:
@@ -108,11 +85,13 @@ class Pack:
 def pack_blocks(blocks: Sequence[Block], max_tokens: int, mode: PackingMode = "shared_prefix") -> list[Pack]:
     """Pack blocks under a token limit into few packs of about the same length, the longest pack first [D].
 
-    ``shared_prefix`` stores a prefix once for all its branches; a block over the limit is split by branches, with
-    the prefix repeated. ``rows`` is the plain fallback: every ``prefix + branch`` is a sequence of its own. Both read
-    the same tokens once and give the same values and gradients, whatever the limit: a sequence that is over it by
-    itself makes a pack of its own. In a pack the blocks keep their order. The longest pack is the first to be run, so
-    that memory which does not suffice runs out at once, and not after many shorter packs.
+    ``shared_prefix`` stores once what sequences of a pack begin with alike, where that is worth it: the prefix of a
+    block's branches, and also what different blocks have in common, such as the system turn with its tools, or what
+    rollouts sampled alike. A block over the limit is split by branches, with the prefix repeated. ``rows`` is the plain
+    fallback: every ``prefix + branch`` is a sequence of its own. Both read the same tokens once and give the same
+    values and gradients, whatever the limit: a sequence that is over it by itself makes a pack of its own. In a pack
+    the blocks keep their order, but for those that share something with an earlier one. The longest pack is the
+    first to be run, so that memory which does not suffice runs out at once, and not after many shorter packs.
 
     Args:
         blocks: The blocks; each must have something to read.
@@ -124,136 +103,119 @@ def pack_blocks(blocks: Sequence[Block], max_tokens: int, mode: PackingMode = "s
     """
     if mode not in ("shared_prefix", "rows"):
         raise ValueError(f"unknown packing mode {mode!r}; use 'shared_prefix' or 'rows'")
-    pieces: list[_Piece] = []
-    for index, block in enumerate(blocks):
-        piece = _piece(index, block)
-        if mode == "rows":
-            pieces += _one_by_one(piece)
-        elif piece.tokens > max_tokens and piece.branches:
-            pieces += _split(piece, max_tokens)
+    sequences = [sequence for index, block in enumerate(blocks) for sequence in _sequences(index, block)]
+    shared = SharedBeginnings([sequence.ids for sequence in sequences], share=mode == "shared_prefix")
+
+    def fill(parts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Fill bins with lists of sequences; a bin is a list of sequences too."""
+
+        def size(chosen: Sequence[int]) -> int:
+            return shared.tokens([sequence for number in chosen for sequence in parts[number]])
+
+        bins = fill_bins(len(parts), size, max_tokens)
+        return [[sequence for number in found for sequence in parts[number]] for found in bins]
+
+    pieces: list[list[int]] = []
+    for _, found in groupby(range(len(sequences)), key=lambda number: sequences[number].block):
+        block = list(found)
+        if mode == "shared_prefix" and shared.tokens(block) <= max_tokens:
+            pieces.append(block)
         else:
-            pieces.append(piece)
-    bins = fill_bins([piece.tokens for piece in pieces], max_tokens)
-    packs = [_close([pieces[number] for number in found]) for found in bins]
+            pieces += [[number] for number in block] if mode == "rows" else fill([[number] for number in block])
+    packs = [_close(shared, sequences, chosen) for chosen in fill(pieces)]
     return sorted(packs, key=lambda pack: -pack.tokens)  # stable: the order of a batch's packs is always the same
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """Prefix of a block with some of its branches."""
+class _Sequence:
+    """A block's prefix with one of its branches, and what is read of it: branch, first token, end."""
 
     block: int
-    prefix: Tensor
-    branches: tuple[tuple[int, Tensor], ...]  # (index in the block, ids)
-    read_prefix: bool
-    merged: bool = False  # prefix and the one branch run as a plain sequence
-
-    @property
-    def tokens(self) -> int:
-        return self.prefix.shape[0] + sum(ids.shape[0] for _, ids in self.branches)
+    ids: npt.NDArray[np.int64]
+    reads: tuple[tuple[int, int, int], ...]
 
 
-def _piece(index: int, block: Block) -> _Piece:
+def _sequences(index: int, block: Block) -> Iterator[_Sequence]:
     if not block.branches and not block.read_prefix:
         raise ValueError(f"block {index} has no branches and its prefix is not read: there is nothing to score in it")
-    prefix = _tensor(block.prefix)
-    branches = tuple(enumerate(_tensor(branch) for branch in block.branches))
+    prefix = _array(block.prefix)
     if not len(prefix):
         raise ValueError(f"block {index} has an empty prefix; a prefix needs at least one token")
-    for branch, ids in branches:
+    read_prefix = ((PREFIX, 1, len(prefix)),) if block.read_prefix else ()
+    if not block.branches:
+        yield _Sequence(index, prefix, read_prefix)
+    for branch, ids in enumerate(map(_array, block.branches)):
         if not len(ids):
             raise ValueError(f"branch {branch} of block {index} is empty; drop it before packing")
-    return _Piece(index, prefix, branches, block.read_prefix)
+        whole = np.concatenate([prefix, ids])
+        read = (branch, len(prefix), len(whole))
+        yield _Sequence(index, whole, (read,) if branch else (*read_prefix, read))
 
 
-def _tensor(ids: TokenIds) -> Tensor:
-    return torch.as_tensor(ids if isinstance(ids, Tensor) else np.asarray(ids, dtype=np.int64), dtype=torch.long)
+def _array(ids: TokenIds) -> npt.NDArray[np.int64]:
+    return np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids, dtype=np.int64)
 
 
-def _one_by_one(piece: _Piece) -> Iterator[_Piece]:
-    if not piece.branches:
-        yield piece
-    for n, branch in enumerate(piece.branches):
-        yield _Piece(piece.block, piece.prefix, (branch,), piece.read_prefix and n == 0, merged=True)
-
-
-def _split(piece: _Piece, max_tokens: int) -> Iterator[_Piece]:
-    """Split a block into parts with as many branches as fit, the prefix in each; the first part reads it."""
-    room = max_tokens - piece.prefix.shape[0]
-    for number, found in enumerate(fill_bins([ids.shape[0] for _, ids in piece.branches], room)):
-        branches = tuple(piece.branches[branch] for branch in found)
-        yield _Piece(piece.block, piece.prefix, branches, piece.read_prefix and number == 0)
-
-
-def _close(pieces: Sequence[_Piece]) -> Pack:
-    ids: list[Tensor] = []
-    positions: list[Tensor] = []
-    layouts: list[BlockLayout] = []
+def _close(shared: SharedBeginnings, sequences: Sequence[_Sequence], chosen: Sequence[int]) -> Pack:
+    chosen = sorted(chosen)
+    tree = shared.tree(chosen)
+    starts = np.cumsum([0, *(part.length for part in tree.parts)])
     reads: list[Read] = []
-    start = 0
-    for piece in pieces:
-        prefix = piece.prefix.shape[0]
-        lengths = tuple(branch.shape[0] for _, branch in piece.branches)
-        ids += [piece.prefix, *(branch for _, branch in piece.branches)]
-        positions += [torch.arange(prefix), *(torch.arange(prefix, prefix + length) for length in lengths)]
-        layouts.append(BlockLayout(piece.tokens) if piece.merged else BlockLayout(prefix, lengths))
-        reads += _reads(piece, start)
-        start += piece.tokens
-    return Pack(torch.cat(ids), torch.cat(positions), tuple(layouts), tuple(reads))  # [T], [T]
+    for number in chosen:
+        sequence = sequences[number]
+        path = ((starts[part], tree.parts[part].length) for part in tree.path(number))
+        places = np.concatenate([np.arange(start, start + length) for start, length in path])
+        for branch, begin, end in sequence.reads:
+            predictors = torch.from_numpy(places[begin - 1 : end - 1])
+            reads.append(Read(sequence.block, branch, predictors, torch.from_numpy(sequence.ids[begin:end])))
+    return Pack(
+        torch.from_numpy(np.concatenate([sequences[part.sequence].ids[part.begin : part.end] for part in tree.parts])),
+        torch.cat([torch.arange(part.begin, part.end) for part in tree.parts]),
+        tree.layouts(),
+        tuple(reads),
+        sum(len(sequences[number].ids) for number in chosen),
+    )
 
 
-def _reads(piece: _Piece, start: int) -> Iterator[Read]:
-    prefix = piece.prefix.shape[0]
-    if piece.read_prefix:
-        yield Read(piece.block, PREFIX, torch.arange(start, start + prefix - 1), piece.prefix[1:])
-    last_of_prefix = start + prefix - 1
-    first = start + prefix
-    for branch, ids in piece.branches:
-        length = ids.shape[0]
-        predictors = torch.arange(first - 1, first + length - 1)  # [R_k]
-        predictors[0] = last_of_prefix
-        yield Read(piece.block, branch, predictors, ids)
-        first += length
-
-
-def fill_bins(sizes: Sequence[int], limit: int) -> list[list[int]]:
-    """Fill few bins: first fit from the largest on for their number, then as evenly as that number allows [D].
+def fill_bins(count: int, size_of: Callable[[Sequence[int]], int], limit: int) -> list[list[int]]:
+    """Fill few bins: from the largest item on where it adds least, then as evenly as that number allows [D].
 
     Args:
-        sizes: Size of every item.
+        count: Number of items.
+        size_of: Size of some items together, by index.
         limit: Most that a bin of several items holds.
 
     Returns:
         The items of every bin by index, in order; the bins by their first item.
     """
-    largest_first = sorted(range(len(sizes)), key=lambda item: (-sizes[item], item))
-    bins = _first_fit(largest_first, sizes, limit)
-    even = _evenly(largest_first, sizes, len(bins))
-    if all(len(found) == 1 or sum(sizes[item] for item in found) <= limit for found in even):
+    if count and size_of(range(count)) <= limit:
+        return [list(range(count))]
+    sizes = [size_of([item]) for item in range(count)]
+    largest_first = sorted(range(count), key=lambda item: (-sizes[item], item))
+    bins: list[list[int]] = []
+    used: list[int] = []
+    for item in largest_first:
+        filled = [size_of([*found, item]) for found in bins]
+        fitting = [number for number in range(len(bins)) if filled[number] <= limit]
+        if fitting:
+            best = min(fitting, key=lambda number: filled[number] - used[number])
+            bins[best].append(item)
+            used[best] = filled[best]
+        else:
+            bins.append([item])
+            used.append(sizes[item])
+    even = [found for found in _evenly(largest_first, size_of, len(bins)) if found]
+    filled = [size_of(found) for found in even]
+    fits = all(len(found) == 1 or size <= limit for found, size in zip(even, filled, strict=True))
+    if fits and sum(filled) <= sum(used):
         bins = even
     return sorted(sorted(found) for found in bins)
 
 
-def _first_fit(items: Sequence[int], sizes: Sequence[int], limit: int) -> list[list[int]]:
-    bins: list[list[int]] = []
-    room: list[int] = []
-    for item in items:
-        fitting = next((number for number, free in enumerate(room) if free >= sizes[item]), None)
-        if fitting is None:
-            fitting = len(bins)
-            bins.append([])
-            room.append(limit)
-        bins[fitting].append(item)
-        room[fitting] -= sizes[item]
-    return bins
-
-
-def _evenly(items: Sequence[int], sizes: Sequence[int], count: int) -> list[list[int]]:
-    """Put each item into the emptiest bin so far."""
+def _evenly(items: Sequence[int], size_of: Callable[[Sequence[int]], int], count: int) -> list[list[int]]:
+    """Put each item into the bin that is emptiest with it."""
     bins: list[list[int]] = [[] for _ in range(count)]
-    used = [0] * count
     for item in items:
-        emptiest = used.index(min(used))
-        bins[emptiest].append(item)
-        used[emptiest] += sizes[item]
+        filled = [size_of([*found, item]) for found in bins]
+        bins[filled.index(min(filled))].append(item)
     return bins

@@ -309,7 +309,7 @@ class PACTModule(PolicyModule):
         reference: bool = False,
     ) -> list[LogProbs]:
         """Compute log-probabilities of every read of a pack under the policy or the reference, each ``[R]``."""
-        masks = head_masks(jobs, blocks, pack)
+        masks = head_masks(jobs, blocks, pack, with_traces=not reference)
         settings: dict[str, Any] = {
             "only": masks,
             "temperature": [blocks.scored(read).temperature for read in pack.reads],

@@ -46,7 +46,7 @@ class SFTModule(PolicyModule):
         metrics: list[RolloutMetric] | None = None,
         sampler: SamplerBackend | None = None,
     ) -> None:
-        packing: PackingMode = "rows"  # every trace has a prompt of its own: nothing to share
+        packing: PackingMode = "shared_prefix"  # of system turns with their tools
         super().__init__(
             policy,
             optimizer,

@@ -87,7 +87,7 @@ def lay_out(jobs: Sequence[ScoringJob]) -> ScoringBlocks:
     """Lay the prompts of a batch out as blocks: one per prompt wherever trace and rollouts can share a prefix.
 
     Under the prompt, ``h*`` is one more branch beside the rollouts. A quoted or shortened trace needs a block of its
-    own for SFT.
+    own for SFT. What different blocks begin with alike is found by packing.
     """
     found = ScoringBlocks([], {}, {})
     for number, job in enumerate(jobs):
@@ -126,8 +126,16 @@ def _add(
         found.meaning[index, PREFIX], found.trace_offset[index] = read_trace
 
 
-def head_masks(jobs: Sequence[ScoringJob], blocks: ScoringBlocks, pack: Pack) -> list[Tensor]:
+def head_masks(
+    jobs: Sequence[ScoringJob], blocks: ScoringBlocks, pack: Pack, *, with_traces: bool = True
+) -> list[Tensor]:
     """Mark, for every read of a pack, the tokens at which the head has to run: policy tokens, weighted trace tokens.
+
+    Args:
+        jobs: The scoring of the batch.
+        blocks: Its blocks.
+        pack: One of their packs.
+        with_traces: Whether traces are scored; the reference has a share in rollouts only.
 
     Returns:
         A mask ``[R]`` for every read.
@@ -141,6 +149,7 @@ def head_masks(jobs: Sequence[ScoringJob], blocks: ScoringBlocks, pack: Pack) ->
             continue
         assert job.sft_weights is not None
         mask = torch.zeros(len(read.targets), dtype=torch.bool)  # [R]
-        mask[blocks.offset(read) :] = job.sft_weights > 0
+        if with_traces:
+            mask[blocks.offset(read) :] = job.sft_weights > 0
         masks.append(mask)
     return masks

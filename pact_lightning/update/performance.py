@@ -36,7 +36,7 @@ class PhasePerformance:
         self._count: FlopCount | None = None  # outside of a fit nothing is counted
         self._flops: dict[Part, int] = defaultdict(int)
         self._rollout_flops = 0
-        self._update_tokens = 0
+        self._update_tokens = self._row_tokens = 0
 
     def start(self, model: nn.Module, device: torch.device) -> None:
         """Begin a phase."""
@@ -46,7 +46,7 @@ class PhasePerformance:
         in_bfloat16 = source.get_input_embeddings().weight.dtype == torch.bfloat16
         self._peak = peak_flops(device) if in_bfloat16 else None
         self._flops.clear()
-        self._rollout_flops = self._update_tokens = 0
+        self._rollout_flops = self._update_tokens = self._row_tokens = 0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self.clock.start(device)
@@ -68,19 +68,21 @@ class PhasePerformance:
             if part == "forward":
                 self._flops["backward"] += self._count.backward(work)
                 self._update_tokens += pack.tokens
+                self._row_tokens += pack.row_tokens
         with self.clock.measure(part):
             yield
 
     @staticmethod
     def names() -> frozenset[str]:
         """Return the names of :meth:`metrics`, those of a device whose peak is known among them."""
-        rates = ("update_tokens_per_second", "update_mfu", "rollout_mfu")
+        rates = ("update_tokens_per_second", "update_tokens_shared", "update_mfu", "rollout_mfu")
         return frozenset((*PhasePerformance().metrics(), *(f"perf/{name}" for name in rates)))
 
     def metrics(self) -> dict[str, float]:
         """Return seconds as ``time/...``, and rates, memory and utilisation as ``perf/...``.
 
-        Utilisation needs a device whose peak is known.
+        Utilisation needs a device whose peak is known. ``perf/update_tokens_shared`` is the share of the tokens of
+        plain rows that did not run again, since another row of the forward begins with them too.
         """
         seconds = self.clock.seconds
         metrics = {f"time/{part}": seconds.get(part, 0.0) for part in PARTS}
@@ -89,6 +91,8 @@ class PhasePerformance:
         sampling = sum(seconds.get(part, 0.0) for part in _SAMPLING)
         if update:
             metrics["perf/update_tokens_per_second"] = self._update_tokens / update
+        if self._row_tokens:
+            metrics["perf/update_tokens_shared"] = 1 - self._update_tokens / self._row_tokens
         rates = {"update": _rate(sum(self._flops.values()), update), "rollout": _rate(self._rollout_flops, sampling)}
         for name, rate in rates.items():
             metrics[f"perf/{name}_tflops"] = rate / _TERA

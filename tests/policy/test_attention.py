@@ -5,6 +5,8 @@ from copy import deepcopy
 import pytest
 import torch
 from flex_here import let_flex_run_here
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from pact_lightning.policy.attention.blockwise import BlockwisePlan
@@ -13,7 +15,8 @@ from pact_lightning.policy.attention.flex import FlexPlan
 from pact_lightning.policy.attention.plan import SharedPrefixPlan
 from pact_lightning.policy.loading import enable_gradient_checkpointing
 from pact_lightning.policy.logprobs import token_logprobs
-from pact_lightning.policy.packing import PREFIX, Block, BlockLayout, pack_blocks
+from pact_lightning.policy.packing import PREFIX, Block, pack_blocks
+from pact_lightning.policy.prefix_tree import BlockLayout, spans
 
 VOCAB = 300
 SIZES = {
@@ -110,6 +113,49 @@ def test_a_pack_equals_plain_rows_in_values_and_gradients(family, mode, path):
     expected = by_plain_rows(build(family, "sdpa"), blocks)
     assert min(grad.abs().max() for grad in expected[1].values()) > 1e-3, "the comparison must have something to see"
     assert_same(by_packs(build(family, "pact"), packs, path), expected)
+
+
+def trees():
+    """Prompts that share a system turn, two of them more than that; rollouts that begin alike, or are another's
+    beginning; a prompt that goes on from another one's rollout; and a block that shares nothing."""
+    system, tools, prompt, rollout = (block.prefix for block in random_blocks([(n, (), True) for n in (9, 4, 3, 6)]))
+    other = random_blocks([(5, (3, 1), True), (4, (2,), False)], seed=2)
+    first = torch.cat([system, tools, prompt])
+    return [
+        Block(first, [rollout, torch.cat([rollout[:4], other[0].prefix]), rollout[:3]], read_prefix=True),
+        other[1],
+        Block(torch.cat([system, tools, other[0].prefix]), other[0].branches),
+        Block(torch.cat([system, other[0].prefix]), other[0].branches, read_prefix=True),
+        Block(torch.cat([first, rollout]), other[0].branches),
+    ]
+
+
+@pytest.mark.parametrize("limit", [1000, 40])
+def test_trees_equal_plain_rows_in_values_and_gradients(path, limit):
+    packs = pack_blocks(trees(), limit)
+    assert max(len(span.path) for pack in packs for span in spans(pack.layouts)) >= 2
+    assert_same(by_packs(build("qwen3", "pact"), packs, path), by_plain_rows(build("qwen3", "sdpa"), trees()))
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.data())
+def test_random_trees_equal_plain_rows_in_float64(data):
+    """Few different ids, so that sequences begin alike at every depth."""
+
+    def ids(longest):
+        return torch.tensor(data.draw(st.lists(st.integers(0, 1), min_size=1, max_size=longest)))
+
+    blocks = [
+        Block(ids(8), [ids(6) for _ in range(data.draw(st.integers(1, 3)))], read_prefix=data.draw(st.booleans()))
+        for _ in range(data.draw(st.integers(1, 3)))
+    ]
+    packs = pack_blocks(blocks, data.draw(st.integers(8, 60)))
+    expected = by_plain_rows(build("qwen3", "sdpa").double(), blocks)
+    for path in ("blockwise", "two_calls"):
+        ours = by_packs(build("qwen3", "pact").double(), packs, path)
+        for left, right in zip(ours, expected, strict=True):
+            for name in left:
+                torch.testing.assert_close(left[name], right[name], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])

@@ -9,7 +9,8 @@ from pact_lightning.policy.attention import choice as attention_choice
 from pact_lightning.policy.attention.blockwise import BlockwisePlan
 from pact_lightning.policy.attention.choice import AttentionChoice, choose_path, make_plan
 from pact_lightning.policy.attention.plan import SharedPrefixPlan
-from pact_lightning.policy.packing import BlockLayout, pack_blocks
+from pact_lightning.policy.packing import pack_blocks
+from pact_lightning.policy.prefix_tree import BlockLayout
 
 CPU = torch.device("cpu")
 LAYOUTS = [BlockLayout(9, (4, 2)), BlockLayout(3)]

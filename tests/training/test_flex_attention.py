@@ -18,7 +18,7 @@ from pact_lightning.policy.attention.blockwise import BlockwisePlan
 from pact_lightning.policy.attention.choice import AttentionChoice, AttentionTrial, try_attention
 from pact_lightning.policy.attention.flex import FlexPlan
 from pact_lightning.policy.attention.plan import AttentionShape, SharedPrefixPlan
-from pact_lightning.policy.packing import BlockLayout
+from pact_lightning.policy.prefix_tree import BlockLayout
 from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.training.pact_module import PACTModule
 from pact_lightning.training.rollout_datamodule import RolloutDataModule
@@ -30,7 +30,13 @@ LONG = [BlockLayout(300, (128, 56, 1)), BlockLayout(27), BlockLayout(128, (256, 
 SHAPE = AttentionShape(layers=1, heads=4, kv_heads=2, head_dim=64)
 
 lengths = st.integers(1, 280)
-layouts = st.lists(st.builds(BlockLayout, lengths, st.lists(lengths, max_size=4).map(tuple)), min_size=1, max_size=3)
+
+
+def trees(branches):
+    return st.builds(BlockLayout, lengths, st.lists(branches, max_size=4).map(tuple))
+
+
+layouts = st.lists(trees(lengths | trees(lengths)), min_size=1, max_size=3)
 
 
 @pytest.fixture
@@ -41,18 +47,22 @@ def runs_here(monkeypatch):
 def who_sees_whom(blocks, places):
     """``[T, T]``, said token by token; padding sees itself only."""
     seen = torch.eye(places, dtype=torch.bool)
+
+    def grow(tree, start, path):
+        tree = BlockLayout(tree) if isinstance(tree, int) else tree
+        own = range(start, start + tree.prefix)
+        for query in own:
+            seen[query, start : query + 1] = True
+            for earlier in path:
+                seen[query, earlier.start : earlier.stop] = True
+        start = own.stop
+        for branch in tree.branches:
+            start = grow(branch, start, [*path, own])
+        return start
+
     start = 0
     for block in blocks:
-        prefix = range(start, start + block.prefix)
-        for query in prefix:
-            seen[query, start : query + 1] = True
-        begin = prefix.stop
-        for length in block.branches:
-            for query in range(begin, begin + length):
-                seen[query, start : prefix.stop] = True
-                seen[query, begin : query + 1] = True
-            begin += length
-        start = begin
+        start = grow(block, start, [])
     return seen
 
 

@@ -12,7 +12,7 @@ from pact_lightning.policy.packing import pack_blocks
 from pact_lightning.traces.tokens import render_trace
 from pact_lightning.training.pact_module import PACTModule
 from pact_lightning.types.trajectory import Component
-from pact_lightning.update.layout import lay_out
+from pact_lightning.update.layout import head_masks, lay_out
 from pact_lightning.update.optimizer import OptimizerConfig
 
 SHIFT = 0.02
@@ -267,6 +267,20 @@ def test_the_longest_forward_is_the_first_of_a_step_and_of_the_pass_for_old_log_
     for found in (lengths[:passed], lengths[passed:]):
         assert found == sorted(found, reverse=True)
         assert len(set(found)) > 3
+
+
+def test_the_references_head_runs_at_policy_tokens_only():
+    module = prepared(FULL, SHIFT, anchor_probability=0.0)
+    jobs = [module._job(group_of(2))]
+    blocks = lay_out(jobs)
+    (pack,) = pack_blocks(blocks.blocks, 100_000)
+    for with_traces in (True, False):
+        masks = head_masks(jobs, blocks, pack, with_traces=with_traces)
+        marked = {
+            blocks.scored(read).sample is None: int(mask.sum()) for read, mask in zip(pack.reads, masks, strict=True)
+        }
+        assert marked[False] > 0
+        assert (marked[True] > 0) == with_traces
 
 
 def test_a_prompt_whose_rollouts_take_several_forwards_has_the_same_gradient():

@@ -16,7 +16,8 @@ from pact_lightning.policy.attention.choice import AttentionChoice
 from pact_lightning.policy.flops import FlopCount, Work, attended_pairs, causal_pairs, peak_flops, peak_flops_of
 from pact_lightning.policy.loading import load_policy
 from pact_lightning.policy.logprobs import token_logprobs
-from pact_lightning.policy.packing import Block, BlockLayout, pack_blocks
+from pact_lightning.policy.packing import Block, pack_blocks
+from pact_lightning.policy.prefix_tree import BlockLayout
 from pact_lightning.update.performance import performance_line
 from pact_lightning.utils.clock import PARTS, PhaseClock
 
@@ -83,6 +84,8 @@ def test_pairs_are_those_that_the_mask_of_the_blocks_lets_through():
             own = max(start for start in starts if start <= query)
             seen += query - own + 1 + (layout.prefix if own else 0)
     assert attended_pairs(layouts) == seen
+    deep = [BlockLayout(5, (BlockLayout(3, (2, 1)), 1))]  # 1 to 5; 6 to 8; 9, 10; 9; 6
+    assert attended_pairs(deep) == 15 + 21 + 19 + 9 + 6
     assert causal_pairs(3, 5) == 6 + 7 + 8
 
 

@@ -1,8 +1,8 @@
 """Shared-prefix attention on a CPU, without padding and without copies of the prefix.
 
-A branch token sees two parts: its block's prefix and its own branch. Each part is one call of the flash kernel, the
-prefix for all branches of the block at once, and the two results are joined by their log-sum-exps. In the backward pass
-the kernel gets the joined result and log-sum-exp, and gives each part's exact share of the gradient.
+A token sees its own part of the tree and all parts that this goes on from. Each of them is one call of the flash
+kernel, a shared part for all that goes on from it at once, and the results are joined by their log-sum-exps. In the
+backward pass the kernel gets the joined result and log-sum-exp, and gives each part's exact share of the gradient.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pact_lightning.policy.attention.plan import check_planned
-from pact_lightning.policy.packing import BlockLayout
+from pact_lightning.policy.prefix_tree import BlockLayout, spans
 
 _FORWARD = "_scaled_dot_product_flash_attention_for_cpu"
 
@@ -34,7 +34,7 @@ class _Causal:
 
 @dataclass(frozen=True, slots=True)
 class _Over:
-    """Tokens that see all of a prefix, beside their own branch."""
+    """Tokens that see all of a part that they go on from."""
 
     tokens: slice
     prefix: slice
@@ -53,22 +53,15 @@ class BlockwisePlan:
     """
 
     def __init__(self, blocks: Sequence[BlockLayout]) -> None:
-        if not blocks:
-            raise ValueError("an attention plan needs at least one block")
         self.causal: list[_Causal] = []
         self.over: list[_Over] = []
-        start = 0
-        for block in blocks:
-            self._add_row(start, block.prefix)
-            first = offset = start + block.prefix
-            for length in block.branches:
-                self._add_row(offset, length)
-                offset += length
-            if block.branches:
-                self.over.append(_Over(slice(first, offset), slice(start, first)))
-            start = offset
-        self.tokens = start
-        self.places = start
+        self.tokens = 0
+        for span in spans(blocks):
+            self._add_row(span.start, span.length)
+            if span.stop > span.end:
+                self.over.append(_Over(slice(span.end, span.stop), slice(span.start, span.end)))
+            self.tokens = span.end
+        self.places = self.tokens
         """Query places that are computed: there is no padding."""
 
     @staticmethod

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pact_lightning.policy.attention.blockwise import BlockwisePlan
 from pact_lightning.policy.attention.flex import FlexPlan
 from pact_lightning.policy.attention.plan import AttentionPlan, AttentionShape, SharedPrefixPlan
-from pact_lightning.policy.packing import Block, BlockLayout, pack_blocks
+from pact_lightning.policy.packing import Block, pack_blocks
+from pact_lightning.policy.prefix_tree import BlockLayout
 from pact_lightning.utils.clock import device_time
 
 AttentionPath = Literal["auto", "blockwise", "two_calls", "flex"]

@@ -1,7 +1,8 @@
 """Shared-prefix attention by torch's FlexAttention: one compiled kernel that skips hidden blocks.
 
-A token sees two runs of the flat row: its block's prefix, and its own branch up to itself. Lengths alone tell the
-kernel's blocks that are seen wholly, in part or not at all, and the square of the row is never written out.
+A token is seen by itself and by the tokens after it in the flat row, up to the end of all that goes on from its part
+of the tree. That end alone tells the kernel's blocks that are seen wholly, in part or not at all, and the square of the
+row is never written out.
 """
 
 import inspect
@@ -16,12 +17,12 @@ from torch.nn.functional import pad
 from torch.utils._triton import has_triton
 
 from pact_lightning.policy.attention.plan import check_planned
-from pact_lightning.policy.packing import BlockLayout
+from pact_lightning.policy.prefix_tree import BlockLayout, spans
 
 _SIDE = 128
 """Tokens of a block of the kernel; rows are padded to whole blocks."""
-_QUERY_BLOCKS = 32
-"""Rows of blocks that are looked at together, to bound the memory of making a mask."""
+_KEY_BLOCKS = 32
+"""Columns of blocks that are looked at together, to bound the memory of making a mask."""
 _VARIANTS = 64
 """Most variants of the kernel: with and without gradients, and for equal numbers of blocks and heads."""
 
@@ -40,12 +41,10 @@ class FlexPlan:
     """
 
     def __init__(self, blocks: Sequence[BlockLayout], device: torch.device | str | None = None) -> None:
-        if not blocks:
-            raise ValueError("an attention plan needs at least one block")
         self.tokens = sum(block.tokens for block in blocks)
         self.places = -(-self.tokens // _SIDE) * _SIDE
         """Query places that are computed, padding included."""
-        self.mask = _block_mask(*(part.to(device) for part in _runs(blocks, self.places)))
+        self.mask = _block_mask(_ends(blocks, self.places).to(device))
 
     @staticmethod
     def available(device: torch.device) -> bool:
@@ -73,45 +72,32 @@ def compiled_kernel() -> Callable[..., Any]:
     return compiled
 
 
-def _runs(blocks: Sequence[BlockLayout], places: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for every place ``[T]`` the first token of its own run, and begin and end of the shared one."""
-    own, begin, end = (torch.arange(places, dtype=torch.int32) for _ in range(3))  # padding sees itself only
-    start = 0
-    for block in blocks:
-        prefix = slice(start, start + block.prefix)
-        own[prefix] = begin[prefix] = end[prefix] = start  # a prefix shares nothing
-        offset = prefix.stop
-        for length in block.branches:
-            branch = slice(offset, offset + length)
-            own[branch], begin[branch], end[branch] = offset, start, prefix.stop
-            offset += length
-        start = offset
-    return own, begin, end
+def _ends(blocks: Sequence[BlockLayout], places: int) -> Tensor:
+    """Return for every place ``[T]`` the end of the tokens that see it."""
+    ends = torch.arange(1, places + 1, dtype=torch.int32)  # padding sees itself only
+    for span in spans(blocks):
+        ends[span.start : span.end] = span.stop
+    return ends
 
 
-def _block_mask(own: Tensor, begin: Tensor, end: Tensor) -> BlockMask:
+def _block_mask(ends: Tensor) -> BlockMask:
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         del batch, head
-        shared = (key >= begin[query]) & (key < end[query])
-        return (key <= query) & ((key >= own[query]) | shared)
+        return (key <= query) & (query < ends[key])
 
-    query = torch.arange(len(own), dtype=torch.int32, device=own.device)
-    first = query[::_SIDE][None]  # first key of every block of keys [1, n]
+    key = torch.arange(len(ends), dtype=torch.int32, device=ends.device)
+    first = key[::_SIDE][None]  # first query of every block of queries [1, n]
     full, part = [], []
-    for start in range(0, len(own), _SIDE * _QUERY_BLOCKS):
-        rows = slice(start, start + _SIDE * _QUERY_BLOCKS)
-        # Number of keys of every block that a query sees.
-        seen = _overlap(own[rows], query[rows] + 1, first) + _overlap(begin[rows], end[rows], first)  # [., n]
+    for start in range(0, len(ends), _SIDE * _KEY_BLOCKS):
+        rows = slice(start, start + _SIDE * _KEY_BLOCKS)
+        # Number of queries of every block that see a key.
+        end = torch.minimum(ends[rows, None], first + _SIDE)
+        seen = (end - torch.maximum(key[rows, None], first)).clamp(min=0)  # [., n]
         seen = torch.unflatten(seen, 0, (-1, _SIDE))  # [., side, n]
         full.append(seen.amin(1) == _SIDE)
         part.append((seen.amax(1) > 0) & ~full[-1])
-    part_lists, full_lists = _listed(torch.cat(part)), _listed(torch.cat(full))
+    part_lists, full_lists = _listed(torch.cat(part).T), _listed(torch.cat(full).T)
     return BlockMask.from_kv_blocks(*part_lists, *full_lists, BLOCK_SIZE=_SIDE, mask_mod=visible)
-
-
-def _overlap(begin: Tensor, end: Tensor, first: Tensor) -> Tensor:
-    """Measure ``[begin, end)`` within each block of keys."""
-    return (torch.minimum(end[:, None], first + _SIDE) - torch.maximum(begin[:, None], first)).clamp(min=0)
 
 
 def _listed(wanted: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from pact_lightning.policy.packing import BlockLayout
+from pact_lightning.policy.prefix_tree import BlockLayout, Span, spans
 
 ATTENTION_NAME = "pact"
 """The ``attn_implementation`` under which models find :func:`pact_attention`."""
@@ -106,20 +106,19 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class _Branches:
-    """Branches of similar length of one block."""
+    """Branches of similar length that go on from one part of a tree."""
 
-    prefix_start: int
-    prefix: int
+    path: tuple[Span, ...]
     rows: _Rows
     mask: Tensor  # [R, P + R], True where a branch token may look
 
 
 class SharedPrefixPlan:
-    """Plan for blocks in a flat row: a prefix attends causally, a branch to its block's prefix and to itself.
+    """Plan for trees in a flat row: a beginning attends causally, a branch to all that it goes on from and to itself.
 
-    Equal, gradients included, to running every ``prefix + branch`` on its own [D]. Prefixes of similar length share
-    one causal call. The branches of a block are rows over ``[prefix keys | own keys]`` in a second call, or in several
-    where their lengths are far apart. All index tensors are made once per forward, not per layer.
+    Equal, gradients included, to running every sequence on its own [D]. Beginnings of similar length share one causal
+    call. The branches of a part are rows over ``[keys of its path | own keys]`` in a second call, or in several where
+    their lengths are far apart. All index tensors are made once per forward, not per layer.
 
     Args:
         blocks: The blocks in the order of the flat row; a token's position restarts at ``P`` in every branch.
@@ -130,17 +129,18 @@ class SharedPrefixPlan:
     """
 
     def __init__(self, blocks: Sequence[BlockLayout], device: torch.device | str | None = None) -> None:
-        if not blocks:
-            raise ValueError("an attention plan needs at least one block")
-        prefixes: list[tuple[int, int]] = []
-        self._branches: list[_Branches] = []
-        start = 0
-        for block in blocks:
-            prefixes.append((start, block.prefix))
-            self._branches += _branch_rows(start, block, device)
-            start += block.tokens
-        self.tokens = start
-        self._causal = [_Rows(spans, device) for spans in _similar_lengths(prefixes)]
+        beginnings: list[tuple[int, int]] = []
+        branches: dict[int, tuple[tuple[Span, ...], list[tuple[int, int]]]] = {}  # by the start of what they go on from
+        self.tokens = 0
+        for span in spans(blocks):
+            place = (span.start, span.length)
+            if span.path:
+                branches.setdefault(span.path[-1].start, (span.path, []))[1].append(place)
+            else:
+                beginnings.append(place)
+            self.tokens = span.end
+        self._causal = [_Rows(similar, device) for similar in _similar_lengths(beginnings)]
+        self._branches = [made for path, found in branches.values() for made in _branch_rows(path, found, device)]
         self._place = self._places(device)
 
     @property
@@ -183,20 +183,16 @@ class SharedPrefixPlan:
         return None if in_order else place.to(device)
 
 
-def _branch_rows(start: int, block: BlockLayout, device: torch.device | str | None) -> Iterator[_Branches]:
-    spans: list[tuple[int, int]] = []
-    offset = start + block.prefix
-    for length in block.branches:
-        spans.append((offset, length))
-        offset += length
-    for similar in _similar_lengths(spans):
+def _branch_rows(
+    path: tuple[Span, ...], branches: Sequence[tuple[int, int]], device: torch.device | str | None
+) -> Iterator[_Branches]:
+    before = sum(span.length for span in path)
+    for similar in _similar_lengths(branches):
         rows = _Rows(similar, device)
         # Lower-right causal. Padded keys stand to the right of every real query, so the mask hides them too. Every row,
-        # padded or not, sees the prefix: no softmax runs over nothing.
-        shape = (rows.length, block.prefix + rows.length)
-        yield _Branches(
-            start, block.prefix, rows, torch.ones(shape, dtype=torch.bool, device=device).tril(block.prefix)
-        )
+        # padded or not, sees the path: no softmax runs over nothing.
+        shape = (rows.length, before + rows.length)
+        yield _Branches(path, rows, torch.ones(shape, dtype=torch.bool, device=device).tril(before))
 
 
 def _similar_lengths(spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
@@ -211,12 +207,12 @@ def _similar_lengths(spans: Sequence[tuple[int, int]]) -> list[list[tuple[int, i
 
 
 def _attend_branches(branches: _Branches, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
-    """Attend from branches as rows over ``[prefix keys | own keys]``: ``[K, heads, R, d]``."""
+    """Attend from branches as rows over ``[keys of their path | own keys]``: ``[K, heads, R, d]``."""
 
-    def with_prefix(flat: Tensor) -> Tensor:
+    def with_path(flat: Tensor) -> Tensor:
         own = branches.rows.take(flat)  # [K, kv_heads, R, d]
-        prefix = flat.narrow(0, branches.prefix_start, branches.prefix).transpose(0, 1)  # [kv_heads, P, d]
-        return torch.cat([prefix.expand(own.shape[0], -1, -1, -1), own], dim=2)
+        path = (flat[span.start : span.end].transpose(0, 1) for span in branches.path)  # [kv_heads, n, d] each
+        return torch.cat([*(part.expand(own.shape[0], -1, -1, -1) for part in path), own], dim=2)
 
     rows = branches.rows.take(q)  # [K, heads, R, d]
     groups = q.shape[1] // k.shape[1]
@@ -224,7 +220,7 @@ def _attend_branches(branches: _Branches, q: Tensor, k: Tensor, v: Tensor, scali
     # CUDA take the kernel that writes out all scores, and repeating the keys would cost a copy.
     stacked = torch.unflatten(rows, 1, (k.shape[1], groups)).flatten(2, 3)  # [K, kv_heads, groups * R, d]
     mask = branches.mask.repeat(groups, 1)  # [groups * R, P + R]
-    out = scaled_dot_product_attention(stacked, with_prefix(k), with_prefix(v), attn_mask=mask, scale=scaling)
+    out = scaled_dot_product_attention(stacked, with_path(k), with_path(v), attn_mask=mask, scale=scaling)
     return torch.unflatten(out, 2, (groups, rows.shape[2])).flatten(1, 2)
 
 
