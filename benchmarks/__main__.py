@@ -29,6 +29,7 @@ ROWS = {
     "decode_vs_generate": 90,
     "padding": 10,
     "startup": 25,
+    "neighbour": 200,
     "plan_error": 90,
 }
 """Seconds that each row may take on two idle cores, set-up included; the sum is at most 20 minutes."""

@@ -27,6 +27,7 @@ from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.metrics.evaluation import RolloutMetric
 from pact_lightning.policy.attention.choice import AttentionChoice, AttentionPath, check_path
 from pact_lightning.policy.loading import PolicyConfig, load_end_ids, load_policy, load_tokenizer, save_policy
+from pact_lightning.policy.logprobs import decoder_and_head
 from pact_lightning.policy.memory import keep_freed_memory, offloaded_activations
 from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.reference import make_reference
@@ -38,6 +39,7 @@ from pact_lightning.policy.state_dict import (
     trainable_state,
     without_prefix,
 )
+from pact_lightning.policy.threads import FreeThreads
 from pact_lightning.resume.checkpoint_files import use_whole_files
 from pact_lightning.resume.exact_resume import ExactResume
 from pact_lightning.resume.interruption import Interruption
@@ -146,9 +148,12 @@ class PolicyModule(EvaluatedModule):
     def configure_model(self) -> None:
         """Load the policy, once; Lightning calls this in every stage."""
         if self.policy is None:
-            if not torch.cuda.is_available():
+            threads = None if torch.cuda.is_available() else FreeThreads()
+            if threads is not None:
                 keep_freed_memory()
             self.policy = load_policy(self.policy_config).train()
+            if threads is not None:
+                threads.follow(decoder_and_head(self.policy)[0])
             load_start(self.policy, self.policy_config)
             if self.needs_reference:
                 started = self.policy_config.start_from is not None
