@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pact_lightning.callbacks.annealing import AnnealingCallback as AnnealingCallback
     from pact_lightning.callbacks.collapse import CollapseMonitor as CollapseMonitor
     from pact_lightning.callbacks.export import ExportPolicy as ExportPolicy
+    from pact_lightning.callbacks.mixture import MixtureCallback as MixtureCallback
     from pact_lightning.credit.group import CreditConfig as CreditConfig
     from pact_lightning.environments.checker.checker import check_environment as check_environment
     from pact_lightning.environments.functions import CallableTools as CallableTools
@@ -27,9 +28,17 @@ if TYPE_CHECKING:
     from pact_lightning.metrics.solve import AnswerCorrectness as AnswerCorrectness
     from pact_lightning.metrics.solve import SolveRate as SolveRate
     from pact_lightning.metrics.tool_use import ToolUse as ToolUse
+    from pact_lightning.objectives.aggregation import AggregationConfig as AggregationConfig
     from pact_lightning.objectives.annealing import AnnealingSchedule as AnnealingSchedule
+    from pact_lightning.objectives.cispo import CISPO as CISPO
+    from pact_lightning.objectives.gspo import GSPO as GSPO
+    from pact_lightning.objectives.objective import Objective as Objective
+    from pact_lightning.objectives.objective import RolloutTokens as RolloutTokens
     from pact_lightning.objectives.pact import Coefficients as Coefficients
+    from pact_lightning.objectives.rlsd import RLSD as RLSD
+    from pact_lightning.objectives.sft_config import SFTConfig as SFTConfig
     from pact_lightning.objectives.surrogate import ClipConfig as ClipConfig
+    from pact_lightning.objectives.turnsight import TurnSight as TurnSight
     from pact_lightning.policy.loading import PolicyConfig as PolicyConfig
     from pact_lightning.resume.last_checkpoint import evaluated_checkpoint as evaluated_checkpoint
     from pact_lightning.resume.last_checkpoint import last_checkpoint as last_checkpoint
@@ -71,6 +80,7 @@ _HOMES = {
     "AnnealingCallback": "callbacks.annealing",
     "CollapseMonitor": "callbacks.collapse",
     "ExportPolicy": "callbacks.export",
+    "MixtureCallback": "callbacks.mixture",
     "CreditConfig": "credit.group",
     "check_environment": "environments.checker.checker",
     "CallableTools": "environments.functions",
@@ -85,9 +95,17 @@ _HOMES = {
     "AnswerCorrectness": "metrics.solve",
     "SolveRate": "metrics.solve",
     "ToolUse": "metrics.tool_use",
+    "AggregationConfig": "objectives.aggregation",
     "AnnealingSchedule": "objectives.annealing",
+    "CISPO": "objectives.cispo",
+    "GSPO": "objectives.gspo",
+    "Objective": "objectives.objective",
+    "RolloutTokens": "objectives.objective",
     "Coefficients": "objectives.pact",
+    "RLSD": "objectives.rlsd",
+    "SFTConfig": "objectives.sft_config",
     "ClipConfig": "objectives.surrogate",
+    "TurnSight": "objectives.turnsight",
     "PolicyConfig": "policy.loading",
     "evaluated_checkpoint": "resume.last_checkpoint",
     "last_checkpoint": "resume.last_checkpoint",

@@ -1,7 +1,8 @@
 """Advantages on two levels, from turn rewards (METHOD section 3, items 4 to 6)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Literal, get_args
 
@@ -10,6 +11,9 @@ import numpy as np
 Fusion = Literal["sum", "mean", "trajectory"]
 """Fusion of both levels: ``sum`` is ``A^g + A^l`` [P], ``mean`` its half [C], ``trajectory`` is ``A^g`` alone."""
 
+Scale = Literal["std", "none"]
+"""Divisor of what is left of a value without the mean: ``std`` plus ``eps`` [P], or ``none`` (Dr. GRPO)."""
+
 LARGEST_REWARD = 1e30
 """Largest size of a reward: advantages are float32, and a turn that one rollout reaches keeps its raw return."""
 
@@ -17,7 +21,12 @@ _ROUNDING = 1e-13
 
 
 def dual_level_advantages(
-    turn_rewards: Sequence[Sequence[float]], *, gamma: float = 0.9, eps: float = 1e-6, fusion: Fusion = "sum"
+    turn_rewards: Sequence[Sequence[float]],
+    *,
+    gamma: float = 0.9,
+    eps: float = 1e-6,
+    fusion: Fusion = "sum",
+    scale: Scale = "std",
 ) -> list[list[float]]:
     """Compute the advantage of every turn of every rollout of a group; a turn's tokens share its value.
 
@@ -32,6 +41,7 @@ def dual_level_advantages(
         gamma: Discount of the turn level, in ``[0, 1]``.
         eps: Added to the standard deviation, ``> 0``.
         fusion: Fusion of the two levels, see :data:`Fusion`.
+        scale: Divisor of both levels, see :data:`Scale`.
 
     Returns:
         ``K`` lists of the same lengths as ``turn_rewards``.
@@ -44,15 +54,18 @@ def dual_level_advantages(
     """
     if fusion not in get_args(Fusion):
         raise ValueError(f"unknown fusion {fusion!r}; use one of {', '.join(get_args(Fusion))}")
+    if scale not in get_args(Scale):
+        raise ValueError(f"unknown scale {scale!r}; use one of {', '.join(get_args(Scale))}")
     if not 0.0 <= gamma <= 1.0 or not eps > 0.0:
         raise ValueError(f"advantages need 0 <= gamma <= 1 and eps > 0, not gamma={gamma}, eps={eps}")
     _check_rewards(turn_rewards)
-    group = _normalise([math.fsum(rewards) for rewards in turn_rewards], eps)
+    normalise = partial(_normalise, eps=eps, scale=scale)
+    group = normalise([math.fsum(rewards) for rewards in turn_rewards])
     if fusion == "trajectory":
         return [[value] * len(rewards) for value, rewards in zip(group, turn_rewards, strict=True)]
-    turns = _turn_level(turn_rewards, gamma, eps)
-    scale = 0.5 if fusion == "mean" else 1.0
-    return [[scale * (value + local) for local in locals_] for value, locals_ in zip(group, turns, strict=True)]
+    turns = _turn_level(turn_rewards, gamma, normalise)
+    factor = 0.5 if fusion == "mean" else 1.0
+    return [[factor * (value + local) for local in locals_] for value, locals_ in zip(group, turns, strict=True)]
 
 
 def is_zero_variance(advantages: Sequence[Sequence[float]]) -> bool:
@@ -69,12 +82,14 @@ def is_zero_variance(advantages: Sequence[Sequence[float]]) -> bool:
     return not any(value for rollout in advantages for value in rollout)
 
 
-def _turn_level(turn_rewards: Sequence[Sequence[float]], gamma: float, eps: float) -> list[list[float]]:
+def _turn_level(
+    turn_rewards: Sequence[Sequence[float]], gamma: float, normalise: Callable[[Sequence[float]], list[float]]
+) -> list[list[float]]:
     returns = [_discounted_returns(rewards, gamma) for rewards in turn_rewards]
     advantages: list[list[float]] = [[] for _ in returns]
     for turn in range(max(map(len, returns))):
         reached = [k for k, values in enumerate(returns) if len(values) > turn]
-        for k, value in zip(reached, _normalise([returns[k][turn] for k in reached], eps), strict=True):
+        for k, value in zip(reached, normalise([returns[k][turn] for k in reached]), strict=True):
             advantages[k].append(value)
     return advantages
 
@@ -84,13 +99,14 @@ def _discounted_returns(rewards: Sequence[float], gamma: float) -> list[float]:
     return list(accumulate(reversed(rewards), lambda later, reward: reward + gamma * later))[::-1]
 
 
-def _normalise(values: Sequence[float], eps: float) -> list[float]:
+def _normalise(values: Sequence[float], *, eps: float, scale: Scale) -> list[float]:
     if len(values) == 1:
         return list(values)
     array = np.asarray(values, dtype=np.float64)
     if np.ptp(array) <= _ROUNDING * max(1.0, float(np.abs(array).max())):
         return [0.0] * len(values)  # sums of fractions, which eps would blow up
-    return [float(value) for value in (array - array.mean()) / (array.std(ddof=1) + eps)]
+    divisor = array.std(ddof=1) + eps if scale == "std" else 1.0
+    return [float(value) for value in (array - array.mean()) / divisor]
 
 
 def _check_rewards(turn_rewards: Sequence[Sequence[float]]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pact_lightning.credit.advantages import Fusion, dual_level_advantages, is_zero_variance
+from pact_lightning.credit.advantages import Fusion, Scale, dual_level_advantages, is_zero_variance
 from pact_lightning.credit.matching import MatchMethod
 from pact_lightning.credit.reward import RewardFunction, make_reward
 from pact_lightning.types.task import Task
@@ -33,6 +33,8 @@ class CreditConfig:
         gamma: Discount of later turns' rewards [C].
         eps: Added to the standard deviations [C].
         advantage_fusion: Fusion of trajectory and turn advantage: ``sum`` [P], ``mean`` [C], or ``trajectory`` alone.
+        advantage_scale: Divisor of rewards less their mean: ``std``, their standard deviation [P], or ``none``, as
+            Dr. GRPO.
 
     Raises:
         ValueError: There is no such reward.
@@ -46,6 +48,7 @@ class CreditConfig:
     gamma: float = 0.9
     eps: float = 1e-6
     advantage_fusion: Fusion = "sum"
+    advantage_scale: Scale = "std"
 
     def __post_init__(self) -> None:
         self.reward_function()  # a wrong name fails before anything is loaded
@@ -111,6 +114,15 @@ class Group:
         turns = self.trajectories[sample].turn_indices()
         return torch.from_numpy(np.asarray(self.advantages[sample], dtype=np.float32)[turns])
 
+    def turn_indices(self, sample: int) -> Tensor:
+        """Return the turn of every token of a rollout, ``[R_k]``."""
+        return torch.from_numpy(self.trajectories[sample].turn_indices())
+
+    @property
+    def policy_tokens(self) -> int:
+        """Number of policy tokens of all rollouts."""
+        return sum(int(trajectory.policy_mask().sum()) for trajectory in self.trajectories)
+
     def policy_mask(self, sample: int) -> Tensor:
         """Return ``M_{i,k}``, the mask of policy tokens, ``[R_k]``.
 
@@ -157,7 +169,13 @@ def make_group(
     reward = credit.reward_function()
     rewards = [reward(trajectory, task) for trajectory in kept]
     if len(kept) > 1:
-        advantages = dual_level_advantages(rewards, gamma=credit.gamma, eps=credit.eps, fusion=credit.advantage_fusion)
+        advantages = dual_level_advantages(
+            rewards,
+            gamma=credit.gamma,
+            eps=credit.eps,
+            fusion=credit.advantage_fusion,
+            scale=credit.advantage_scale,
+        )
     else:
         advantages = [[0.0] * len(turns) for turns in rewards]
     return Group(

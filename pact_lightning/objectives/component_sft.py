@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from pact_lightning.objectives.annealing import Supervision
-from pact_lightning.types.trajectory import Component
+from pact_lightning.types.trajectory import POLICY_COMPONENTS, Component
 
 Normalizer = Literal["weight_sum", "token_count"]
 """``weight_sum`` divides by ``Z = sum m`` [P]; ``token_count`` by the number of tokens with ``m > 0`` [D]."""
 
 
 def component_sft_loss(
-    logp: Tensor, weights: Tensor, *, normalizer: Normalizer = "weight_sum"
+    logp: Tensor, weights: Tensor, *, normalizer: Normalizer = "weight_sum", factors: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute ``-(1/Z) sum_n m_n log pi(h*_n | x, h*_<n)`` [P].
 
@@ -32,6 +32,8 @@ def component_sft_loss(
         logp: Log-probabilities of the trace's tokens under the policy, ``[N]``.
         weights: ``m``, ``[N]``, ``>= 0``; see :func:`sft_weights`. No gradient flows into them.
         normalizer: Divisor of the weighted sum, see :data:`Normalizer`.
+        factors: Further factors of the tokens' terms, ``[N]``, which leave the divisor as it is; ``None`` for none. No
+            gradient flows into them.
 
     Returns:
         The scalar loss, and detached scalars: ``tokens`` (with ``m > 0``), ``weight_sum`` (``Z``) and ``skipped``. With
@@ -53,10 +55,20 @@ def component_sft_loss(
     active = weights > 0  # [N]
     tokens, weight_sum = active.sum(), weights.sum()  # [], []
     # Over no token the sum is 0 and divides to 0, still connected to logp.
-    total = (weights * logp.masked_fill(~active, 0.0)).sum()  # []
+    terms = weights * logp.masked_fill(~active, 0.0)  # [N]
+    total = (terms if factors is None else terms * factors.detach().masked_fill(~active, 0.0)).sum()  # []
     scale = weight_sum if normalizer == "weight_sum" else tokens
     loss = -total / torch.where(tokens > 0, scale, 1)  # []
     return loss, {"tokens": tokens.to(logp.dtype), "weight_sum": weight_sum, "skipped": (tokens == 0).to(logp.dtype)}
+
+
+def likelihood_weights(components: Tensor) -> Tensor:
+    """Weigh the expert's own tokens alike: 1 for what a policy writes, 0 elsewhere; float32, ``[N]``.
+
+    Args:
+        components: :class:`~pact_lightning.types.trajectory.Component` of each token, integers, ``[N]``.
+    """
+    return torch.isin(components, torch.tensor([int(component) for component in sorted(POLICY_COMPONENTS)])).float()
 
 
 def sft_weights(

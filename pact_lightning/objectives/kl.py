@@ -29,15 +29,24 @@ def k3_kl(logp: Tensor, ref_logp: Tensor, mask: Tensor, *, clamp: float = 10.0) 
     Raises:
         ValueError: Shapes differ, the mask is empty for the whole group, or ``clamp`` is not positive.
     """
+    values, metrics = k3_values(logp, ref_logp, mask, clamp=clamp)
+    loss = group_mean(values, mask)  # []
+    return loss, {"kl": loss.detach(), **metrics}
+
+
+def k3_values(logp: Tensor, ref_logp: Tensor, mask: Tensor, *, clamp: float = 10.0) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the tokens' estimates that :func:`k3_kl` averages, ``[K, T]``, 0 outside the mask.
+
+    Arguments and errors are those of :func:`k3_kl`; of its metrics there is ``kl_clamped``.
+    """
     if not clamp > 0.0:
         raise ValueError(f"clamp bounds the log-ratio and must be > 0, not {clamp}")
     check_group(mask, logp=logp, ref_logp=ref_logp)
     outside = mask == 0  # [K, T]
     raw = (ref_logp.detach() - logp).masked_fill(outside, 0.0)  # [K, T]
     log_ratio = raw.clamp(-clamp, clamp)  # [K, T]
-    loss = group_mean(torch.expm1(log_ratio) - log_ratio, mask)  # []
     clamped = (raw.detach()[~outside].abs() > clamp).float().mean()  # []
-    return loss, {"kl": loss.detach(), "kl_clamped": clamped}
+    return torch.expm1(log_ratio) - log_ratio, {"kl_clamped": clamped}
 
 
 def entropy_bonus(entropy: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

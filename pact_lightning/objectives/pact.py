@@ -46,6 +46,7 @@ def pact_prompt_loss(
     entropy: Tensor | None = None,
     sft: Tensor | None = None,
     coefficients: Coefficients | None = None,
+    rl_weight: float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Add up ``L_i = (1 - z_i) [L_RL(r^h) + beta_SFT L_SFT] + z_i L_RL(r^x)``, plus KL and entropy [P].
 
@@ -66,6 +67,7 @@ def pact_prompt_loss(
         entropy: Entropy loss (minus the mean entropy) before its coefficient, a scalar; ``None`` as for ``kl``.
         sft: SFT loss before ``beta_SFT``, a scalar; ``None`` for an anchored prompt or where ``beta_SFT`` is 0.
         coefficients: Weights of the terms; ``None`` for the defaults of :class:`Coefficients`.
+        rl_weight: Weight of the surrogate, 1 but in CHORD's mixture.
 
     Returns:
         The scalar ``L_i``, and detached scalars: ``loss``, each term included, before its coefficient (``rl``,
@@ -78,7 +80,7 @@ def pact_prompt_loss(
     weights = coefficients or Coefficients()
     terms: list[tuple[str, float, Tensor | None]] = []
     if rl is not None:
-        terms += [("rl", 1.0, rl), ("kl", weights.kl, kl), ("entropy", weights.entropy, entropy)]
+        terms += [("rl", rl_weight, rl), ("kl", weights.kl, kl), ("entropy", weights.entropy, entropy)]
     if not anchored:
         terms.append(("sft", weights.sft, sft))
     present = [(name, weight, _required(name, weight, term)) for name, weight, term in terms if weight != 0.0]

@@ -70,29 +70,72 @@ def clipped_surrogate(
     Raises:
         ValueError: Shapes differ, the mask is empty for the whole group, or a bound is out of its range.
     """
+    losses, metrics = clipped_losses(
+        logp, old_logp, advantages, mask, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+    )
+    return group_mean(losses, mask), metrics  # []
+
+
+def clipped_losses(
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the tokens' losses that :func:`clipped_surrogate` averages, ``[K, T]``, 0 outside the mask.
+
+    Arguments, metrics and errors are those of :func:`clipped_surrogate`.
+    """
     _check_bounds(clip_low, clip_high, dual_clip)
     check_group(mask, logp=logp, old_logp=old_logp, advantages=advantages)
     outside = mask == 0  # [K, T]
     advantages = advantages.detach().masked_fill(outside, 0.0)  # [K, T]
-    log_ratio = (logp - old_logp.detach()).masked_fill(outside, 0.0).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)  # [K, T]
+    log_ratio = masked_log_ratio(logp, old_logp, mask)  # [K, T]
     ratio = log_ratio.exp()  # [K, T]
     objective = torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages)  # [K, T]
     if dual_clip is not None:
         bounded = torch.maximum(objective, dual_clip * advantages)  # [K, T]
         objective = torch.where(advantages < 0, bounded, objective)  # [K, T]
-    loss = -group_mean(objective, mask)  # []
-    with torch.no_grad():
-        kept, sign = ratio[~outside], advantages[~outside].sign()  # [masked tokens]
-        stopped_dual = torch.zeros_like(kept) if dual_clip is None else (kept > dual_clip) & (sign < 0)
-        metrics = {
-            "clip_low": _share((kept < 1.0 - clip_low) & (sign < 0)),
-            "clip_high": _share((kept > 1.0 + clip_high) & (sign > 0)),
-            "clip_dual": _share(stopped_dual),
-            "ratio_mean": kept.mean(),
-            "ratio_max": kept.max(),
-            "approx_kl": (kept - 1.0 - log_ratio[~outside]).mean(),
-        }
-    return loss, metrics
+    clip = ClipConfig(clip_low, clip_high, dual_clip)
+    return -objective, ratio_figures(log_ratio, advantages, mask, clip)
+
+
+def masked_log_ratio(logp: Tensor, old_logp: Tensor, mask: Tensor) -> Tensor:
+    """Compute ``logp - old_logp``, clamped at +-20 and 0 outside the mask; no gradient flows into ``old_logp``.
+
+    Args:
+        logp: Log-probabilities under the policy, ``[K, T]``.
+        old_logp: The same under the policy that sampled, ``[K, T]``.
+        mask: Policy tokens, ``[K, T]``.
+    """
+    return (logp - old_logp.detach()).masked_fill(mask == 0, 0.0).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)  # [K, T]
+
+
+@torch.no_grad()
+def ratio_figures(log_ratio: Tensor, advantages: Tensor, mask: Tensor, clip: ClipConfig) -> dict[str, Tensor]:
+    """Compute the metrics of :func:`clipped_surrogate`, by the names :data:`FIGURES`.
+
+    Args:
+        log_ratio: Logarithm of the ratio that is clipped, ``[K, T]``.
+        advantages: ``A``, ``[K, T]``.
+        mask: Policy tokens, ``[K, T]``.
+        clip: The bounds.
+    """
+    inside = mask != 0  # [K, T]
+    kept, sign = log_ratio[inside].exp(), advantages[inside].sign()  # [masked tokens]
+    stopped_dual = torch.zeros_like(kept) if clip.dual is None else (kept > clip.dual) & (sign < 0)
+    return {
+        "clip_low": _share((kept < 1.0 - clip.low) & (sign < 0)),
+        "clip_high": _share((kept > 1.0 + clip.high) & (sign > 0)),
+        "clip_dual": _share(stopped_dual),
+        "ratio_mean": kept.mean(),
+        "ratio_max": kept.max(),
+        "approx_kl": (kept - 1.0 - log_ratio[inside]).mean(),
+    }
 
 
 def group_mean(values: Tensor, mask: Tensor) -> Tensor:

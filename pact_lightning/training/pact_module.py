@@ -29,9 +29,12 @@ from pact_lightning.callbacks.collapse import CollapseMonitor
 from pact_lightning.credit.group import Group
 from pact_lightning.metrics.evaluation import EvaluationMetrics, RolloutMetric
 from pact_lightning.metrics.rollout_figures import rollout_figures, rollout_line
+from pact_lightning.objectives.aggregation import AggregationConfig
 from pact_lightning.objectives.annealing import Supervision
-from pact_lightning.objectives.component_sft import Normalizer, sft_weights
+from pact_lightning.objectives.component_sft import Normalizer, likelihood_weights, sft_weights
+from pact_lightning.objectives.objective import Objective
 from pact_lightning.objectives.pact import Coefficients
+from pact_lightning.objectives.sft_config import SFTConfig
 from pact_lightning.objectives.surrogate import ClipConfig
 from pact_lightning.policy.attention.choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig, policy_positions
@@ -45,11 +48,12 @@ from pact_lightning.rollout.samplers.base import SamplerBackend
 from pact_lightning.training.phase_report import training_metric_names, warn_where_nothing_is_learned
 from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.update.context import ContextBuilder, PrivilegedContext, TraceContext, TraceTemplate
-from pact_lightning.update.gradient import gather_gradient, idle_forwards
+from pact_lightning.update.gradient import gather_gradient
 from pact_lightning.update.layout import RatioContext, ScoringBlocks, ScoringJob, head_masks, lay_out
 from pact_lightning.update.optimizer import OptimizerConfig
 from pact_lightning.update.performance import PhasePerformance, performance_line
 from pact_lightning.update.prompt_loss import PromptLoss, ScoredRollout
+from pact_lightning.update.rollout_scores import RolloutScorer
 from pact_lightning.update.sampler_correction import ImportanceCap, SamplerCorrection, cap_in_force
 from pact_lightning.update.step_metrics import MAXIMA, step_counts, step_metrics
 from pact_lightning.utils.processes import sum_over_processes
@@ -66,12 +70,16 @@ class PACTModule(PolicyModule):
         policy: The policy to train.
         optimizer: Optimiser, learning rate and clipping.
         coefficients: Weights of the SFT, KL and entropy terms.
+        objective: How a rollout's tokens enter the loss, such as :class:`~pact_lightning.GSPO` or one of your own; by
+            default the clipped surrogate [P].
         clip: Bounds of the surrogate.
+        aggregation: Mean over a group's tokens.
         anchor_probability: ``q``: share of prompts scored under the prompt alone [P].
         trace_template: ``turns``, ``user_block`` or ``system_block``.
         trace_context: ``full`` [P], ``safe`` or ``follow``.
         ratio_context: ``trace`` [P]; ``prompt`` scores trace prompts under ``x`` too (the naive mix of RL and SFT);
             ``cross`` divides ``pi_theta(. | c^h)`` by ``pi_old(. | x)``.
+        sft: Tokens that the SFT term imitates, and a weight by their probability.
         sft_normalizer: ``weight_sum`` [P] or ``token_count``.
         supervise_delimiters: Count turn delimiters to the tool-call span.
         zero_variance: ``drop`` leaves out the rollout terms of groups whose advantages are all 0; ``keep`` as in the
@@ -99,11 +107,14 @@ class PACTModule(PolicyModule):
         policy: PolicyConfig = PolicyConfig(),  # noqa: B008  # frozen
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008  # frozen
         coefficients: Coefficients = Coefficients(),  # noqa: B008  # frozen
+        objective: Objective | None = None,
         clip: ClipConfig = ClipConfig(),  # noqa: B008  # frozen
+        aggregation: AggregationConfig = AggregationConfig(),  # noqa: B008  # frozen
         anchor_probability: float = 0.4,
         trace_template: TraceTemplate = "turns",
         trace_context: TraceContext = "full",
         ratio_context: RatioContext = "trace",
+        sft: SFTConfig = SFTConfig(),  # noqa: B008  # frozen
         sft_normalizer: Normalizer = "weight_sum",
         supervise_delimiters: bool = False,
         zero_variance: Literal["drop", "keep"] = "drop",
@@ -134,9 +145,12 @@ class PACTModule(PolicyModule):
         if not 0.0 <= anchor_probability <= 1.0:
             raise ValueError(f"anchor_probability is a probability, not {anchor_probability}; set it between 0 and 1")
         self.coefficients = coefficients
+        self.objective = objective or Objective()
         self.clip = clip
+        self.aggregation = aggregation
         self.anchor_probability = anchor_probability
         self.ratio_context: RatioContext = ratio_context
+        self.sft = sft
         self.sft_normalizer: Normalizer = sft_normalizer
         self.supervise_delimiters = supervise_delimiters
         self.zero_variance = zero_variance
@@ -144,10 +158,13 @@ class PACTModule(PolicyModule):
         self._correction = SamplerCorrection(self.importance_cap)
         self.seed = seed
         self.supervision = Supervision(level, tool_call_scale)
+        self.mixture: float | None = None  # see MixtureCallback
         self._phase_metrics: dict[str, float] = {}
         self.performance = PhasePerformance()
         longest = policy_positions(policy) if max_context_tokens is None else max_context_tokens
-        self.contexts = ContextBuilder(self.renderer, trace_template, trace_context, longest)
+        self.contexts = ContextBuilder(
+            self.renderer, trace_template, trace_context, longest, with_answer=sft.with_answer
+        )
 
     @property
     def needs_reference(self) -> bool:
@@ -162,7 +179,9 @@ class PACTModule(PolicyModule):
     @property
     def metric_names(self) -> frozenset[str]:
         """Names of what a fit logs."""
-        return super().metric_names.union(training_metric_names(), self._correction.names)
+        return super().metric_names.union(
+            training_metric_names(), self._correction.names, (f"train/{name}" for name in self.objective.figures)
+        )
 
     def prepare_phase(self, groups: Sequence[Group], optimizer_steps: int) -> None:
         """Draw the anchors ``z_i`` of a phase and compute ``pi_old`` where it is needed (METHOD 5.8, 5.19).
@@ -183,11 +202,11 @@ class PACTModule(PolicyModule):
         if optimizer_steps > 1 or self.ratio_context == "cross":
             under_prompt = self.ratio_context == "cross"
             missing = [job for job in jobs if job.group.old_logps is None]
-            for job, logps in zip(missing, self._old_logps(missing, under_prompt=under_prompt), strict=True):
+            for job, logps in zip(missing, self._scorer.logps(missing, under_prompt=under_prompt), strict=True):
                 job.group.old_logps = logps
         if self.importance_cap is not None:
             missing = [job for job in jobs if not job.old_under_prompt and job.group.prompt_logps is None]
-            for job, logps in zip(missing, self._old_logps(missing, under_prompt=True), strict=True):
+            for job, logps in zip(missing, self._scorer.logps(missing, under_prompt=True), strict=True):
                 job.group.prompt_logps = logps
 
     def on_train_epoch_start(self) -> None:
@@ -245,11 +264,12 @@ class PACTModule(PolicyModule):
         blocks = lay_out(jobs)
         sums: dict[str, float] = defaultdict(float)
         self._correction = SamplerCorrection(self.importance_cap)
+        others = self._scorer.in_other_context(jobs) if self.objective.needs_gap else {}
         packs = pack_blocks(blocks.blocks, self.max_tokens_per_forward, self.packing)
 
         def loss_of(pack: Pack) -> Tensor:
             with self.offloading(), self.performance.clock.measure("forward"):
-                return self._pack_loss(pack, jobs, blocks, sums)
+                return self._pack_loss(pack, jobs, blocks, sums, others)
 
         def measured_backward(loss: Tensor) -> None:
             with self.performance.clock.measure("backward"):
@@ -264,7 +284,9 @@ class PACTModule(PolicyModule):
         dropped = group.zero_variance and self.zero_variance == "drop"
         with_rollouts = len(group.trajectories) > 1 and not dropped
         weights = None
-        if context is not None and self.coefficients.sft > 0:
+        if context is not None and self._coefficients.sft > 0 and self.sft.tokens == "policy":
+            weights = likelihood_weights(torch.from_numpy(context.target.components))
+        elif context is not None and self._coefficients.sft > 0:
             weights = sft_weights(
                 torch.from_numpy(context.target.components),
                 torch.from_numpy(context.target.min_levels),
@@ -274,6 +296,10 @@ class PACTModule(PolicyModule):
         prompt = self.contexts.prompt(group.task) if context is None else context.prompt
         return ScoringJob(group, context, prompt, self.ratio_context, with_rollouts, weights)
 
+    @property
+    def _coefficients(self) -> Coefficients:
+        return self.coefficients if self.mixture is None else replace(self.coefficients, sft=self.mixture)
+
     def _context(self, group: Group) -> PrivilegedContext | None:
         assert group.task.trace is not None
         longest = max((len(trajectory.ids()) for trajectory in group.trajectories), default=0)
@@ -282,22 +308,9 @@ class PACTModule(PolicyModule):
             group.anchored = "overlong"
         return context
 
-    @torch.no_grad()
-    def _old_logps(self, jobs: Sequence[ScoringJob], *, under_prompt: bool) -> list[list[Tensor]]:
-        """Compute log-probabilities of the rollouts under ``pi_old``, by job and rollout, each ``[R]``."""
-        jobs = [replace(job, context=None if under_prompt else job.context, sft_weights=None) for job in jobs]
-        blocks = lay_out(jobs)
-        found = [[torch.zeros(0)] * job.samples for job in jobs]
-        packs = pack_blocks(blocks.blocks, self.max_tokens_per_forward, self.packing)
-        idle = idle_forwards(self, len(packs))
-        for pack in packs:
-            for read, score in zip(pack.reads, self._score(pack, jobs, blocks), strict=True):
-                scored = blocks.scored(read)
-                assert scored.sample is not None
-                found[scored.job][scored.sample] = score.logp
-        for _ in idle:
-            pass
-        return found
+    @property
+    def _scorer(self) -> RolloutScorer:
+        return RolloutScorer(self, self._score, self.max_tokens_per_forward, self.packing)
 
     def _score(
         self,
@@ -324,7 +337,12 @@ class PACTModule(PolicyModule):
                 return score_pack(model, pack, **settings)
 
     def _pack_loss(
-        self, pack: Pack, jobs: Sequence[ScoringJob], blocks: ScoringBlocks, sums: dict[str, float]
+        self,
+        pack: Pack,
+        jobs: Sequence[ScoringJob],
+        blocks: ScoringBlocks,
+        sums: dict[str, float],
+        others: Mapping[tuple[int, int], LogProbs],
     ) -> Tensor:
         """Compute the share of the batch's loss that a pack holds; the shares add up to the loss, however packed."""
         scores = self._score(pack, jobs, blocks, with_entropy=self.coefficients.entropy > 0)
@@ -338,8 +356,20 @@ class PACTModule(PolicyModule):
             if scored.sample is None:
                 traces[scored.job] = score.logp[blocks.offset(read) :]  # [N]
             else:
-                rollouts[scored.job].append(ScoredRollout(scored.sample, score, reference))
-        loss_of = PromptLoss(self.coefficients, self.clip, self.sft_normalizer, self._correction, sums)
+                rollouts[scored.job].append(
+                    ScoredRollout(scored.sample, score, reference, others.get((scored.job, scored.sample)))
+                )
+        loss_of = PromptLoss(
+            self._coefficients,
+            self.objective,
+            self.clip,
+            self.aggregation,
+            self.sft,
+            self.sft_normalizer,
+            self._correction,
+            sums,
+            rl_weight=1.0 if self.mixture is None else 1.0 - self.mixture,
+        )
         total = torch.zeros((), device=self.device)
         for number in sorted({*rollouts, *traces}):
             loss = loss_of(jobs[number], rollouts.get(number, []), traces.get(number))
@@ -349,7 +379,7 @@ class PACTModule(PolicyModule):
 
     def _log_step(self, prompts: int, found: Mapping[str, float]) -> None:
         """Log the figures of an optimiser step, and those of its phase's rollouts."""
-        metrics = step_metrics(found) | {"train/learning_rate": self.learning_rate}
+        metrics = step_metrics(found, self.objective.figures) | {"train/learning_rate": self.learning_rate}
         metrics |= self._correction.metrics(self.trainer)
         self.log_dict(metrics, batch_size=prompts)
         # Once per phase and so by the epoch: a Trainer that logs every n steps would lose most of them.

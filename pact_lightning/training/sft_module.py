@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from pact_lightning.metrics.evaluation import RolloutMetric
-from pact_lightning.objectives.component_sft import component_sft_loss
+from pact_lightning.objectives.component_sft import component_sft_loss, likelihood_weights
+from pact_lightning.objectives.sft_config import SFTConfig, TokenWeight
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.policy.packing import Block, Pack, PackingMode, pack_blocks
 from pact_lightning.policy.sharding import score_pack
@@ -15,7 +16,6 @@ from pact_lightning.rollout.samplers.base import SamplerBackend
 from pact_lightning.traces.tokens import RenderedTrace, render_trace
 from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.types.task import Task
-from pact_lightning.types.trajectory import POLICY_COMPONENTS
 from pact_lightning.update.gradient import gather_gradient
 from pact_lightning.update.optimizer import OptimizerConfig
 from pact_lightning.utils.processes import sum_over_processes
@@ -29,6 +29,8 @@ class SFTModule(PolicyModule):
         optimizer: How to train it.
         with_answer: Supervise the final answer turn too. PACT's traces never show it; a policy that is to answer at
             all has to have learned it somewhere.
+        token_weight: Weight of a token by its probability: ``none``, ``chord_phi`` or ``trust_region``.
+        alpha: Probability below which ``trust_region`` holds a token back [D].
         max_tokens_per_forward: Tokens of one forward, which holds one trace at least; the result is the same.
         head_chunk: Tokens whose logits exist at the same time.
         metrics: Metrics of validation and test beside the usual ones, such as a benchmark's own.
@@ -41,6 +43,8 @@ class SFTModule(PolicyModule):
         policy: PolicyConfig = PolicyConfig(),  # noqa: B008  # frozen
         optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-4),  # noqa: B008  # frozen
         with_answer: bool = True,
+        token_weight: TokenWeight = "none",
+        alpha: float = 0.1,
         max_tokens_per_forward: int = 16_384,
         head_chunk: int = 1024,
         metrics: list[RolloutMetric] | None = None,
@@ -57,6 +61,7 @@ class SFTModule(PolicyModule):
             sampler=sampler,
         )
         self.with_answer = with_answer
+        self.sft = SFTConfig("policy", token_weight=token_weight, alpha=alpha)
 
     @property
     def metric_names(self) -> frozenset[str]:
@@ -71,14 +76,16 @@ class SFTModule(PolicyModule):
             Block(self.renderer.prompt(task.prompt.messages, task.prompt.tools), [trace.ids])
             for task, trace in zip(batch, traces, strict=True)
         ]
-        weights = [_policy_weights(trace) for trace in traces]
+        weights = [likelihood_weights(torch.from_numpy(trace.components)) for trace in traces]
         sums: dict[str, float] = defaultdict(float)
 
         def loss_of(pack: Pack) -> Tensor:
             only = [weights[read.block] > 0 for read in pack.reads]
             scores = score_pack(self.model, pack, only=only, chunk_size=self.head_chunk, attention=self.attention)
             losses = [
-                component_sft_loss(score.logp, weights[read.block].to(score.logp.device), normalizer="weight_sum")[0]
+                component_sft_loss(
+                    score.logp, weights[read.block].to(score.logp.device), factors=self.sft.factors(score.logp)
+                )[0]
                 for score, read in zip(scores, pack.reads, strict=True)
             ]
             loss = torch.stack(losses).sum() / len(batch)
@@ -97,8 +104,3 @@ class SFTModule(PolicyModule):
         if task.trace is None:
             raise ValueError(f"task {task.id} has no expert trace to learn from; drop such tasks or run PACT instead")
         return render_trace(self.renderer, task.trace, task.prompt.follow_ups, with_final=self.with_answer)
-
-
-def _policy_weights(trace: RenderedTrace) -> Tensor:
-    policy = torch.tensor([int(component) for component in sorted(POLICY_COMPONENTS)])
-    return torch.isin(torch.from_numpy(trace.components), policy).float()

@@ -52,17 +52,25 @@ class ContextBuilder:
         context: Share of its reasoning that is shown (METHOD 5.3): ``full`` all of it, ``safe`` the L4 prefixes,
             ``follow`` the prefixes of the active level.
         max_tokens: Tokens that context and longest rollout may take together; ``None`` for any number.
+        with_answer: Whether the SFT target holds the final answer turn; no context does.
 
     Raises:
         ValueError: ``max_tokens`` is below 1.
     """
 
     def __init__(
-        self, renderer: ChatRenderer, template: TraceTemplate, context: TraceContext, max_tokens: int | None
+        self,
+        renderer: ChatRenderer,
+        template: TraceTemplate,
+        context: TraceContext,
+        max_tokens: int | None,
+        *,
+        with_answer: bool = False,
     ) -> None:
         self.renderer = renderer
         self.template = template
         self.context = context
+        self.with_answer = with_answer
         self.max_tokens = math.inf if max_tokens is None else max_tokens
         if self.max_tokens < 1:
             raise ValueError(f"model.max_context_tokens counts tokens, not {max_tokens}; leave it out or raise it")
@@ -101,7 +109,7 @@ class ContextBuilder:
     def _target(self, task: Task, prompt_tokens: int, trace: ExpertTrace, shown: ExpertTrace) -> RenderedTrace | None:
         """Render the whole trace for SFT, else what is shown of it; ``None`` where neither fits after the prompt."""
         for candidate in (trace, shown):
-            target = render_trace(self.renderer, candidate, task.prompt.follow_ups)
+            target = render_trace(self.renderer, candidate, task.prompt.follow_ups, with_final=self.with_answer)
             if prompt_tokens + len(target.ids) <= self.max_tokens:
                 return target
         return None

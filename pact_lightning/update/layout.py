@@ -5,7 +5,7 @@ A block is a prefix with branches that attend to it and not to each other. With 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -46,9 +46,25 @@ class ScoringJob:
         return len(self.group.trajectories)
 
     @property
+    def under_trace(self) -> bool:
+        """True if the rollouts are scored under ``c^h``."""
+        return self.context is not None and self.ratio_context != "prompt"
+
+    @property
     def old_under_prompt(self) -> bool:
         """True if the ratio's denominator is ``pi_old(. | x)``, the distribution that was sampled from."""
         return self.context is None or self.ratio_context != "trace"
+
+
+def in_other_context(job: ScoringJob) -> ScoringJob | None:
+    """Return the scoring of the same rollouts in the context that the job does not score them in.
+
+    That is ``c^h`` for rollouts scored under ``x``, and ``x`` for those scored under ``c^h``; ``None`` where
+    there is no trace, or no rollout to score.
+    """
+    if job.context is None or not job.with_rollouts:
+        return None
+    return replace(job, ratio_context="prompt" if job.under_trace else "trace", sft_weights=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +111,12 @@ def lay_out(jobs: Sequence[ScoringJob]) -> ScoringBlocks:
         samples = [Scored(number, sample, job.group.temperature) for sample in range(len(rollouts))]
         trace = Scored(number, None)
         context = job.context
-        under_trace = context is not None and job.ratio_context != "prompt"
         if context is None or job.sft_weights is None:
-            prefix = context.ids if context is not None and under_trace else job.prompt
+            prefix = context.ids if context is not None and job.under_trace else job.prompt
             _add(found, prefix, rollouts, samples)
-        elif under_trace and context.shared:
+        elif job.under_trace and context.shared:
             _add(found, context.ids, rollouts, samples, read_trace=(trace, len(context.prompt) - 1))
-        elif under_trace:
+        elif job.under_trace:
             _add(found, context.ids, rollouts, samples)
             _add(found, context.prompt, [context.target.ids], [trace])
         else:

@@ -33,11 +33,11 @@ def step_counts(batch: Sequence[Group], jobs: Sequence[ScoringJob]) -> dict[str,
 
 
 def step_metric_names() -> frozenset[str]:
-    """Return the names of :func:`step_metrics`."""
+    """Return the names of :func:`step_metrics`, but for an objective's own figures."""
     return frozenset(step_metrics(defaultdict(float, prompts=1.0)))
 
 
-def step_metrics(sums: Mapping[str, float]) -> dict[str, float]:
+def step_metrics(sums: Mapping[str, float], figures: Sequence[str] = ()) -> dict[str, float]:
     """Average losses over the prompts that have the term, counts over all prompts, and figures of tokens over tokens.
 
     All are those of one forward over the whole step, however it was packed and shared.
@@ -48,6 +48,7 @@ def step_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     Args:
         sums: Sums of the packs, and :func:`step_counts`, over all processes (a ``defaultdict`` of 0); of
             :data:`MAXIMA` the largest.
+        figures: Names of the objective's own figures.
     """
     with_rl, with_sft, prompts = max(sums["rl_prompts"], 1e-9), max(sums["sft_prompts"], 1e-9), sums["prompts"]
     metrics = {
@@ -65,4 +66,4 @@ def step_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     metrics |= {f"anchor/{name}": sums[name] / prompts for name in (*_ANCHOR_REASONS, "trace_shortened")}
     metrics["train/ratio_max"] = sums["surrogate/ratio_max"]
     tokens = max(sums["rl_tokens"], 1)
-    return metrics | {f"train/{name}": sums[f"surrogate/{name}"] / tokens for name in _TOKEN_MEANS}
+    return metrics | {f"train/{name}": sums[f"surrogate/{name}"] / tokens for name in (*_TOKEN_MEANS, *figures)}

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pact_lightning.objectives.annealing import Supervision
-from pact_lightning.objectives.component_sft import component_sft_loss, sft_weights
+from pact_lightning.objectives.component_sft import component_sft_loss, likelihood_weights, sft_weights
+from pact_lightning.objectives.sft_config import SFTConfig
 from pact_lightning.types.trajectory import Component
 
 C = Component
@@ -123,3 +124,38 @@ def test_bad_arguments_are_named():
         component_sft_loss(torch.zeros(2), torch.ones(2), normalizer="mean")
     with pytest.raises(ValueError, match="components and min_levels must both"):
         sft_weights(torch.zeros(2), torch.zeros(3), Supervision(0, 0.0))
+
+
+@pytest.mark.parametrize("normalizer", ["weight_sum", "token_count"])
+def test_factors_multiply_the_terms_and_leave_the_divisor(normalizer):
+    logp = torch.tensor([-0.2, -3.0, -1.0], dtype=torch.float64, requires_grad=True)
+    weights, factors = torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.3, 0.9, float("nan")], dtype=torch.float64)
+    loss, _ = component_sft_loss(logp, weights, normalizer=normalizer, factors=factors)
+    divisor = 1.5 if normalizer == "weight_sum" else 2
+    assert loss.item() == pytest.approx((0.3 * 0.2 + 0.5 * 0.9 * 3.0) / divisor)
+    (gradient,) = torch.autograd.grad(loss, logp)
+    assert gradient.tolist() == pytest.approx([-0.3 / divisor, -0.45 / divisor, 0.0])
+
+
+def test_weights_by_probability():
+    logp = torch.tensor([0.9, 0.5, 0.05], dtype=torch.float64).log().requires_grad_()
+    assert SFTConfig().factors(logp) is None
+    phi = SFTConfig(token_weight="chord_phi").factors(logp)
+    assert phi.tolist() == pytest.approx([0.09, 0.25, 0.0475])
+    trust = SFTConfig(token_weight="trust_region", alpha=0.2).factors(logp)
+    assert trust.tolist() == pytest.approx([1.0, 1.0, 0.25])
+    assert not trust.requires_grad
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"tokens": "all"}, {"token_weight": "phi"}, {"alpha": 0.0}, {"alpha": float("nan")}, {"with_answer": True}],
+)
+def test_settings_of_the_term_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"model\.sft\."):
+        SFTConfig(**wrong)
+
+
+def test_the_experts_own_tokens_weigh_alike_and_no_others():
+    components = torch.tensor([int(component) for component in Component])
+    assert likelihood_weights(components).tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 0.0]

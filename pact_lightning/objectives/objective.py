@@ -1,0 +1,72 @@
+"""Objective: the loss of every token of a prompt's rollouts, as a pure function of what is known about the token.
+
+A method of one's own is a subclass of :class:`Objective`, which a recipe names as ``model.objective``.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from pact_lightning.objectives.surrogate import ClipConfig, clipped_losses
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutTokens:
+    """The tokens of some rollouts of one prompt, ``K`` rows of at most ``T`` tokens.
+
+    Attributes:
+        logp: Log-probabilities under the policy, in the context of the ratio; the gradient flows through them.
+        old_logp: The same under the policy that sampled.
+        advantages: ``A``.
+        mask: Policy tokens ``M``, 0/1. Values outside may be anything.
+        turns: Turn index of every token, integers.
+        gap: The privilege gap ``D = log pi(tau_n | c^h) - log pi(tau_n | x)`` under the present weights, without
+            gradient; ``None`` for a prompt without a trace, and for an objective without ``needs_gap``.
+    """
+
+    logp: Tensor
+    old_logp: Tensor
+    advantages: Tensor
+    mask: Tensor
+    turns: Tensor
+    gap: Tensor | None = None
+
+
+class Objective:
+    """PACT's own: the clipped surrogate, token by token [P]. Subclasses override :meth:`losses`.
+
+    The mean over the tokens is the module's (``model.aggregation``), as are KL, entropy and SFT terms. A loss must be
+    homogeneous in the advantages, but for terms without them: where a sampler's probabilities are off, the advantages
+    are multiplied by weights.
+
+    Attributes:
+        figures: Names of the metrics that :meth:`losses` returns beside :data:`~.surrogate.FIGURES`, logged as
+            ``train/NAME``: means over tokens.
+        needs_gap: Whether :meth:`losses` reads the privilege gap, at the price of one more forward without gradient for
+            every prompt that has a trace.
+    """
+
+    figures: ClassVar[tuple[str, ...]] = ()
+    needs_gap: ClassVar[bool] = False
+
+    def losses(self, tokens: RolloutTokens, clip: ClipConfig) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the loss of every token.
+
+        Args:
+            tokens: The rollouts' tokens.
+            clip: The bounds ``model.clip``.
+
+        Returns:
+            The losses, ``[K, T]``, and detached scalars over the masked tokens: all of :data:`~.surrogate.FIGURES` and
+            of ``figures``.
+        """
+        return clipped_losses(
+            tokens.logp,
+            tokens.old_logp,
+            tokens.advantages,
+            tokens.mask,
+            clip_low=clip.low,
+            clip_high=clip.high,
+            dual_clip=clip.dual,
+        )

@@ -1,0 +1,60 @@
+"""Log-probabilities of a batch's rollouts without gradient: under ``pi_old``, or in the other context."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pact_lightning.policy.logprobs import LogProbs
+from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
+from pact_lightning.update.gradient import Updated, idle_forwards
+from pact_lightning.update.layout import ScoringBlocks, ScoringJob, in_other_context, lay_out
+
+Score = Callable[[Pack, Sequence[ScoringJob], ScoringBlocks], list[LogProbs]]
+"""One forward: the log-probabilities of every read of a pack, each ``[R]``."""
+
+
+class RolloutScorer:
+    """Scorer of rollouts by the present weights, without gradient. All processes have to call it together.
+
+    Args:
+        module: The module in training.
+        score: Makes a forward.
+        max_tokens: Tokens of one forward.
+        packing: ``shared_prefix`` or ``rows``.
+    """
+
+    def __init__(self, module: Updated, score: Score, max_tokens: int, packing: PackingMode) -> None:
+        self._module = module
+        self._score = score
+        self._max_tokens = max_tokens
+        self._packing: PackingMode = packing
+
+    def logps(self, jobs: Sequence[ScoringJob], *, under_prompt: bool) -> list[list[Tensor]]:
+        """Return log-probabilities by job and rollout, each ``[R]``, in the ratio's context or under the prompt."""
+        jobs = [replace(job, context=None if under_prompt else job.context, sft_weights=None) for job in jobs]
+        scores = self._scores(jobs)
+        return [[scores[number, sample].logp for sample in range(job.samples)] for number, job in enumerate(jobs)]
+
+    def in_other_context(self, jobs: Sequence[ScoringJob]) -> dict[tuple[int, int], LogProbs]:
+        """Score the rollouts in the context that their job does not score them in, by job and rollout."""
+        others = {number: other for number, job in enumerate(jobs) if (other := in_other_context(job)) is not None}
+        numbers = list(others)
+        scores = self._scores(list(others.values()))
+        return {(numbers[place], sample): score for (place, sample), score in scores.items()}
+
+    @torch.no_grad()
+    def _scores(self, jobs: Sequence[ScoringJob]) -> dict[tuple[int, int], LogProbs]:
+        blocks = lay_out(jobs)
+        found: dict[tuple[int, int], LogProbs] = {}
+        packs = pack_blocks(blocks.blocks, self._max_tokens, self._packing)
+        idle = idle_forwards(self._module, len(packs))
+        for pack in packs:
+            for read, score in zip(pack.reads, self._score(pack, jobs, blocks), strict=True):
+                scored = blocks.scored(read)
+                assert scored.sample is not None
+                found[scored.job, scored.sample] = score
+        for _ in idle:
+            pass
+        return found
