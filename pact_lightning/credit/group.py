@@ -15,6 +15,7 @@ from pact_lightning.credit.advantages import Fusion, Scale, dual_level_advantage
 from pact_lightning.credit.matching import MatchMethod
 from pact_lightning.credit.reward import RewardFunction, make_reward
 from pact_lightning.types.task import Task
+from pact_lightning.types.trace import ExpertTrace
 from pact_lightning.types.trajectory import Trajectory
 
 AnchorReason = Literal["drawn", "no_trace", "overlong"]
@@ -63,6 +64,21 @@ class CreditConfig:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ShownTrace:
+    """A trace in the privileged context of some rollouts of a group.
+
+    Attributes:
+        trace: The trace.
+        rollouts: Indices of the rollouts that are scored under it.
+        blank: Show as much white space in its place, token by token: a control.
+    """
+
+    trace: ExpertTrace
+    rollouts: tuple[int, ...]
+    blank: bool = False
+
+
 @dataclass(slots=True)
 class Group:
     """The rollouts of one prompt in one phase.
@@ -77,6 +93,8 @@ class Group:
         phase: Number of the phase.
         position: Number of this visit within the run; names the gate's draw.
         anchored: The reason for anchoring the prompt; ``None`` where its trace is used.
+        shown: Traces in place of the task's own, by a ``data.trace_source`` other than ``expert``; else ``None``.
+        imitate_shown: Whether the SFT term imitates the first of them, rather than the task's own.
         failed: Rollouts without a policy token, since their environment did not start.
         replaced: Another prompt's group is trained on in its place (``data.resample_zero_variance``).
         old_logps: Log-probabilities under ``pi_old`` in the ratio's context, per rollout ``[R_k]``; ``None`` where
@@ -94,10 +112,27 @@ class Group:
     phase: int = 0
     position: int = 0
     anchored: AnchorReason | None = None
+    shown: tuple[ShownTrace, ...] | None = None
+    imitate_shown: bool = False
     failed: list[Trajectory] = field(default_factory=list)
     replaced: bool = False
     old_logps: list[Tensor] | None = field(default=None, repr=False)
     prompt_logps: list[Tensor] | None = field(default=None, repr=False)
+
+    @property
+    def traces(self) -> tuple[ShownTrace, ...]:
+        """The traces that its rollouts may be scored under; none where there is nothing to show."""
+        if self.shown is not None:
+            return self.shown
+        own = self.task.trace
+        return (ShownTrace(own, tuple(range(len(self.trajectories)))),) if own is not None and own.turns else ()
+
+    @property
+    def imitated(self) -> ExpertTrace | None:
+        """The trace that the SFT term imitates."""
+        if self.imitate_shown and self.shown:
+            return self.shown[0].trace
+        return self.task.trace
 
     @property
     def single(self) -> bool:

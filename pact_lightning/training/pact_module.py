@@ -31,7 +31,7 @@ from pact_lightning.metrics.evaluation import EvaluationMetrics, RolloutMetric
 from pact_lightning.metrics.rollout_figures import rollout_figures, rollout_line
 from pact_lightning.objectives.aggregation import AggregationConfig
 from pact_lightning.objectives.annealing import Supervision
-from pact_lightning.objectives.component_sft import Normalizer, likelihood_weights, sft_weights
+from pact_lightning.objectives.component_sft import Normalizer
 from pact_lightning.objectives.objective import Objective
 from pact_lightning.objectives.pact import Coefficients
 from pact_lightning.objectives.sft_config import SFTConfig
@@ -47,11 +47,12 @@ from pact_lightning.rollout.engine import RolloutStats
 from pact_lightning.rollout.samplers.base import SamplerBackend
 from pact_lightning.training.phase_report import training_metric_names, warn_where_nothing_is_learned
 from pact_lightning.training.policy_module import PolicyModule
-from pact_lightning.update.context import ContextBuilder, PrivilegedContext, TraceContext, TraceTemplate
+from pact_lightning.update.context import ContextBuilder, TraceContext, TraceTemplate
 from pact_lightning.update.gradient import gather_gradient
 from pact_lightning.update.layout import RatioContext, ScoringBlocks, ScoringJob, head_masks, lay_out
 from pact_lightning.update.optimizer import OptimizerConfig
 from pact_lightning.update.performance import PhasePerformance, performance_line
+from pact_lightning.update.planning import JobPlanner
 from pact_lightning.update.prompt_loss import PromptLoss, ScoredRollout
 from pact_lightning.update.rollout_scores import RolloutScorer
 from pact_lightning.update.sampler_correction import ImportanceCap, SamplerCorrection, cap_in_force
@@ -194,20 +195,25 @@ class PACTModule(PolicyModule):
         """
         for group in groups:
             draw = python_random("anchor", self.seed, group.phase, group.task.id, group.position).random()
-            if group.task.trace is None or not group.task.trace.turns:
+            if not group.traces:
                 group.anchored = "no_trace"
             elif draw < self.anchor_probability:
                 group.anchored = "drawn"
-        jobs = [job for job in map(self._job, groups) if job.with_rollouts]
+        jobs = [job for group in groups for job in self._jobs(group) if job.with_rollouts]
         if optimizer_steps > 1 or self.ratio_context == "cross":
-            under_prompt = self.ratio_context == "cross"
-            missing = [job for job in jobs if job.group.old_logps is None]
-            for job, logps in zip(missing, self._scorer.logps(missing, under_prompt=under_prompt), strict=True):
-                job.group.old_logps = logps
+            self._keep_logps("old_logps", jobs, under_prompt=self.ratio_context == "cross")
         if self.importance_cap is not None:
-            missing = [job for job in jobs if not job.old_under_prompt and job.group.prompt_logps is None]
-            for job, logps in zip(missing, self._scorer.logps(missing, under_prompt=True), strict=True):
-                job.group.prompt_logps = logps
+            under_trace = {id(job.group) for job in jobs if not job.old_under_prompt}
+            self._keep_logps("prompt_logps", [job for job in jobs if id(job.group) in under_trace], under_prompt=True)
+
+    def _keep_logps(self, name: str, jobs: Sequence[ScoringJob], *, under_prompt: bool) -> None:
+        """Score the rollouts of groups that lack these log-probabilities, and put them into the groups."""
+        missing = [job for job in jobs if getattr(job.group, name) is None]
+        found: dict[int, tuple[Group, dict[int, Tensor]]] = {}
+        for job, logps in zip(missing, self._scorer.logps(missing, under_prompt=under_prompt), strict=True):
+            found.setdefault(id(job.group), (job.group, {}))[1].update(zip(job.rollouts, logps, strict=True))
+        for group, by_sample in found.values():
+            setattr(group, name, [by_sample[sample] for sample in range(len(group.trajectories))])
 
     def on_train_epoch_start(self) -> None:
         """Seed the global generators, which LoRA dropout uses, before the phase's first step."""
@@ -258,9 +264,9 @@ class PACTModule(PolicyModule):
         """Add the gradient of a batch to the weights', by ``backward`` of the loss of every pack.
 
         Returns:
-            The scoring of every group, and the sums of the metrics.
+            The scoring of the groups, and the sums of the metrics.
         """
-        jobs = [self._job(group) for group in batch]
+        jobs = [job for group in batch for job in self._jobs(group)]
         blocks = lay_out(jobs)
         sums: dict[str, float] = defaultdict(float)
         self._correction = SamplerCorrection(self.importance_cap)
@@ -279,34 +285,24 @@ class PACTModule(PolicyModule):
         return jobs, sums
 
     def _job(self, group: Group) -> ScoringJob:
-        """Plan the scoring of a group; a prompt whose trace does not fit goes to the anchor."""
-        context = None if group.anchored else self._context(group)
-        dropped = group.zero_variance and self.zero_variance == "drop"
-        with_rollouts = len(group.trajectories) > 1 and not dropped
-        weights = None
-        if context is not None and self._coefficients.sft > 0 and self.sft.tokens == "policy":
-            weights = likelihood_weights(torch.from_numpy(context.target.components))
-        elif context is not None and self._coefficients.sft > 0:
-            weights = sft_weights(
-                torch.from_numpy(context.target.components),
-                torch.from_numpy(context.target.min_levels),
-                self.supervision,
-                supervise_delimiters=self.supervise_delimiters,
-            )
-        prompt = self.contexts.prompt(group.task) if context is None else context.prompt
-        return ScoringJob(group, context, prompt, self.ratio_context, with_rollouts, weights)
+        """Plan the scoring of a group, its first job where there are several."""
+        return self._jobs(group)[0]
+
+    def _jobs(self, group: Group) -> list[ScoringJob]:
+        coefficients = self._coefficients
+        planner = JobPlanner(
+            self.contexts,
+            self.ratio_context,
+            self.zero_variance == "keep",
+            self.sft if coefficients.sft > 0 else None,
+            self.supervise_delimiters,
+            self.supervision,
+        )
+        return planner.jobs(group)
 
     @property
     def _coefficients(self) -> Coefficients:
         return self.coefficients if self.mixture is None else replace(self.coefficients, sft=self.mixture)
-
-    def _context(self, group: Group) -> PrivilegedContext | None:
-        assert group.task.trace is not None
-        longest = max((len(trajectory.ids()) for trajectory in group.trajectories), default=0)
-        context = self.contexts.privileged(group.task, group.task.trace, self.supervision.level, longest)
-        if context is None:
-            group.anchored = "overlong"
-        return context
 
     @property
     def _scorer(self) -> RolloutScorer:
@@ -371,9 +367,10 @@ class PACTModule(PolicyModule):
             rl_weight=1.0 if self.mixture is None else 1.0 - self.mixture,
         )
         total = torch.zeros((), device=self.device)
+        prompts = sum(job.part == 0 for job in jobs)
         for number in sorted({*rollouts, *traces}):
             loss = loss_of(jobs[number], rollouts.get(number, []), traces.get(number))
-            total = total + loss / len(jobs)
+            total = total + loss / prompts
         sums["loss"] += float(total.detach())
         return total
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
@@ -16,6 +17,7 @@ from pact_lightning.training.phase_report import phase_title
 from pact_lightning.training.resampling import further_prompts, replace_groups
 from pact_lightning.types.task import Task
 from pact_lightning.types.trajectory import Trajectory
+from pact_lightning.update.trace_source import TraceSource, shown_traces
 from pact_lightning.utils.processes import share
 from pact_lightning.utils.seeds import derive_seed, numpy_random
 from pact_lightning.utils.text import counted
@@ -39,6 +41,8 @@ class PhaseConfig:
     credit: CreditConfig
     seed: int
     resample_zero_variance: int | None = None
+    trace_source: TraceSource = "expert"
+    sft_source: Literal["expert", "shown"] = "expert"
 
     def __post_init__(self) -> None:
         """Check the sizes.
@@ -154,6 +158,8 @@ class PhasePrompts:
                 phase=draw.phase,
                 position=position,
             )
+            group.shown = shown_traces(group, config.trace_source, self._tasks["train"], config.seed)
+            group.imitate_shown = config.sft_source == "shown"
             draw.groups.append(group)
         return draw.groups
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from pact_lightning.credit.group import CreditConfig
 from pact_lightning.rollout.ahead import RolledOut, SampledBy, check_overlap
@@ -15,6 +15,7 @@ from pact_lightning.training.phase_prompts import PhaseConfig, PhasePrompts
 from pact_lightning.training.resampling import check_resampling
 from pact_lightning.training.task_datamodule import TaskDataModule
 from pact_lightning.types.task import TaskSource
+from pact_lightning.update.trace_source import TraceSource
 from pact_lightning.utils.processes import check_shares
 
 
@@ -38,6 +39,9 @@ class RolloutDataModule(TaskDataModule):
         evaluation: How the tasks of validation, test and prediction are rolled out.
         limits: Where rollouts end.
         credit: How rollouts earn their advantages.
+        trace_source: The trace in ``c^h``: ``expert`` [P], the controls ``mismatched``, ``shuffled`` and ``empty``, or
+            a successful rollout of the same prompt, ``sibling`` and ``expert_else_sibling`` [D].
+        sft_source: The trace that the SFT term imitates: ``expert``, or the one that is ``shown``.
         max_prompt_tokens: Tasks with a longer prompt are left out, counted and logged [P]: 7,000.
         seed: Seed of everything that is drawn.
         prefill_tokens: Tokens of one forward over prompts or observations.
@@ -59,6 +63,8 @@ class RolloutDataModule(TaskDataModule):
         evaluation: EvaluationConfig = EvaluationConfig(),  # noqa: B008  # frozen
         limits: RolloutLimits = RolloutLimits(),  # noqa: B008  # frozen
         credit: CreditConfig = CreditConfig(),  # noqa: B008  # frozen
+        trace_source: TraceSource = "expert",
+        sft_source: Literal["expert", "shown"] = "expert",
         max_prompt_tokens: int = 7000,
         seed: int = 0,
         prefill_tokens: int = 16_384,
@@ -83,6 +89,8 @@ class RolloutDataModule(TaskDataModule):
             credit,
             seed,
             resample_zero_variance,
+            trace_source,
+            sft_source,
         )
         self.phases: PhaseRollouts | None = None
         self.made_ahead: dict[int, SampledBy] = {}  # by phase: the one that trains, and the next

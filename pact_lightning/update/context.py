@@ -79,7 +79,16 @@ class ContextBuilder:
         """Return the tokens of ``x``, ``[P]``."""
         return np.array(self.renderer.prompt(task.prompt.messages, task.prompt.tools), dtype=np.int64)
 
-    def privileged(self, task: Task, trace: ExpertTrace, level: int, longest_rollout: int) -> PrivilegedContext | None:
+    def privileged(
+        self,
+        task: Task,
+        trace: ExpertTrace,
+        level: int,
+        longest_rollout: int,
+        *,
+        imitated: ExpertTrace | None = None,
+        blank: bool = False,
+    ) -> PrivilegedContext | None:
         """Build ``c^h``; drop reasoning, oldest turn first, while it is too long (METHOD 5.6).
 
         Args:
@@ -87,6 +96,8 @@ class ContextBuilder:
             trace: Its expert trace; the final answer turn is never shown.
             level: The active level, for ``follow``.
             longest_rollout: Tokens of the longest rollout that has to fit behind the context.
+            imitated: The trace of the SFT target, where it is another one.
+            blank: Put a line feed in the place of every token that the context adds to the prompt.
 
         Returns:
             The context, or ``None`` where it does not fit even without reasoning.
@@ -99,12 +110,24 @@ class ContextBuilder:
             turns = [replace(turn, chunks=()) for turn in shown.turns[:cut]]
             candidate = ExpertTrace((*turns, *shown.turns[cut:]))
             ids = self._context_ids(task, prompt, candidate)
-            target = self._target(task, len(prompt), trace, candidate)
+            target = self._target(task, len(prompt), imitated or trace, candidate)
+            if blank:
+                ids = self._blanked(prompt, ids)
             if len(ids) + longest_rollout <= self.max_tokens and target is not None:
                 shared = np.array_equal(np.concatenate([prompt, target.ids]), ids)
                 dropped = sum(bool(turn.chunks) for turn in shown.turns[:cut])
                 return PrivilegedContext(prompt, ids, target, bool(shared), dropped)
         return None
+
+    def _blanked(self, prompt: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Blank all tokens but those that the context has in common with the prompt, at its start and at its end."""
+        length = min(len(prompt), len(ids))
+        start = int(np.argmin(np.append(prompt[:length] == ids[:length], False)))
+        room = min(len(prompt), len(ids) - start)
+        end = int(np.argmin(np.append(prompt[::-1][:room] == ids[::-1][:room], False)))
+        blanked = ids.copy()
+        blanked[start : len(ids) - end] = self.renderer.codec.plain("\n")[0]
+        return blanked
 
     def _target(self, task: Task, prompt_tokens: int, trace: ExpertTrace, shown: ExpertTrace) -> RenderedTrace | None:
         """Render the whole trace for SFT, else what is shown of it; ``None`` where neither fits after the prompt."""

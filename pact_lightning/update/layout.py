@@ -22,7 +22,7 @@ RatioContext = Literal["trace", "prompt", "cross"]
 
 @dataclass(frozen=True, slots=True)
 class ScoringJob:
-    """The scoring of one prompt of a batch.
+    """The scoring of one prompt of a batch, or of some of its rollouts.
 
     Attributes:
         group: The group.
@@ -31,6 +31,8 @@ class ScoringJob:
         ratio_context: Context in which its rollouts are scored.
         with_rollouts: Whether its rollout terms are needed.
         sft_weights: ``m_n`` of the trace's tokens, ``[N]``; ``None`` without an SFT term.
+        rollouts: Indices of the rollouts that it scores.
+        part: Number of the job among those of its prompt.
     """
 
     group: Group
@@ -39,10 +41,12 @@ class ScoringJob:
     ratio_context: RatioContext
     with_rollouts: bool
     sft_weights: Tensor | None
+    rollouts: tuple[int, ...]
+    part: int = 0
 
     @property
     def samples(self) -> int:
-        """Number of rollouts, K."""
+        """Number of rollouts of the whole group, K."""
         return len(self.group.trajectories)
 
     @property
@@ -107,8 +111,9 @@ def lay_out(jobs: Sequence[ScoringJob]) -> ScoringBlocks:
     """
     found = ScoringBlocks([], {}, {})
     for number, job in enumerate(jobs):
-        rollouts = [trajectory.ids() for trajectory in job.group.trajectories] if job.with_rollouts else []
-        samples = [Scored(number, sample, job.group.temperature) for sample in range(len(rollouts))]
+        scored = job.rollouts if job.with_rollouts else ()
+        rollouts = [job.group.trajectories[sample].ids() for sample in scored]
+        samples = [Scored(number, sample, job.group.temperature) for sample in scored]
         trace = Scored(number, None)
         context = job.context
         if context is None or job.sft_weights is None:

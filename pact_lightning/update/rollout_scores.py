@@ -35,7 +35,7 @@ class RolloutScorer:
         """Return log-probabilities by job and rollout, each ``[R]``, in the ratio's context or under the prompt."""
         jobs = [replace(job, context=None if under_prompt else job.context, sft_weights=None) for job in jobs]
         scores = self._scores(jobs)
-        return [[scores[number, sample].logp for sample in range(job.samples)] for number, job in enumerate(jobs)]
+        return [[scores[number, sample].logp for sample in job.rollouts] for number, job in enumerate(jobs)]
 
     def in_other_context(self, jobs: Sequence[ScoringJob]) -> dict[tuple[int, int], LogProbs]:
         """Score the rollouts in the context that their job does not score them in, by job and rollout."""

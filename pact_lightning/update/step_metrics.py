@@ -22,12 +22,13 @@ def step_counts(batch: Sequence[Group], jobs: Sequence[ScoringJob]) -> dict[str,
         batch: The groups of the step.
         jobs: Their scoring.
     """
+    leading = [job for job in jobs if job.part == 0]
     counts: dict[str, float] = {
         "prompts": len(batch),
-        "anchored": sum(job.context is None for job in jobs),
+        "anchored": sum(job.context is None for job in leading),
         "zero_variance": sum(group.zero_variance for group in batch),
         "single_rollout": sum(group.single for group in batch),
-        "trace_shortened": sum(job.context is not None and job.context.dropped_turns > 0 for job in jobs),
+        "trace_shortened": sum(job.context is not None and job.context.dropped_turns > 0 for job in leading),
     }
     return counts | {reason: sum(group.anchored == reason for group in batch) for reason in _ANCHOR_REASONS}
 
