@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pact_lightning.callbacks.annealing import AnnealingCallback as AnnealingCallback
     from pact_lightning.callbacks.collapse import CollapseMonitor as CollapseMonitor
     from pact_lightning.callbacks.export import ExportPolicy as ExportPolicy
+    from pact_lightning.callbacks.feedback import FeedbackCallback as FeedbackCallback
     from pact_lightning.callbacks.mixture import MixtureCallback as MixtureCallback
     from pact_lightning.credit.group import CreditConfig as CreditConfig
     from pact_lightning.environments.checker.checker import check_environment as check_environment
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pact_lightning.objectives.gspo import GSPO as GSPO
     from pact_lightning.objectives.objective import Objective as Objective
     from pact_lightning.objectives.objective import RolloutTokens as RolloutTokens
+    from pact_lightning.objectives.opsd import OPSD as OPSD
     from pact_lightning.objectives.pact import Coefficients as Coefficients
     from pact_lightning.objectives.rlsd import RLSD as RLSD
     from pact_lightning.objectives.sft_config import SFTConfig as SFTConfig
@@ -80,6 +82,7 @@ _HOMES = {
     "AnnealingCallback": "callbacks.annealing",
     "CollapseMonitor": "callbacks.collapse",
     "ExportPolicy": "callbacks.export",
+    "FeedbackCallback": "callbacks.feedback",
     "MixtureCallback": "callbacks.mixture",
     "CreditConfig": "credit.group",
     "check_environment": "environments.checker.checker",
@@ -101,6 +104,7 @@ _HOMES = {
     "GSPO": "objectives.gspo",
     "Objective": "objectives.objective",
     "RolloutTokens": "objectives.objective",
+    "OPSD": "objectives.opsd",
     "Coefficients": "objectives.pact",
     "RLSD": "objectives.rlsd",
     "SFTConfig": "objectives.sft_config",

@@ -23,6 +23,8 @@ class RolloutTokens:
         turns: Turn index of every token, integers.
         gap: The privilege gap ``D = log pi(tau_n | c^h) - log pi(tau_n | x)`` under the present weights, without
             gradient; ``None`` for a prompt without a trace, and for an objective without ``needs_gap``.
+        divergence: ``KL(pi_theta(. | x) || sg pi_theta(. | c^h))`` at every token, over the whole vocabulary, with its
+            gradient; ``None`` for a prompt without a trace, and for an objective without ``needs_divergence``.
     """
 
     logp: Tensor
@@ -31,6 +33,7 @@ class RolloutTokens:
     mask: Tensor
     turns: Tensor
     gap: Tensor | None = None
+    divergence: Tensor | None = None
 
 
 class Objective:
@@ -45,10 +48,13 @@ class Objective:
             ``train/NAME``: means over tokens.
         needs_gap: Whether :meth:`losses` reads the privilege gap, at the price of one more forward without gradient for
             every prompt that has a trace.
+        needs_divergence: Whether it reads the divergence, at the price of that forward and of a second pass of the head
+            over the rollouts' tokens. It needs ``model.ratio_context: prompt``.
     """
 
     figures: ClassVar[tuple[str, ...]] = ()
     needs_gap: ClassVar[bool] = False
+    needs_divergence: ClassVar[bool] = False
 
     def losses(self, tokens: RolloutTokens, clip: ClipConfig) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of every token.

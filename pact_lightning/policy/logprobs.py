@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pact_lightning.policy.attention.choice import AttentionChoice, make_plan
 from pact_lightning.policy.attention.plan import ATTENTION_NAME, AttentionPlan
+from pact_lightning.policy.divergence import chunked_kl
 from pact_lightning.policy.linear_logprobs import linear_logprobs
 from pact_lightning.policy.packing import Pack
 
@@ -27,10 +28,14 @@ class LogProbs:
     Attributes:
         logp: ``[N]``, natural logarithm.
         entropy: Entropy of the distribution each token was drawn from ``[N]``, in nats; ``None`` if not asked for.
+        hidden: Hidden states that predict the tokens that went through the head, ``[n, D]``; ``None`` if not asked for.
+        kl: Divergence from the distribution in another context ``[N]``, in nats; ``None`` if not asked for.
     """
 
     logp: Tensor
     entropy: Tensor | None
+    hidden: Tensor | None = None
+    kl: Tensor | None = None
 
 
 def chunked_logprobs(
@@ -128,6 +133,8 @@ def token_logprobs(
     temperature: float | Sequence[float] = 1.0,
     chunk_size: int = 1024,
     with_entropy: bool = False,
+    keep_hidden: bool = False,
+    against: Sequence[Tensor | None] | None = None,
     attention: AttentionChoice | None = None,
 ) -> list[LogProbs]:
     """Run the decoder once on a pack and score every read.
@@ -140,6 +147,9 @@ def token_logprobs(
         temperature: Divisor of the logits: one for all, or one per read of the pack.
         chunk_size: Tokens whose logits exist at the same time.
         with_entropy: Whether entropies are wanted.
+        keep_hidden: Whether hidden states are wanted.
+        against: For every read the hidden states of its tokens in another context, as ``keep_hidden`` gave them, or
+            ``None``; the divergence of the policy from the distributions that they predict is then computed.
         attention: The run's attention path; by default the one that ``auto`` stands for, unchecked.
 
     Returns:
@@ -180,7 +190,22 @@ def token_logprobs(
 
     logps = spread(scores.logp)
     entropies = [None] * len(lengths) if scores.entropy is None else spread(scores.entropy)
-    return [LogProbs(logp, entropy) for logp, entropy in zip(logps, entropies, strict=True)]
+    counts = [int(part.sum()) for part in torch.split(selected, lengths)]
+    states = torch.split(hidden, counts) if keep_hidden else [None] * len(lengths)
+    divisor = _by_token(temperature, lengths, selected, hidden)
+    kls: Sequence[Tensor | None] = [None] * len(lengths)
+    if against is not None and any(other is not None for other in against):
+        wanted = torch.cat([torch.full((n,), other is not None) for n, other in zip(counts, against, strict=True)])
+        wanted = wanted.to(device)  # [N]
+        kl = chunked_kl(
+            hidden[wanted],
+            torch.cat([other for other in against if other is not None]),
+            head,
+            temperature=divisor[wanted] if isinstance(divisor, Tensor) else divisor,
+            chunk_size=chunk_size,
+        )
+        kls = spread(scores.logp.new_zeros(len(wanted)).index_put((wanted.nonzero()[:, 0],), kl))
+    return [LogProbs(*parts) for parts in zip(logps, entropies, states, kls, strict=True)]
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

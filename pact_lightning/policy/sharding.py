@@ -73,10 +73,10 @@ def score_pack(model: Any, pack: Pack, **settings: Any) -> list[LogProbs]:
     return [LogProbs(*tensors) for tensors in sharded.score_pack(pack, **settings)]
 
 
-def _score_tensors(model: nn.Module, pack: Pack, **settings: Any) -> list[tuple[Tensor, Tensor | None]]:
+def _score_tensors(model: nn.Module, pack: Pack, **settings: Any) -> list[tuple[Tensor | None, ...]]:
     # FSDP hooks itself into the tensors that a forward returns, so they are bare ones and no views of one another.
     return [
-        (score.logp.clone(), None if score.entropy is None else score.entropy.clone())
+        tuple(None if part is None else part.clone() for part in (score.logp, score.entropy, score.hidden, score.kl))
         for score in token_logprobs(model, pack, **settings)
     ]
 

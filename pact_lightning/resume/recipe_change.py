@@ -16,7 +16,7 @@ Its fields are ``module``, ``policy`` as it was loaded, ``recipe``, and ``whole_
 ALLOW = "--allow_recipe_change"
 
 _TAKEN_OVER = re.compile(
-    r"(trainer(?!\.callbacks\.AnnealingCallback\.)"
+    r"(trainer(?!\.callbacks\.(?:AnnealingCallback|FeedbackCallback|MixtureCallback)\.)"
     r"|seed_everything"
     r"|model\.optimizer(?!\.bits)"
     r"|model\.(metrics|sampler|max_tokens_per_forward|packing|head_chunk|attention|offload_activations)"

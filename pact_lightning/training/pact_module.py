@@ -147,6 +147,11 @@ class PACTModule(PolicyModule):
             raise ValueError(f"anchor_probability is a probability, not {anchor_probability}; set it between 0 and 1")
         self.coefficients = coefficients
         self.objective = objective or Objective()
+        if self.objective.needs_divergence and ratio_context != "prompt":
+            raise ValueError(
+                f"{type(self.objective).__name__} teaches the policy under the prompt, and model.ratio_context is "
+                f"{ratio_context!r}; set it to 'prompt'"
+            )
         self.clip = clip
         self.aggregation = aggregation
         self.anchor_probability = anchor_probability
@@ -270,7 +275,9 @@ class PACTModule(PolicyModule):
         blocks = lay_out(jobs)
         sums: dict[str, float] = defaultdict(float)
         self._correction = SamplerCorrection(self.importance_cap)
-        others = self._scorer.in_other_context(jobs) if self.objective.needs_gap else {}
+        others: Mapping[tuple[int, int], LogProbs] = {}
+        if self.objective.needs_gap or self.objective.needs_divergence:
+            others = self._scorer.in_other_context(jobs, keep_hidden=self.objective.needs_divergence)
         packs = pack_blocks(blocks.blocks, self.max_tokens_per_forward, self.packing)
 
         def loss_of(pack: Pack) -> Tensor:
@@ -316,6 +323,8 @@ class PACTModule(PolicyModule):
         *,
         with_entropy: bool = False,
         reference: bool = False,
+        keep_hidden: bool = False,
+        against: Sequence[Tensor | None] | None = None,
     ) -> list[LogProbs]:
         """Compute log-probabilities of every read of a pack under the policy or the reference, each ``[R]``."""
         masks = head_masks(jobs, blocks, pack, with_traces=not reference)
@@ -324,6 +333,8 @@ class PACTModule(PolicyModule):
             "temperature": [blocks.scored(read).temperature for read in pack.reads],
             "chunk_size": self.head_chunk,
             "with_entropy": with_entropy,
+            "keep_hidden": keep_hidden,
+            "against": against,
             "attention": self.attention,
         }
         with self.performance.forward(pack, masks, reference=reference):
@@ -341,20 +352,22 @@ class PACTModule(PolicyModule):
         others: Mapping[tuple[int, int], LogProbs],
     ) -> Tensor:
         """Compute the share of the batch's loss that a pack holds; the shares add up to the loss, however packed."""
-        scores = self._score(pack, jobs, blocks, with_entropy=self.coefficients.entropy > 0)
-        has_rollouts = any(blocks.scored(read).sample is not None for read in pack.reads)
+        meaning = [blocks.scored(read) for read in pack.reads]
+        of_reads = [others.get((scored.job, -1 if scored.sample is None else scored.sample)) for scored in meaning]
+        against = [None if other is None else other.hidden for other in of_reads]
+        scores = self._score(pack, jobs, blocks, with_entropy=self.coefficients.entropy > 0, against=against)
+        has_rollouts = any(scored.sample is not None for scored in meaning)
         needs_reference = self.coefficients.kl > 0 and has_rollouts
         references = self._score(pack, jobs, blocks, reference=True) if needs_reference else [None] * len(scores)
         rollouts: dict[int, list[ScoredRollout]] = defaultdict(list)
         traces: dict[int, Tensor] = {}
-        for read, score, reference in zip(pack.reads, scores, references, strict=True):
-            scored = blocks.scored(read)
+        for read, scored, other, score, reference in zip(
+            pack.reads, meaning, of_reads, scores, references, strict=True
+        ):
             if scored.sample is None:
                 traces[scored.job] = score.logp[blocks.offset(read) :]  # [N]
             else:
-                rollouts[scored.job].append(
-                    ScoredRollout(scored.sample, score, reference, others.get((scored.job, scored.sample)))
-                )
+                rollouts[scored.job].append(ScoredRollout(scored.sample, score, reference, other))
         loss_of = PromptLoss(
             self._coefficients,
             self.objective,

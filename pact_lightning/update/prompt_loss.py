@@ -109,7 +109,9 @@ class PromptLoss:
         if weights is not None:
             advantages = advantages * weights  # in which the surrogate is homogeneous
         turns = _padded([group.turn_indices(sample) for sample in samples]).to(logp.device)  # [K, T]
-        tokens = RolloutTokens(logp, old, advantages, mask, turns, _gap(job, rollouts))
+        gap = _gap(job, rollouts) if self.objective.needs_gap else None
+        divergences = [rollout.policy.kl for rollout in rollouts if rollout.policy.kl is not None]
+        tokens = RolloutTokens(logp, old, advantages, mask, turns, gap, _padded(divergences) if divergences else None)
         losses, metrics = self.objective.losses(tokens, self.clip)
 
         def mean(values: Tensor) -> Tensor:

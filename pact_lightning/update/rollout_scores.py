@@ -1,7 +1,8 @@
 """Log-probabilities of a batch's rollouts without gradient: under ``pi_old``, or in the other context."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,8 +12,15 @@ from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
 from pact_lightning.update.gradient import Updated, idle_forwards
 from pact_lightning.update.layout import ScoringBlocks, ScoringJob, in_other_context, lay_out
 
-Score = Callable[[Pack, Sequence[ScoringJob], ScoringBlocks], list[LogProbs]]
-"""One forward: the log-probabilities of every read of a pack, each ``[R]``."""
+
+class Score(Protocol):
+    """One forward: the log-probabilities of every read of a pack, each ``[R]``."""
+
+    def __call__(
+        self, pack: Pack, jobs: Sequence[ScoringJob], blocks: ScoringBlocks, *, keep_hidden: bool = False
+    ) -> list[LogProbs]:
+        """Score a pack; ``keep_hidden`` as in :func:`~pact_lightning.policy.logprobs.token_logprobs`."""
+        ...
 
 
 class RolloutScorer:
@@ -37,21 +45,23 @@ class RolloutScorer:
         scores = self._scores(jobs)
         return [[scores[number, sample].logp for sample in job.rollouts] for number, job in enumerate(jobs)]
 
-    def in_other_context(self, jobs: Sequence[ScoringJob]) -> dict[tuple[int, int], LogProbs]:
+    def in_other_context(
+        self, jobs: Sequence[ScoringJob], *, keep_hidden: bool = False
+    ) -> dict[tuple[int, int], LogProbs]:
         """Score the rollouts in the context that their job does not score them in, by job and rollout."""
         others = {number: other for number, job in enumerate(jobs) if (other := in_other_context(job)) is not None}
         numbers = list(others)
-        scores = self._scores(list(others.values()))
+        scores = self._scores(list(others.values()), keep_hidden=keep_hidden)
         return {(numbers[place], sample): score for (place, sample), score in scores.items()}
 
     @torch.no_grad()
-    def _scores(self, jobs: Sequence[ScoringJob]) -> dict[tuple[int, int], LogProbs]:
+    def _scores(self, jobs: Sequence[ScoringJob], *, keep_hidden: bool = False) -> dict[tuple[int, int], LogProbs]:
         blocks = lay_out(jobs)
         found: dict[tuple[int, int], LogProbs] = {}
         packs = pack_blocks(blocks.blocks, self._max_tokens, self._packing)
         idle = idle_forwards(self._module, len(packs))
         for pack in packs:
-            for read, score in zip(pack.reads, self._score(pack, jobs, blocks), strict=True):
+            for read, score in zip(pack.reads, self._score(pack, jobs, blocks, keep_hidden=keep_hidden), strict=True):
                 scored = blocks.scored(read)
                 assert scored.sample is not None
                 found[scored.job, scored.sample] = score

@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Literal
 
 from pact_lightning.credit.group import Group, ShownTrace
-from pact_lightning.credit.rewards import answer_f1, extract_answer
+from pact_lightning.credit.success import succeeded
 from pact_lightning.traces.leak import trace_leaks
 from pact_lightning.traces.segmentation import segment_reasoning
 from pact_lightning.types.task import Task
@@ -83,15 +83,6 @@ def _siblings(group: Group) -> tuple[ShownTrace, ...]:
     if len(found) > 1:
         shown.append(ShownTrace(found[1][1], (best,)))
     return tuple(part for part in shown if part.rollouts)
-
-
-def succeeded(trajectory: Trajectory, task: Task) -> bool:
-    """Return whether a rollout solved its task: its answer is the reference's, or its environment rewards it with 1."""
-    if trajectory.final_answer is None:
-        return False
-    if task.reference.answer is not None:
-        return answer_f1(extract_answer(trajectory.final_answer), task.reference.answer) == 1.0
-    return trajectory.environment_reward is not None and trajectory.environment_reward >= 1.0
 
 
 def trace_of_rollout(trajectory: Trajectory, task: Task) -> ExpertTrace:

@@ -8,10 +8,12 @@ from plain_pact import RENDERER, Plain
 from pact_lightning.callbacks.mixture import MixtureCallback
 from pact_lightning.objectives.aggregation import AggregationConfig
 from pact_lightning.objectives.objective import Objective
+from pact_lightning.objectives.opsd import OPSD
 from pact_lightning.objectives.pact import Coefficients
 from pact_lightning.objectives.rlsd import RLSD
 from pact_lightning.objectives.sft_config import SFTConfig
 from pact_lightning.traces.tokens import render_trace
+from pact_lightning.training.pact_module import PACTModule
 from pact_lightning.types.trajectory import Component
 
 SHIFT = 0.02
@@ -119,3 +121,37 @@ def test_the_callback_sets_the_mixture_of_every_step_and_a_resumed_run_has_the_s
     callback = MixtureCallback(start=0.8, end=0.2, decay_steps=2, warmup_steps=1)
     quiet_trainer(max_epochs=1, callbacks=[callback]).fit(module, Batches([[group_of(1)]] * 3))
     assert seen == pytest.approx([0.0, 0.8, 0.5])
+
+
+@pytest.mark.parametrize("with_rl", [True, False])
+def test_opsd_adds_the_whole_vocabularys_divergence_from_the_policy_under_the_trace(with_rl):
+    settings = {"anchor_probability": 0.0, "coefficients": Coefficients(sft=0.0, kl=0.0, entropy=0.0)}
+    objective = OPSD(0.7, with_rl)
+    module = prepared(FULL, SHIFT, ratio_context="prompt", objective=objective, head_chunk=7, **settings)
+    group = group_of(temperature=0.7)
+    plain = Plain(module, 0.7)
+    losses = []
+    for trajectory in group.trajectories:
+        ids, kept = trajectory.ids(), plain.of_policy(trajectory)
+        student = plain.distribution(plain.prompt(group), ids)[kept]
+        teacher = plain.distribution(plain.privileged(group), ids)[kept].detach()
+        losses.append((student.exp() * (student - teacher)).sum(-1).mean())
+    divergence = torch.stack(losses).mean()
+    loss = 0.7 * divergence + (plain.rollouts(group, plain.prompt(group)) if with_rl else 0.0)
+    expected = plain.gradient(loss)
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    assert largest > 1e-2
+    torch.testing.assert_close(gradients(module, group), expected, rtol=1e-4, atol=1e-5 * max(1.0, largest))
+    assert module.logged[0]["train/loss"] == pytest.approx(loss.item(), abs=1e-4)
+
+
+def test_opsd_without_a_trace_is_the_surrogate_and_needs_the_prompts_context():
+    anchored = group_of(anchored="drawn")
+    module = prepared(FULL, SHIFT, ratio_context="prompt", objective=OPSD(), coefficients=NO_SFT)
+    plain = Plain(module)
+    expected = plain.gradient(plain.rollouts(anchored, plain.prompt(anchored)))
+    found = gradients(module, anchored)
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * max(1.0, largest))
+    with pytest.raises(ValueError, match=r"model\.ratio_context is 'trace'; set it to 'prompt'"):
+        PACTModule(policy=FULL, objective=OPSD())
