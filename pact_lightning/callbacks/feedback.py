@@ -15,9 +15,10 @@ from pact_lightning.utils.processes import sum_over_processes
 class FeedbackCallback(Callback):
     """Callback that sets the module's ``supervision`` by the success of the phases before.
 
-    The rule is :class:`~pact_lightning.objectives.feedback.FeedbackSchedule`. Success is the share of a phase's rollouts, which know the prompt alone, that solved their tasks. It logs
-    ``anneal/level``, ``anneal/tool_call_scale`` and ``anneal/strength``. Checkpoints keep the strength and the counts
-    of the present phase, so that a resumed run goes on as it would have. It takes the place of an AnnealingCallback.
+    The rule is :class:`~pact_lightning.objectives.feedback.FeedbackSchedule`. Success is the share of a phase's
+    rollouts, which know the prompt alone, that solved their tasks. It logs ``anneal/level``,
+    ``anneal/tool_call_scale`` and ``anneal/strength``. Checkpoints keep the strength and the counts of the present
+    phase, so that a resumed run goes on as it would have. It takes the place of an AnnealingCallback.
 
     Args:
         target: Success that is aimed at.

@@ -1,4 +1,4 @@
-"""Supervision by feedback: it falls with success, and a resumed run has the strength of one that was not interrupted."""
+"""Supervision by feedback: it falls with success, and a resumed run has the strength of an uninterrupted one."""
 
 import pytest
 from hypothesis import given
@@ -10,6 +10,7 @@ from pact_lightning.callbacks.feedback import FeedbackCallback
 from pact_lightning.credit.success import succeeded
 from pact_lightning.objectives.annealing import Supervision
 from pact_lightning.objectives.feedback import FeedbackSchedule
+from pact_lightning.resume.last_checkpoint import last_checkpoint
 
 SHARES = st.floats(0.0, 1.0)
 
@@ -34,7 +35,7 @@ def test_the_ends_are_those_of_the_fixed_schedule():
 
 def test_values_out_of_range_are_refused():
     for wrong in ({"target": 1.0}, {"rate": 0.0}, {"level_start": 5}, {"start": 1.5}):
-        with pytest.raises(ValueError, match="feedback needs|level|strength from 0 to 1"):
+        with pytest.raises(ValueError, match=r"feedback needs|level|strength from 0 to 1"):
             FeedbackCallback(**wrong)
 
 
@@ -51,9 +52,10 @@ class Seen(FeedbackCallback):
         self.seen.append((trainer.current_epoch, batch_idx, self.strength, sum(mine), len(mine)))
 
 
-def run(folder, callback, *others, **options):
+def run(folder, callback, *others, resume=False):
     module, data = pact()
-    trainer(folder, callback, *others).fit(module, data, **options)
+    started = trainer(folder, callback, *others)
+    started.fit(module, data, ckpt_path=last_checkpoint(started) if resume else None)
 
 
 def test_a_run_interrupted_within_a_phase_ends_with_the_strength_of_a_whole_one(tmp_path):
@@ -65,7 +67,7 @@ def test_a_run_interrupted_within_a_phase_ends_with_the_strength_of_a_whole_one(
     assert {entry[2] for entry in whole.seen if entry[0] == 1} == {expected}
     with pytest.raises(SystemExit):
         run(tmp_path / "parts", first, AfterStep(0, 0))
-    run(tmp_path / "parts", second, ckpt_path=tmp_path / "parts" / "checkpoints" / "last.ckpt")
+    run(tmp_path / "parts", second, resume=True)
     assert first.seen + second.seen == whole.seen
     assert second.state_dict() == whole.state_dict()
     assert len(whole.seen) == 2 * PHASES

@@ -19,8 +19,15 @@ RENDERER = bundled_renderer()
 TASKS = [make_task("train", index) for index in range(6)]
 
 
+def with_responses(group):
+    """The group, with a response to every call."""
+    for trajectory in group.trajectories:
+        trajectory.turns = [replace(turn, responses=("It is so.",) * len(turn.parsed)) for turn in trajectory.turns]
+    return group
+
+
 def group_of(index=1, **changes):
-    return hand_made_group(RENDERER, index, **changes)
+    return with_responses(hand_made_group(RENDERER, index, **changes))
 
 
 def test_by_default_a_group_shows_its_own_trace_to_all_rollouts():
@@ -78,7 +85,7 @@ def successes(index=1):
     rollouts = attempts(RENDERER, task)
     again = attempts(RENDERER, task)[0]
     again.sample = 1
-    return make_group(task, [rollouts[0], again, rollouts[2]], CreditConfig(), position=index)
+    return with_responses(make_group(task, [rollouts[0], again, rollouts[2]], CreditConfig(), position=index))
 
 
 def test_no_rollout_is_scored_under_itself():
