@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pact_lightning.callbacks.export import ExportPolicy as ExportPolicy
     from pact_lightning.callbacks.feedback import FeedbackCallback as FeedbackCallback
     from pact_lightning.callbacks.mixture import MixtureCallback as MixtureCallback
+    from pact_lightning.callbacks.privilege_gap import PrivilegeGap as PrivilegeGap
     from pact_lightning.credit.group import CreditConfig as CreditConfig
     from pact_lightning.environments.checker.checker import check_environment as check_environment
     from pact_lightning.environments.functions import CallableTools as CallableTools
@@ -84,6 +85,7 @@ _HOMES = {
     "ExportPolicy": "callbacks.export",
     "FeedbackCallback": "callbacks.feedback",
     "MixtureCallback": "callbacks.mixture",
+    "PrivilegeGap": "callbacks.privilege_gap",
     "CreditConfig": "credit.group",
     "check_environment": "environments.checker.checker",
     "CallableTools": "environments.functions",

@@ -4,14 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pact_lightning.cli.errors import end
-
-if TYPE_CHECKING:
-    from pact_lightning.compare.results import Cell
-
-_METRIC = "answer_correct"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -22,44 +16,40 @@ def main(arguments: Sequence[str]) -> None:
     """
     given = _parser().parse_args(list(arguments))
     try:
-        _compare_runs(given)
-    except (ValueError, OSError, ImportError, TypeError) as error:
+        if given.config is None:
+            from pact_lightning.cli.compare_report import compare_runs
+
+            compare_runs(given)
+            return
+        from pact_lightning.cli.compare_study import compare_study
+
+        status = compare_study(given)
+    except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError) as error:
         end(error, 2)
+    if status:
+        sys.exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pact-lightning compare",
-        usage="pact-lightning compare [NAME=]RUN [[NAME=]RUN ...] [options]",
-        description="Compares finished runs: means with 95 % intervals, paired differences and budgets, as Markdown. "
+        usage="pact-lightning compare [NAME=]RUN [[NAME=]RUN ...] [options]\n"
+        "       pact-lightning compare -c STUDY [options]",
+        description="Compares finished runs, or runs a study of methods, regimes and seeds and compares those: means "
+        "with 95 % intervals, paired differences and budgets, as Markdown. "
         "Runs of the same name are seeds of one method; the n-th run of a name is paired with the n-th of each other "
         "name, and tasks are matched by their ids.",
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="*", metavar="[NAME=]RUN", help="folder of a run; NAME is by default the folder")
-    parser.add_argument("--metric", help=f"any metric of an evaluation (default {_METRIC})")
-    parser.add_argument("--against", help="name that the others are compared with; by default the first one")
-    parser.add_argument("--output", type=Path, help="folder for comparison.md, .csv, curves.csv and pictures")
+    parser.add_argument("-c", "--config", type=Path, metavar="STUDY", help="a study's file")
+    parser.add_argument("--metric", help="any metric of an evaluation (default: the study's, else answer_correct)")
+    parser.add_argument(
+        "--against", help="name that the others are compared with (default: the study's, else the first)"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="folder for comparison.md, .csv, curves.csv and pictures (default: the study's)"
+    )
+    parser.add_argument("--processes", type=int, help="cells of a study that run at the same time")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands of a study, and run nothing")
     return parser
-
-
-def _compare_runs(given: argparse.Namespace) -> None:
-    from pact_lightning.compare.runs import read_runs
-    from pact_lightning.compare.tables import report
-
-    if not given.runs:
-        raise ValueError("name the folders of the runs to compare, as in pact-lightning compare runs/a/version_0 ...")
-    cells = read_runs(given.runs)
-    metric, against = given.metric or _METRIC, given.against or cells[0].method
-    sys.stdout.write(report(cells, metric, against))
-    if given.output is not None:
-        _write(cells, metric, against, given.output)
-
-
-def _write(cells: Sequence["Cell"], metric: str, against: str, folder: Path) -> None:
-    from pact_lightning.compare.runs import write_comparison
-
-    try:
-        write_comparison(cells, metric, against, folder)
-    except ModuleNotFoundError as error:
-        print(error, file=sys.stderr)  # noqa: T201  # the tables are there all the same

@@ -1,4 +1,4 @@
-"""Recipe reader of ``pact-lightning plan``: parses recipes as ``fit`` does, and makes nothing of them."""
+"""Recipe reader of ``plan`` and ``compare``: parses recipes as ``fit`` does, and makes nothing of them."""
 
 import logging
 import warnings
@@ -27,6 +27,20 @@ def read_recipe(arguments: Sequence[str], device_type: str | None = None) -> Rec
     Raises:
         ValueError: The recipe does not train by rollouts, or has a mistake.
     """
+    config = parsed_recipe(arguments)
+    model = _init_args(config, "model", PACTModule)
+    return recipe_of(model, _init_args(config, "data", RolloutDataModule), config["trainer"], device_type)
+
+
+def parsed_recipe(arguments: Sequence[str]) -> dict[str, Any]:
+    """Parse recipes and overrides as ``pact-lightning fit`` does, and return all fields.
+
+    Args:
+        arguments: ``-c recipe.yaml`` and what follows.
+
+    Raises:
+        ValueError: There is a mistake.
+    """
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     # Lightning warns of arguments that are passed by mistake; these are the rest of a command line.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
@@ -42,9 +56,8 @@ def read_recipe(arguments: Sequence[str], device_type: str | None = None) -> Rec
         parser_kwargs={"exit_on_error": False},
         args=given,
     )
-    config = cli.config.as_dict()
-    model = _init_args(config, "model", PACTModule)
-    return recipe_of(model, _init_args(config, "data", RolloutDataModule), config["trainer"], device_type)
+    config: dict[str, Any] = cli.config.as_dict()
+    return config
 
 
 class _ParsedRecipe(PactCLI):

@@ -17,7 +17,8 @@ from pact_lightning.rollout.samplers.vllm.server import VLLMServer
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name not in ("overlays", "methods"))
+NO_RECIPES = ("overlays", "methods", "studies")
+RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name not in NO_RECIPES)
 OVERLAYS = sorted(path for path in (ROOT / "recipes").glob("[mo]*s/*.yaml") if not path.is_symlink())
 NEW_CALLBACKS = ("sft.yaml", "adaprefix.yaml")
 """Overlays that replace the list of callbacks."""

@@ -1,0 +1,231 @@
+"""A study: its file, its commands and its processes; and a real small one, killed and resumed (slow)."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from cli_recipe import recipe
+
+from pact_lightning.cli.compare_study import read_study
+from pact_lightning.cli.main import main
+from pact_lightning.compare.processes import run_cells
+from pact_lightning.compare.steps import CellPlan, Step, plan_cell
+from pact_lightning.compare.study import Study, Tuning, Variation
+from pact_lightning.compare.tuning import plan_cells, plan_trials
+
+SEEDS = ["seed_everything", "data.init_args.seed"]
+RATE = "model.init_args.optimizer.learning_rate"
+
+
+def study(**changes):
+    methods = {"pact": Variation(), "grpo": Variation(["grpo.yaml"], {"a": 1}, {})}
+    return Study(
+        **{"recipe": "r.yaml", "folder": "out", "methods": methods, "seeds": [0, 1], "against": "pact"} | changes
+    )
+
+
+def tuned(**changes):
+    knobs = {RATE: [1e-3, 3e-3, 1e-2]}
+    methods = {"pact": Variation(knobs={"beta": [0.1, 1.0]}), "grpo": Variation(knobs={"clip": [0.2, 0.3, 0.4]})}
+    tuning = {"trials": 4, "seeds": [100], "knobs": knobs, "options": {"trainer.max_epochs": 1}} | changes
+    return study(methods=methods, tuning=Tuning(**tuning))
+
+
+def test_a_cell_is_repeated_by_its_command():
+    regime = Variation(["sound.yaml"], {"a": 0, "b": None})
+    cell = plan_cell(
+        study(regimes={"sound": regime}), "grpo", "sound", 1,
+        within=Path("out/sound/grpo"), options={RATE: 0.001}, seed_fields=SEEDS, evaluations=[],
+    )  # fmt: skip
+    (fit,) = cell.steps
+    assert fit.command.startswith(
+        f"pact-lightning fit -c r.yaml -c sound.yaml -c grpo.yaml --a 1 --b null --{RATE} 0.001 "
+        "--seed_everything 1 --data.init_args.seed 1 "
+    )
+    assert fit.command.endswith("--ckpt_path last")
+    assert cell.folder == Path("out/sound/grpo/seed-1")
+
+
+def test_every_method_gets_as_many_trials_on_seeds_of_their_own():
+    own = tuned()
+    assert [len(own.trials(name)) for name in ("pact", "grpo")] == [4, 4]
+    assert own.trials("grpo") == tuned().trials("grpo")  # drawn, and always the same
+    assert all(setting.keys() == {RATE, "clip"} for setting in own.trials("grpo"))
+    assert len({json.dumps(setting) for setting in own.trials("grpo")}) == 4
+    fields = {("pact", ""): SEEDS, ("grpo", ""): SEEDS}
+    trials = plan_trials(own, fields)
+    assert {len(of) for of in trials.values()} == {4}
+    trial, final = trials["pact", ""][0][0], plan_cells(own, fields, {("pact", ""): {"beta": 1.0}})
+    assert "--trainer.max_epochs 1" in trial.steps[0].command
+    assert "--seed_everything 100" in trial.steps[0].command
+    assert [cell.seed for cell in final] == [0, 1]  # grpo chose nothing
+    assert not any("max_epochs" in cell.steps[0].command for cell in final)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"against": "sft"}, "against: there is no method 'sft'"),
+        ({"seeds": [1, 1]}, "has a seed twice"),
+        ({"seeds": []}, "at least one of methods, regimes and seeds"),
+        ({"methods": {"../pact": Variation()}, "against": "../pact"}, "is to be a folder's"),
+        ({"methods": {"pact": Variation(knobs={"a": [1]})}}, "has knobs, but the study has no tuning"),
+        ({"processes": 0}, "at least one cell"),
+        ({"tuning": Tuning(1, [1, 2])}, "must be seeds that the final table does not use"),
+        ({"tuning": Tuning(2, [7], {RATE: [1e-3]})}, "method pact has 1 settings for 2 trials"),
+    ],
+)
+def test_mistakes_in_a_study(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        study(**changes)
+
+
+def test_a_file_with_a_mistake_ends_in_one_sentence(tmp_path, capsys):
+    file = tmp_path / "study.yaml"
+    good = {"recipe": "r", "folder": "o", "methods": {"a": {"options": {"b": 1}}}, "seeds": [0], "against": "a"}
+    file.write_text(yaml.safe_dump(good))
+    assert read_study(file).methods["a"] == Variation(options={"b": 1})
+    for changes, sentence in (({"sedes": [0]}, "sedes"), ({"methods": {"a": {"overlay": []}}}, "overlay")):
+        file.write_text(yaml.safe_dump(good | changes))
+        with pytest.raises(SystemExit) as ended:
+            main(["compare", "-c", str(file)])
+        told = capsys.readouterr().err
+        assert (ended.value.code, sentence in told, told.count("\n")) == (2, True, 1)
+
+
+def test_the_studies_among_the_recipes_name_files_that_are_there():
+    root = Path(__file__).resolve().parent.parent.parent
+    studies = sorted((root / "recipes" / "studies").glob("*.yaml"))
+    assert studies
+    for file in studies:
+        own = read_study(file)
+        named = [
+            own.recipe,
+            *(path for part in (*own.methods.values(), *own.regimes.values()) for path in part.overlays),
+        ]
+        assert [path for path in named if not (root / path).is_file()] == []
+
+
+def cells_of(folder, *commands):
+    """Cells of one step each, which is the command itself; help and mistakes take no seconds."""
+    steps = [Step("run", folder / str(number), tuple(words)) for number, words in enumerate(commands)]
+    return [CellPlan("m", "", number, step.cell, (step,)) for number, step in enumerate(steps)]
+
+
+def test_a_failed_cell_is_told_and_the_others_go_on(tmp_path):
+    told = []
+    cells = cells_of(tmp_path, ["--help"], ["nonsense"], ["--help"])
+    assert run_cells(cells, 2, told.append) == [cells[1]]
+    assert [cell.is_done for cell in cells] == [True, False, True]
+    failure = next(line for line in told if "failed" in line)
+    assert "there is no command 'nonsense'" in failure
+    assert "log.txt" in failure
+    told.clear()
+    assert run_cells(cells, 2, told.append) == [cells[1]]  # it alone is run again
+    assert [line for line in told if "begins" in line] == [f"begins: {cells[1].folder}"]
+
+
+def test_what_was_made_by_something_else_is_not_taken_for_done(tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("a: 1\n")
+    step = Step("run", tmp_path, ("fit", "-c", str(overlay)))
+    step.finish({"commit": "c", "machine": "m"}, 1.0)
+    assert step.is_done()
+    with pytest.raises(ValueError, match="another command since"):
+        Step("run", tmp_path, ("fit", "-c", str(overlay), "--x", "1")).is_done()
+    overlay.write_text("a: 2\n")
+    with pytest.raises(ValueError, match="a recipe that has changed since"):
+        step.is_done()
+
+
+def written(folder):
+    """A study of two methods and seeds, tuned by two trials each, in a folder; all of it takes a phase."""
+    config = recipe(Path())
+    config["trainer"]["logger"] = True
+    config["trainer"]["callbacks"][1]["init_args"] = {"save_last": True, "save_on_train_epoch_end": True}
+    (folder / "small.yaml").write_text(yaml.safe_dump(config))
+    own = {
+        "recipe": "small.yaml",
+        "folder": "out",
+        "methods": {"pact": {}, "matchtir": {"options": {"model.init_args.anchor_probability": 1.0}}},
+        "seeds": [0, 1],
+        "against": "pact",
+        "metric": "turns",
+        "evaluations": [{"split": "test", "temperature": 1.0, "samples": 2}],
+        "tuning": {"trials": 2, "seeds": [9], "knobs": {RATE: [1e-3, 3e-3]}, "metric": "turns"},
+        "processes": 2,
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(own))
+
+
+def started(folder, **settings):
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent.parent),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "pact_lightning.cli.main", "compare", "-c", "study.yaml"]
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE, **settings)
+
+
+def tidy(folder):
+    with (folder / "out" / "comparison.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_study_that_is_stopped_and_killed_gives_the_csv_of_one_that_is_not(tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for folder in (whole, stopped):
+        folder.mkdir()
+        written(folder)
+    undisturbed = started(whole)
+    told = undisturbed.communicate()[1]
+    assert undisturbed.returncode == 0, told
+    rows = tidy(whole)
+    assert {(row["method"], row["seed"], row["split"]) for row in rows} == {
+        (method, seed, split) for method in ("pact", "matchtir") for seed in "01" for split in ("validation", "test")
+    }
+    table = (whole / "out" / "comparison.md").read_text()
+    assert "Chosen for pact: " in table
+    assert "Caution: 2 of the 4 evaluated tasks were used to choose settings too" in table
+    for number in (signal.SIGINT, signal.SIGKILL):
+        run = started(stopped)
+        until = time.monotonic() + 300
+        wanted = 2 if number == signal.SIGINT else 6
+        while len(list(stopped.rglob("run/metrics.csv"))) < wanted and time.monotonic() < until:
+            time.sleep(0.05)
+        run.send_signal(number)
+        told = run.communicate()[1]
+        assert run.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), told
+        assert not _runs_in(stopped)
+    last = started(stopped)
+    told = last.communicate()[1]
+    assert last.returncode == 0, told
+    assert tidy(stopped) == rows
+    again = started(stopped)
+    assert "begins" not in again.communicate()[1]
+
+
+def _runs_in(folder):
+    """The processes whose present folder it is; those that are just ending get a second."""
+    for _ in range(50):
+        found = [link for link in Path("/proc").glob("[0-9]*/cwd") if _leads_to(link, folder)]
+        if not found:
+            return []
+        time.sleep(0.1)
+    return found
+
+
+def _leads_to(link, folder):
+    try:
+        return link.resolve() == folder.resolve() and (link.parent / "cmdline").read_bytes()
+    except OSError:
+        return False
