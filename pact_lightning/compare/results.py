@@ -162,10 +162,7 @@ def read_cost(folder: Path) -> Cost:
     if not path.is_file():
         return Cost()
     rows = read_rows(path)
-    tokens = sum(
-        _number(row, "rollout/tokens_per_second") * _number(row, "rollout/seconds")
-        for row in rows  # a rate over these very seconds
-    )
+    tokens = sum(_number(row, "rollout/sampled_tokens") for row in rows)
     trained = [int(row["step"]) for row in rows if row.get("train/loss") or row.get("sft/loss")]
     seconds = sum(_number(row, "time/phase") for row in rows)
     return Cost(round(tokens), max(trained, default=-1) + 1, seconds)

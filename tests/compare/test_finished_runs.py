@@ -36,8 +36,8 @@ def folder(tmp_path):
     trajectories(run, "validation", [("a", 1.0), ("a", 0.0), ("b", 1.0), ("b", 1.0)], temperature=1.0)
     trajectories(run, "phase-0000", [("train", 1.0)])
     (run / "metrics.csv").write_text(
-        "step,train/loss,rollout/tokens_per_second,rollout/seconds,time/phase,val/answer_correct\r\n"
-        "0,,,,,0.0\r\n0,1.5,,,,\r\n1,1.4,,,,\r\n1,,50.0,4.0,6.0,\r\n2,1.5,,,,\r\n3,1.4,,,,\r\n3,,60.0,2.0,5.0,\r\n"
+        "step,train/loss,rollout/sampled_tokens,time/phase,val/answer_correct\r\n"
+        "0,,,,0.0\r\n0,1.5,,,\r\n1,1.4,,,\r\n1,,200.0,6.0,\r\n2,1.5,,,\r\n3,1.4,,,\r\n3,,120.0,5.0,\r\n"
     )
     return run
 

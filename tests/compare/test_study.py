@@ -124,12 +124,12 @@ def test_a_failed_cell_is_told_and_the_others_go_on(tmp_path):
     cells = cells_of(tmp_path, ["--help"], ["nonsense"], ["--help"])
     assert run_cells(cells, 2, told.append) == [cells[1]]
     assert [cell.is_done for cell in cells] == [True, False, True]
-    failure = next(line for line in told if "failed" in line)
+    failure = next(line for line in told if " failed: " in line)
     assert "there is no command 'nonsense'" in failure
     assert "log.txt" in failure
     told.clear()
     assert run_cells(cells, 2, told.append) == [cells[1]]  # it alone is run again
-    assert [line for line in told if "begins" in line] == [f"begins: {cells[1].folder}"]
+    assert [line for line in told if line.startswith("begins: ")] == [f"begins: {cells[1].folder}"]
 
 
 def test_what_was_made_by_something_else_is_not_taken_for_done(tmp_path):

@@ -17,6 +17,7 @@ from pact_lightning.credit.answers import (
 from pact_lightning.metrics.evaluation import EvaluationMetrics
 from pact_lightning.metrics.solve import AnswerCorrectness, SolveRate
 from pact_lightning.metrics.tool_use import ToolUse
+from pact_lightning.metrics.turn_reward import TurnReward
 from pact_lightning.types.prompt import EnvironmentSpec, PromptView
 from pact_lightning.types.task import Reference, SubAnswer, Task
 from pact_lightning.types.tool_call import ParsedCall, ToolCall
@@ -342,3 +343,19 @@ def test_scores_of_single_rollouts_average_to_those_of_all_and_change_nothing():
     assert {name: (singles[0][name] + singles[1][name]) / 2 for name in total} == pytest.approx(total)
     assert (singles[0]["answer_correct"], singles[1]["answer_correct"]) == (1.0, 0.0)
     assert "answer_correct" not in metrics.of_one(open_task, right)
+
+
+def test_turn_rewards_are_summed_over_turns_and_averaged_over_rollouts():
+    prompt = PromptView("t", ({"role": "user", "content": "?"},), (), EnvironmentSpec("none.Environment"))
+    task = Task(prompt, Reference("4", (ToolCall(name="a", arguments={"x": 1}),), ()))
+    right = rollout(turn(good("a", "4", x=1)), turn(answer="4"))  # 1 for the call, 1 for the answer
+    silent = rollout(turn(answer="5"))
+    metrics = EvaluationMetrics([TurnReward()])
+    for sample in (right, silent):
+        metrics.update(task, sample)
+    assert metrics.of_one(task, right)["turn_reward"] == pytest.approx(2.0)
+    assert metrics.of_one(task, silent)["turn_reward"] == pytest.approx(0.0)
+    assert metrics.compute()["turn_reward"] == pytest.approx(1.0)
+    unknown = Task(prompt, Reference(None, (), ()))
+    metrics.update(unknown, right)
+    assert metrics.compute()["turn_reward"] == pytest.approx(1.0)
