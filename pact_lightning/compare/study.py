@@ -13,7 +13,7 @@ _NAME = re.compile(r"[\w.+-]+")
 
 @dataclass(frozen=True)
 class Variation:
-    """What a method or a regime adds to the recipe.
+    """Additions of a method or a regime to the recipe.
 
     Attributes:
         overlays: Recipes behind the study's own.

@@ -78,9 +78,7 @@ def fit(folder, *callbacks):
         limit_val_batches=0,
     )  # fmt: skip
     trainer.fit(module, data)
-    return module, {
-        name: weight.detach().clone() for name, weight in module.model.named_parameters() if weight.requires_grad
-    }
+    return {name: weight.detach().clone() for name, weight in module.model.named_parameters() if weight.requires_grad}
 
 
 def test_a_fit_logs_the_gap_and_trains_as_without_it(tmp_path):
