@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pact_lightning.metrics.solve import AnswerCorrectness as AnswerCorrectness
     from pact_lightning.metrics.solve import SolveRate as SolveRate
     from pact_lightning.metrics.tool_use import ToolUse as ToolUse
-    from pact_lightning.objectives.aggregation import AggregationConfig as AggregationConfig
     from pact_lightning.metrics.turn_reward import TurnReward as TurnReward
+    from pact_lightning.objectives.aggregation import AggregationConfig as AggregationConfig
     from pact_lightning.objectives.annealing import AnnealingSchedule as AnnealingSchedule
     from pact_lightning.objectives.cispo import CISPO as CISPO
     from pact_lightning.objectives.gspo import GSPO as GSPO
@@ -101,8 +101,8 @@ _HOMES = {
     "AnswerCorrectness": "metrics.solve",
     "SolveRate": "metrics.solve",
     "ToolUse": "metrics.tool_use",
-    "AggregationConfig": "objectives.aggregation",
     "TurnReward": "metrics.turn_reward",
+    "AggregationConfig": "objectives.aggregation",
     "AnnealingSchedule": "objectives.annealing",
     "CISPO": "objectives.cispo",
     "GSPO": "objectives.gspo",
