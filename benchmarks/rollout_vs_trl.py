@@ -18,7 +18,7 @@ from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 from pact_lightning.types.prompt import EnvironmentSpec, PromptView
 
-PROMPTS, SAMPLES, TURNS, REASONING = 8, 8, 8, 20
+PROMPTS, SAMPLES, TURNS, REASONING = 4, 8, 8, 20
 # Qwen3-1.7B made small. Its vocabulary of 151,936 is scaled so that the head has the same share of the weights, 18 %.
 SHAPE: dict[str, Any] = {
     "hidden_size": 256,

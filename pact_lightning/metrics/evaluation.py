@@ -119,8 +119,12 @@ class EvaluationMetrics(nn.Module):
 def _alone(metric: _Metric) -> _Metric:
     """Return a copy that one process may ask alone."""
     copy = cast(_Metric, metric.clone())
-    copy.sync_on_compute = False
+    copy.distributed_available_fn = _no_others  # `sync_on_compute` is read once, when a metric is made
     return copy
+
+
+def _no_others() -> bool:
+    return False
 
 
 def _update(metric: _Metric, task: Task, trajectory: Trajectory) -> None:
