@@ -155,7 +155,7 @@ class PrefixTree:
 
 
 class SharedBeginnings:
-    """What sequences have in common at their beginning.
+    """Beginnings that sequences have in common.
 
     Args:
         sequences: Token ids of each sequence ``[L]``.
