@@ -8,10 +8,11 @@ from functools import partial, update_wrapper
 from typing import Any, get_origin, get_type_hints, is_typeddict
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError, best_match
+from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.protocols import Validator
 from jsonschema.validators import extend
 
+from pact_lightning.environments.hint_schema import HintSchemaError, hint_schema
 from pact_lightning.types.prompt import ToolSchema
 
 _MAX_PROBLEMS = 5
@@ -27,10 +28,7 @@ _StrictValidator = extend(
 
 
 # Type hints are code of the user's: what they raise when they are read is not known.
-_UNREADABLE = (
-    SchemaError,
-    AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError,
-)  # fmt: skip
+_UNREADABLE = (AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError)
 
 
 class FunctionSchemaError(ValueError):
@@ -60,12 +58,39 @@ def function_schema(function: Callable[..., Any]) -> ToolSchema:
             raise FunctionSchemaError(f"{name} cannot become a tool: {problem}")
     maker = _maker()
     try:
-        schema: ToolSchema = maker.get_json_schema(function)
-        Draft202012Validator.check_schema(schema["function"]["parameters"])
-    except (maker.DocstringParsingException, maker.TypeHintParsingException, *_UNREADABLE) as error:
-        raise FunctionSchemaError(f"{name} cannot become a tool: {_schema_problem(function, error)}") from error
+        schema = _schema(function)
+    except (maker.DocstringParsingException, *_UNREADABLE) as error:
+        raise FunctionSchemaError(f"{name} cannot become a tool: {_schema_problem(error)}") from error
     if not schema["function"]["description"]:
         raise FunctionSchemaError(f"{name} cannot become a tool: begin its docstring with what it does")
+    return schema
+
+
+def _schema(function: Callable[..., Any]) -> ToolSchema:
+    """Make a schema: its texts by transformers, from a stand-in whose hints are all ``str``, its types by us."""
+    types: dict[str, dict[str, Any]] = {}
+    for argument, hint in get_type_hints(function).items():
+        try:
+            types[argument] = hint_schema(hint)
+        except HintSchemaError as error:
+            if argument != "return":  # no call gives it: without a schema it is left out
+                raise ValueError(_no_schema(argument, hint)) from error
+
+    def stand_in() -> None:
+        pass
+
+    parameters = inspect.signature(function).parameters.values()
+    signature = inspect.Signature([parameter.replace(annotation=str) for parameter in parameters])
+    stand_in.__signature__ = signature  # type: ignore[attr-defined]  # what `inspect` reads
+    stand_in.__annotations__ = dict.fromkeys(types, str)
+    stand_in.__name__, stand_in.__doc__ = function.__name__, function.__doc__ or inspect.getdoc(function)
+    schema: ToolSchema = _maker().get_json_schema(stand_in)
+    described = schema["function"]["parameters"]["properties"]
+    for argument, texts in described.items():
+        described[argument] = types[argument] | {key: text for key, text in texts.items() if key != "type"}
+    if "return" in schema["function"]:
+        returned = schema["function"]["return"]
+        schema["function"]["return"] = types["return"] | {key: returned[key] for key in returned if key != "type"}
     return schema
 
 
@@ -114,46 +139,23 @@ def _parameter_problem(parameter: inspect.Parameter) -> str | None:
     return None
 
 
-def _schema_problem(function: Callable[..., Any], error: Exception) -> str:
-    """Return the problem that transformers found, with a remedy."""
+def _schema_problem(error: Exception) -> str:
+    """Return the problem that was found, with a remedy."""
     words = " ".join(" ".join(str(part) for part in error.args).split())
     if isinstance(error, _maker().DocstringParsingException):
         return f"{words.partition(' because ')[2]}; describe it under `Args:`"
-    if isinstance(error, _maker().TypeHintParsingException):
-        # Its words name neither the argument nor, of some hints, the hint.
-        return next(filter(None, (_hint_problem(*entry) for entry in get_type_hints(function).items())), words)
-    if isinstance(error, SchemaError):  # of an image or a tensor, or of choices that are no list
-        argument = error.absolute_path[1]
-        return _no_schema(argument, get_type_hints(function)[argument], f" ({error.message:.100})")
     if isinstance(error, json.JSONDecodeError):
         return 'its docstring has `(choices: ...)` without a JSON list; write (choices: ["a", "b"]), or use Literal'
     return words
 
 
-def _hint_problem(argument: str, hint: Any) -> str | None:
-    """Return what is wrong with the type hint of one argument, found by a function of this argument alone."""
-
-    def probe() -> None:
-        pass
-
-    parameter = inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY, annotation=hint)
-    probe.__signature__ = inspect.Signature([parameter])  # type: ignore[attr-defined]  # what `inspect` reads
-    probe.__annotations__ = {argument: hint}
-    probe.__doc__ = f"Probe.\n\nArgs:\n    {argument}: Probed."
-    try:
-        _maker().get_json_schema(probe)
-    except _maker().TypeHintParsingException:
-        return _no_schema(argument, hint)
-    return None
-
-
-def _no_schema(argument: object, hint: Any, why: str = "") -> str:
+def _no_schema(argument: str, hint: Any) -> str:
     problem = (
         f"its argument {argument} has the type hint {inspect.formatannotation(hint)}, of which no schema can be made"
     )
     hints = "int, float, str, bool, None, list, tuple, dict, Literal, Enum and unions of these"
     remedy = f"take {_instead(hint)} there and convert it in the function: the type hints that can be used are {hints}"
-    return f"{problem}{why}; {remedy}"
+    return f"{problem}; {remedy}"
 
 
 def _instead(hint: Any) -> str:

@@ -142,7 +142,7 @@ def parts_of(x: int, y: int):
         (odd_time, "its argument when has the type hint datetime.datetime | None, of which no schema"),
         (
             picture,
-            "its argument picture has the type hint torch.Tensor, of which no schema can be made ('audio' is not",
+            "its argument picture has the type hint torch.Tensor, of which no schema can be made; take a",
         ),
         (missing, "name 'Nowhere' is not defined"),
         (parts, "it yields its result in parts; return it as a whole"),
