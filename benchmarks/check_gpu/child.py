@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from benchmarks.check_gpu.checks import CHECKS, Check
+
+LEFT_OUT = "left out"
+"""Figure of a check that found nothing to try."""
 
 
 class Figures:
@@ -32,6 +35,11 @@ class Figures:
         print(f"{name}: {value}", flush=True)
         self._found[name] = value
         self._path.write_text(json.dumps(self._found), encoding="utf-8")
+
+    def leave_out(self, why: str) -> NoReturn:
+        """End the check, which cannot be tried here; the report names it as not run."""
+        self.note(LEFT_OUT, why)
+        sys.exit(0)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:

@@ -13,8 +13,18 @@ from benchmarks.check_gpu.child import Figures
 
 _PACKAGES = (
     *("lightning", "transformers", "peft", "bitsandbytes", "accelerate", "torchmetrics", "jsonargparse"),
-    *("docstring_parser", "typeshed_client", "jsonschema", "referencing", "pydantic", "scipy", "rich", "regex"),
-    *("safetensors", "jinja2", "pytest", "pytest_timeout", "hypothesis", "pact_lightning"),
+    *(
+        "docstring_parser",
+        "typeshed_client",
+        "jsonschema",
+        "referencing",
+        "pydantic",
+        "scipy",
+        "rich",
+        "regex",
+        "psutil",
+    ),
+    *("psutil", "safetensors", "jinja2", "pytest", "pytest_timeout", "hypothesis", "pact_lightning"),
 )
 
 

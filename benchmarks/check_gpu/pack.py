@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-_WITH_NEEDS = ("jsonargparse[signatures]>=4.40,<5", "jsonschema>=4.20", "pydantic>=2.7", "rich>=13.7")
+_WITH_NEEDS = ("jsonargparse[signatures]>=4.40,<5", "jsonschema>=4.20", "pydantic>=2.7", "rich>=13.7", "psutil>=5.9")
 _ALONE = ("bitsandbytes>=0.49", "trl>=1.0", "datasets>=4.0", "multiprocess", "dill", "xxhash", "gguf>=0.10")
 _GLIBC = (17, 24, 27, 28, 31, 34, 35)
 _MEANT_FOR = "cuda130"

@@ -2,6 +2,7 @@
 
 import csv
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ _WAYS: dict[str, dict[str, Any]] = {
     "full": {"adapter": "full", "dtype": "float32", "phases": 2, "bits": 8},
 }
 _WORSE_BY = 0.15
-_SHOWN = ("val/correct", "val/tool_f1", "perf/update_tokens_per_second", "perf/peak_memory_gib", "time/phase")
+_SUCCESS = "val/answer_correct"
+_SHOWN = (
+    *(_SUCCESS, "val/solve_f1", "rollout/reward", "train/loss", "train/gradient_norm"),
+    *("perf/update_tokens_per_second", "perf/peak_memory_gib", "time/phase"),
+)
 
 
 def run(figures: Figures, way: str) -> None:
@@ -35,12 +40,10 @@ def run(figures: Figures, way: str) -> None:
         print("-- interrupted after the first phase; going on", flush=True)
         main([*fit, "--trainer.max_epochs", str(phases), "--ckpt_path", "last"])
         rows = read_metrics(Path(folder))
-    for name in sorted(rows):
-        if name in _SHOWN or name in ("train/loss", "rollout/reward", "train/grad_norm"):
-            figures.note(name, [round(value, 4) for value in rows[name]])
-    successes = next((rows[name] for name in rows if name.startswith("val/") and "correct" in name), None)
-    if not successes or len(successes) < 2:
-        raise RuntimeError(f"metrics.csv has no success before and after training, only {', '.join(sorted(rows))}")
+    note_metrics(figures, rows, _SHOWN)
+    successes = rows[_SUCCESS]
+    if len(successes) < 2:
+        raise RuntimeError(f"metrics.csv has {_SUCCESS} once; it should have it before and after training")
     figures.note("greedy success, before and after", [successes[0], successes[-1]])
     if successes[-1] < successes[0] - _WORSE_BY:
         raise RuntimeError(f"greedy success fell from {successes[0]:.2f} to {successes[-1]:.2f}")
@@ -76,3 +79,15 @@ def read_metrics(folder: Path) -> dict[str, list[float]]:
                     if value:
                         found.setdefault(name, []).append(float(value))
     return found
+
+
+def note_metrics(figures: Figures, found: dict[str, list[float]], names: Sequence[str]) -> None:
+    """Note every value of some metrics.
+
+    Raises:
+        RuntimeError: A run logged none of one of them.
+    """
+    for name in names:
+        if name not in found:
+            raise RuntimeError(f"metrics.csv has no {name}, only {', '.join(sorted(found))}")
+        figures.note(name, [round(value, 4) for value in found[name]])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.check_gpu.checks import Check
+from benchmarks.check_gpu.child import LEFT_OUT
 from benchmarks.check_gpu.report import NOT_RUN, PASSED, RUNNING, Outcome, ask_card
 
 _TELL_EVERY_S = 15.0
@@ -72,11 +73,12 @@ class _Process:
                 continue
 
     def _close(self, result: str) -> None:
-        self.outcome.result = result
         try:
             self.outcome.figures = json.loads(self.figures.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             self.outcome.figures = {}
+        why = self.outcome.figures.get(LEFT_OUT)
+        self.outcome.result = result = f"{NOT_RUN}: {why}" if result == PASSED and why else result
         _tell(f"{self.outcome.check.name}: {result} ({self.outcome.seconds:.0f} s)")
 
     def _note_memory(self) -> None:

