@@ -1,7 +1,7 @@
 """Command ``python3 -m benchmarks.check_gpu.pack``: what a bare machine with a card lacks, into ``.gpu/site``.
 
 For a machine without a network that has Python, torch, transformers, peft and lightning. The packages are those of
-pyproject.toml that such a machine rarely has, and TRL, beside which the update is timed: some 9 MB when compressed.
+pyproject.toml that such a machine rarely has, and TRL, beside which the update is timed: 35 MiB when unpacked.
 Copy the folder ``.gpu`` along with the project; nothing has to be installed there.
 """
 
