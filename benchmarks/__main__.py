@@ -34,27 +34,32 @@ ROWS = {
 }
 """Seconds that each row may take on two idle cores, set-up included; the sum is at most 20 minutes."""
 
+OPTIONAL = {"rollout_vs_vllm": 180}
+"""The same for rows that are skipped without a library that no user of the package needs; they come on top."""
+
+_ALL = ROWS | OPTIONAL
+
 
 def main() -> None:
     """Run the rows of the command line; exit status 1 if one could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rows", default="", help=f"comma-separated; all if left out: {', '.join(ROWS)}")
+    parser.add_argument("--rows", default="", help=f"comma-separated; all if left out: {', '.join(_ALL)}")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of each comparison, time allowing (default 5)")
     parser.add_argument("--out", type=Path, default=Path("build/bench.jsonl"), help="where the rows are kept")
     parser.add_argument("--page", type=Path, help="a page whose table is written anew from all rows kept; runs nothing")
     given = parser.parse_args()
     if given.page:
         kept = _read(given.out)
-        write_into_page(given.page, [kept[name] for name in ROWS if name in kept])
+        write_into_page(given.page, [kept[name] for name in _ALL if name in kept])
         return
-    names = [name.strip() for name in given.rows.split(",") if name.strip()] or list(ROWS)
-    unknown = [name for name in names if name not in ROWS]
+    names = [name.strip() for name in given.rows.split(",") if name.strip()] or list(_ALL)
+    unknown = [name for name in names if name not in _ALL]
     if unknown:
-        parser.error(f"unknown rows {', '.join(unknown)}; there are {', '.join(ROWS)}")
+        parser.error(f"unknown rows {', '.join(unknown)}; there are {', '.join(_ALL)}")
     if given.repeats < 1:
         parser.error(f"--repeats must be at least 1, not {given.repeats}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # the row's process ends too
-    failed = run_rows({name: ROWS[name] for name in names}, given.repeats, given.out)
+    failed = run_rows({name: _ALL[name] for name in names}, given.repeats, given.out)
     if failed:
         sys.exit(f"not measured: {', '.join(failed)}")
 

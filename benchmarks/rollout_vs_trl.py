@@ -14,7 +14,7 @@ from pact_lightning.environments.function_schema import function_schema
 from pact_lightning.policy.attention.plan import ATTENTION_NAME
 from pact_lightning.policy.loading import BUNDLED_FOLDER
 from pact_lightning.rollout.engine import RolloutEngine, RolloutLimits, RolloutRequest
-from pact_lightning.rollout.samplers.base import SamplingConfig
+from pact_lightning.rollout.samplers.base import Sampler, SamplingConfig
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 from pact_lightning.types.prompt import EnvironmentSpec, PromptView
 
@@ -36,12 +36,8 @@ Ids = list[list[int]]
 def run(rounds: Rounds) -> Row:
     """Time both sides on the same prompts and weights; that they sample the same tokens is checked."""
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_FOLDER)
-    script = turn_script(tokenizer, REASONING)
-    messages = [
-        [{"role": "user", "content": f"Find the profession of person {n}, then give the year of birth of the spouse."}]
-        for n in range(PROMPTS)
-    ]
-    ours, peer = _Ours(tokenizer, script, messages), _Trl(tokenizer, script, messages)
+    ours = ScriptedRollouts(tokenizer)
+    peer = _Trl(tokenizer, ours.script, ours.messages)
     rollouts: dict[str, Ids] = {}
     timings = alternate(
         {
@@ -52,18 +48,11 @@ def run(rounds: Rounds) -> Row:
     )
     if rollouts["ours"] != rollouts["peer"]:
         raise RuntimeError("the two sides did not roll out the same tokens")
-    tokens = PROMPTS * SAMPLES * TURNS * len(script)
-    speeds = {name: tokens / timing.median for name, timing in timings.items()}
-    settings = {
+    speeds = {name: ours.sampled_tokens / timing.median for name, timing in timings.items()}
+    settings = ours.settings() | {
         "unit": "tokens/s",
         "peer": "GRPOTrainer._generate with its tool loop, transformers backend, sdpa",
-        "rows": PROMPTS * SAMPLES,
-        "samples_per_prompt": SAMPLES,
-        "turns": TURNS,
-        "sampled_tokens_per_turn": len(script),
-        "prompt": ours.prompt_tokens,
         "tokens_after_prompt": len(rollouts["ours"][0]),
-        "model": {"architecture": "qwen3", "dtype": "float32", **SHAPE},
         "time_shares_of_ours": time_shares(ours.roll_out),
         "spread": spreads(timings),
     }
@@ -72,21 +61,55 @@ def run(rounds: Rounds) -> Row:
     return Row("rollout_vs_trl", ours_per_s, peer_per_s, ours_per_s / peer_per_s, 3.0, "at least", done, settings)
 
 
-class _Ours:
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, script: list[int], messages: list[Any]) -> None:
+class ScriptedRollouts:
+    """Rollouts of a scripted policy by our engine.
+
+    Args:
+        tokenizer: The bundled policy's.
+        admit_every: Sampler steps between two admissions of tool responses.
+
+    Attributes:
+        model: The policy.
+        script: Tokens of a turn.
+        messages: The prompts.
+        stops: Tokens that end a turn.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, admit_every: int = RolloutLimits.admit_every) -> None:
+        self.script = turn_script(tokenizer, REASONING)
+        asked = "Find the profession of person {}, then give the year of birth of the spouse."
+        self.messages: list[Any] = [[{"role": "user", "content": asked.format(n)}] for n in range(PROMPTS)]
         renderer = ChatRenderer(TextCodec(tokenizer))
         schemas = tuple(function_schema(tool) for tool in TOOLS)
         spec = EnvironmentSpec("pact_lightning.FunctionEnvironment", {"functions": list(TOOLS)})
-        views = [PromptView(f"task {n}", tuple(prompt), schemas, spec) for n, prompt in enumerate(messages)]
-        self._engine = RolloutEngine(renderer, RolloutLimits(max_turns=TURNS, rows=PROMPTS * SAMPLES))
+        views = [PromptView(f"task {n}", tuple(prompt), schemas, spec) for n, prompt in enumerate(self.messages)]
+        limits = RolloutLimits(max_turns=TURNS, rows=PROMPTS * SAMPLES, admit_every=admit_every)
+        self._engine = RolloutEngine(renderer, limits)
         self._requests = [RolloutRequest(view, SAMPLES, n) for n, view in enumerate(views)]
-        self._stops = [renderer.end_of_turn]
-        prompt = renderer.prompt(messages[0], schemas)
-        self.prompt_tokens = len(prompt)
-        self._model = scripted_policy(Qwen3Config(**SHAPE), prompt[-1], script, ATTENTION_NAME)
+        self.stops = [renderer.end_of_turn]
+        prompt = renderer.prompt(self.messages[0], schemas)
+        self._prompt_tokens = len(prompt)
+        self.model: Any = scripted_policy(Qwen3Config(**SHAPE), prompt[-1], self.script, ATTENTION_NAME)
 
-    def roll_out(self) -> Ids:
-        sampler = TransformersSampler(self._model, self._stops, SamplingConfig())
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens that the policy samples."""
+        return PROMPTS * SAMPLES * TURNS * len(self.script)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of a row."""
+        return {
+            "rows": PROMPTS * SAMPLES,
+            "samples_per_prompt": SAMPLES,
+            "turns": TURNS,
+            "sampled_tokens_per_turn": len(self.script),
+            "prompt": self._prompt_tokens,
+            "model": {"architecture": "qwen3", "dtype": "float32", **SHAPE},
+        }
+
+    def roll_out(self, sampler: Sampler | None = None) -> Ids:
+        """Roll out all prompts by a sampler; by default by the policy itself."""
+        sampler = sampler or TransformersSampler(self.model, self.stops, SamplingConfig())
         groups, _ = self._engine.run(self._requests, sampler)
         return [rollout.ids().tolist() for group in groups for rollout in group]
 

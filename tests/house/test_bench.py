@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from benchmarks.__main__ import ROWS, run_rows
+from benchmarks.__main__ import OPTIONAL, ROWS, run_rows
 from benchmarks.progress import Progress
 from benchmarks.row import FEWEST, Rounds, Row, alternate
 from benchmarks.table import heading_line, row_line, write_into_page
@@ -112,7 +112,7 @@ def test_a_round_that_would_not_end_in_time_is_not_begun():
 
 def test_all_rows_together_take_twenty_minutes():
     assert sum(ROWS.values()) <= 20 * 60
-    for name in ROWS:
+    for name in ROWS | OPTIONAL:
         assert importlib.util.find_spec(f"benchmarks.{name}"), name
 
 
@@ -151,3 +151,15 @@ def test_progress_tells_row_round_and_what_is_left(capfd):
         line = progress.line()
     assert line.startswith("1/2 first, round 2/5; 0:00 elapsed, about 2:")
     assert capfd.readouterr().err.splitlines() == ["1/2 first, set-up; 0:00 elapsed, about 2:29 left"]
+
+
+@pytest.mark.parametrize("named", ["", "/nowhere/python"])
+def test_the_row_beside_vllm_is_skipped_without_vllm(named, tmp_path, capfd, monkeypatch):
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vLLM is installed here")
+    monkeypatch.setenv("PACT_VLLM_PYTHON", named)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([_root(), os.environ.get("PYTHONPATH", "")]))
+    assert run_rows({"rollout_vs_vllm": 60}, 1, tmp_path / "rows.jsonl") == []
+    (line,) = [text for text in capfd.readouterr().out.splitlines() if text.startswith("rollout_vs_vllm")]
+    assert "skipped: " in line
+    assert "PACT_VLLM_PYTHON" in line
