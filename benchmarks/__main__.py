@@ -34,7 +34,7 @@ ROWS = {
 }
 """Seconds that each row may take on two idle cores, set-up included; the sum is at most 20 minutes."""
 
-OPTIONAL = {"rollout_vs_vllm": 180}
+OPTIONAL = {"rollout_vs_vllm": 120}
 """The same for rows that are skipped without a library that no user of the package needs; they come on top."""
 
 _ALL = ROWS | OPTIONAL
