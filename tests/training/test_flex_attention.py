@@ -111,6 +111,13 @@ def test_traced_it_equals_the_two_calls_in_values_and_gradients_at_any_length(mo
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
 
 
+def test_the_lists_of_blocks_lie_as_compiled_kernels_read_them():
+    mask = FlexPlan(LONG).mask
+    assert mask.kv_indices.shape[-1] > 2
+    for lists in (mask.kv_indices, mask.full_kv_indices, mask.q_indices, mask.full_q_indices):
+        assert lists.is_contiguous()
+
+
 @pytest.mark.slow
 def test_compiled_it_equals_the_two_calls_at_any_length():
     """By torch's own compiler, which has no backward pass for CPUs."""

@@ -96,7 +96,8 @@ def _block_mask(ends: Tensor) -> BlockMask:
         seen = torch.unflatten(seen, 0, (-1, _SIDE))  # [., side, n]
         full.append(seen.amin(1) == _SIDE)
         part.append((seen.amax(1) > 0) & ~full[-1])
-    part_lists, full_lists = _listed(torch.cat(part).T), _listed(torch.cat(full).T)
+    # Contiguous, for compiled kernels read the lists as if they were: else each query gets the blocks of another.
+    part_lists, full_lists = (_listed(torch.cat(wanted).T.contiguous()) for wanted in (part, full))
     return BlockMask.from_kv_blocks(*part_lists, *full_lists, BLOCK_SIZE=_SIDE, mask_mod=visible)
 
 
