@@ -110,9 +110,13 @@ def step_packs(step: StepShape, lengths: Lengths) -> list[PlannedPack]:
 
     rollouts = [(lengths.trajectory, lengths.sampled)] * step.rollouts
     trace = [(lengths.trace, lengths.trace)]
+
+    def new_prompt() -> npt.NDArray[np.int64]:
+        return np.concatenate([np.arange(lengths.shared), ids(lengths.prompt - lengths.shared)])
+
     for number in range(step.prompts):
         with_trace = number < step.privileged and lengths.trace > 0
-        prompt = np.concatenate([np.arange(lengths.shared), ids(lengths.prompt - lengths.shared)])
+        prompt = new_prompt()
         if not with_trace:
             add(prompt, rollouts)
         elif step.trace_layout == "branch":
@@ -121,8 +125,8 @@ def step_packs(step: StepShape, lengths: Lengths) -> list[PlannedPack]:
             add(np.concatenate([prompt, ids(lengths.trace)]), rollouts, lengths.trace)
         else:
             add(np.concatenate([prompt, ids(lengths.trace)]), rollouts)
-            if step.read_trace:
-                add(prompt, trace)
+            if step.read_trace:  # how much of the prompt stands before the quoted trace is not known here
+                add(new_prompt(), trace)
     packs = pack_blocks(blocks, step.max_tokens, step.packing)
     return [
         PlannedPack(pack, [_last(len(read.targets), sampled[read.block][read.branch]) for read in pack.reads])

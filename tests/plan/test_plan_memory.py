@@ -212,11 +212,11 @@ def test_no_planned_attention_writes_out_its_scores(device_type):
     ("trace_layout", "tokens"), [("shared", 50 + 3 * 10 + 20 + 60), ("apart", 160), ("branch", 160)]
 )
 def test_prompts_that_begin_alike_are_planned_as_they_are_packed(trace_layout, tokens):
-    """The 50 tokens stand there once, the other 10 of each prompt too, also where a trace has a block of its own."""
+    """The 50 tokens stand there once, the other 10 of each prompt too, but where a trace has a block of its own."""
     shape = StepShape(3, 1, 2, 1000, "shared_prefix", trace_layout)
     lengths = Lengths(prompt=60, trace=20, trajectory=10, shared=50)
     (planned,) = step_packs(shape, lengths)
-    # Apart, the context's block goes on from the prompt with 20 tokens of its own, and the trace's block with 20 more.
-    assert planned.pack.tokens == tokens + (20 if trace_layout == "apart" else 0)
+    # Apart, the trace's block stands behind a prompt of its own, as if the context quoted the trace at its beginning.
+    assert planned.pack.tokens == tokens + (10 + 20 if trace_layout == "apart" else 0)
     with pytest.raises(ValueError, match="prompts of 60 tokens cannot begin with 61 that all of them share"):
         Lengths(prompt=60, trace=0, trajectory=10, shared=61)
