@@ -34,6 +34,8 @@ class AnnealingCallback(Callback):
         ValueError: A value is out of its range.
     """
 
+    metric_names = frozenset({"anneal/level", "anneal/tool_call_scale"})
+
     def __init__(
         self,
         *,

@@ -32,6 +32,8 @@ class FeedbackCallback(Callback):
         ValueError: A value is out of its range.
     """
 
+    metric_names = frozenset({"anneal/level", "anneal/tool_call_scale", "anneal/strength"})
+
     def __init__(
         self,
         *,

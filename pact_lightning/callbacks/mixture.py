@@ -30,6 +30,8 @@ class MixtureCallback(Callback):
         ValueError: A value is out of its range.
     """
 
+    metric_names = frozenset({"train/mu"})
+
     def __init__(self, *, start: float = 0.9, end: float = 0.05, decay_steps: int = 200, warmup_steps: int = 0) -> None:
         self.schedule = MixtureSchedule(start, end, decay_steps, warmup_steps)
 

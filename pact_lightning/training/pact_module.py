@@ -184,9 +184,13 @@ class PACTModule(PolicyModule):
 
     @property
     def metric_names(self) -> frozenset[str]:
-        """Names of what a fit logs."""
+        """Names of what a fit logs, its callbacks included that tell their ``metric_names``."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         return super().metric_names.union(
-            training_metric_names(), self._correction.names, (f"train/{name}" for name in self.objective.figures)
+            training_metric_names(),
+            self._correction.names,
+            (f"train/{name}" for name in self.objective.figures),
+            *(getattr(callback, "metric_names", ()) for callback in callbacks),
         )
 
     def prepare_phase(self, groups: Sequence[Group], optimizer_steps: int) -> None:

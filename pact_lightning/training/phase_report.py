@@ -106,10 +106,9 @@ def _facts(group: Group) -> dict[str, Any]:
 
 
 def training_metric_names() -> frozenset[str]:
-    """Return the names of what a fit of ``PACTModule`` logs, but for its validations and a sampler's mismatch."""
+    """Return the names of what a fit of ``PACTModule`` logs, but for validations, callbacks and a mismatch."""
     rollout = {f"rollout/{name}" for name in (*EvaluationMetrics().names, *FIGURES, "staleness")}
-    annealed = {"anneal/level", "anneal/tool_call_scale", "anneal/strength", "train/mu"}
-    further = {"train/learning_rate", "train/skipped_steps"} | annealed
+    further = {"train/learning_rate", "train/skipped_steps"}
     return step_metric_names().union(PhasePerformance.names(), rollout, further)
 
 
