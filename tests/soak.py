@@ -102,7 +102,9 @@ class End:
 
     @classmethod
     def of(cls, folder):
-        checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        # A run that was killed before it wrote last.ckpt, and has nothing left to train, leaves an older one.
+        files = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.name != "last.ckpt")
+        checkpoint = max((torch.load(path, weights_only=True) for path in files), key=lambda one: one["global_step"])
         kept = [checkpoint[part] for part in ("state_dict", "optimizer_states", "lr_schedulers", "validation_history")]
         kept += [checkpoint["epoch"], checkpoint["global_step"]]
         versions = [path for path in (folder / "run").iterdir() if path.is_dir()]  # beside them the locks

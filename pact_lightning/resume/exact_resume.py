@@ -126,6 +126,14 @@ class ExactResume(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log what the interrupted run had measured and not logged."""
         self.on_sanity_check_start(trainer, pl_module)
+        self._log_rows(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log it too where nothing was left to train, and no training started."""
+        del pl_module
+        self._log_rows(trainer)
+
+    def _log_rows(self, trainer: pl.Trainer) -> None:
         for row in self._rows:
             for logger in trainer.loggers:
                 logger.log_metrics({**row["metrics"], "epoch": row["epoch"]}, step=row["step"])
