@@ -186,12 +186,9 @@ class PACTModule(PolicyModule):
     def metric_names(self) -> frozenset[str]:
         """Names of what a fit logs, its callbacks included that tell their ``metric_names``."""
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return super().metric_names.union(
-            training_metric_names(),
-            self._correction.names,
-            (f"train/{name}" for name in self.objective.figures),
-            *(getattr(callback, "metric_names", ()) for callback in callbacks),
-        )
+        of_callbacks = (getattr(callback, "metric_names", ()) for callback in callbacks)
+        figures = (f"train/{name}" for name in self.objective.figures)
+        return super().metric_names.union(training_metric_names(), self._correction.names, figures, *of_callbacks)
 
     def prepare_phase(self, groups: Sequence[Group], optimizer_steps: int) -> None:
         """Draw the anchors ``z_i`` of a phase and compute ``pi_old`` where it is needed (METHOD 5.8, 5.19).
