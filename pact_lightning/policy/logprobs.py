@@ -175,37 +175,45 @@ def token_logprobs(
     targets = torch.cat([read.targets for read in pack.reads])[selected].to(device)  # [N]
     hidden = output.last_hidden_state[0].index_select(0, predictors)  # [N, D]
     lengths = [read.targets.shape[0] for read in pack.reads]
+    divisor = _by_token(temperature, lengths, selected, hidden)
     scores = chunked_logprobs(
-        hidden,
-        head,
-        targets,
-        temperature=_by_token(temperature, lengths, selected, hidden),
-        chunk_size=chunk_size,
-        with_entropy=with_entropy,
+        hidden, head, targets, temperature=divisor, chunk_size=chunk_size, with_entropy=with_entropy
     )
     where = selected.nonzero()[:, 0].to(device)  # [N]
 
     def spread(values: Tensor) -> tuple[Tensor, ...]:
         return torch.split(values.new_zeros(selected.shape[0]).index_put((where,), values), lengths)
 
-    logps = spread(scores.logp)
-    entropies = [None] * len(lengths) if scores.entropy is None else spread(scores.entropy)
+    none = [None] * len(lengths)
     counts = [int(part.sum()) for part in torch.split(selected, lengths)]
-    states = torch.split(hidden, counts) if keep_hidden else [None] * len(lengths)
-    divisor = _by_token(temperature, lengths, selected, hidden)
-    kls: Sequence[Tensor | None] = [None] * len(lengths)
-    if against is not None and any(other is not None for other in against):
-        wanted = torch.cat([torch.full((n,), other is not None) for n, other in zip(counts, against, strict=True)])
-        wanted = wanted.to(device)  # [N]
-        kl = chunked_kl(
-            hidden[wanted],
-            torch.cat([other for other in against if other is not None]),
-            head,
-            temperature=divisor[wanted] if isinstance(divisor, Tensor) else divisor,
-            chunk_size=chunk_size,
-        )
-        kls = spread(scores.logp.new_zeros(len(wanted)).index_put((wanted.nonzero()[:, 0],), kl))
-    return [LogProbs(*parts) for parts in zip(logps, entropies, states, kls, strict=True)]
+    states = torch.split(hidden, counts) if keep_hidden else none
+    entropies = none if scores.entropy is None else spread(scores.entropy)
+    kl = (
+        None if against is None else _kl_from(hidden, head, against, counts, temperature=divisor, chunk_size=chunk_size)
+    )
+    kls = none if kl is None else spread(kl)
+    return [LogProbs(*parts) for parts in zip(spread(scores.logp), entropies, states, kls, strict=True)]
+
+
+def _kl_from(
+    hidden: Tensor,
+    head: Head,
+    against: Sequence[Tensor | None],
+    counts: Sequence[int],
+    *,
+    temperature: float | Tensor,
+    chunk_size: int,
+) -> Tensor | None:
+    """Compute the divergence at every token ``[N]``, 0 in reads without other states; ``None`` if none has any."""
+    others = [other for other in against if other is not None]
+    if not others:
+        return None
+    has = torch.tensor([other is not None for other in against]).repeat_interleave(torch.tensor(counts))
+    where = has.nonzero()[:, 0].to(hidden.device)
+    if isinstance(temperature, Tensor):
+        temperature = temperature[where]
+    kl = chunked_kl(hidden[where], torch.cat(others), head, temperature=temperature, chunk_size=chunk_size)
+    return kl.new_zeros(len(hidden)).index_put((where,), kl)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
