@@ -47,6 +47,16 @@ class PrivilegeGap(pl.Callback):
         ValueError: A count is below 1.
     """
 
+    metric_names = frozenset(
+        f"privilege/{name}"
+        for name in (
+            *("gap", "kl", "kl_reverse", "entropy_prompt", "entropy_trace"),
+            *("trace_logp", "rollout_logp_trace", "rollout_logp_prompt"),
+            *(f"gap_{component.name.lower()}" for component in sorted(POLICY_COMPONENTS)),
+        )
+    )
+    """Those of every run; turns and control tokens depend on what is sampled."""
+
     def __init__(self, every_n_phases: int = 1, prompts: int = 4, tokens: bool = False) -> None:
         if every_n_phases < 1 or prompts < 1:
             raise ValueError("PrivilegeGap counts phases and prompts; set every_n_phases and prompts to at least 1")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hand_made import quiet_trainer
 from lightning.pytorch.loggers import CSVLogger
+from metrics_page import undocumented
 from small_run import pact, sft
 
 from pact_lightning.callbacks.privilege_gap import PrivilegeGap, add_rollout, figures_of
@@ -90,6 +91,9 @@ def test_a_fit_logs_the_gap_and_trains_as_without_it(tmp_path):
     with (folder / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["privilege/gap"]]
     assert [row["epoch"] for row in rows] == ["0"]  # every second phase
+    logged = {name for name, value in rows[0].items() if value}
+    assert undocumented(logged) == []
+    assert {"privilege/gap", "privilege/kl", "privilege/trace_logp"} <= PrivilegeGap.metric_names & logged
     row = {name.removeprefix("privilege/"): float(value) for name, value in rows[0].items() if value}
     records = [record for _, record in read_json_lines(folder / "trajectories" / "privilege-0000.jsonl")]
     assert len(records) == 4  # two prompts, two rollouts each

@@ -13,6 +13,7 @@ from hand_made import quiet_trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
+from metrics_page import undocumented
 
 from pact_lightning.callbacks.annealing import AnnealingCallback
 from pact_lightning.callbacks.export import ExportPolicy
@@ -109,6 +110,7 @@ def test_flags_and_callbacks_that_work_get_along(tmp_path):
     ours = {name for name in names if name.partition("/")[0] in ("train", "val", "rollout", "anchor", "anneal")}
     ours -= {"train/time", "train/samples", "train/batches"}  # ThroughputMonitor's
     assert ours <= module.metric_names
+    assert undocumented(names) == []
     assert {name for name in module.metric_names if name.startswith(("train/", "anneal/", "rollout/"))} <= ours
     assert {"DeviceStatsMonitor.on_train_batch_start/cpu_percent", "lr-AdamW"} & names
 
