@@ -22,19 +22,20 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 
-.PHONY: help install install-dev quickstart benchmark-quickstart bench check-gpu bench-page soak bundled-policy test lint format wheel clean faults fuzz
+.PHONY: help install install-dev quickstart benchmark-quickstart bench check-gpu bench-page soak bundled-policy test lint format docs wheel clean faults fuzz
 
 help:
 	@echo "make quickstart            train by PACT on the bundled world"
 	@echo "make test                  run the tests, in WORKERS=2 processes"
 	@echo "make lint                  ruff, mypy, the rules of import, the list of dependencies"
 	@echo "make format                put the code into ruff's format"
+	@echo "make docs                  build the docs site into site/; open site/index.html"
 	@echo "make wheel                 build the wheel into dist/"
 	@echo "make benchmark-quickstart  the quickstart for the seeds $(SEEDS), and the table of their results"
 	@echo "make bench                 speed and memory beside TRL and transformers, 20 minutes; ROWS=a,b for some rows"
 	@echo "make check-gpu             what a CUDA card has to show, in MINUTES=7; installs nothing (PYTHON=python3)"
 	@echo "make bench-page            write the rows of the last make bench into docs/benchmarks.md"
-	@echo "make faults                inject every fault $(TIMES) times, into docs/reliability.md; GROUPS=tools,... for some"
+	@echo "make faults                inject every fault $(TIMES) times, into the docs; GROUPS=tools,... for some"
 	@echo "make fuzz                  $(INPUTS) generated inputs for each reader of text from outside"
 	@echo "make soak                  kill a run KILLS=$(KILLS) times, and compare its end with an undisturbed one's"
 	@echo "make bundled-policy        build the bundled policy anew, into runs/bundled_policy/unreliable"
@@ -87,7 +88,7 @@ bench-page: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks --page docs/benchmarks.md
 
 faults: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m faults --times $(TIMES) --groups "$(GROUPS)" --page docs/reliability.md
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m faults --times $(TIMES) --groups "$(GROUPS)" --pages docs/reliability.md docs/resume.md
 
 fuzz: $(VENV)/.installed-dev
 	PYTHONPATH=tests $(BIN)/python -m fuzz --inputs $(INPUTS)
@@ -120,5 +121,8 @@ wheel: $(VENV)/.installed-dev
 	rm -rf build
 	$(BIN)/python -m build --wheel
 
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache

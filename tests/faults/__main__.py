@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from faults.page import HEADINGS, cells, write_into_page
+from faults.page import HEADINGS, cells, write_into_pages
 
 GROUPS = (
     "tools",
@@ -31,7 +31,9 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("--groups", default="", help=f"comma-separated; all if left out: {', '.join(GROUPS)}")
     parser.add_argument("--times", type=int, default=20, help="how often each fault is injected (default 20)")
-    parser.add_argument("--page", type=Path, help="a page whose tables are written anew from what was run")
+    parser.add_argument(
+        "--pages", type=Path, nargs="+", default=[], help="pages whose tables are written anew from what was run"
+    )
     given = parser.parse_args()
     groups = [name.strip() for name in given.groups.split(",") if name.strip()] or list(GROUPS)
     unknown = [name for name in groups if name not in GROUPS]
@@ -50,10 +52,10 @@ def main():
             table.add_row(*cells(result))
         console.print(table)
         results += found
-    if given.page:
+    if given.pages:
         some = "" if groups == list(GROUPS) else f" GROUPS={','.join(groups)}"
         how = f"`make faults{some} TIMES={given.times}`, {date.today().isoformat()}"
-        write_into_page(given.page, results, how)
+        write_into_pages(given.pages, results, how)
     bad = [result for result in results if not result.ok]
     times = sum(result.times for result in results)
     print(

@@ -1,4 +1,4 @@
-"""What came of one fault: a row of the table in docs/reliability.md."""
+"""What came of one fault: a row of a table in docs/reliability.md or docs/resume.md."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ class FaultResult:
     """One row.
 
     Attributes:
-        section: The table it belongs to, a heading of docs/reliability.md.
+        section: The table it belongs to, by its marks on one of these pages.
         fault: What was injected, in a few words.
         times: How often.
         held: How often all of it held: no hang, nothing lost, nothing leaked, the run went on.

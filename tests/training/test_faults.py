@@ -10,7 +10,7 @@ from byte_tokenizer import byte_renderer
 from faults import environments, tools
 from faults.__main__ import GROUPS
 from faults.deadline import HangError, within
-from faults.page import write_into_page
+from faults.page import write_into_pages
 from faults.repeated import expect, repeated
 from faults.result import FaultResult
 from faults.snippets import SECRET, SNIPPETS, Snippet
@@ -47,7 +47,8 @@ def test_what_does_not_hold_is_told(tmp_path, snippet, told):
 
 
 def test_every_group_can_be_run_and_has_its_place_on_the_page():
-    page = (Path(__file__).parent.parent.parent / "docs" / "reliability.md").read_text()
+    docs = Path(__file__).parent.parent.parent / "docs"
+    page = "".join((docs / name).read_text() for name in ("reliability.md", "resume.md"))
     for name in GROUPS:
         group = importlib.import_module(f"faults.{name}")
         assert callable(group.run)
@@ -79,13 +80,15 @@ def test_tables_are_written_into_their_sections_and_the_rest_stays(tmp_path):
         "a\n<!-- faults A: begin -->\nold\n<!-- faults A: end -->\nb\n"
         "<!-- faults B: begin -->\nkept\n<!-- faults B: end -->\n"
     )
-    write_into_page(page, [FaultResult("A", "x|y", 3, 3, "<fine>")], "`me`, today")
+    other = tmp_path / "other.md"
+    other.write_text("nothing of it\n")
+    write_into_pages([other, page], [FaultResult("A", "x|y", 3, 3, "<fine>")], "`me`, today")
     text = page.read_text()
     assert "| x\\|y | 3 | 3 | &lt;fine> |\n\nMade by `me`, today." in text
     assert "old" not in text
     assert "kept" in text
     with pytest.raises(ValueError, match="no place for the faults of 'C'"):
-        write_into_page(page, [FaultResult("C", "x", 1, 1, "y")], "")
+        write_into_pages([page], [FaultResult("C", "x", 1, 1, "y")], "")
 
 
 @pytest.mark.parametrize("name", fuzz.targets())
