@@ -28,6 +28,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "tasks": Command("pact_lightning.cli.tasks", "bring tasks into a task file, validate one, say what is in it"),
     "traces": Command("pact_lightning.cli.traces", "import, verify, segment, show and generate expert traces"),
+    "chat": Command("pact_lightning.cli.chat", "talk to the agent with its tools, or replay a task"),
     "check-env": Command("pact_lightning.cli.check_env", "check an environment of your own before training"),
     "compare": Command("pact_lightning.cli.compare", "compare finished runs, or run a study of methods and seeds"),
     "plan": Command("pact_lightning.cli.plan", "tell what a run will need and how long it will take"),

@@ -5,7 +5,7 @@ import errno
 import logging
 import sys
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,12 @@ _CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 _WHICH_CHECKPOINT = "name a file that ModelCheckpoint wrote, or `last` for the newest one in its dirpath that is whole"
 
 
-def run_lightning(args: list[str] | None) -> None:
+def run_lightning(args: list[str] | None, cli: "Callable[..., PactCLI] | None" = None) -> None:
     """Run one of Lightning's commands; a mistake in recipe or data ends in one sentence and exit status 2.
 
     Args:
         args: Arguments in place of those of the process.
+        cli: Makes the command line; by default :class:`PactCLI`.
     """
     silence_libraries()
     check_all_yaml()
@@ -57,7 +58,7 @@ def run_lightning(args: list[str] | None) -> None:
     # An evaluation may share the folder of a fit, whose own settings stay there.
     config_file = "config.yaml" if "fit" in verbs else f"config-{verbs[0]}.yaml"
     try:
-        PactCLI(
+        (cli or PactCLI)(
             PolicyModule,
             pl.LightningDataModule,
             subclass_mode_model=True,

@@ -26,8 +26,9 @@ from pact_lightning.environments.tool_calls import (
     start_environment,
     start_failure,
 )
+from pact_lightning.rollout.conversation import Conversation
 from pact_lightning.rollout.samplers.base import Sampler, TurnOutput, TurnRequest
-from pact_lightning.types.prompt import PromptView
+from pact_lightning.types.prompt import PromptView, UserTurn
 from pact_lightning.types.tool_call import ParsedCall
 from pact_lightning.types.trajectory import Component, RolloutTurn, Segment, StopReason, Trajectory
 from pact_lightning.utils.errors import named_failure
@@ -131,7 +132,9 @@ class _Row:
     starting: Future[Environment]
     busy: threading.Lock  # held by the one call of the environment that runs
     tokens: int = 0  # after the prompt
-    released: int = 0  # user turns of the prompt's follow-ups
+    released: int = 0  # user turns after the first
+    user: UserTurn | None = None  # answers the last turn, which called no tool
+    last_turn: int = 0  # turns at which the rollout ends
     pending: list[Future[ToolResult] | ToolResult] = field(default_factory=list)  # results of the last turn's calls
 
     @property
@@ -161,6 +164,7 @@ class RolloutEngine:
         finished: Callable[[RolloutKey, Trajectory], None] | None = None,
         pause: Callable[[], None] | None = None,
         stats: RolloutStats | None = None,
+        conversation: Conversation | None = None,
     ) -> tuple[list[list[Trajectory]], RolloutStats]:
         """Run all rollouts.
 
@@ -172,6 +176,7 @@ class RolloutEngine:
             finished: Called with every rollout that ends.
             pause: Called between two steps of the sampler; it may raise to end the run.
             stats: Counts and times of earlier runs, to which this one's are added.
+            conversation: Shown each turn as it is made, and asked for a user turn once the prompt has no more.
 
         Returns:
             The rollouts of every request in order of ``sample``, and the counts and times.
@@ -181,7 +186,8 @@ class RolloutEngine:
         """
         done = dict(known or {})
         taken = stats or RolloutStats()
-        return _Run(self.renderer, self.limits, requests, sampler, progress, finished, pause, done, taken).run()
+        run = _Run(self.renderer, self.limits, requests, sampler, progress, finished, pause, done, taken, conversation)
+        return run.run()
 
 
 @dataclass
@@ -195,6 +201,7 @@ class _Run:
     pause: Callable[[], None] | None
     done: dict[RolloutKey, Trajectory]
     stats: RolloutStats
+    conversation: Conversation | None = None
     rows: dict[int, _Row] = field(default_factory=dict)
     calling: list[int] = field(default_factory=list)  # rows that wait for tools or the user, in order
     next_row: int = 0
@@ -214,14 +221,19 @@ class _Run:
         for trajectory in self.done.values():
             self.stats.add(trajectory)
         started = time.perf_counter() - self.stats.seconds
-        while self.waiting or self.rows:
-            if self.pause is not None:
-                self.pause()
-            self._admit()
-            for output in self.sampler.step():
-                self._turn_ended(output)
-            self.steps += 1
-            self.stats.seconds = time.perf_counter() - started
+        try:
+            while self.waiting or self.rows:
+                if self.pause is not None:
+                    self.pause()
+                self._admit()
+                for output in self.sampler.step():
+                    self._turn_ended(output)
+                self.steps += 1
+                self.stats.seconds = time.perf_counter() - started
+        finally:
+            if self.conversation is not None:  # a user may leave at any time
+                for row in self.rows.values():
+                    self._leave_environment(row)
         results = [
             [self.done[number, sample] for sample in range(request.samples)]
             for number, request in enumerate(self.requests)
@@ -251,7 +263,7 @@ class _Run:
         begin = partial(start_environment, prompt, derive_seed(request.seed, prompt.id))
         (starting,) = self.tools.submit(busy, [begin])
         seed = derive_seed(request.seed, prompt.id, sample)
-        return _Row((number, sample), trajectory, prompt, seed, starting, busy)
+        return _Row((number, sample), trajectory, prompt, seed, starting, busy, last_turn=self.limits.max_turns)
 
     def _first_turn(self, row: _Row) -> TurnRequest | None:
         """Open a rollout's first turn, unless its environment did not start."""
@@ -279,15 +291,26 @@ class _Run:
         trajectory.turns.append(turn)
         row.tokens += len(output.ids)
         self.stats.tokens += len(output.ids)
+        if self.conversation is not None:
+            self.conversation.said(turn)
         if not output.finished:
             full = row.tokens >= self.limits.max_trajectory_tokens
             reason = StopReason.MAX_TOKENS_TRAJECTORY if full else StopReason.MAX_TOKENS_TURN
             self._end(output.row, reason)
-        elif not turn.parsed and row.released == len(row.prompt.follow_ups):
+            return
+        row.user = None if turn.parsed else self._next_user(row)
+        if not turn.parsed and row.user is None:
             self._end(output.row, StopReason.ANSWERED)
         else:
             row.pending = self._call(row, turn.parsed)
             self.calling.append(output.row)
+
+    def _next_user(self, row: _Row) -> UserTurn | None:
+        """Return the user turn that answers a turn without tool calls; ``None`` if there is none, and it has ended."""
+        if row.released < len(row.prompt.follow_ups):
+            return row.prompt.follow_ups[row.released]
+        row.last_turn = len(row.trajectory.turns) + self.limits.max_turns
+        return None if self.conversation is None else self.conversation.next_user_turn()
 
     def _call(self, row: _Row, parsed: Sequence[ParsedCall]) -> list[Future[ToolResult] | ToolResult]:
         """Start a turn's calls; those that cannot be run have their result at once."""
@@ -307,21 +330,22 @@ class _Run:
         """Append the tool responses or the next user turn, and open the next turn unless a limit ends the rollout."""
         row = self.rows[index]
         trajectory, last = row.trajectory, row.trajectory.turns[-1]
-        user = None if last.parsed else row.prompt.follow_ups[row.released]
         ended_by = trajectory.segments[-1].ids[-1]
-        if user is None:
+        if row.user is None:
             last = trajectory.turns[-1] = self._with_responses(row, last)
+            if self.conversation is not None:
+                self.conversation.answered(last)
             ids, component = self.renderer.observation(last.responses, ended_by=ended_by), Component.OBSERVATION
         else:
-            ids, component = self.renderer.user_turn(user, ended_by=ended_by), Component.PROMPT
-        if len(trajectory.turns) >= self.limits.max_turns:
+            ids, component = self.renderer.user_turn(row.user, ended_by=ended_by), Component.PROMPT
+        if len(trajectory.turns) >= row.last_turn:
             self._end(index, StopReason.MAX_TURNS)
             return None
         if row.tokens + len(ids) >= self.limits.max_trajectory_tokens:
             self._end(index, StopReason.MAX_TOKENS_TRAJECTORY)
             return None
-        if user is not None:
-            trajectory.turns[-1] = replace(last, user=user)
+        if row.user is not None:
+            trajectory.turns[-1] = replace(last, user=row.user)
             row.released += 1
         turn = len(trajectory.turns)
         trajectory.segments.append(Segment(tuple(ids), component, turn - 1))

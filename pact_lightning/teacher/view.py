@@ -13,6 +13,7 @@ from pact_lightning.teacher.stored import StoredTrace
 from pact_lightning.traces.hard_turns import Flagged
 from pact_lightning.traces.levels import MAX_LEVEL, NEVER, min_level_at, prefix_ends
 from pact_lightning.types.trace import ExpertTurn
+from pact_lightning.utils.text import visible
 
 STYLES = {
     "prompt": "dim",
@@ -134,9 +135,9 @@ def legend() -> Text:
 
 
 def shown(text: str, full: bool) -> str:
-    """Make a text fit for a terminal: without escape sequences, and not too long."""
-    visible = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    if full or len(visible) <= SHOWN_CHARACTERS:
-        return visible
+    """Make a text fit for a terminal: escape sequences written out, and not too long."""
+    plain = visible(text)
+    if full or len(plain) <= SHOWN_CHARACTERS:
+        return plain
     half = SHOWN_CHARACTERS // 2
-    return f"{visible[:half]} [... {len(visible) - 2 * half} characters ...] {visible[-half:]}"
+    return f"{plain[:half]} [... {len(plain) - 2 * half} characters ...] {plain[-half:]}"

@@ -5,7 +5,7 @@ In: task sources, a policy, a Trainer. Out: a trained adapter, trajectories, met
 1. ``phase``: an epoch is a phase, a batch is an optimiser step; ``phase_report``: what is told of it.
 2. ``pact_module`` and ``rollout_datamodule``: PACT.
 3. ``policy_module`` and ``task_datamodule``: the bases of every training method.
-4. ``evaluation``: validation, test and prediction.
+4. ``evaluation``: validation, test and prediction; ``chat``: conversations in a prediction's place.
 5. ``sft_module`` and ``trace_datamodule``: supervised fine-tuning.
 6. ``trainer_checks``: Trainer settings that are refused.
 """

@@ -1,6 +1,7 @@
 """The command line: what a run leaves behind."""
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -66,6 +67,26 @@ def test_validate_and_test_score_a_checkpoint(fitted, tmp_path, verb, prefix):
     facts = {"stage": stage, "tasks": 2, "left_out": 0, "rollouts": "greedy, prompt only"}
     assert {name: results[name] for name in facts} == facts
     assert results["scores"]["answer_correct"] == pytest.approx(float(scores[f"{prefix}/answer_correct"]))
+
+
+def test_chat_speaks_by_the_newest_checkpoint_of_a_run(fitted, monkeypatch, capsys):
+    kept = sorted(fitted.rglob("*"))
+    loaded = []
+    load = pact_lightning.training.policy_module.PolicyModule.load_state_dict
+    monkeypatch.setattr(
+        pact_lightning.training.policy_module.PolicyModule,
+        "load_state_dict",
+        lambda module, state, **how: loaded.append(state) or load(module, state, **how),
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello"))
+    main(["chat", str(fitted / "run")])
+    assert "you> Hello" in capsys.readouterr().out
+    checkpoint = torch.load(fitted / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert [sorted(state) for state in loaded] == [sorted(checkpoint["state_dict"])]
+    assert sorted(fitted.rglob("*")) == kept
+    with pytest.raises(SystemExit):
+        main(["chat", str(fitted)])
+    assert f"did you mean {fitted / 'run'}?" in capsys.readouterr().err
 
 
 class WordCount(RolloutMetric):

@@ -224,7 +224,7 @@ def test_show_prints_components_and_five_prefixes(folder, capsys):
     write(folder / "in.jsonl", ["broken", RECORDS[0], marked])
     assert traces("show", "in.jsonl", "--id", TASKS[1].id, "--full", "true") == 0
     shown = capsys.readouterr().out
-    assert "[bold]\N{REPLACEMENT CHARACTER}[31m[/nothing]" in shown, "a file's text is neither markup nor control"
+    assert "[bold]\\x1b[31m[/nothing]" in shown, "a file's text is neither markup nor control"
     called = [turn for turn in TASKS[1].trace.turns if turn.reasoning]
     for turn in called:
         ends = prefix_ends(segment_reasoning(turn.reasoning, turn.calls), turn.calls)
