@@ -50,6 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, help="folder for comparison.md, .csv, curves.csv and pictures (default: the study's)"
     )
-    parser.add_argument("--processes", type=int, help="cells of a study that run at the same time")
+    parser.add_argument("--processes", "--workers", type=int, help="cells of a study that run at the same time")
     parser.add_argument("--dry_run", action="store_true", help="print the commands of a study, and run nothing")
     return parser

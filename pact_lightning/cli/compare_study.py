@@ -12,15 +12,24 @@ from pact_lightning.cli.compare_report import write
 from pact_lightning.cli.plan_recipe import parsed_recipe
 from pact_lightning.compare.processes import usual_processes
 from pact_lightning.compare.runs import TABLE
-from pact_lightning.compare.steps import recipe_words
+from pact_lightning.compare.steps import CellPlan, Fields, recipe_words
 from pact_lightning.compare.study import Study
 from pact_lightning.compare.tables import report
-from pact_lightning.compare.tuning import Place, places_of, plan_cells, plan_trials, run_study
+from pact_lightning.compare.tuning import (
+    FieldsByPlace,
+    Place,
+    places_of,
+    plan_cells,
+    plan_trials,
+    run_study,
+    tuned_places,
+)
 from pact_lightning.resume.lock import hold, release
 from pact_lightning.utils.yaml_text import check_yaml_file, read_yaml
 
 _SEEDS = ("seed_everything", "model.init_args.seed", "model.init_args.policy.seed", "data.init_args.seed")
 """Fields that take a cell's seed, as far as its module and its data have them."""
+_SCHEDULE = "model.init_args.optimizer.schedule_steps"
 
 
 def read_study(path: Path) -> Study:
@@ -53,9 +62,16 @@ def compare_study(given: argparse.Namespace) -> int:
         raise ValueError(f"{given.runs[0]} is a run beside a study; compare one or the other")
     study = read_study(given.config)
     recipes = {place: parsed_recipe(recipe_words(study, *place, {})) for place in places_of(study)}
-    fields = {place: _seed_fields(place, recipe) for place, recipe in recipes.items()}
+    fields = {place: _fields(place, recipe) for place, recipe in recipes.items()}
     for place, recipe in recipes.items():
         _check_checkpoints(place, recipe["trainer"])
+        if study.methods[place[0]].after is not None and not _has(recipe, "model.init_args.policy.start_from"):
+            raise ValueError(
+                f"methods.{place[0]}.after: the module of its recipe has no policy.start_from to begin from"
+            )
+    for plan in study.evaluations:
+        for method in study.methods if plan.overlays or plan.options else ():
+            parsed_recipe(recipe_words(study, method, next(iter(study.regimes)), plan.options, plan.overlays))
     if given.dry_run:
         _print_commands(study, fields)
         return 0
@@ -83,11 +99,13 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201  # standard output is for the table
 
 
-def _seed_fields(place: Place, recipe: Mapping[str, Any]) -> list[str]:
-    found = [field for field in _SEEDS if _has(recipe, field)]
+def _fields(place: Place, recipe: Mapping[str, Any]) -> Fields:
+    found = tuple(field for field in _SEEDS if _has(recipe, field))
     if len(found) < 2:
         raise ValueError(f"no part of the recipe of method {place[0]} takes a seed, so its seeds would all be the same")
-    return found
+    if _has(recipe, _SCHEDULE) and recipe["model"]["init_args"]["optimizer"]["schedule"] == "cosine":
+        return Fields(found, ("trainer.max_steps", _SCHEDULE))
+    return Fields(found)
 
 
 def _has(recipe: Any, field: str) -> bool:
@@ -122,11 +140,17 @@ def _check_checkpoints(place: Place, trainer: Mapping[str, Any]) -> None:
         )
 
 
-def _print_commands(study: Study, fields: Mapping[Place, list[str]]) -> None:
-    trials = [cell for of in plan_trials(study, fields).values() for row in of for cell in row]
-    chosen: dict[Place, dict[str, Any]] = {place: {} for place in places_of(study)}
-    for cell in [*trials, *plan_cells(study, fields, chosen)]:
+def _print_commands(study: Study, fields: FieldsByPlace) -> None:
+    first: dict[Place, dict[int, CellPlan]] = {}
+    trials: list[CellPlan] = []
+    for method, regime in tuned_places(study):
+        planned = plan_trials(
+            study, (method, regime), fields, first.get((study.methods[method].after or "", regime), {})
+        )
+        first[method, regime] = {cell.seed: cell for cell in planned[0]}
+        trials += [cell for row in planned for cell in row]
+    for cell in [*trials, *plan_cells(study, fields, {place: {} for place in places_of(study)})]:
         for step in cell.steps:
             print(step.command)  # noqa: T201  # what the command is for
     if trials:
-        print("# the last commands get the settings that the trials choose")  # noqa: T201
+        print("# later commands begin from the trials that are chosen, and get their settings")  # noqa: T201

@@ -1,4 +1,4 @@
-"""Pictures of a comparison as SVG: learning curves, and scores as bars. They need matplotlib, an extra."""
+"""Pictures of a comparison as SVG and PNG: learning curves, and scores as bars. They need matplotlib, an extra."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,20 +8,16 @@ import numpy as np
 
 from pact_lightning.compare.results import Cell, Setting
 from pact_lightning.compare.statistics import Interval, mean_interval
-from pact_lightning.compare.tables import (
-    methods_of,
-    phases_of,
-    regimes_of,
-    scores_after,
-    scores_at,
-    settings_of,
-)
+from pact_lightning.compare.tables import curve_of, methods_of, regimes_of, scores_after, settings_of, steps_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CURVES, SCORES = "curves.svg", "scores.svg"
+CURVES, SCORES = "curves", "scores"
+"""Names of the pictures, without their suffix."""
+SUFFIXES = (".svg", ".png")
+_DOTS_PER_INCH = 100
 
 
 def draw(cells: Sequence[Cell], metric: str, against: str, folder: Path) -> list[Path]:
@@ -46,7 +42,7 @@ def draw(cells: Sequence[Cell], metric: str, against: str, folder: Path) -> list
         for setting in settings_of([cell for cell in cells if cell.regime == regime])
     ]
     written = []
-    curves = [panel for panel in panels if len(phases_of(panel[2], panel[1])) > 1]
+    curves = [panel for panel in panels if len(steps_of(panel[2], panel[1])) > 1]
     for name, shown, draw_panel in ((CURVES, curves, _draw_curves), (SCORES, panels, _draw_bars)):
         if not shown:
             continue
@@ -57,8 +53,10 @@ def draw(cells: Sequence[Cell], metric: str, against: str, folder: Path) -> list
             place.set_ylabel(metric)
         figure.tight_layout()
         folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / name, metadata={"Date": None})
-        written.append(folder / name)
+        for suffix in SUFFIXES:
+            path = folder / f"{name}{suffix}"
+            figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Date": None} if suffix == ".svg" else None)
+            written.append(path)
     return written
 
 
@@ -88,20 +86,19 @@ def _figure(panels: int) -> tuple["Figure", Sequence["Axes"]]:
 
 def _draw_curves(axes: "Axes", cells: Sequence[Cell], metric: str, setting: Setting, against: str) -> None:
     for method in methods_of(cells, against):
-        found = {number: scores_at(cells, method, setting, metric, number) for number in phases_of(cells, setting)}
-        points = {number: mean_interval(scores) for number, scores in found.items() if scores}
+        points = {steps: mean_interval(of) for steps, of in curve_of(cells, method, setting, metric).items()}
         if points:
             _draw_curve(axes, method, points)
-    axes.set_xlabel("finished phases")
+    axes.set_xlabel("optimiser steps")
     axes.grid(alpha=0.3)
     axes.legend()
 
 
 def _draw_curve(axes: "Axes", method: str, points: dict[int, Interval]) -> None:
-    phases = list(points)
-    (line,) = axes.plot(phases, [point.mean for point in points.values()], marker="o", label=method)
+    steps = list(points)
+    (line,) = axes.plot(steps, [point.mean for point in points.values()], marker="o", label=method)
     lows, highs = [point.low for point in points.values()], [point.high for point in points.values()]
-    axes.fill_between(phases, lows, highs, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.fill_between(steps, lows, highs, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
 def _draw_bars(axes: "Axes", cells: Sequence[Cell], metric: str, setting: Setting, against: str) -> None:

@@ -5,16 +5,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from types import FrameType
 
 from pact_lightning.compare.steps import CellPlan, Step, facts_of_this_place
 
 LOG = "log.txt"
+TRIES = 2
+"""Times that a cell is run which fails."""
 GRACE_S = 120.0
 """Seconds that a cell may take to save itself after SIGTERM."""
 _POLL_S = 0.1
@@ -35,10 +38,10 @@ class _Running:
 
 
 def run_cells(cells: Sequence[CellPlan], processes: int, tell: Callable[[str], None]) -> list[CellPlan]:
-    """Run the cells that are not done; one that fails is told, and the others go on.
+    """Run the cells that are not done; one that fails is run once more, then told, and the others go on.
 
     Args:
-        cells: The cells; each runs its steps one after the other.
+        cells: The cells; each runs its steps one after the other, and once the cell is done that it begins from.
         processes: Number of cells at the same time.
         tell: Takes a line about what happens.
 
@@ -48,26 +51,43 @@ def run_cells(cells: Sequence[CellPlan], processes: int, tell: Callable[[str], N
     Raises:
         SystemExit: A signal came; all children have ended, and the cells go on with the next call.
     """
-    waiting = deque(cell for cell in cells if not cell.is_done)
+    waiting = [cell for cell in cells if not cell.is_done]
     total, ended = len(waiting), 0
     facts = facts_of_this_place()
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, _cores() // processes))
     running: list[_Running] = []
     failed: list[CellPlan] = []
+    tries: Counter[Path] = Counter()
+
+    def progress() -> str:
+        open_cells = [*waiting, *(each.cell for each in running)]
+        left = seconds_left(open_cells, [cell for cell in cells if cell not in open_cells + failed], processes)
+        return f"{ended} of {total}" + (f", about {_minutes(left)} left" if left else "")
+
     with _signals() as received:
         try:
             while (waiting or running) and not received:
-                while waiting and len(running) < processes:
-                    cell = waiting.popleft()
-                    running.append(_start(cell, next(step for step in cell.steps if not step.is_done()), threads))
-                    tell(f"begins: {cell.folder}")
+                for cell in [cell for cell in waiting if cell.start in failed]:
+                    waiting.remove(cell)
+                    failed.append(cell)
+                    ended += 1
+                    tell(f"{progress()}; not run: {cell.folder} begins from {cell.start and cell.start.folder}")
+                while len(running) < processes and (ready := _ready(waiting, running)) is not None:
+                    waiting.remove(ready)
+                    tries[ready.folder] += 1
+                    running.append(_start(ready, next(step for step in ready.steps if not step.is_done()), threads))
+                    tell(f"begins: {ready.folder}")
                 for each in [each for each in running if each.process.poll() is not None]:
                     running.remove(each)
                     if each.process.returncode:
+                        place = f"{each.step.cell / each.step.name}: {_last_line(each.step.cell)}"
+                        if tries[each.cell.folder] < TRIES:
+                            waiting.append(each.cell)
+                            tell(f"failed, and is tried again: {place}")
+                            continue
                         failed.append(each.cell)
                         ended += 1
-                        place = each.step.cell / each.step.name
-                        tell(f"{ended} of {total} failed: {place}: {_last_line(each.step.cell)}")
+                        tell(f"{progress()}; failed: {place}")
                         continue
                     each.step.finish(facts, time.monotonic() - each.began)
                     following = next((step for step in each.cell.steps if not step.is_done()), None)
@@ -75,7 +95,7 @@ def run_cells(cells: Sequence[CellPlan], processes: int, tell: Callable[[str], N
                         running.append(_start(each.cell, following, threads))
                     else:
                         ended += 1
-                        tell(f"{ended} of {total} done: {each.cell.folder}")
+                        tell(f"{progress()}; done: {each.cell.folder}")
                 time.sleep(_POLL_S)
         finally:
             _stop(running)
@@ -83,6 +103,37 @@ def run_cells(cells: Sequence[CellPlan], processes: int, tell: Callable[[str], N
         tell(f"{signal.Signals(received[0]).name}: all cells are stopped; repeat the command to go on with them")
         raise SystemExit(128 + received[0])
     return failed
+
+
+def _ready(waiting: Sequence[CellPlan], running: Sequence[_Running]) -> CellPlan | None:
+    """Return the first cell that can begin; one whose start is not done yet cannot."""
+    unfinished = {cell.folder for cell in waiting} | {each.cell.folder for each in running}
+    ready = (cell for cell in waiting if cell.start is None or cell.start.folder not in unfinished)
+    return next(ready, None)
+
+
+def seconds_left(cells: Sequence[CellPlan], done: Sequence[CellPlan], processes: int) -> float | None:
+    """Estimate how long cells will take, by those that are done: of their own method, else of all.
+
+    Args:
+        cells: The cells that are not done; running ones count in full.
+        done: Cells that are done.
+        processes: Number of cells at the same time.
+
+    Returns:
+        Seconds; ``None`` where none is done.
+    """
+    if not done:
+        return None
+    seconds: Mapping[str, list[float]] = {cell.method: [] for cell in done}
+    for cell in done:
+        seconds[cell.method].append(cell.seconds)
+    usual = fmean(value for values in seconds.values() for value in values)
+    return sum(fmean(seconds.get(cell.method) or [usual]) for cell in cells) / processes
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _cores() -> int:

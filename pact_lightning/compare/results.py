@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pact_lightning.resume.metrics_file import read_rows
 from pact_lightning.utils.json_lines import read_json_lines
@@ -14,7 +14,9 @@ from pact_lightning.utils.json_lines import read_json_lines
 TaskScores = Mapping[str, float]
 """A metric's mean over the rollouts of each task, by the task's id."""
 
-_EVALUATION = re.compile(r"(?P<split>validation|test|predict)(?:-(?P<phases>\d{4,}))?(?:-rank\d+)?\.jsonl")
+_EVALUATION = re.compile(
+    r"(?P<split>validation|test|predict)(?:-(?P<phases>\d{4,})(?:-step-\d+)?)?(?:-rank\d+)?\.jsonl"
+)
 _MAX_LINE_MB = 1024
 
 
@@ -40,12 +42,12 @@ class Evaluation:
 
     Attributes:
         setting: What it is of.
-        phases: Finished phases of the fit that it was a part of; ``None`` for one after the fit.
+        steps: Finished optimiser steps of the fit that it was a part of; ``None`` for one after the fit.
         scores: By metric, each task's score.
     """
 
     setting: Setting
-    phases: int | None
+    steps: int | None
     scores: Mapping[str, TaskScores]
 
 
@@ -63,6 +65,9 @@ class Cost:
     steps: int = 0
     seconds: float = 0.0
 
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.tokens + other.tokens, self.steps + other.steps, self.seconds + other.seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -72,9 +77,11 @@ class Cell:
         method: The method.
         seed: Its seed; runs of different methods that have the same seed are paired.
         evaluations: Its evaluations.
-        cost: What its training took.
+        cost: What its training took, that of the run it began from included.
         regime: The regime; methods are compared within one.
         facts: ``commit``, ``machine`` and ``command``, where they are known.
+        after: The method from whose run it began.
+        cost_before: What the training of that run took.
     """
 
     method: str
@@ -83,33 +90,33 @@ class Cell:
     cost: Cost = Cost()
     regime: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
+    after: str = ""
+    cost_before: Cost = Cost()
 
     def last(self, setting: Setting) -> Evaluation | None:
         """Return the scores after training: of an evaluation after the fit, else of the last one within it."""
         found = [evaluation for evaluation in self.evaluations if evaluation.setting == setting]
-        after = [evaluation for evaluation in found if evaluation.phases is None]
-        return max(after or found, key=_phases, default=None)
+        after = [evaluation for evaluation in found if evaluation.steps is None]
+        return max(after or found, key=_steps, default=None)
 
-    def at(self, setting: Setting, phases: int) -> Evaluation | None:
-        """Return the scores of the validation after a number of phases; 0 is before training."""
-        return next((each for each in self.evaluations if each.setting == setting and each.phases == phases), None)
+    def at(self, setting: Setting, steps: int) -> Evaluation | None:
+        """Return the scores of the validation after optimiser steps of its own; 0 is before training."""
+        return next((each for each in self.evaluations if each.setting == setting and each.steps == steps), None)
 
 
-def _phases(evaluation: Evaluation) -> int:
-    return evaluation.phases or 0
+def _steps(evaluation: Evaluation) -> int:
+    return evaluation.steps or 0
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
     """Read the evaluations whose trajectories are in a run's folder.
-
-    Validations within a phase are left out.
 
     Args:
         folder: The run's folder, with ``trajectories/``.
 
     Raises:
         FileNotFoundError: It is not there, or no run's folder.
-        ValueError: Its trajectories have no scores.
+        ValueError: Its trajectories have no scores, or those of a fit no step.
     """
     check_run_folder(folder)
     records: dict[tuple[Setting, int | None], dict[str, dict[str, list[float]]]] = {}
@@ -117,7 +124,6 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
         name = _EVALUATION.fullmatch(path.name)
         if name is None:
             continue
-        phases = None if name["phases"] is None else int(name["phases"])
         for _, record in read_json_lines(path, _MAX_LINE_MB):
             if not isinstance(record, dict) or not isinstance(record.get("scores"), dict):
                 raise ValueError(
@@ -125,10 +131,20 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
                     f"checkpoint again, with pact-lightning {_COMMANDS[name['split']]}"
                 )
             setting = Setting(name["split"], float(record["temperature"]))
-            found = records.setdefault((setting, phases), defaultdict(lambda: defaultdict(list)))
+            steps = None if name["phases"] is None else _step(record, path)
+            found = records.setdefault((setting, steps), defaultdict(lambda: defaultdict(list)))
             for metric, value in record["scores"].items():
                 found[metric][str(record["task_id"])].append(float(value))
     return [Evaluation(*key, _means(scores)) for key, scores in records.items()]
+
+
+def _step(record: Mapping[str, Any], path: Path) -> int:
+    if "step" not in record:
+        raise ValueError(
+            f"the rollouts in {path} do not say after how many optimiser steps they were made, as those of an earlier "
+            "version; evaluate the run's checkpoint again, into a folder of its own (--trainer.logger.init_args.name)"
+        )
+    return int(record["step"])
 
 
 _COMMANDS = {"validation": "validate", "test": "test", "predict": "predict"}

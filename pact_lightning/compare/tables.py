@@ -11,8 +11,10 @@ COLUMNS = (
     *("tokens", "steps", "seconds", "commit", "machine", "command"),
 )
 """Columns of :func:`tidy_rows`."""
-CURVE_COLUMNS = ("method", "regime", "seed", "split", "temperature", "phases", "metric", "value")
+CURVE_COLUMNS = ("method", "regime", "seed", "split", "temperature", "steps", "metric", "value")
 """Columns of :func:`curve_rows`."""
+FEW_SEEDS = 5
+"""Seeds below which a sentence says that the intervals are too narrow."""
 TOLERANCE = 0.1
 """Share by which the sampled tokens of two methods may differ before it is told."""
 
@@ -39,20 +41,33 @@ def scores_after(cells: Sequence[Cell], method: str, setting: Setting, metric: s
 
 
 def scores_at(
-    cells: Sequence[Cell], method: str, setting: Setting, metric: str, phases: int
+    cells: Sequence[Cell], method: str, setting: Setting, metric: str, steps: int
 ) -> dict[int, dict[str, float]]:
-    """Return a method's scores after a number of phases, by seed and task; 0 is before training."""
-    return _of_metric({cell.seed: cell.at(setting, phases) for cell in cells if cell.method == method}, metric)
+    """Return a method's scores after optimiser steps of its own, by seed and task; 0 is before its training."""
+    return _of_metric({cell.seed: cell.at(setting, steps) for cell in cells if cell.method == method}, metric)
+
+
+def curve_of(
+    cells: Sequence[Cell], method: str, setting: Setting, metric: str
+) -> dict[int, dict[int, dict[str, float]]]:
+    """Return a method's learning curve: scores by seed and task, by optimiser steps with those of earlier runs."""
+    points: dict[int, dict[int, dict[str, float]]] = {}
+    for cell in cells:
+        for each in cell.evaluations if cell.method == method else ():
+            if each.setting == setting and each.steps is not None and each.scores.get(metric):
+                steps = cell.cost_before.steps + each.steps
+                points.setdefault(steps, {})[cell.seed] = dict(each.scores[metric])
+    return dict(sorted(points.items()))
 
 
 def _of_metric(found: dict[int, Evaluation | None], metric: str) -> dict[int, dict[str, float]]:
     return {seed: dict(each.scores[metric]) for seed, each in found.items() if each and each.scores.get(metric)}
 
 
-def phases_of(cells: Sequence[Cell], setting: Setting) -> list[int]:
-    """Return after how many phases the fits were validated in a setting."""
-    phases = {each.phases for cell in cells for each in cell.evaluations if each.setting == setting}
-    return sorted(number for number in phases if number is not None)
+def steps_of(cells: Sequence[Cell], setting: Setting) -> list[int]:
+    """Return after how many of their own optimiser steps the fits were validated in a setting."""
+    steps = {each.steps for cell in cells for each in cell.evaluations if each.setting == setting}
+    return sorted(number for number in steps if number is not None)
 
 
 def report(cells: Sequence[Cell], metric: str, against: str) -> str:
@@ -78,9 +93,9 @@ def report(cells: Sequence[Cell], metric: str, against: str) -> str:
                 parts += [f"{metric} ({setting}), mean and 95 % interval:", table]
             curve = _curve_table(within, metric, setting, against)
             if curve:
-                parts += [f"{metric} by finished phases ({setting}), mean:", curve]
+                parts += [f"{metric} by optimiser steps ({setting}), mean:", curve]
         parts += ["Budget, mean of a method's runs:", _budget_table(within, against)]
-        parts += budget_remarks(within, against)
+        parts += budget_remarks(within, against) + _few_seeds(within)
     return "\n\n".join(parts) + "\n"
 
 
@@ -127,18 +142,18 @@ def _against(after: dict[str, dict[int, dict[str, float]]], method: str, against
 
 
 def _curve_table(cells: Sequence[Cell], metric: str, setting: Setting, against: str) -> str:
-    phases = phases_of(cells, setting)
-    if len(phases) < 3:  # before and after stand in the table of scores
+    curves = {method: curve_of(cells, method, setting, metric) for method in methods_of(cells, against)}
+    steps = sorted({number for curve in curves.values() for number in curve})
+    if max(map(len, curves.values())) < 3:  # before and after stand in the table of scores
         return ""
-    methods = methods_of(cells, against)
-    found = {method: [scores_at(cells, method, setting, metric, number) for number in phases] for method in methods}
-    percent = _is_share([scores for row in found.values() for scores in row])
-    rows = [["method", *map(str, phases)]]
-    for method, points in found.items():
-        means = [_value(_mean(scores), percent) if scores else "" for scores in points]
-        if any(means):
-            rows.append([method, *means])
-    return _markdown(rows) if len(rows) > 1 else ""
+    percent = _is_share([scores for curve in curves.values() for scores in curve.values()])
+    rows = [["method", *map(str, steps)]]
+    for method, curve in curves.items():
+        if curve:
+            rows.append(
+                [method, *(_value(_mean(curve[number]), percent) if number in curve else "" for number in steps)]
+            )
+    return _markdown(rows)
 
 
 def _mean(scores: Scores) -> float:
@@ -151,21 +166,26 @@ def _budget_table(cells: Sequence[Cell], against: str) -> str:
         costs = [cell.cost for cell in cells if cell.method == method]
         steps, tokens = fmean(cost.steps for cost in costs), fmean(cost.tokens for cost in costs)
         minutes = fmean(cost.seconds for cost in costs) / 60
-        rows.append([method, str(len(costs)), f"{steps:,.0f}", f"{tokens:,.0f}", f"{minutes:.1f}"])
+        sampled = f"{tokens:,.0f}" if tokens else "0 (no rollouts)"
+        rows.append([method, str(len(costs)), f"{steps:,.0f}", sampled, f"{minutes:.1f}"])
     return _markdown(rows)
 
 
 def budget_remarks(cells: Sequence[Cell], against: str) -> list[str]:
-    """Tell where methods had other budgets than the one that they are compared with, a sentence each.
+    """Tell what of a budget was spent by an earlier run, and where it is another than that of ``against``.
 
     Args:
         cells: Runs of one regime.
         against: The method that the others are compared with.
     """
-    remarks = []
+    remarks = [
+        f"{method} begins from {cell.after}'s runs, which made {cell.cost_before.steps} of its optimiser steps and "
+        f"sampled {cell.cost_before.tokens:,} of its tokens."
+        for method, cell in sorted({cell.method: cell for cell in cells if cell.after}.items())
+    ]
     own = [cell.cost for cell in cells if cell.method == against]
     if not own:
-        return []
+        return remarks
     steps, tokens = {cost.steps for cost in own}, fmean(cost.tokens for cost in own)
     for method in methods_of(cells, against):
         costs = [cell.cost for cell in cells if cell.method == method]
@@ -177,8 +197,18 @@ def budget_remarks(cells: Sequence[Cell], against: str) -> list[str]:
         sampled = fmean(cost.tokens for cost in costs)
         if abs(sampled - tokens) > TOLERANCE * tokens:
             share = f"{sampled / tokens:.0%} of {against}'s" if tokens else f"{against} none"
-            remarks.append(f"Unequal budget: {method} sampled {sampled:,.0f} tokens in training, {share}.")
+            spent = f"sampled {sampled:,.0f} tokens in training" if sampled else "has no rollouts in training"
+            remarks.append(f"Unequal budget: {method} {spent}, {share}.")
     return remarks
+
+
+def _few_seeds(cells: Sequence[Cell]) -> list[str]:
+    few = {method: len({cell.seed for cell in cells if cell.method == method}) for method in methods_of(cells)}
+    few = {method: number for method, number in few.items() if number < FEW_SEEDS}
+    if not few:
+        return []
+    names = ", ".join(f"{method} ({number})" for method, number in few.items())
+    return [f"Fewer than {FEW_SEEDS} seeds, whose intervals are too narrow to tell methods apart: {names}."]
 
 
 def _counts(numbers: set[int]) -> str:
@@ -206,10 +236,11 @@ def curve_rows(cells: Sequence[Cell]) -> Iterator[dict[str, str]]:
     """Yield a row for each metric of each validation within a fit."""
     for cell in sorted(cells, key=_place):
         for setting in settings_of([cell]):
-            for phases in phases_of([cell], setting):
-                found = cell.at(setting, phases)
+            for steps in steps_of([cell], setting):
+                found = cell.at(setting, steps)
                 for metric, scores in sorted(found.scores.items() if found else ()):
-                    value = {"phases": str(phases), "metric": metric, "value": repr(fmean(scores.values()))}
+                    shown = str(cell.cost_before.steps + steps)
+                    value = {"steps": shown, "metric": metric, "value": repr(fmean(scores.values()))}
                     yield _common(cell, setting) | value
 
 

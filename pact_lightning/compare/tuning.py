@@ -1,5 +1,6 @@
 """A study run from its file to its cells: first the trials of each method, then the cells with what they chose."""
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import Any
 
 from pact_lightning.compare.processes import run_cells
 from pact_lightning.compare.results import Cell, Setting
-from pact_lightning.compare.steps import CellPlan, plan_cell
+from pact_lightning.compare.steps import CellPlan, Fields, plan_cell
 from pact_lightning.compare.study import Study, Tuning
 from pact_lightning.utils.files import write_json
 
 Place = tuple[str, str]
 """Method and regime."""
-Fields = Mapping[Place, Sequence[str]]
-"""Fields of the recipe that take the seed."""
+FieldsByPlace = Mapping[Place, Fields]
+"""What a cell fills in, by method and regime."""
+Trials = list[list[CellPlan]]
+"""Trials of a method: of each setting a cell for every seed of the tuning."""
 
 _CHOSEN = "chosen.json"
 
@@ -25,86 +28,142 @@ def places_of(study: Study) -> list[Place]:
     return [(method, regime) for regime in study.regimes for method in study.methods]
 
 
-def plan_trials(study: Study, fields: Fields) -> dict[Place, list[list[CellPlan]]]:
-    """Plan the trials, by method and regime: of each setting a cell for every seed of the tuning."""
-    tuning = study.tuning
-    if tuning is None:
-        return {}
-    evaluations = [] if tuning.evaluation is None else [tuning.evaluation]
-    return {
-        (method, regime): [
-            [
-                plan_cell(
-                    study, method, regime, seed,
-                    within=_tuning_folder(study, method, regime) / f"trial-{number}",
-                    options={**tuning.options, **setting},
-                    seed_fields=fields[method, regime],
-                    evaluations=evaluations,
-                )
-                for seed in tuning.seeds
-            ]
-            for number, setting in enumerate(study.trials(method))
+def tuned_places(study: Study) -> list[Place]:
+    """Return the methods and regimes that have trials of their own; a method stands behind the one it begins from."""
+    if study.tuning is None:
+        return []
+    regimes = [study.tuning.regime] if study.tuning.regime is not None else list(study.regimes)
+    return [(method, regime) for method in sorted(study.methods, key=_depth(study)) for regime in regimes]
+
+
+def _depth(study: Study) -> Callable[[str], int]:
+    return lambda method: len(study.chain(method))
+
+
+def plan_trials(study: Study, place: Place, fields: FieldsByPlace, starts: Mapping[int, CellPlan]) -> Trials:
+    """Plan the trials of a method: of each setting a cell for every seed of the tuning.
+
+    Args:
+        study: The study, which has a tuning.
+        place: Method and regime.
+        fields: What a cell fills in.
+        starts: By seed, the cells that the trials begin from; none where they begin from the recipe's policy.
+    """
+    tuning, (method, regime) = study.tuning, place
+    assert tuning is not None
+    return [
+        [
+            plan_cell(
+                study, method, regime, seed,
+                within=_tuning_folder(study, method, regime) / f"trial-{number}",
+                options={**tuning.options, **setting},
+                fields=fields[place],
+                budget=study.budget_of(method) if tuning.budget is None else tuning.budget,
+                start=starts.get(seed),
+                evaluations=[] if tuning.evaluation is None else [tuning.evaluation],
+            )
+            for seed in tuning.seeds
         ]
-        for method, regime in places_of(study)
-    }  # fmt: skip
+        for number, setting in enumerate(study.trials(method))
+    ]  # fmt: skip
 
 
 def _tuning_folder(study: Study, method: str, regime: str) -> Path:
     return Path(study.folder) / "tuning" / regime / method
 
 
-def plan_cells(study: Study, fields: Fields, chosen: Mapping[Place, Mapping[str, Any]]) -> list[CellPlan]:
-    """Plan the cells of the final table; a method without a choice has none."""
+def plan_cells(study: Study, fields: FieldsByPlace, chosen: Mapping[Place, Mapping[str, Any]]) -> list[CellPlan]:
+    """Plan the cells of the final table; a method without a choice has none, nor has one that begins from it."""
+    planned: dict[tuple[Place, int], CellPlan] = {}
+
+    def plan(place: Place, seed: int) -> CellPlan:
+        method, regime = place
+        if (place, seed) not in planned:
+            before = study.methods[method].after
+            planned[place, seed] = plan_cell(
+                study, method, regime, seed,
+                within=Path(study.folder) / regime / method,
+                options=chosen[place],
+                fields=fields[place],
+                budget=study.budget_of(method),
+                start=None if before is None else plan((before, regime), seed),
+                evaluations=study.evaluations,
+            )  # fmt: skip
+        return planned[place, seed]
+
     return [
-        plan_cell(
-            study,
-            method,
-            regime,
-            seed,
-            within=Path(study.folder) / regime / method,
-            options=chosen[method, regime],
-            seed_fields=fields[method, regime],
-            evaluations=study.evaluations,
-        )
+        plan((method, regime), seed)
         for seed in study.seeds
         for method, regime in places_of(study)
-        if (method, regime) in chosen
+        if all((name, regime) in chosen for name in study.chain(method))
     ]
 
 
 def run_study(
-    study: Study, fields: Fields, processes: int, tell: Callable[[str], None]
+    study: Study, fields: FieldsByPlace, processes: int, tell: Callable[[str], None]
 ) -> tuple[list[Cell], list[str]]:
     """Run what of a study is not done yet.
 
     Args:
         study: The study.
-        fields: By method and regime, the fields that take the seed.
+        fields: By method and regime, the fields that a cell fills in.
         processes: Number of cells at the same time.
         tell: Takes a line about what happens.
 
     Returns:
         The finished cells, and remarks: of failed cells and trials, of chosen settings, of tasks that were used twice.
     """
-    trials = plan_trials(study, fields)
-    open_trials = [cell for place, of in trials.items() if not _choice_of(study, place) for row in of for cell in row]
-    failed = run_cells(open_trials, processes, tell)
-    remarks = [f"Failed trial: {cell.folder}." for cell in failed]
-    chosen: dict[Place, Mapping[str, Any]] = {place: {} for place in places_of(study)}
-    for place, of in trials.items():
-        choice = _choice_of(study, place) or _choose(study, place, of)
-        if choice is None:
-            del chosen[place]
-            remarks.append(f"No trial of {' in '.join(filter(None, place))} came to its end, so it has no runs.")
-            continue
-        chosen[place] = choice["options"]
-        scores = ", ".join("failed" if each["score"] is None else f"{each['score']:.3f}" for each in choice["trials"])
-        remarks.append(f"Chosen for {' in '.join(filter(None, place))}: {choice['options']} (trials: {scores}).")
+    trials, choices, remarks = _tune(study, fields, processes, tell)
+    chosen: dict[Place, Mapping[str, Any]] = {}
+    for method, regime in places_of(study):
+        if study.tuning is None:
+            chosen[method, regime] = {}
+        elif (choice := choices.get((method, study.tuning.regime or regime))) is not None:
+            chosen[method, regime] = choice["options"]
     cells = plan_cells(study, fields, chosen)
     lost = run_cells(cells, processes, tell)
     finished = [cell.read() for cell in cells if cell not in lost]
     remarks += [f"Failed: {cell.folder}." for cell in lost]
     return finished, remarks + _tasks_used_twice(study, trials, finished)
+
+
+def _tune(
+    study: Study, fields: FieldsByPlace, processes: int, tell: Callable[[str], None]
+) -> tuple[dict[Place, Trials], dict[Place, dict[str, Any]], list[str]]:
+    """Run the trials and choose, in rounds: a method's trials begin from the chosen trials of the one before it."""
+    trials: dict[Place, Trials] = {}
+    choices: dict[Place, dict[str, Any]] = {}
+    remarks: list[str] = []
+    depth = _depth(study)
+    for _, of in itertools.groupby(tuned_places(study), key=lambda place: depth(place[0])):
+        places = list(of)
+        for place in places:
+            before = study.methods[place[0]].after
+            if before is None or (before, place[1]) in choices:
+                starts = {} if before is None else _chosen_trial(trials, choices, (before, place[1]))
+                trials[place] = plan_trials(study, place, fields, starts)
+        open_trials = [
+            cell for place in places if not _choice_of(study, place) for row in trials.get(place, ()) for cell in row
+        ]
+        remarks += [f"Failed trial: {cell.folder}." for cell in run_cells(open_trials, processes, tell)]
+        for place in places:
+            choice = _choice_of(study, place) or _choose(study, place, trials.get(place, ()))
+            name = " in ".join(filter(None, place))
+            if choice is None:
+                remarks.append(f"No trial of {name} came to its end, so it has no runs.")
+                continue
+            choices[place] = choice
+            scores = ", ".join("failed" if row["score"] is None else f"{row['score']:.3f}" for row in choice["trials"])
+            remarks.append(f"Chosen for {name}: {choice['options']} (trials: {scores}).")
+    return trials, choices, remarks
+
+
+def _chosen_trial(
+    trials: Mapping[Place, Trials], choices: Mapping[Place, Mapping[str, Any]], place: Place
+) -> dict[int, CellPlan]:
+    choice = choices[place]
+    number = [row["options"] for row in choice["trials"]].index(choice["options"])
+    return {cell.seed: cell for cell in trials[place][number]}
 
 
 def _choice_of(study: Study, place: Place) -> dict[str, Any] | None:
@@ -124,6 +183,8 @@ def _choice_of(study: Study, place: Place) -> dict[str, Any] | None:
 
 def _choose(study: Study, place: Place, trials: Sequence[Sequence[CellPlan]]) -> dict[str, Any] | None:
     """Choose the setting of the best score, the first of equals, and note it; ``None`` where all trials failed."""
+    if not trials:
+        return None
     assert study.tuning is not None
     settings = study.trials(place[0])
     scores = [_score(study.tuning, [cell.read() for cell in of]) if _all_done(of) else None for of in trials]
@@ -153,16 +214,14 @@ def _score(tuning: Tuning, cells: Sequence[Cell]) -> float:
 
 def _tuning_setting(tuning: Tuning, cell: Cell) -> Setting:
     if tuning.evaluation is not None:
-        return Setting(tuning.evaluation.split, tuning.evaluation.temperature)
-    within = [each.setting for each in cell.evaluations if each.phases is not None]
+        return Setting(tuning.evaluation.shown, tuning.evaluation.temperature)
+    within = [each.setting for each in cell.evaluations if each.steps is not None]
     if not within:
         raise ValueError("tuning: the fits of the trials validate nothing; give tuning an evaluation")
     return within[-1]
 
 
-def _tasks_used_twice(
-    study: Study, trials: Mapping[Place, Sequence[Sequence[CellPlan]]], finished: Sequence[Cell]
-) -> list[str]:
+def _tasks_used_twice(study: Study, trials: Mapping[Place, Trials], finished: Sequence[Cell]) -> list[str]:
     """Tell how many tasks of the final table were used to choose settings."""
     if study.tuning is None:
         return []

@@ -146,9 +146,9 @@ class EvaluatedModule(pl.LightningModule):
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """The subject of an evaluation: ``model``, and the ``checkpoint`` of its weights; empty within a fit."""
+        """The subject of an evaluation: ``model`` and ``checkpoint``; within a fit its finished optimiser ``step``s."""
         if self.trainer.state.fn == "fit":
-            return {}
+            return {"step": self.trainer.global_step}
         checkpoint = self.trainer.ckpt_path
         return {"model": self.model_name, "checkpoint": None if checkpoint is None else str(checkpoint)}
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,17 @@ from cli_recipe import recipe
 
 from pact_lightning.cli.compare_study import read_study
 from pact_lightning.cli.main import main
-from pact_lightning.compare.processes import run_cells
-from pact_lightning.compare.steps import CellPlan, Step, plan_cell
-from pact_lightning.compare.study import Study, Tuning, Variation
-from pact_lightning.compare.tuning import plan_cells, plan_trials
+from pact_lightning.compare.processes import run_cells, seconds_left
+from pact_lightning.compare.steps import CellPlan, Fields, Step, plan_cell
+from pact_lightning.compare.study import EvaluationPlan, Method, Study, Tuning, Variation
+from pact_lightning.compare.tuning import plan_cells, plan_trials, tuned_places
 
-SEEDS = ["seed_everything", "data.init_args.seed"]
+FIELDS = Fields(("seed_everything", "data.init_args.seed"))
 RATE = "model.init_args.optimizer.learning_rate"
 
 
 def study(**changes):
-    methods = {"pact": Variation(), "grpo": Variation(["grpo.yaml"], {"a": 1}, {})}
+    methods = {"pact": Method(), "grpo": Method(["grpo.yaml"], {"a": 1})}
     return Study(
         **{"recipe": "r.yaml", "folder": "out", "methods": methods, "seeds": [0, 1], "against": "pact"} | changes
     )
@@ -33,7 +34,7 @@ def study(**changes):
 
 def tuned(**changes):
     knobs = {RATE: [1e-3, 3e-3, 1e-2]}
-    methods = {"pact": Variation(knobs={"beta": [0.1, 1.0]}), "grpo": Variation(knobs={"clip": [0.2, 0.3, 0.4]})}
+    methods = {"pact": Method(knobs={"beta": [0.1, 1.0]}), "grpo": Method(knobs={"clip": [0.2, 0.3, 0.4]})}
     tuning = {"trials": 4, "seeds": [100], "knobs": knobs, "options": {"trainer.max_epochs": 1}} | changes
     return study(methods=methods, tuning=Tuning(**tuning))
 
@@ -42,7 +43,7 @@ def test_a_cell_is_repeated_by_its_command():
     regime = Variation(["sound.yaml"], {"a": 0, "b": None})
     cell = plan_cell(
         study(regimes={"sound": regime}), "grpo", "sound", 1,
-        within=Path("out/sound/grpo"), options={RATE: 0.001}, seed_fields=SEEDS, evaluations=[],
+        within=Path("out/sound/grpo"), options={RATE: 0.001}, fields=FIELDS,
     )  # fmt: skip
     (fit,) = cell.steps
     assert fit.command.startswith(
@@ -59,8 +60,8 @@ def test_every_method_gets_as_many_trials_on_seeds_of_their_own():
     assert own.trials("grpo") == tuned().trials("grpo")  # drawn, and always the same
     assert all(setting.keys() == {RATE, "clip"} for setting in own.trials("grpo"))
     assert len({json.dumps(setting) for setting in own.trials("grpo")}) == 4
-    fields = {("pact", ""): SEEDS, ("grpo", ""): SEEDS}
-    trials = plan_trials(own, fields)
+    fields = {("pact", ""): FIELDS, ("grpo", ""): FIELDS}
+    trials = {place: plan_trials(own, place, fields, {}) for place in fields}
     assert {len(of) for of in trials.values()} == {4}
     trial, final = trials["pact", ""][0][0], plan_cells(own, fields, {("pact", ""): {"beta": 1.0}})
     assert "--trainer.max_epochs 1" in trial.steps[0].command
@@ -69,14 +70,61 @@ def test_every_method_gets_as_many_trials_on_seeds_of_their_own():
     assert not any("max_epochs" in cell.steps[0].command for cell in final)
 
 
+def chain(**changes):
+    methods = {"rl": Method(after="sft", budget=4), "sft": Method()}
+    return study(**{"methods": methods, "against": "sft", "budget": 8} | changes)
+
+
+def test_a_method_begins_where_another_one_of_its_seed_ended():
+    fields = dict.fromkeys([("rl", ""), ("sft", "")], Fields(FIELDS.seeds, ("trainer.max_steps", "schedule_steps")))
+    cells = {(cell.method, cell.seed): cell for cell in plan_cells(chain(), fields, {place: {} for place in fields})}
+    rl, sft = cells["rl", 1], cells["sft", 1]
+    assert rl.start is sft
+    assert "--model.init_args.policy.start_from out/sft/seed-1/run/checkpoints/last.ckpt" in rl.steps[0].command
+    assert "--trainer.max_epochs -1 --trainer.max_steps 4 --schedule_steps 4 " in rl.steps[0].command
+    assert "--trainer.max_epochs -1 --trainer.max_steps 8 --schedule_steps 8 " in sft.steps[0].command
+    assert plan_cells(chain(), fields, {("rl", ""): {}}) == []  # sft chose nothing, so neither runs
+
+
+def test_trials_begin_from_the_chosen_trials_of_the_method_before():
+    tuning = Tuning(2, [7], {RATE: [1e-3, 3e-3]}, regime="one", budget=2)
+    own = chain(tuning=tuning, regimes={"one": Variation(), "two": Variation()})
+    assert tuned_places(own) == [("sft", "one"), ("rl", "one")]  # what begins from another comes behind it
+    fields = dict.fromkeys(tuned_places(own), FIELDS)
+    chosen = plan_trials(own, ("sft", "one"), fields, {})[1][0]
+    (trial,) = plan_trials(own, ("rl", "one"), fields, {7: chosen})[0]
+    assert "start_from out/tuning/one/sft/trial-1/seed-7/run/checkpoints/last.ckpt" in trial.steps[0].command
+    assert "--trainer.max_steps 2 " in trial.steps[0].command
+
+
+def test_evaluations_have_settings_and_names_of_their_own():
+    plans = [EvaluationPlan(), EvaluationPlan("test", 1.0, 4, "longer", ["longer.yaml"], {"data.x": 8})]
+    cell = plan_cell(
+        study(), "grpo", "", 0, within=Path("out/grpo"), options={}, fields=FIELDS, evaluations=plans
+    )  # fmt: skip
+    assert [(step.name, step.split) for step in cell.steps[1:]] == [
+        ("validation-temperature-0", "validation"), ("longer-temperature-1", "longer"),
+    ]  # fmt: skip
+    command = cell.steps[2].command
+    assert command.startswith("pact-lightning test -c r.yaml -c grpo.yaml -c longer.yaml --a 1 ")
+    assert "--data.x 8 --data.init_args.evaluation.temperature 1.0 --data.init_args.evaluation.samples 4 " in command
+    assert command.endswith("--ckpt_path out/grpo/seed-0/run/checkpoints/last.ckpt")
+    with pytest.raises(ValueError, match="give it a label"):
+        EvaluationPlan("test", options={"a": 1})
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"methods": {"pact": Method(after="sft")}}, "methods.pact.after: there is no method 'sft'"),
+        ({"methods": {"pact": Method(after="pact")}}, "so neither can begin"),
+        ({"budget": 0}, "at least one optimiser step"),
+        ({"tuning": Tuning(1, [9], regime="odd")}, "there is no regime 'odd'"),
         ({"against": "sft"}, "against: there is no method 'sft'"),
         ({"seeds": [1, 1]}, "has a seed twice"),
         ({"seeds": []}, "at least one of methods, regimes and seeds"),
-        ({"methods": {"../pact": Variation()}, "against": "../pact"}, "is to be a folder's"),
-        ({"methods": {"pact": Variation(knobs={"a": [1]})}}, "has knobs, but the study has no tuning"),
+        ({"methods": {"../pact": Method()}, "against": "../pact"}, "is to be a folder's"),
+        ({"methods": {"pact": Method(knobs={"a": [1]})}}, "has knobs, but the study has no tuning"),
         ({"processes": 0}, "at least one cell"),
         ({"tuning": Tuning(1, [1, 2])}, "must be seeds that the final table does not use"),
         ({"tuning": Tuning(2, [7], {RATE: [1e-3]})}, "method pact has 1 settings for 2 trials"),
@@ -91,7 +139,7 @@ def test_a_file_with_a_mistake_ends_in_one_sentence(tmp_path, capsys):
     file = tmp_path / "study.yaml"
     good = {"recipe": "r", "folder": "o", "methods": {"a": {"options": {"b": 1}}}, "seeds": [0], "against": "a"}
     file.write_text(yaml.safe_dump(good))
-    assert read_study(file).methods["a"] == Variation(options={"b": 1})
+    assert read_study(file).methods["a"] == Method(options={"b": 1})
     for changes, sentence in (({"sedes": [0]}, "sedes"), ({"methods": {"a": {"overlay": []}}}, "overlay")):
         file.write_text(yaml.safe_dump(good | changes))
         with pytest.raises(SystemExit) as ended:
@@ -122,14 +170,39 @@ def cells_of(folder, *commands):
 def test_a_failed_cell_is_told_and_the_others_go_on(tmp_path):
     told = []
     cells = cells_of(tmp_path, ["--help"], ["nonsense"], ["--help"])
-    assert run_cells(cells, 2, told.append) == [cells[1]]
-    assert [cell.is_done for cell in cells] == [True, False, True]
-    failure = next(line for line in told if " failed: " in line)
+    cells.append(replace(cells[0], folder=tmp_path / "3", steps=(Step("run", tmp_path / "3", ("x",)),), start=cells[1]))
+    assert run_cells(cells, 2, told.append) == [cells[1], cells[3]]
+    assert [cell.is_done for cell in cells] == [True, False, True, False]
+    failure = next(line for line in told if "; failed: " in line)
     assert "there is no command 'nonsense'" in failure
     assert "log.txt" in failure
+    assert failure.startswith(("2 of 4, about ", "3 of 4, about "))
+    assert f"not run: {cells[3].folder} begins from {cells[1].folder}" in told[-1]
     told.clear()
-    assert run_cells(cells, 2, told.append) == [cells[1]]  # it alone is run again
-    assert [line for line in told if line.startswith("begins: ")] == [f"begins: {cells[1].folder}"]
+    assert run_cells(cells[:3], 2, told.append) == [cells[1]]  # it alone is run again, twice as before
+    assert [line for line in told if line.startswith("begins: ")] == [f"begins: {cells[1].folder}"] * 2
+
+
+def test_a_cell_waits_for_the_one_that_it_begins_from(tmp_path):
+    told = []
+    first, second = cells_of(tmp_path, ["--help"], ["--help"])
+    second = replace(second, steps=(replace(second.steps[0], start=first.steps[0].record),), start=first)
+    assert run_cells([second, first], 2, told.append) == []
+    assert [line.split("; ")[-1] for line in told] == [
+        f"begins: {first.folder}", f"done: {first.folder}", f"begins: {second.folder}", f"done: {second.folder}",
+    ]  # fmt: skip
+    first.steps[0].finish({"commit": "c", "machine": "m"}, 1234.0)
+    with pytest.raises(ValueError, match="from a run that was made again since"):
+        assert second.is_done
+
+
+def test_the_time_that_is_left_is_told_by_the_cells_that_are_done(tmp_path):
+    cells = cells_of(tmp_path, *[["--help"]] * 4)
+    slow, fast, *rest = [replace(cell, method=method) for cell, method in zip(cells, "abac", strict=True)]
+    assert seconds_left(rest, [], 2) is None
+    for cell, seconds in ((slow, 90.0), (fast, 30.0)):
+        cell.steps[0].finish({"commit": "c", "machine": "m"}, seconds)
+    assert seconds_left(rest, [slow, fast], 2) == (90.0 + 60.0) / 2  # another of slow's method, and a usual one
 
 
 def test_what_was_made_by_something_else_is_not_taken_for_done(tmp_path):
@@ -154,7 +227,8 @@ def written(folder):
     own = {
         "recipe": "small.yaml",
         "folder": "out",
-        "methods": {"pact": {}, "matchtir": {"options": {"model.init_args.anchor_probability": 1.0}}},
+        "methods": {"pact": {}, "matchtir": {"after": "pact", "options": {"model.init_args.anchor_probability": 1.0}}},
+        "budget": 1,
         "seeds": [0, 1],
         "against": "pact",
         "metric": "turns",
