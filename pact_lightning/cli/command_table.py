@@ -26,6 +26,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "init": Command("pact_lightning.cli.init", "make a folder with tools, tasks, traces, a recipe and a test"),
     "tasks": Command("pact_lightning.cli.tasks", "bring tasks into a task file, validate one, say what is in it"),
     "traces": Command("pact_lightning.cli.traces", "import, verify, segment, show and generate expert traces"),
     "chat": Command("pact_lightning.cli.chat", "talk to the agent with its tools, or replay a task"),

@@ -103,13 +103,16 @@ class _Conversations:
         assert task is not None
         engine = RolloutEngine(module.renderer, data.limits)
         with module.whole_policy(), module.sampler(data.evaluation.sampling, data.prefill_tokens) as sampler:
-            for number in count():
-                prompt = self._prompt(task, first=number == 0)
-                if prompt is None:
-                    break
-                request = RolloutRequest(prompt, 1, derive_seed(data.seed, "chat", number))
-                ((trajectory,),), _ = engine.run([request], sampler, conversation=talker)
-                talker.ended(trajectory)
+            try:
+                for number in count():
+                    prompt = self._prompt(task, first=number == 0)
+                    if prompt is None:
+                        break
+                    request = RolloutRequest(prompt, 1, derive_seed(data.seed, "chat", number))
+                    ((trajectory,),), _ = engine.run([request], sampler, conversation=talker)
+                    talker.ended(trajectory)
+            except KeyboardInterrupt:  # a way to leave; Lightning would end the process with an error
+                pass
         yield from ()
 
     def _prompt(self, task: Task, *, first: bool) -> PromptView | None:

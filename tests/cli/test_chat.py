@@ -76,6 +76,19 @@ def test_lines_are_messages_and_tools_cannot_write_to_the_terminal(tmp_path, mon
     assert len(asked) == 4
 
 
+def test_ctrl_c_leaves_as_the_end_of_the_input_does(tmp_path, monkeypatch, capsys):
+    class Keys(io.StringIO):
+        def readline(self, *size):
+            if line := super().readline(*size):
+                return line
+            raise KeyboardInterrupt
+
+    scripted(monkeypatch, lambda renderer, ids: [*renderer.codec.control("Hello."), renderer.end_of_turn])
+    monkeypatch.setattr("sys.stdin", Keys("Hi\n"))
+    main(["chat", "-c", saved(tmp_path)])
+    assert "agent> Hello." in capsys.readouterr().out
+
+
 def scripted(monkeypatch, next_turn):
     """A policy whose turns are made by a function of the renderer and the new tokens."""
     from contextlib import contextmanager
