@@ -86,6 +86,7 @@ def runs(request, tmp_path_factory):
         pool.shutdown(cancel_futures=True)
 
 
+@pytest.mark.timeout(900)  # it may wait for the pages before it
 @pytest.mark.parametrize("page", PAGES_WITH_PROGRAMS, ids=lambda page: page.name)
 def test_programs_run(page, runs):
     for module in _NEEDS.findall(page.read_text(encoding="utf-8")):
