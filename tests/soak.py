@@ -26,7 +26,8 @@ import yaml
 from cli_recipe import bundled, recipe
 
 from pact_lightning.cli.main import main
-from pact_lightning.resume.metrics_file import comparable, read_rows
+from pact_lightning.resume.metrics_file import comparable
+from pact_lightning.utils.csv_rows import read_rows
 
 PHASES = 8
 ROLLOUTS = 3

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pact_lightning.credit.group import Group
+from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy.logprobs import LogProbs
 from pact_lightning.policy.packing import PREFIX, Block, pack_blocks
 from pact_lightning.policy.sharding import score_pack
@@ -40,8 +41,8 @@ class PrivilegeGap(pl.Callback):
     Args:
         every_n_phases: Phases from one measurement to the next.
         prompts: Most prompts of a measurement; no more than an optimiser step has.
-        tokens: Write each token's ids, components, turns and log-probabilities to
-            ``trajectories/privilege-NNNN.jsonl`` too.
+        tokens: Write each token's id, text, component, turn and log-probabilities to
+            ``trajectories/privilege-NNNN.jsonl`` too; `pact-lightning report` shows them.
 
     Raises:
         ValueError: A count is below 1.
@@ -136,7 +137,7 @@ def _measure(module: Any, group: Group, sums: dict[str, float]) -> list[dict[str
     control = {token: str(module.tokenizer.convert_ids_to_tokens(token)) for token in sorted(sampled)}
     for trajectory, mask, prompt, privileged in zip(group.trajectories, masks, under_prompt, under_trace, strict=True):
         add_rollout(sums, trajectory, mask, prompt=prompt, privileged=privileged, control=control)
-        records.append(_record(trajectory, mask, prompt, privileged))
+        records.append(_record(trajectory, mask, module.renderer.codec, prompt=prompt, privileged=privileged))
     return records
 
 
@@ -216,12 +217,15 @@ def _add(sums: dict[str, float], name: str, values: Sequence[float] | npt.NDArra
     sums[f"{name}#"] += len(values)
 
 
-def _record(trajectory: Trajectory, mask: Tensor, prompt: LogProbs, privileged: LogProbs) -> dict[str, Any]:
+def _record(
+    trajectory: Trajectory, mask: Tensor, codec: TextCodec, *, prompt: LogProbs, privileged: LogProbs
+) -> dict[str, Any]:
     kept = mask.numpy()
     return {
         "task_id": trajectory.task_id,
         "sample": trajectory.sample,
         "ids": trajectory.ids()[kept].tolist(),
+        "texts": codec.texts(trajectory.ids()[kept].tolist()),
         "components": [Component(number).name.lower() for number in trajectory.components()[kept]],
         "turns": trajectory.turn_indices()[kept].tolist(),
         "logp_prompt": prompt.logp.cpu()[mask].tolist(),

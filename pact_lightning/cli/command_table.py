@@ -32,6 +32,8 @@ COMMANDS: dict[str, Command] = {
     "chat": Command("pact_lightning.cli.chat", "talk to the agent with its tools, or replay a task"),
     "check-env": Command("pact_lightning.cli.check_env", "check an environment of your own before training"),
     "compare": Command("pact_lightning.cli.compare", "compare finished runs, or run a study of methods and seeds"),
+    "report": Command("pact_lightning.cli.report", "write curves, scores and trajectories of runs as one HTML page"),
+    "view": Command("pact_lightning.cli.view", "show the same page in a browser, live while a run goes on"),
     "plan": Command("pact_lightning.cli.plan", "tell what a run will need and how long it will take"),
 }
 """The other commands by name."""

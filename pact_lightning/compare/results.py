@@ -2,14 +2,15 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from pact_lightning.resume.metrics_file import read_rows
-from pact_lightning.utils.json_lines import read_json_lines
+from pact_lightning.utils.csv_rows import read_rows
+from pact_lightning.utils.errors import TaskFileError
+from pact_lightning.utils.json_lines import scan_json_lines
 
 TaskScores = Mapping[str, float]
 """A metric's mean over the rollouts of each task, by the task's id."""
@@ -108,30 +109,56 @@ def _steps(evaluation: Evaluation) -> int:
     return evaluation.steps or 0
 
 
-def read_evaluations(folder: Path) -> list[Evaluation]:
+def evaluation_of(path: Path) -> tuple[str, int | None] | None:
+    """Return the split and the finished phases of an evaluation by the name of its file of trajectories.
+
+    Args:
+        path: A file of ``trajectories/``.
+
+    Returns:
+        The phases are ``None`` for an evaluation after the fit; the whole is ``None`` for any other file.
+
+    >>> evaluation_of(Path("validation-0007-rank1.jsonl")), evaluation_of(Path("phase-0007.jsonl"))
+    (('validation', 7), None)
+    """
+    name = _EVALUATION.fullmatch(path.name)
+    if name is None:
+        return None
+    return name["split"], None if name["phases"] is None else int(name["phases"])
+
+
+def read_evaluations(folder: Path, damaged: Callable[[TaskFileError], None] | None = None) -> list[Evaluation]:
     """Read the evaluations whose trajectories are in a run's folder.
 
     Args:
         folder: The run's folder, with ``trajectories/``.
+        damaged: Told of each line that cannot be read, which is then left out; without it, the first one is raised.
 
     Raises:
         FileNotFoundError: It is not there, or no run's folder.
-        ValueError: Its trajectories have no scores, or those of a fit no step.
+        ValueError: Its trajectories have no scores, those of a fit no step, or a line cannot be read.
     """
     check_run_folder(folder)
     records: dict[tuple[Setting, int | None], dict[str, dict[str, list[float]]]] = {}
     for path in sorted((folder / "trajectories").glob("*.jsonl")):
-        name = _EVALUATION.fullmatch(path.name)
-        if name is None:
+        found_name = evaluation_of(path)
+        if found_name is None:
             continue
-        for _, record in read_json_lines(path, _MAX_LINE_MB):
+        split, phases = found_name
+        for line in scan_json_lines(path, _MAX_LINE_MB):
+            if line.error is not None:
+                if damaged is None:
+                    raise line.error
+                damaged(line.error)
+                continue
+            record = line.value
             if not isinstance(record, dict) or not isinstance(record.get("scores"), dict):
                 raise ValueError(
                     f"the rollouts in {path} have no scores, as those of an earlier version; score the run's "
-                    f"checkpoint again, with pact-lightning {_COMMANDS[name['split']]}"
+                    f"checkpoint again, with pact-lightning {_COMMANDS[split]}"
                 )
-            setting = Setting(name["split"], float(record["temperature"]))
-            steps = None if name["phases"] is None else _step(record, path)
+            setting = Setting(split, float(record["temperature"]))
+            steps = None if phases is None else _step(record, path)
             found = records.setdefault((setting, steps), defaultdict(lambda: defaultdict(list)))
             for metric, value in record["scores"].items():
                 found[metric][str(record["task_id"])].append(float(value))

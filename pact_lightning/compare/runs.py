@@ -3,27 +3,41 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pact_lightning.compare.pictures import draw
 from pact_lightning.compare.results import Cell, read_cost, read_evaluations
 from pact_lightning.compare.tables import COLUMNS, CURVE_COLUMNS, curve_rows, report, tidy_rows
-from pact_lightning.resume.metrics_file import write_rows
+from pact_lightning.utils.csv_rows import write_rows
 from pact_lightning.utils.files import whole_file
 
 TABLE, TIDY, CURVES = "comparison.md", "comparison.csv", "curves.csv"
 
 
-def read_runs(named: Sequence[str]) -> list[Cell]:
-    """Read runs, each named as ``FOLDER`` or ``NAME=FOLDER``.
+class NamedRun(NamedTuple):
+    """Run as it is named at a command line.
+
+    Attributes:
+        name: Its name, by default its folder as it was given.
+        seed: Runs of the same name before it.
+        folder: Its folder.
+    """
+
+    name: str
+    seed: int
+    folder: Path
+
+
+def name_runs(named: Sequence[str]) -> list[NamedRun]:
+    """Return the names and folders of runs; nothing is read.
 
     Args:
-        named: The runs. The n-th one of a name gets the seed n, counted from 0.
+        named: The runs, each as ``FOLDER`` or ``NAME=FOLDER``. The n-th one of a name gets the seed n, counted from 0.
 
     Raises:
-        FileNotFoundError: A folder is not there, or no run's.
-        ValueError: A run is named twice, or its rollouts have no scores.
+        ValueError: A run is named twice.
     """
-    cells: list[Cell] = []
+    runs: list[NamedRun] = []
     seen: dict[Path, str] = {}
     count: Counter[str] = Counter()
     for word in named:
@@ -34,9 +48,22 @@ def read_runs(named: Sequence[str]) -> list[Cell]:
         if folder.resolve() in seen:
             raise ValueError(f"{word} and {seen[folder.resolve()]} are the same run; name each once")
         seen[folder.resolve()] = word
-        cells.append(Cell(name, count[name], read_evaluations(folder), read_cost(folder)))
+        runs.append(NamedRun(name, count[name], folder))
         count[name] += 1
-    return cells
+    return runs
+
+
+def read_runs(named: Sequence[str]) -> list[Cell]:
+    """Read runs, each named as :func:`name_runs` takes it.
+
+    Args:
+        named: The runs.
+
+    Raises:
+        FileNotFoundError: A folder is not there, or no run's.
+        ValueError: A run is named twice, or its rollouts have no scores.
+    """
+    return [Cell(run.name, run.seed, read_evaluations(run.folder), read_cost(run.folder)) for run in name_runs(named)]
 
 
 def write_comparison(cells: Sequence[Cell], metric: str, against: str, folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
+from typing import NamedTuple
 
 from pact_lightning.compare.results import Cell, Evaluation, Setting
 from pact_lightning.compare.statistics import Interval, Scores, mean_interval, paired_difference
@@ -114,31 +115,69 @@ def check(cells: Sequence[Cell], metric: str, against: str) -> None:
         raise ValueError(f"there is no method {against!r} to compare with; there are {', '.join(methods)}")
 
 
-def _score_table(cells: Sequence[Cell], metric: str, setting: Setting, against: str) -> str:
+class ScoreLine(NamedTuple):
+    """Scores of one method: a line of a table.
+
+    Attributes:
+        method: The method.
+        after: Its mean after training.
+        before: Its mean before training; ``None`` where it was not evaluated then.
+        change: Paired difference of the two.
+        difference: Paired difference from the method that the others are compared with; ``None`` for that one.
+    """
+
+    method: str
+    after: Interval
+    before: Interval | None
+    change: Interval | None
+    difference: Interval | None
+
+
+def score_lines(cells: Sequence[Cell], metric: str, setting: Setting, against: str) -> tuple[list[ScoreLine], bool]:
+    """Estimate the scores of all methods in one setting.
+
+    Args:
+        cells: Runs of one regime.
+        metric: The metric.
+        setting: The setting; methods that were not evaluated in it are left out.
+        against: The method that the others are compared with.
+
+    Returns:
+        A line for each method, and whether all scores are shares, which are shown in percent.
+    """
     methods = methods_of(cells, against)
     after = {method: scores_after(cells, method, setting, metric) for method in methods}
     before = {method: scores_at(cells, method, setting, metric, 0) for method in methods}
-    percent = _is_share([*after.values(), *before.values()])
-    begun, several = any(before.values()), len(methods) > 1
+    lines = [
+        ScoreLine(
+            method,
+            mean_interval(after[method]),
+            mean_interval(before[method]) if before[method] else None,
+            paired_difference(after[method], before[method]),
+            None if method == against else paired_difference(after[method], after[against]),
+        )
+        for method in methods
+        if after[method]
+    ]
+    return lines, _is_share([*after.values(), *before.values()])
+
+
+def _score_table(cells: Sequence[Cell], metric: str, setting: Setting, against: str) -> str:
+    lines, percent = score_lines(cells, metric, setting, against)
+    begun, several = any(line.before for line in lines), len(methods_of(cells)) > 1
     head = ["method", "seeds", *(["before"] if begun else []), "after", *(["change"] if begun else [])]
     rows = [head + ([f"difference from {against}"] if several else [])]
-    for method in methods:
-        if not after[method]:
-            continue
-        row = [method, str(len(after[method]))]
+    for line in lines:
+        row = [line.method, str(line.after.seeds)]
         if begun:
-            row.append(_shown(mean_interval(before[method]), percent) if before[method] else "")
-        row.append(_shown(mean_interval(after[method]), percent))
+            row.append(_shown(line.before, percent) if line.before else "")
+        row.append(_shown(line.after, percent))
         if begun:
-            row.append(_change(paired_difference(after[method], before[method]), percent))
+            row.append(_change(line.change, percent))
         if several:
-            row.append("" if method == against else _change(_against(after, method, against), percent))
+            row.append(_change(line.difference, percent))
         rows.append(row)
     return _markdown(rows) if len(rows) > 1 else ""
-
-
-def _against(after: dict[str, dict[int, dict[str, float]]], method: str, against: str) -> Interval | None:
-    return paired_difference(after[method], after[against])
 
 
 def _curve_table(cells: Sequence[Cell], metric: str, setting: Setting, against: str) -> str:

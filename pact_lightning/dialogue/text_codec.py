@@ -1,5 +1,6 @@
 """Codec between text and token ids that keeps control tokens out of text from outside."""
 
+import codecs
 import json
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -127,6 +128,14 @@ class TextCodec:
                 known = b"" if token is None else bytes(_byte_of()[character] for character in str(token))
             self._bytes[index] = known
         return known
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """Return the text of each token; that of a character of several tokens stands at the last of them.
+
+        Joined they are the text of all, but for bytes that are no UTF-8, which become U+FFFD.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return [decoder.decode(self.token_bytes(index), number == len(ids)) for number, index in enumerate(ids, 1)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids, control tokens included; for reading only."""

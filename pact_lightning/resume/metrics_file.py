@@ -7,26 +7,11 @@ from pathlib import Path
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_warn
 
-from pact_lightning.utils.files import whole_file
+from pact_lightning.utils.csv_rows import read_rows, write_rows
 
 TIMED_FOLDERS = ("time/", "perf/")
 TIMED = ("_seconds", "/seconds", "_per_second", "tool_share")
 """Endings of columns that differ between two runs of the same thing: durations, and what is computed from them."""
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a file by column, without a last line that was cut off."""
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    return list(csv.DictReader(whole.splitlines()))
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
-    """Write a file whole or not at all; values of other columns are left out."""
-    with whole_file(path) as file:
-        writer = csv.DictWriter(file, fieldnames=columns, extrasaction="ignore", lineterminator="\r\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def is_timed(column: str) -> bool:

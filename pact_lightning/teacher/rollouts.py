@@ -32,6 +32,11 @@ class RolloutRecord:
         turns: The messages of each turn, that of the policy first.
         rewards: Reward of each turn; empty if it has none.
         advantages: Advantage of each turn; empty if it has none.
+        line: Line of its file; 0 if unknown.
+        kind: The task's kind; may be empty.
+        scores: Its scores by metric, outside training.
+        solved: Whether it solved its task; ``None`` where that is not recorded.
+        temperature: Sampling temperature, outside training.
     """
 
     id: str
@@ -43,6 +48,11 @@ class RolloutRecord:
     turns: list[list[dict[str, Any]]] = field(default_factory=list)
     rewards: tuple[float, ...] = ()
     advantages: tuple[float, ...] = ()
+    line: int = 0
+    kind: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    solved: bool | None = None
+    temperature: float | None = None
 
 
 def is_rollout_file(path: Path) -> bool:
@@ -69,16 +79,18 @@ def read_rollouts(path: Path) -> Iterator[RolloutRecord | Problem]:
                 yield record
                 continue
             try:
-                yield _rollout(record.value)
+                yield _rollout(record.value, record.place.number)
             except RecordError as error:
                 yield Problem(record.place, error.reason, error.problem, error.field)
 
 
-def _rollout(value: Any) -> RolloutRecord:
+def _rollout(value: Any, line: int) -> RolloutRecord:
     record = needed(value, *_MARKS)
     messages = wanted(record["messages"], list, "messages")
     for index, message in enumerate(messages):
         wanted(wanted(message, dict, f"messages[{index}]").get("role"), str, f"messages[{index}].role")
+    scores = wanted(record.get("scores") or {}, dict, "scores")
+    temperature = record.get("temperature")
     found = RolloutRecord(
         id=read_id(record, "task_id"),
         sample=wanted(record["sample"], int, "sample"),
@@ -87,6 +99,11 @@ def _rollout(value: Any) -> RolloutRecord:
         tokens=None if record.get("tokens") is None else wanted(record["tokens"], int, "tokens"),
         rewards=_numbers(record, "turn_rewards"),
         advantages=_numbers(record, "turn_advantages"),
+        line=line,
+        kind=wanted(record.get("kind") or "", str, "kind"),
+        scores={name: _number_of(value, f"scores.{name}") for name, value in scores.items()},
+        solved=None if record.get("solved") is None else wanted(record["solved"], bool, "solved"),
+        temperature=None if temperature is None else _number_of(temperature, "temperature"),
     )
     for message in messages:
         if message["role"] == "assistant":
@@ -98,10 +115,13 @@ def _rollout(value: Any) -> RolloutRecord:
 
 def _numbers(record: Mapping[str, Any], name: str) -> tuple[float, ...]:
     values = wanted(record.get(name) or [], list, name)
-    for index, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise RecordError("wrong type", f"{name}[{index}]", f"must be a number, got {type(value).__name__}")
-    return tuple(map(float, values))
+    return tuple(_number_of(value, f"{name}[{index}]") for index, value in enumerate(values))
+
+
+def _number_of(value: Any, field: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RecordError("wrong type", field, f"must be a number, got {type(value).__name__}")
+    return float(value)
 
 
 def samples_table(rollouts: Sequence[RolloutRecord]) -> Table:

@@ -7,11 +7,14 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
 from pact_lightning.credit.group import Group
+from pact_lightning.credit.success import succeeded
 from pact_lightning.environments.tool_calls import raised_responses
 from pact_lightning.metrics.evaluation import EvaluationMetrics
 from pact_lightning.metrics.rollout_figures import FIGURES
 from pact_lightning.rollout.engine import RolloutStats
 from pact_lightning.rollout.openai_format import trajectory_record
+from pact_lightning.types.task import Task
+from pact_lightning.types.trajectory import Trajectory
 from pact_lightning.update.performance import PhasePerformance
 from pact_lightning.update.step_metrics import step_metric_names
 from pact_lightning.utils.files import write_json_lines
@@ -71,8 +74,9 @@ class PhaseReport:
             )
 
     def write(self, groups: Sequence[Group]) -> None:
-        """Write the trajectories of a phase to ``trajectories/``, with their rewards and advantages.
+        """Write the trajectories of a phase to ``trajectories/``.
 
+        With their rewards and advantages, and whether they solved their tasks.
         Those of prompts that others have replaced say so.
 
         Args:
@@ -85,6 +89,7 @@ class PhaseReport:
                 rewards=rewards,
                 advantages=advantages,
                 **_facts(group),
+                **_solved(group.task, trajectory),
             )
             for group in groups
             for trajectory, rewards, advantages in zip(
@@ -103,6 +108,13 @@ class PhaseReport:
 def _facts(group: Group) -> dict[str, Any]:
     facts: dict[str, Any] = {"phase": group.phase, "kind": group.task.kind}
     return facts | ({"replaced": True} if group.replaced else {})
+
+
+def _solved(task: Task, trajectory: Trajectory) -> dict[str, bool]:
+    """Return whether a rollout solved its task, where anything says so."""
+    if task.reference.answer is None and trajectory.environment_reward is None:
+        return {}
+    return {"solved": succeeded(trajectory, task)}
 
 
 def training_metric_names() -> frozenset[str]:

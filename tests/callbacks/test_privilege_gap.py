@@ -10,9 +10,10 @@ import torch
 from hand_made import quiet_trainer
 from lightning.pytorch.loggers import CSVLogger
 from metrics_page import undocumented
-from small_run import pact, sft
+from small_run import POLICY, pact, sft
 
 from pact_lightning.callbacks.privilege_gap import PrivilegeGap, add_rollout, figures_of
+from pact_lightning.policy.loading import load_tokenizer
 from pact_lightning.policy.logprobs import LogProbs
 from pact_lightning.types.trajectory import Component, Segment, Trajectory
 from pact_lightning.utils.json_lines import read_json_lines
@@ -103,6 +104,10 @@ def test_a_fit_logs_the_gap_and_trains_as_without_it(tmp_path):
     assert abs(row["gap"]) > 1e-3
     assert row["kl"] > 0
     assert row["trace_logp"] < 0
+    tokenizer = load_tokenizer(POLICY)
+    for record in records:
+        assert len(record["texts"]) == len(record["ids"])
+        assert "".join(record["texts"]) == tokenizer.decode(record["ids"])
     for record in records:  # by the weights that sampled: log pi(tau | x) is what the sampler reported
         assert record["logp_prompt"] == pytest.approx(sampled.logps[record["task_id"], record["sample"]], abs=1e-4)
     assert row["entropy_prompt"] > 0

@@ -49,6 +49,7 @@ def test_fit_leaves_config_metrics_events_trajectories_and_checkpoint(fitted):
         assert [message["role"] for message in record["messages"][:3]] == ["system", "user", "assistant"]
         turns = sum(message["role"] == "assistant" for message in record["messages"])
         assert len(record["turn_rewards"]) == len(record["turn_advantages"]) == turns
+        assert record["solved"] is False, "twelve tokens a turn are too few"
         assert record["stop_reason"] in {"answered", "max_turns", "max_tokens_turn", "max_tokens_trajectory"}
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert all("lora_" in name for name in checkpoint["state_dict"])

@@ -3,7 +3,8 @@
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from pact_lightning.resume.metrics_file import MetricsFile, comparable, is_timed, read_rows
+from pact_lightning.resume.metrics_file import MetricsFile, comparable, is_timed
+from pact_lightning.utils.csv_rows import read_rows
 
 
 def opened(folder, keep=0):

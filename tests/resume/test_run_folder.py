@@ -13,7 +13,8 @@ from small_run import AfterStep, fit, pact, trainer
 
 from pact_lightning.resume.last_checkpoint import last_checkpoint
 from pact_lightning.resume.lock import hold, release
-from pact_lightning.resume.metrics_file import MetricsFile, read_rows
+from pact_lightning.resume.metrics_file import MetricsFile
+from pact_lightning.utils.csv_rows import read_rows
 
 HOLDER = """
 import sys, time

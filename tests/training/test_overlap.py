@@ -23,7 +23,6 @@ from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import Block, pack_blocks
 from pact_lightning.policy.state_dict import load_trainable_state, trainable_state
 from pact_lightning.resume.interruption import NAME, STOPPED
-from pact_lightning.resume.metrics_file import read_rows
 from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.rollout.samplers.base import SamplerUnavailableError
 from pact_lightning.tasks.bundled.tasks import BundledTasks
@@ -32,6 +31,7 @@ from pact_lightning.training.pact_module import PACTModule
 from pact_lightning.training.rollout_datamodule import RolloutDataModule
 from pact_lightning.types.prompt import EnvironmentSpec
 from pact_lightning.update.optimizer import OptimizerConfig
+from pact_lightning.utils.csv_rows import read_rows
 
 STEPS, ROLLOUTS = 2, 4
 """Of a phase."""

@@ -17,11 +17,11 @@ from test_overlap import fit as fit_ahead
 
 from pact_lightning.credit.group import CreditConfig
 from pact_lightning.resume.interruption import NAME
-from pact_lightning.resume.metrics_file import read_rows
 from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.training.pact_module import PACTModule
 from pact_lightning.training.resampling import check_resampling, further_prompts, replace_groups
 from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.utils.csv_rows import read_rows
 
 WANTED, STEPS, SAMPLES = 4, 2, 2
 TASKS = 7
