@@ -22,7 +22,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 
-.PHONY: help install install-dev quickstart benchmark-quickstart bench check-gpu bench-page soak bundled-policy test lint format docs wheel clean faults fuzz
+.PHONY: help install install-dev pictures quickstart benchmark-quickstart bench check-gpu bench-page soak bundled-policy test lint format docs wheel clean faults fuzz
 
 help:
 	@echo "make quickstart            train by PACT on the bundled world"
@@ -39,6 +39,7 @@ help:
 	@echo "make fuzz                  $(INPUTS) generated inputs for each reader of text from outside"
 	@echo "make soak                  kill a run KILLS=$(KILLS) times, and compare its end with an undisturbed one's"
 	@echo "make bundled-policy        build the bundled policy anew, into runs/bundled_policy/unreliable"
+	@echo "make pictures              photograph the page of a quickstart run for docs/pictures/; needs Chromium"
 	@echo "make clean                 remove $(VENV) and what was built"
 
 $(BIN)/python:
@@ -96,6 +97,15 @@ fuzz: $(VENV)/.installed-dev
 soak: $(VENV)/.installed-dev
 	@# Two threads for so small a policy wait for each other, minutes where other work shares the cores.
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py --kills $(KILLS)
+
+pictures: $(VENV)/.installed-dev
+	rm -rf runs/pictures
+	$(BIN)/pact-lightning fit -c recipes/quickstart.yaml --trainer.check_val_every_n_epoch 1 \
+	  --trainer.callbacks+=pact_lightning.PrivilegeGap --trainer.callbacks.tokens true \
+	  --trainer.logger lightning.pytorch.loggers.CSVLogger --trainer.logger.init_args.save_dir runs \
+	  --trainer.logger.init_args.name pictures --trainer.logger.init_args.version run \
+	  --trainer.default_root_dir runs/pictures
+	PYTHONPATH=tests $(BIN)/python tests/pictures.py runs/pictures/run docs/pictures
 
 bundled-policy: $(VENV)/.installed
 	$(BIN)/python recipes/bundled_policy/build_policy.py runs/bundled_policy/blank

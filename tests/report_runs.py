@@ -64,7 +64,7 @@ def training(task, sample, phase, *, right=True, **further):
 def scored(task, right, **further):
     """A record of an evaluation."""
     scores = {"answer_correct": float(right), "solve_f1": 1.0 if right else 0.5, "calls": 1.0}
-    return rollout(task, right=right, scores=scores, temperature=0.0, **further)
+    return rollout(task, right=right, scores=scores, temperature=0.0, **{"step": 0} | further)
 
 
 def privilege(task, sample):
@@ -90,7 +90,7 @@ def make_run(folder, *, phases=2, tasks=4, samples=2, gain=2):
     """A run of some phases, validated before and after; ``gain`` tasks are solved after it and not before."""
     names = [f"validation-{number}" for number in range(tasks)]
     write(folder / "trajectories" / "validation-0000.jsonl", [scored(name, False) for name in names])
-    after = [scored(name, number < gain) for number, name in enumerate(names)]
+    after = [scored(name, number < gain, step=2 * phases) for number, name in enumerate(names)]
     write(folder / "trajectories" / f"validation-{phases:04d}.jsonl", after)
     for phase in range(phases):
         write_phase(folder, phase, tasks, samples)

@@ -60,7 +60,7 @@ CHARTS = (
         "correct",
         "Training rollouts",
         "Answers that are correct, and prompts whose rollouts all scored the same and so give no learning signal.",
-        _named("rollout", answer_correct="correct", zero_variance="no signal", sampled_share="sampled tokens"),
+        _named("rollout", answer_correct="correct", zero_variance="no signal"),
         percent=True,
     ),
     Chart(
@@ -193,8 +193,8 @@ def read_columns(path: Path) -> dict[str, list[Point]]:
         path: The file; a last line that is cut off is left out.
 
     Returns:
-        For each column its points. The first number counts optimiser steps from 0, of validations finished phases, of
-        all others phases from 0. Numbers that are not finite are left out.
+        For each column its points. The first number counts optimiser steps from 0, of validations the finished steps,
+        of all others phases from 0. Numbers that are not finite are left out.
 
     Raises:
         OSError: It cannot be read.
@@ -207,7 +207,7 @@ def read_columns(path: Path) -> dict[str, list[Point]]:
                 continue
             at = row.get("step") if name.startswith(_OF_STEPS) else row.get("epoch")
             if name.startswith(_VALIDATION):
-                at = str(float(row["epoch"]) + 1) if row.get("epoch") else "0"
+                at = str(float(row["step"]) + 1) if row.get("epoch") and row.get("step") else "0"
             value = float(text)
             if at and math.isfinite(value):
                 found[name].append((float(at), value))
@@ -265,7 +265,7 @@ def _layout(chart: Chart, columns: Sequence[Mapping[str, Sequence[Point]]]) -> J
 
 def _axis(column: str) -> str:
     if column.startswith(_VALIDATION):
-        return "finished phases"
+        return "optimiser steps"
     return "optimiser step" if column.startswith(_OF_STEPS) else "phase"
 
 

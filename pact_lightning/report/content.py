@@ -57,7 +57,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What was read of one run."""
+    """Findings about one run."""
 
     cell: Cell
     columns: Mapping[str, Any]

@@ -60,10 +60,10 @@ def _place(path: Path) -> float:
     if phase:
         return int(phase[1]) + 0.5
     evaluation = evaluation_of(path)
-    if evaluation is not None:
-        return float("inf") if evaluation[1] is None else evaluation[1]
-    within = re.search(r"-(\d{4,})", path.name)
-    return float("inf") if within is None else int(within[1]) + 0.75
+    phases = None if evaluation is None else evaluation[1]
+    if phases is None:
+        return float("inf")
+    return phases + 0.75 if "-step-" in path.name else phases
 
 
 def count_lines(path: Path) -> int:

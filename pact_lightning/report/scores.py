@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pact_lightning.compare.results import Cell, Setting
 from pact_lightning.compare.statistics import Interval, mean_interval
-from pact_lightning.compare.tables import phases_of, score_lines, settings_of
+from pact_lightning.compare.tables import curve_of, score_lines, settings_of
 from pact_lightning.report.rollouts import Json
 
 _FIRST = ("answer_correct", "solve_f1", "solve_p", "solve_r", "answered")
@@ -24,7 +24,7 @@ def success_charts(cells: Sequence[Cell]) -> list[Json]:
         cells: The runs.
 
     Returns:
-        Charts whose points are finished phases, mean, and lower and upper end of the mean's 95 % interval.
+        Charts whose points are optimiser steps, mean, and lower and upper end of the mean's 95 % interval.
     """
     charts = []
     for setting in settings_of(cells):
@@ -38,7 +38,7 @@ def success_charts(cells: Sequence[Cell]) -> list[Json]:
                     "key": f"success-{setting.split}-{setting.temperature:g}",
                     "title": "Success from the prompt alone",
                     "about": f"{metric}, {setting}: mean over tasks with its 95 % interval.",
-                    "axis": "finished phases",
+                    "axis": "optimiser steps",
                     "stacked": False,
                     "percent": all(0 <= value <= 1 for value in values),
                     "series": series,
@@ -49,12 +49,10 @@ def success_charts(cells: Sequence[Cell]) -> list[Json]:
 
 
 def _points(cell: Cell, setting: Setting, metric: str) -> list[list[float]]:
-    points = []
-    for phases in phases_of([cell], setting):
-        found = cell.at(setting, phases)
-        if found and found.scores.get(metric):
-            mean, low, high, *_ = mean_interval({cell.seed: found.scores[metric]})
-            points.append([phases, *(round(value, 5) for value in (mean, low, high))])
+    points: list[list[float]] = []
+    for steps, scores in curve_of([cell], cell.method, setting, metric).items():
+        mean, low, high, *_ = mean_interval(scores)
+        points.append([steps, *(round(value, 5) for value in (mean, low, high))])
     return points
 
 

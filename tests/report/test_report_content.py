@@ -80,17 +80,17 @@ def test_scores_are_those_of_compare(content, run):
     mean, low, high = (100 * value for value in row["after"])
     assert f"{mean:.1f}% [{low:.1f}%, {high:.1f}%]" in text
     (success,) = [chart for chart in content.index["charts"] if chart["key"].startswith("success")]
-    assert [point[:2] for point in success["series"][0]["points"]] == [[0, 0.0], [2, 0.5]]
+    assert [point[:2] for point in success["series"][0]["points"]] == [[0, 0.0], [4, 0.5]]
     assert content.index["runs"][0]["score"]["after"] == row["after"]
 
 
-def test_curves_count_steps_phases_or_finished_phases(content):
+def test_curves_count_steps_or_phases(content):
     charts = {chart["key"]: chart for chart in content.index["charts"]}
     loss = {line["label"]: line["points"] for line in charts["loss"]["series"]}
     assert loss["loss"] == [[0, 1.5], [1, 1.25], [2, 1.0]], "a number that is not finite is left out"
     assert len(loss["SFT"]) == 4
     assert charts["reward"]["series"][0]["points"] == [[0, 1.5], [1, 2.5]]
-    assert charts["solve"]["series"][0]["points"] == [[0, 0.25], [2, 0.75]]
+    assert charts["solve"]["series"][0]["points"] == [[0, 0.25], [4, 0.75]]
     assert (charts["loss"]["axis"], charts["reward"]["axis"]) == ("optimiser step", "phase")
     assert content.index["runs"][0]["levels"] == {"0": 4.0, "1": 2.0}
 
@@ -239,7 +239,7 @@ def test_a_run_in_its_first_phase_has_a_page(tmp_path):
 def test_files_of_several_processes_are_one_phase(tmp_path):
     for rank in range(2):
         write(tmp_path / "trajectories" / f"phase-0000-rank{rank}.jsonl", [training("a", rank, 0)])
-        write(tmp_path / "trajectories" / f"validation-0001-rank{rank}.jsonl", [scored(f"v{rank}", rank)])
+        write(tmp_path / "trajectories" / f"validation-0001-rank{rank}.jsonl", [scored(f"v{rank}", rank, step=2)])
     content = Reader([str(tmp_path)]).read()
     assert [row["set"] for row in content.index["rollouts"]] == ["phase-0000"] * 2 + ["validation-0001"] * 2
     assert len({(row["file"], row["line"]) for row in content.index["rollouts"]}) == 4

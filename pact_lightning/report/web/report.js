@@ -97,8 +97,11 @@
     state.sets = sets;
     state.byId = new Map(state.rows.map((row) => [row.id, row]));
     state.range = new Map();
+    // A sum of several turns' rewards says little of a colour: rollouts are of different lengths.
+    const summed = state.rows.some((row) => row.reward !== null && row.reward > 1.01);
+    for (const row of state.rows) row.shade = row.score !== null && row.reward !== null && summed ? row.score / row.turns : row.score;
     for (const kind of [true, false]) {
-      const values = state.rows.filter((row) => row.training === kind && row.score !== null).map((row) => row.score);
+      const values = state.rows.filter((row) => row.training === kind && row.shade !== null).map((row) => row.shade);
       state.range.set(kind, values.length ? [Math.min(0, values.reduce((a, b) => Math.min(a, b))), Math.max(1, values.reduce((a, b) => Math.max(a, b)))] : [0, 1]);
     }
   }
@@ -112,9 +115,9 @@
   const mix = (colour, share) => `color-mix(in srgb, var(${colour}) calc(${Math.round(100 * share)}% * var(--tint)), transparent)`;
   const scale = (share) => share < 0.5 ? mix("--low", 0.12 + 0.66 * (0.5 - share)) : mix("--high", 0.1 + 0.66 * (share - 0.5));
   function scoreTint(row) {
-    if (row.score === null) return row.solved === null ? "transparent" : scale(row.solved ? 1 : 0);
+    if (row.shade === null) return row.solved === null ? "transparent" : scale(row.solved ? 1 : 0);
     const [low, high] = state.range.get(row.training);
-    return scale(high > low ? (row.score - low) / (high - low) : 0.5);
+    return scale(high > low ? (row.shade - low) / (high - low) : 0.5);
   }
   const tint = (value, most) => {
     const share = Math.max(-1, Math.min(1, most ? value / most : 0));
