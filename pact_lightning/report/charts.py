@@ -46,7 +46,7 @@ CHARTS = (
     Chart(
         "solve",
         "Solve rates from the prompt alone",
-        "Validations within the fit: reference calls that were made (recall), calls that were right (precision).",
+        "Validations within the fit: sub-questions solved of those asked (recall) and per call (precision).",
         _named("val", answer_correct="answers correct", solve_f1="F1", solve_p="precision", solve_r="recall"),
         percent=True,
     ),
@@ -90,7 +90,7 @@ CHARTS = (
     Chart(
         "gap",
         "Privilege gap",
-        "Nats per token that the expert trace adds to the policy's own rollouts. It should shrink towards 0.",
+        "Nats per token that the expert trace adds to the policy's own rollouts. It should stay or shrink.",
         _named(
             "privilege",
             gap="all",
@@ -178,7 +178,7 @@ CHARTS = (
     Chart(
         "anchored",
         "Anchored prompts",
-        "Prompts of a step that are trained with their expert trace.",
+        "Prompts of a step that are scored without their expert trace, and those of them whose task has none.",
         _named("train", anchored="anchored") | _named("anchor", no_trace="without a trace"),
         percent=True,
     ),

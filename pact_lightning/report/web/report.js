@@ -735,7 +735,7 @@
     const level = row.phase === null ? undefined : run.levels[row.phase];
     const found = [h("h2", {}, "Expert trace"), h("p", { class: "about" }, level === undefined
       ? "Each piece of reasoning says from which level it is supervised."
-      : `In phase ${row.phase} the level was L${level}: what is marked was supervised if the prompt was drawn as an anchor.`)];
+      : `In phase ${row.phase} the level was L${level}: what is marked was supervised, unless the prompt was anchored.`)];
     trace.turns.forEach((turn, place) => {
       const box = h("section", { class: "turn" }, h("h3", {}, `Turn ${place + 1}`, h("small", {}, ` ${turn.pattern.replaceAll("_", " ")}`)));
       for (const chunk of turn.chunks) {
