@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, auto_cli
 
+from pact_lightning.cli.nearest import remedy
 from pact_lightning.cli.yaml_loader import check_all_yaml
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
 from pact_lightning.utils.imports import import_path, new_path
@@ -20,10 +21,10 @@ _CLASS_PATH = re.compile(r"Problem with given class_path '(.+)':")
 _OWN_PATH = re.compile(r"\bpact_lightning(?:\.\w+){2,}")
 _CHOICE = re.compile(r"^Expected a typing\.Literal\[(.+?)\]")
 _TYPE = re.compile(r"^Expected a <class '(.+?)'>")
-_PROTOCOL = re.compile(r"Import path (\S+) does not implement protocol (\w+)")
+_PROTOCOL = re.compile(r"Import path (?:(\S+) )?does not implement protocol (\w+)")
 _NEEDS = {
     "TaskSource": "{0} is no task source: name a class with a method load() without further arguments, which returns "
-    "pact_lightning.Task objects"
+    "pact_lightning.Task objects (type hints are not needed)"
 }
 """What a class must have, by the name of the protocol."""
 _OTHER = "{0} does not implement protocol {1}: its methods need the arguments and type hints of pact_lightning.{1}"
@@ -76,25 +77,29 @@ def error_sentence(error: Exception) -> str:
 def _parser_sentence(text: str) -> str:
     lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip()]
     if not any(_KEY.match(line) or line.startswith(_NO_REASON) for line in lines):
-        return " ".join(lines)
+        return " ".join(lines) + (remedy(lines[0], None) if lines else "")
     keys: list[str] = []
-    for number, line in enumerate(lines):
+    of_class: str | None = None
+    for number, (line, following) in enumerate(zip(lines, [*lines[1:], ""], strict=True)):
         if key := _KEY.match(line):
             keys.append(key[1])
         elif class_path := _CLASS_PATH.match(line):
-            where = f" ({class_path[1]})"
+            of_class, where = class_path[1], f" ({class_path[1]})"
             keys = [*keys[:-1], keys[-1] + where] if keys else [where.strip()]
+        elif line.startswith("Expected a path but") and following.startswith(_NO_REASON[0]):
+            continue  # a class was given, which a file of its arguments might have been; why it is none comes next
         elif not line.startswith(_NO_REASON):
             given = next((rest for rest in lines[number:] if rest.startswith("Given value: ")), "")
-            got = f". Got value: {given.removeprefix('Given value: ')}" if line.startswith("Expected a <") else ""
-            said = _plain(f"{line}{got if 'Got value' not in line else ''}")
+            value = given.removeprefix("Given value: ")
+            got = f". Got value: {value}" if line.startswith("Expected a <") else ""
+            said = _plain(f"{line}{got if 'Got value' not in line else ''}", value) + remedy(line, of_class)
             return f"{'.'.join(keys)}: {said}".removeprefix(": ")
     return " ".join(lines)
 
 
-def _plain(line: str) -> str:
+def _plain(line: str, value: str) -> str:
     """Say what is expected in words, not by Python's names of types."""
-    line = _PROTOCOL.sub(lambda found: _NEEDS.get(found[2], _OTHER).format(found[1], found[2]), line)
+    line = _PROTOCOL.sub(lambda found: _NEEDS.get(found[2], _OTHER).format(found[1] or value, found[2]), line)
     return _TYPE.sub(r"Expected a value of type \1", _CHOICE.sub(r"Expected one of \1", line))
 
 

@@ -17,7 +17,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from pact_lightning.cli.command_table import DESCRIPTION, VERBS
 from pact_lightning.cli.errors import end
-from pact_lightning.cli.run_name import put_into_run_folder
+from pact_lightning.cli.nearest import TOP, did_you_mean
+from pact_lightning.cli.run_name import put_into_run_folder, remove_if_empty
 from pact_lightning.cli.yaml_loader import check_all_yaml
 from pact_lightning.resume.checkpoint_files import CheckpointNotWrittenError, is_remote, read_checkpoint
 from pact_lightning.resume.last_checkpoint import (
@@ -35,6 +36,11 @@ from pact_lightning.utils.yaml_text import check_yaml_file
 
 _RECIPE = ("-c", "--config")
 _FREE = ("--help", "--print_config")
+_FURTHER_HELP = (
+    "The fields of a recipe's classes, with meaning, type and default: --model.help pact_lightning.PACTModule, "
+    "--data.help pact_lightning.RolloutDataModule, --trainer.callbacks.help pact_lightning.AnnealingCallback. "
+    "On the command line they are options: --data.init_args.temperature 0.8."
+)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _RECIPE_PARTS = ("seed_everything", "model", "data", "trainer")
 _LONGEST_PATH = 1000
@@ -66,7 +72,7 @@ def run_lightning(args: list[str] | None, cli: "Callable[..., PactCLI] | None" =
             save_config_callback=None if verbs == ["fit"] else SaveConfigCallback,  # a fit saves its own as it begins
             auto_configure_optimizers=False,  # the module makes its own, see model.optimizer
             save_config_kwargs={"overwrite": True, "config_filename": config_file},
-            parser_kwargs={verb: {"exit_on_error": False} for verb in verbs}
+            parser_kwargs={verb: {"exit_on_error": False, "epilog": _FURTHER_HELP} for verb in verbs}
             | {"exit_on_error": False, "description": DESCRIPTION},
             args=arguments,
             verbs=verbs,
@@ -74,6 +80,8 @@ def run_lightning(args: list[str] | None, cli: "Callable[..., PactCLI] | None" =
     except (RunStoppedError, NotResumableError) as error:
         # The user's own server or reward failed, or a checkpoint's rollouts are gone: a traceback of ours would not
         # help. Before the policy is loaded, a sampler that is unavailable may be a mistake in the recipe.
+        if not _at_work():
+            remove_if_empty(getattr(PactCLI.latest, "trainer", None))
         end(error, 2 if isinstance(error, SamplerUnavailableError) and not _at_work() else 1)
     except (ValueError, OSError, ImportError, TypeError, argparse.ArgumentError, MisconfigurationException) as error:
         if isinstance(error, CheckpointNotWrittenError):
@@ -82,6 +90,7 @@ def run_lightning(args: list[str] | None, cli: "Callable[..., PactCLI] | None" =
             end(OSError(f"{error}; make room, and go on from the last checkpoint with --ckpt_path last"), 1)
         if _at_work():
             raise
+        remove_if_empty(getattr(PactCLI.latest, "trainer", None))
         end(error, 2)
 
 
@@ -242,7 +251,10 @@ def _check_what_is_given(arguments: Sequence[str]) -> None:
                 f"there is no {option}; set --model.init_args.optimizer.learning_rate and its neighbours (schedule, "
                 "schedule_steps, warmup_steps, weight_decay, gradient_clip)"
             )
-    helps = any(word.startswith(("-h", "--help", "--print_config")) for word in arguments)
+    helps = any(
+        word.startswith(("-h", "--help", "--print_config")) or word.partition("=")[0].endswith(".help")
+        for word in arguments
+    )
     recipe = any(word.partition("=")[0] in (*_RECIPE, "--model", "--data") for word in arguments)
     if arguments and arguments[0] in VERBS and not recipe and not helps:
         raise ValueError(
@@ -265,6 +277,19 @@ def _check_recipes(arguments: Sequence[str]) -> None:
             raise ValueError(f"{path} is a folder; name the recipe in it")
         if path.is_file():
             check_yaml_file(path)
+            _check_fields(path)
+
+
+def _check_fields(path: Path) -> None:
+    """Refuse an empty field that no recipe has; the parser refuses those that hold something.
+
+    Raises:
+        ValueError: There is one.
+    """
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name, value in recipe.items() if isinstance(recipe, dict) else ():
+        if value == {} and name not in TOP:
+            raise ValueError(f"{path}: there is no field {name!r}{did_you_mean(str(name), TOP)}")
 
 
 def _check_option_order(arguments: Sequence[str]) -> None:

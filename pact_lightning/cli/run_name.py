@@ -2,15 +2,22 @@
 
 It is ``runs/NAME/version_N``, for metrics, trajectories, checkpoints and what is exported. The name is that of the
 recipe's file with those of its overlays behind it, or what ``--name`` says. A recipe may name folders itself; overlays
-and ``--name`` then change these names in the same way, unless an overlay or an option names folders too.
+then change these names in the same way, unless an overlay or an option names folders too. ``--name`` changes them
+whoever names them, but for a folder that is an option beside it.
 """
 
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import yaml
 from jsonargparse import Namespace, dict_to_namespace
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from pact_lightning.resume.checkpoint_files import is_remote
 
 ROOT = "runs"
 
@@ -37,11 +44,13 @@ def put_into_run_folder(config: Namespace, arguments: Sequence[str]) -> None:
         save_dir = trainer.get("default_root_dir") or ROOT
         usual = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": save_dir}}
         trainer["logger"] = dict_to_namespace(usual)
-    stated = {key for path in recipes[1:] for key in _keys(yaml.safe_load(path.read_text(encoding="utf-8")))}
-    stated |= {option.partition("=")[0].rpartition(".")[2] for option in arguments if option.startswith("--")}
+    optional = {option.partition("=")[0].rpartition(".")[2] for option in arguments if option.startswith("--")}
+    stated = {key for path in recipes[1:] for key in _keys(yaml.safe_load(path.read_text(encoding="utf-8")))} | optional
     tag = given or "-".join(overlays)
-    if tag and not stated.intersection(_FOLDERS):
-        _rename(trainer, (lambda _: given) if given else _with_suffix(f"-{tag}"))
+    if given:
+        _rename(trainer, lambda _: given, optional)
+    elif overlays and not stated.intersection(_FOLDERS):
+        _rename(trainer, _with_suffix(f"-{tag}"))
     if tag and "folder" not in stated:
         for export in _items(trainer.get("callbacks"), ("ExportPolicy",)):
             if export.get("folder"):
@@ -57,8 +66,24 @@ def put_into_run_folder(config: Namespace, arguments: Sequence[str]) -> None:
         trainer["default_root_dir"] = str(where)
 
 
-def _rename(trainer: Namespace, rename: Callable[[str], str]) -> None:
-    """Change the names of the folders that a recipe names itself."""
+def remove_if_empty(trainer: pl.Trainer | None) -> None:
+    """Remove the folders that loggers have made for a run which was refused before it wrote anything."""
+    for logger in trainer.loggers if trainer is not None else ():
+        if not isinstance(logger, CSVLogger | TensorBoardLogger) or is_remote(logger.root_dir):
+            continue
+        folder = Path(logger.log_dir)
+        content = list(folder.glob("*"))
+        if any(not file.match(f"events.out.tfevents.*.{os.getpid()}.*") for file in content):
+            continue
+        for file in content:
+            file.unlink()
+        for empty in (folder, folder.parent):
+            with suppress(OSError):  # it is not there, or holds another run
+                empty.rmdir()
+
+
+def _rename(trainer: Namespace, rename: Callable[[str], str], kept: Collection[str] = ()) -> None:
+    """Change the names of the folders that a recipe names itself, but for the fields that are kept."""
     for logger in _items(trainer.logger, _LOGGERS):
         if logger.get("name", _UNNAMED) == _UNNAMED:
             continue
@@ -66,15 +91,15 @@ def _rename(trainer: Namespace, rename: Callable[[str], str]) -> None:
             logger["version"] = rename(logger.version)
         elif logger.get("name"):
             logger["name"] = rename(logger.name)
-        else:
+        elif "save_dir" not in kept:
             logger["save_dir"] = _last_part(str(logger.save_dir), rename)
     for checkpoint in _items(trainer.get("callbacks"), ("ModelCheckpoint",)):
-        if checkpoint.get("dirpath"):
+        if checkpoint.get("dirpath") and "dirpath" not in kept:
             folder = Path(checkpoint.dirpath)
             inner = folder.name == "checkpoints" and len(folder.parts) > 1
             run = _last_part(str(folder.parent if inner else folder), rename)
             checkpoint["dirpath"] = str(Path(run, "checkpoints")) if inner else run
-    if trainer.get("default_root_dir"):
+    if trainer.get("default_root_dir") and "default_root_dir" not in kept:
         trainer["default_root_dir"] = _last_part(str(trainer.default_root_dir), rename)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from pact_lightning.tasks.hints import hint
 from pact_lightning.tasks.parameters import parameters_mistake
 from pact_lightning.types.trace import ChunkType, TurnPattern
 from pact_lightning.utils.errors import TaskFieldError, shortened
@@ -243,7 +244,10 @@ def check_fields(record: Any) -> None:
     try:
         TaskRecord.model_validate(record)
     except ValidationError as error:
-        raise_all(map(_field_mistake, error.errors(include_url=False)))
+        mistakes = list(map(_field_mistake, error.errors(include_url=False)))
+        if mistakes and (found := hint(record)):
+            mistakes[0] = TaskFieldError(mistakes[0].field, mistakes[0].problem + found)
+        raise_all(iter(mistakes))
 
 
 def raise_all(mistakes: Iterator[TaskFieldError]) -> None:

@@ -89,21 +89,36 @@ def tasks_of(scanned: Iterable[Scanned]) -> Iterator[Task]:
         yield entry.task
 
 
-def scan_source(source: TaskSource) -> Iterator[Scanned]:
-    """Return every record of a source; the tasks of one that can only load are checked here, and counted from 0."""
+def scan_source(source: TaskSource | Sequence[Task]) -> Iterator[Scanned]:
+    """Return every record of a source; the tasks of one that can only load are checked here, and counted from 0.
+
+    Raises:
+        TypeError: It is neither a source nor a list of tasks.
+    """
     if isinstance(source, ScannableSource):
         return source.scan()
-    tasks = (JsonLine(number, task) for number, task in enumerate(source.load()))
+    if not isinstance(source, TaskSource | Sequence):
+        raise TypeError(
+            f"{type(source).__name__} is no task source: give an object with a method load() that returns "
+            "pact_lightning.Task objects, or a list of them"
+        )
+    tasks = (JsonLine(n, task) for n, task in enumerate(source.load() if isinstance(source, TaskSource) else source))
     return scan_records(type(source).__name__, tasks, _checked, unit="task")
 
 
-def load_source(source: TaskSource) -> list[Task]:
+def load_source(source: TaskSource | Sequence[Task]) -> list[Task]:
     """Load the tasks of a source, checked by the rules of a task file.
+
+    Args:
+        source: The source, or the tasks themselves.
 
     Raises:
         TaskFileError: A task is wrong, or what the source gives is none.
+        TypeError: It is neither a source nor a list of tasks.
     """
-    return list(source.load() if isinstance(source, ScannableSource) else tasks_of(scan_source(source)))
+    if isinstance(source, TaskSource) and isinstance(source, ScannableSource):
+        return list(source.load())
+    return list(tasks_of(scan_source(source)))
 
 
 def _checked(index: int, task: Any) -> Task:

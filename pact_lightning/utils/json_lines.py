@@ -25,6 +25,8 @@ MAX_LINE_MB = 64
 MAX_FILE_MB = 512
 """Larger lists are refused unless a larger limit is asked for: their text is held in memory as a whole."""
 _BOM = "\ufeff"
+_OPENINGS = (b"{", b"[")
+"""Lines with which an indented JSON value begins."""
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _GZIP = b"\x1f\x8b"
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -77,7 +79,8 @@ def scan_json_lines(path: Path, max_line_mb: int = MAX_LINE_MB) -> Iterator[Json
         max_line_mb: Longest line in MiB.
 
     Yields:
-        Every line that is not blank. Where a compressed file is damaged, the last one holds that error.
+        Every line that is not blank. Where a compressed file is damaged, the last one holds that error; so does the
+        line with which an indented JSON value begins.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -103,6 +106,8 @@ def scan_json_lines(path: Path, max_line_mb: int = MAX_LINE_MB) -> Iterator[Json
                 yield JsonLine(number, error=TaskFileError(path, number, problem, reason="line too long"))
             elif raw.strip():
                 yield _line(path, number, raw)
+                if raw.removeprefix(_BOM.encode()).strip() in _OPENINGS:  # each further line would be told too
+                    return
 
 
 def scan_json_list(path: Path, max_file_mb: int = MAX_FILE_MB, *, lone_value: bool = False) -> Iterator[JsonLine]:
@@ -206,7 +211,14 @@ def _line(path: Path, number: int, raw: bytes) -> JsonLine:
     except UnicodeDecodeError as error:
         return JsonLine(number, error=_not_utf_8(path, number, error.start, raw[error.start]))
     except JsonTextError as error:
-        return JsonLine(number, error=TaskFileError(path, number, str(error), reason=_NOT_JSON))
+        problem = str(error)
+        if text.removeprefix(_BOM).strip().encode() in _OPENINGS:
+            cut = "." if "{" in text else "'.[]'"
+            problem = (
+                "is where an indented JSON value begins, but JSON Lines has one whole object a line: "
+                f"`jq -c {cut} {path}` writes it so"
+            )
+        return JsonLine(number, error=TaskFileError(path, number, problem, reason=_NOT_JSON))
 
 
 def _to_line_end(file: gzip.GzipFile | BufferedReader, raw: bytes) -> int:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from cli_recipe import bundled, saved
+from jsonargparse import ArgumentParser
 from test_checkpoint_files import CONTENT, cut, flipped
 
+import pact_lightning
 import pact_lightning.training.policy_module
 from pact_lightning.cli.main import main
 from pact_lightning.resume.checkpoint_files import WholeFileIO
 from pact_lightning.tasks.bundled.tasks import make_task
-from pact_lightning.tasks.jsonl import write_jsonl
+from pact_lightning.tasks.jsonl import load_source, write_jsonl
 from pact_lightning.tasks.record import task_to_json
 from pact_lightning.types.task import Task
 
@@ -147,7 +149,24 @@ def test_an_environment_that_cannot_be_made_is_named(tmp_path, refusal):
         ),
         (
             {"model.init_args.temprature": 1.0},
-            "error: model (pact_lightning.PACTModule): Option 'temprature' is not accepted",
+            "error: model (pact_lightning.PACTModule): Option 'temprature' is not accepted; the options here are ",
+        ),
+        (
+            {"data.init_args.rollout_per_prompt": 4},
+            "Option 'rollout_per_prompt' is not accepted; did you mean 'rollouts_per_prompt'?",
+        ),
+        (
+            {"model.init_args.policy.lorar": 4},
+            "Group 'policy' does not accept option 'lorar'; did you mean 'lora_r'?",
+        ),
+        ({"data.init_args.limits.max_turn": 4}, "Group 'limits' does not accept option 'max_turn'; did you mean"),
+        ({"data.init_args.train.init_args.coutn": 4}, "Option 'coutn' is not accepted; did you mean 'count'?"),
+        ({"trainer.max_epoch": 4}, "does not accept option 'trainer.max_epoch'; did you mean 'max_epochs'?"),
+        ({"modle": {"class_path": "x"}}, "does not accept option 'modle.class_path'; did you mean 'model'?"),
+        ({"modle": {}}, "recipe.yaml: there is no field 'modle'; did you mean 'model'?"),
+        (
+            {"model.class_path": "pact_lightning.PactModule"},
+            "has no attribute 'PactModule'; did you mean 'PACTModule'?",
         ),
         ({"trainer.max_epochs": "x"}, "error: trainer.max_epochs: Expected a value of type int. Got value: x"),
         (
@@ -173,8 +192,70 @@ def test_a_mistake_ends_in_one_sentence_before_the_policy_is_loaded(refusal, cha
     assert sentence in refusal(changes)
 
 
-def test_an_unknown_option_is_named(refusal):
-    assert "--trainer.max_epoochs" in refusal({}, "--trainer.max_epoochs=3")
+@pytest.mark.parametrize(
+    ("option", "near"),
+    [
+        ("--trainer.max_epoochs=3", "--trainer.max_epochs"),
+        ("--policy.model=x", "--model.init_args.policy.model"),
+        ("--learning_rate=1", "--model.init_args.optimizer.learning_rate"),
+        ("--model.init_args.policy.lorar=3", "'lora_r'"),
+    ],
+)
+def test_an_unknown_option_is_named_and_the_nearest_one(refusal, option, near):
+    sentence = refusal({}, option)
+    assert option.rpartition(".")[2].partition("=")[0] in sentence
+    assert sentence.endswith(f"; did you mean {near}?")
+
+
+def test_a_source_that_is_an_option_is_told_what_it_lacks(refusal):
+    sentence = refusal({}, "--data.init_args.train", "test_cli_mistakes.NoSource")
+    assert "test_cli_mistakes.NoSource is no task source: name a class with a method load()" in sentence
+
+
+class Unhinted:
+    """A source without type hints."""
+
+    def load(self):
+        return [make_task("train", 1)]
+
+
+@pytest.mark.parametrize("given", [Unhinted(), [make_task("train", 1)]], ids=["a source without hints", "a list"])
+def test_a_source_needs_no_type_hints(given):
+    assert [task.id for task in load_source(given)] == ["train-1"]
+
+
+def test_a_recipe_takes_a_source_without_type_hints(tmp_path, capsys):
+    changes = {"data.init_args.train": {"class_path": "test_cli_mistakes.Unhinted"}}
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "-c", saved(tmp_path, changes), "--print_config"])
+    assert stopped.value.code == 0
+    assert "test_cli_mistakes.Unhinted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "said"),
+    [
+        ("model", "pact_lightning.PACTModule", "anchor_probability ANCHOR_PROBABILITY"),
+        ("data", "pact_lightning.RolloutDataModule", "limits.tool_timeout_s TOOL_TIMEOUT_S Seconds that one tool call"),
+    ],
+)
+def test_init_args_have_a_help_without_a_recipe(capsys, name, option, said):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", f"--{name}.help", option])
+    assert stopped.value.code == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", [name for name in pact_lightning.__all__ if name.endswith(("Module", "Tasks"))])
+def test_every_option_has_its_meaning_and_its_default_in_the_help(name):
+    parser = ArgumentParser()
+    parser.add_class_arguments(getattr(pact_lightning, name))
+    bare = [action.dest for action in parser._actions if not action.help]
+    assert bare == []
+    told = " ".join(parser.format_help().split())
+    options = [key for key in parser.get_defaults().keys() if f"--{key} " in told]  # noqa: SIM118  # leaves
+    required = told.count("(required")
+    assert told.count("default: ") >= len(options) - required
 
 
 @pytest.mark.parametrize("recipe", [["-c", "{}"], ["--config={}"], ["--config", "{}"]])
@@ -203,7 +284,8 @@ def test_a_mistyped_command_is_told_all_there_are(capsys):
         main(["chekc"])
     assert stopped.value.code == 2
     assert (
-        "there is no command 'chekc'; the commands are fit, validate, test, predict, tasks" in capsys.readouterr().err
+        "there is no command 'chekc'; the commands are fit, validate, test, predict, init, tasks"
+        in capsys.readouterr().err
     )
 
 

@@ -9,8 +9,11 @@ import pytest
 import torch
 import yaml
 from cli_recipe import recipe
+from jsonargparse import dict_to_namespace
 
 from pact_lightning.cli.main import main
+from pact_lightning.cli.plan_recipe import parsed_recipe
+from pact_lightning.cli.run_name import put_into_run_folder
 
 OVERLAYS = Path(__file__).resolve().parent.parent.parent / "recipes" / "overlays"
 GRPO = str(OVERLAYS / "grpo.yaml")
@@ -102,6 +105,53 @@ def test_a_name_gives_a_folder_and_a_second_run_of_a_recipe_has_one_of_its_own(r
     assert results["checkpoint"].endswith("runs/first/version_1/checkpoints/last.ckpt"), "the newest"
     line = Path("runs/first/version_2/trajectories/validation.jsonl").read_text().splitlines()[0]
     assert json.loads(line)["checkpoint"] == results["checkpoint"]
+
+
+def placed(tmp_path, overlay, *options):
+    """Where a run of a recipe with an overlay that names folders would keep its files."""
+    my = written()
+    Path("mine.yaml").write_text(yaml.safe_dump({"trainer": overlay}))
+    config = parsed_recipe(["-c", my, "-c", "mine.yaml", *options])
+    found = dict_to_namespace(config)
+    put_into_run_folder(found, ["-c", my, "-c", "mine.yaml", *options])
+    logger = found.trainer.logger.init_args
+    return Path(logger.save_dir, logger.name).as_posix(), found.trainer.default_root_dir
+
+
+@pytest.mark.parametrize(
+    ("overlay", "options", "folder"),
+    [
+        ({"logger.init_args.save_dir": "out"}, ["--name", "first"], "out/first"),
+        ({"logger.init_args": {"save_dir": "out", "name": "mine"}}, ["--name", "first"], "out/first"),
+        ({"logger.init_args": {"save_dir": "out/mine", "name": ""}}, ["--name", "first"], "out/first"),
+        ({"logger.init_args": {"save_dir": "out", "name": "mine"}}, [], "out/mine"),
+        (
+            {"logger.init_args": {"save_dir": "out/mine", "name": ""}},
+            ["--trainer.logger.init_args.save_dir", "other", "--name", "first"],
+            "other",
+        ),
+    ],
+)
+def test_a_name_is_heeded_where_an_overlay_names_a_folder(tmp_path, monkeypatch, overlay, options, folder):
+    monkeypatch.chdir(tmp_path)
+    assert placed(tmp_path, overlay, *options)[0] == folder
+
+
+def test_a_refused_run_leaves_no_folder(run):
+    my = written()
+    for verb, changed in (("fit", "train"), ("validate", "validation")):
+        status, told = run(verb, "-c", my, f"--data.init_args.{changed}", "null")
+        assert status == 2, told
+    assert run("fit", "-c", my, "-c", str(OVERLAYS / "tensorboard.yaml"), "--data.init_args.train", "null")[0] == 2
+    assert [path.name for path in Path("runs").glob("*")] == []
+
+
+def test_a_refused_run_leaves_what_is_there(run):
+    my = written(explicit=True)
+    Path("out").mkdir()
+    Path("out/notes.txt").write_text("mine")
+    assert run("fit", "-c", my, "--data.init_args.train", "null")[0] == 2
+    assert Path("out/notes.txt").read_text() == "mine"
 
 
 def test_a_run_that_begins_anew_in_the_folder_of_another_puts_that_one_aside(run):

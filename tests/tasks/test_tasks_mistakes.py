@@ -14,7 +14,7 @@ from pact_lightning.tasks.fields import TaskRecord
 from pact_lightning.tasks.jsonl import JsonlTasks
 from pact_lightning.tasks.record import task_from_json, task_to_json
 from pact_lightning.types.prompt import UserTurn
-from pact_lightning.utils.errors import TaskFieldError
+from pact_lightning.utils.errors import TaskFieldError, TaskFileError
 
 TOOL = {"type": "function", "function": {"name": "later", "parameters": {}}}
 RECORD = task_to_json(make_task("train", 1)) | {"follow_ups": [{"content": "And?", "tools": [TOOL]}]}
@@ -164,3 +164,52 @@ def test_a_file_is_read_to_its_end(tmp_path):
 def test_an_unknown_field_is_told_with_the_nearest():
     (error,) = mistakes(changed((["refrence"], {})))
     assert error.problem.startswith("is not a known field (did you mean `reference`?); known here: id, ")
+
+
+def flat(tool):
+    return tool["function"]
+
+
+def typed(tool):
+    return {"type": "function", **tool["function"]}
+
+
+def anthropic(tool):
+    function = tool["function"]
+    return {"name": function["name"], "description": "x", "input_schema": function["parameters"]}
+
+
+PERSON = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
+SAID = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+CONVERSATION = "looks like a conversation; `pact-lightning traces build` makes"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda task: task | {"tools": list(map(flat, task["tools"]))}, "' inside `function`"),
+        (lambda task: task | {"tools": list(map(typed, task["tools"]))}, "' inside `function`"),
+        (lambda task: task | {"tools": list(map(anthropic, task["tools"]))}, "with `input_schema` as `parameters`"),
+        (lambda task: task | {"tools": json.dumps(task["tools"])}, "JSON inside a string; decode it"),
+        (lambda task: task | {"messages": PERSON}, "not ShareGPT's"),
+        (lambda task: {"id": "a", "conversations": PERSON, "tools": "[]"}, CONVERSATION),
+        (lambda task: {"messages": SAID}, CONVERSATION),
+        (lambda task: [task], "JSON Lines has one object a line"),
+    ],
+)
+def test_a_record_of_another_form_is_told_what_it_is(tmp_path, change, told):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(json.dumps(change(task_to_json(make_task("train", 1)))) + "\n")
+    with pytest.raises(TaskFileError, match=r"line 1: field ") as refused:
+        JsonlTasks(path).load()
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(("wrap", "jq"), [(lambda task: task, "jq -c . "), (lambda task: [task], "jq -c '.[]' ")])
+def test_an_indented_file_is_told_once_and_how_to_mend_it(tmp_path, wrap, jq):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(json.dumps(wrap(task_to_json(make_task("train", 1))), indent=2))
+    (only,) = JsonlTasks(path).scan()
+    (mistake,) = only.errors
+    assert "line 1: is where an indented JSON value begins" in str(mistake)
+    assert f"`{jq}{path}` writes it so" in str(mistake)
