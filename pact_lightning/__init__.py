@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pact_lightning.callbacks.collapse import CollapseMonitor as CollapseMonitor
     from pact_lightning.callbacks.export import ExportPolicy as ExportPolicy
     from pact_lightning.callbacks.feedback import FeedbackCallback as FeedbackCallback
+    from pact_lightning.callbacks.live_panel import LivePanel as LivePanel
+    from pact_lightning.callbacks.log_samples import LogSamples as LogSamples
     from pact_lightning.callbacks.mixture import MixtureCallback as MixtureCallback
     from pact_lightning.callbacks.privilege_gap import PrivilegeGap as PrivilegeGap
     from pact_lightning.credit.group import CreditConfig as CreditConfig
@@ -62,6 +64,9 @@ if TYPE_CHECKING:
     from pact_lightning.tasks.toolhop.tasks import ToolHopTasks as ToolHopTasks
     from pact_lightning.tasks.trl_rows import TRLRowTasks as TRLRowTasks
     from pact_lightning.training.evaluation import EvaluationConfig as EvaluationConfig
+    from pact_lightning.training.functions import evaluate as evaluate
+    from pact_lightning.training.functions import fit as fit
+    from pact_lightning.training.functions import roll_out as roll_out
     from pact_lightning.training.pact_module import PACTModule as PACTModule
     from pact_lightning.training.policy_module import PolicyModule as PolicyModule
     from pact_lightning.training.rollout_datamodule import RolloutDataModule as RolloutDataModule
@@ -85,6 +90,8 @@ _HOMES = {
     "CollapseMonitor": "callbacks.collapse",
     "ExportPolicy": "callbacks.export",
     "FeedbackCallback": "callbacks.feedback",
+    "LivePanel": "callbacks.live_panel",
+    "LogSamples": "callbacks.log_samples",
     "MixtureCallback": "callbacks.mixture",
     "PrivilegeGap": "callbacks.privilege_gap",
     "CreditConfig": "credit.group",
@@ -133,6 +140,9 @@ _HOMES = {
     "ToolHopTasks": "tasks.toolhop.tasks",
     "TRLRowTasks": "tasks.trl_rows",
     "EvaluationConfig": "training.evaluation",
+    "evaluate": "training.functions",
+    "fit": "training.functions",
+    "roll_out": "training.functions",
     "PACTModule": "training.pact_module",
     "PolicyModule": "training.policy_module",
     "RolloutDataModule": "training.rollout_datamodule",

@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("pact_lightning.cli.compare", "compare finished runs, or run a study of methods and seeds"),
     "report": Command("pact_lightning.cli.report", "write curves, scores and trajectories of runs as one HTML page"),
     "view": Command("pact_lightning.cli.view", "show the same page in a browser, live while a run goes on"),
+    "export-log": Command("pact_lightning.cli.export_log", "write a run's rollouts as logs of another tool: Inspect"),
     "plan": Command("pact_lightning.cli.plan", "tell what a run will need and how long it will take"),
 }
 """The other commands by name."""

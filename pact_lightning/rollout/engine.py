@@ -49,7 +49,7 @@ class RolloutLimits:
         max_new_tokens_per_turn: Tokens of one turn; a turn that reaches it ends the rollout (``max_tokens_turn``). By
             default ``max_trajectory_tokens`` alone limits a turn, as in the paper [P].
         max_trajectory_tokens: Tokens after the prompt, observations included [P]: 23,000 (``max_tokens_trajectory``).
-        max_response_characters: A longer tool response is cut, and says so.
+        max_response_characters: Characters of a tool response; a longer one is cut, and says so.
         tool_timeout_s: Seconds that one tool call may take; a longer one becomes an error observation. An environment
             may take as long to start; after that its rollout has failed.
         rows: Rollouts in work at the same time; freed places are refilled.

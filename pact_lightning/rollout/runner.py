@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
@@ -59,6 +59,15 @@ class RolloutPolicy(Protocol):
 
     def whole_policy(self) -> AbstractContextManager[nn.Module]:
         """Lend the policy with all its weights, sharded or not."""
+        ...
+
+
+@runtime_checkable
+class ShowsRollouts(Protocol):
+    """Progress display that also shows rollouts as they end; ``LivePanel`` is one."""
+
+    def show_rollout(self, trajectory: Trajectory) -> None:
+        """Take a rollout that has ended."""
         ...
 
 
@@ -231,6 +240,7 @@ class RolloutRunner:
         """Run part by part, each with a sampler of its own; without the name of a policy nothing is kept."""
         engine = RolloutEngine(self.module.renderer, self.limits)
         results: list[list[Trajectory]] = []
+        bar: object = self.trainer.progress_bar_callback
         watch, stats = totals.watch, totals.stats
         watch.expect(request.prompt.id for request in requests)
         with ExitStack() as stack:
@@ -252,6 +262,8 @@ class RolloutRunner:
                     if stored is not None:
                         stored.append(asked[key[0]], trajectory)
                     watch.ended(trajectory)
+                    if isinstance(bar, ShowsRollouts):
+                        bar.show_rollout(trajectory)
 
                 with sampler() as lent:
                     made, stats = engine.run(

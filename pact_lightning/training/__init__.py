@@ -7,5 +7,5 @@ In: task sources, a policy, a Trainer. Out: a trained adapter, trajectories, met
 3. ``policy_module`` and ``task_datamodule``: the bases of every training method.
 4. ``evaluation``: validation, test and prediction; ``chat``: conversations in a prediction's place.
 5. ``sft_module`` and ``trace_datamodule``: supervised fine-tuning.
-6. ``trainer_checks``: Trainer settings that are refused.
+6. ``functions``: fit, evaluate and roll out from Python; ``trainer_checks``: Trainer settings that are refused.
 """
