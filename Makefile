@@ -30,7 +30,7 @@ help:
 	@echo "make lint                  ruff, mypy, the rules of import, the list of dependencies"
 	@echo "make format                put the code into ruff's format"
 	@echo "make docs                  build the docs site into site/; open site/index.html"
-	@echo "make wheel                 build the wheel into dist/"
+	@echo "make wheel                 build the sdist, and the wheel from it, into dist/"
 	@echo "make benchmark-quickstart  the quickstart for the seeds $(SEEDS), and the table of their results"
 	@echo "make bench                 speed and memory beside TRL and transformers, 20 minutes; ROWS=a,b for some rows"
 	@echo "make check-gpu             what a CUDA card has to show, in MINUTES=7; installs nothing (PYTHON=python3)"
@@ -129,7 +129,7 @@ format: $(VENV)/.installed-dev
 wheel: $(VENV)/.installed-dev
 	@# What an earlier build left there would go into the wheel.
 	rm -rf build
-	$(BIN)/python -m build --wheel
+	$(BIN)/python -m build
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

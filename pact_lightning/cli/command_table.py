@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "report": Command("pact_lightning.cli.report", "write curves, scores and trajectories of runs as one HTML page"),
     "view": Command("pact_lightning.cli.view", "show the same page in a browser, live while a run goes on"),
     "export-log": Command("pact_lightning.cli.export_log", "write a run's rollouts as logs of another tool: Inspect"),
+    "export": Command("pact_lightning.cli.export", "write a run's policy as a model, an adapter or a GGUF file"),
     "plan": Command("pact_lightning.cli.plan", "tell what a run will need and how long it will take"),
 }
 """The other commands by name."""

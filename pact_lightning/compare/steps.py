@@ -4,7 +4,6 @@ import hashlib
 import json
 import platform
 import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from typing import Any
 
 from pact_lightning.compare.results import Cell, Cost, Evaluation, read_cost, read_evaluations
 from pact_lightning.compare.study import EvaluationPlan, Study
+from pact_lightning.utils.commit import package_commit
 from pact_lightning.utils.files import write_json
 
 RUN = "run"
@@ -114,12 +114,7 @@ def _digest(path: Path) -> str:
 
 def facts_of_this_place() -> dict[str, str]:
     """Return the package's commit, else its version, and this machine's name and processor."""
-    commit = version("pact-lightning")
-    try:
-        git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        pass  # installed from a wheel: the version tells it
+    commit = package_commit() or version("pact-lightning")
     return {"commit": commit, "machine": f"{platform.node()} {platform.machine()}"}
 
 

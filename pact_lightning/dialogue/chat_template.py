@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from pact_lightning.dialogue.tool_text import TOOLS_HEAD, TOOLS_TAIL
+from pact_lightning.dialogue.tool_text import MORE_TOOLS_HEAD, TOOLS_HEAD, TOOLS_TAIL
 from pact_lightning.types.prompt import ToolSchema
 
 if TYPE_CHECKING:
@@ -67,14 +67,18 @@ _PACKAGE_TEMPLATE = """\
 {%- endif %}{{ "<|im_end|>\\n" }}
 {%- endif %}
 {%- for message in messages %}
-{%- if message.role == "user" %}{{ "<|im_start|>user\\n" + message.content + "<|im_end|>\\n" }}
+{%- if message.role == "user" %}{{ "<|im_start|>user\\n" + message.content }}
+{%- if message.tools %}{{ ("\\n\\n" if message.content else "") + MORE_TOOLS_HEAD }}
+{%- for tool in message.tools %}{{ "\\n" + tool | tojson }}{% endfor %}{{ "\\n</tools>" }}
+{%- endif %}{{ "<|im_end|>\\n" }}
 {%- elif message.role == "tool" %}
 {%- set opens = loop.first or loop.previtem.role != "tool" %}
 {{- "<|im_start|>user\\n" if opens else "\\n" }}
 {{- "<tool_response>\\n" + message.content + "\\n</tool_response>" }}
 {%- if loop.last or loop.nextitem.role != "tool" %}{{ "<|im_end|>\\n" }}{% endif %}
-{%- elif message.role == "assistant" %}{{ "<|im_start|>assistant\\n" }}
-{%- if message.reasoning_content %}{{ "<think>\\n" + message.reasoning_content + "\\n</think>\\n\\n" }}{% endif %}
+{%- elif message.role == "assistant" %}{{ OPEN_TURN }}
+{%- set thought = message.reasoning_content or message.reasoning or "" %}
+{%- if thought or ALWAYS_THINKS %}{{ THINK_OPEN + thought + "\\n</think>\\n\\n" }}{% endif %}
 {%- if message.content %}{{ message.content }}{% endif %}
 {%- for call in message.tool_calls or [] %}
 {%- set function = call.function or call %}
@@ -84,16 +88,21 @@ _PACKAGE_TEMPLATE = """\
 {%- endfor %}{{ "<|im_end|>\\n" }}
 {%- endif %}
 {%- endfor %}
-{%- if add_generation_prompt %}{{ "<|im_start|>assistant\\n" }}{% endif %}
+{%- if add_generation_prompt %}{{ OPEN_TURN + (THINK_OPEN if ALWAYS_THINKS else "") }}{% endif %}
 """
 
 
-def package_template() -> str:
-    """Return a chat template of the package's format, for exports whose tokenizer has none.
+def package_template(*, opens_thinking: bool = False) -> str:
+    """Return a chat template of the package's format, for the tokenizer of an export.
 
-    Unlike Qwen3's it keeps earlier thinking, as the policy was trained with.
+    Unlike Qwen3's it keeps earlier thinking, as the policy was trained with. Tools that come with a later user turn
+    stand in that message, as ``tools``.
+
+    Args:
+        opens_thinking: Whether every assistant turn begins in its thinking, as for models that always think.
     """
-    template = _PACKAGE_TEMPLATE.rstrip("\n")
-    for name, text in {"TOOLS_HEAD": TOOLS_HEAD, "TOOLS_TAIL": TOOLS_TAIL}.items():
-        template = template.replace(name, json.dumps(text))
-    return template
+    names = {"TOOLS_HEAD": TOOLS_HEAD, "TOOLS_TAIL": TOOLS_TAIL, "MORE_TOOLS_HEAD": MORE_TOOLS_HEAD}
+    names |= {"OPEN_TURN": OPEN_TURN, "THINK_OPEN": OPEN_THINKING.removeprefix(OPEN_TURN)}
+    settings = [f"{{%- set {name} = {json.dumps(value)} -%}}\n" for name, value in names.items()]
+    settings.append(f"{{%- set ALWAYS_THINKS = {json.dumps(opens_thinking)} -%}}\n")
+    return "".join(settings) + _PACKAGE_TEMPLATE.rstrip("\n")

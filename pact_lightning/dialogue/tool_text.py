@@ -24,7 +24,7 @@ TOOLS_TAIL = (
     '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n'
     "</tool_call>"
 )
-_MORE_TOOLS_HEAD = "From here on you may call these functions as well:\n<tools>"
+MORE_TOOLS_HEAD = "From here on you may call these functions as well:\n<tools>"
 
 
 def json_text(value: Any) -> str:
@@ -56,7 +56,7 @@ def user_pieces(content: str, tools: Sequence[ToolSchema]) -> list[Piece]:
     said: list[Piece] = [(content, False)]
     if not tools:
         return said
-    head = ("\n\n" if content else "") + _MORE_TOOLS_HEAD
+    head = ("\n\n" if content else "") + MORE_TOOLS_HEAD
     return [*said, (head, True), *_listed(tools), ("\n</tools>", True)]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 
 from pact_lightning.policy.attention.plan import ATTENTION_NAME, register_attention
-from pact_lightning.policy.start_adapter import base_of, is_adapter, put_adapter_on, read_adapter, untie_adapted_head
+from pact_lightning.policy.start_adapter import base_of, is_adapter, put_adapter_on, read_adapter
 from pact_lightning.utils.hub import use_cache_where_unreachable
 
 if TYPE_CHECKING:
@@ -136,11 +136,15 @@ def load_end_ids(config: PolicyConfig) -> tuple[int, ...]:
     return () if ids is None else tuple(ids) if isinstance(ids, list) else (ids,)
 
 
-def load_policy(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
+def load_policy(config: PolicyConfig, *, dequantized: bool = False) -> "PeftModel | PreTrainedModel":
     """Load the policy in training mode: exactly the weights to be trained require gradient.
 
     A fresh adapter adds nothing, since its second matrix is zero: at the start policy and reference are equal. An
     adapter to start from is put on the model, and for ``full`` merged into it; a checkpoint is left to the module.
+
+    Args:
+        config: Which policy.
+        dequantized: Take a ``qlora`` base out of its 4 bits again, so that the adapter can be merged into it.
 
     Returns:
         A ``PeftModel`` for ``lora`` and ``qlora``, the plain model for ``full``.
@@ -162,28 +166,10 @@ def load_policy(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     register_attention()
-    base = AutoModelForCausalLM.from_pretrained(source, **arguments, **_gguf(config))
+    base: Any = AutoModelForCausalLM.from_pretrained(source, **arguments, **_gguf(config))
+    if dequantized and config.adapter == "qlora":
+        base, config = base.dequantize(), replace(config, adapter="lora")
     return made_trainable(cast("PreTrainedModel", base), config)
-
-
-def save_policy(model: Any, tokenizer: "PreTrainedTokenizerBase", config: PolicyConfig, folder: Path) -> None:
-    """Write weights, config and tokenizer to a folder that transformers can load.
-
-    A LoRA is merged into its base. A QLoRA is written as an adapter: merging would round its 4-bit base again.
-
-    Args:
-        model: The policy.
-        tokenizer: Its tokenizer.
-        config: The config it was loaded by.
-        folder: Output folder; created if it does not exist.
-    """
-    from peft import PeftModel
-
-    if isinstance(model, PeftModel) and config.adapter == "lora":
-        untie_adapted_head(model)
-        model = model.merge_and_unload()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def policy_positions(config: PolicyConfig) -> int | None:
@@ -292,19 +278,28 @@ def _dtype(name: Precision) -> torch.dtype | str:
     return name if name == "auto" else cast(torch.dtype, getattr(torch, name))
 
 
+def compute_dtype(config: PolicyConfig) -> torch.dtype:
+    """Return the type of the policy's computation: the recipe's, or what the model was saved in."""
+    return _compute_dtype(policy_source(config), config.dtype)
+
+
+def _compute_dtype(source: str, precision: Precision) -> torch.dtype:
+    from transformers import AutoConfig
+
+    named = _dtype(precision)
+    return named if isinstance(named, torch.dtype) else AutoConfig.from_pretrained(source).dtype or torch.float32
+
+
 def _nf4(source: str, precision: Precision) -> "BitsAndBytesConfig":
     """Configure 4-bit NormalFloat with double quantisation; transformers leaves the head unquantised by default."""
-    from transformers import AutoConfig, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
-    compute = _dtype(precision)
-    if compute == "auto":
-        compute = AutoConfig.from_pretrained(source).dtype or torch.float32
     bits_and_bytes: Any = BitsAndBytesConfig
     config: BitsAndBytesConfig = bits_and_bytes(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_compute_dtype=_compute_dtype(source, precision),
     )
     return config
 

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+SHARDED_PREFIX = "policy."
+"""Prefix of the names of a sharded policy's weights in checkpoints."""
+
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights that require gradient, by name: the adapter, or all of a policy trained in full.

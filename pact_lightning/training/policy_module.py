@@ -4,7 +4,6 @@ Scores and trajectories of evaluations come from its own base,
 :class:`~pact_lightning.training.evaluation.EvaluatedModule`.
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
@@ -20,19 +19,22 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pact_lightning.callbacks.annealing import planned_epochs
-from pact_lightning.dialogue.chat_template import package_template
 from pact_lightning.dialogue.rendering import ChatRenderer
 from pact_lightning.dialogue.template_check import check_template
 from pact_lightning.dialogue.text_codec import TextCodec
+from pact_lightning.export.folder import write_export
+from pact_lightning.export.trained import TrainedPolicy, count_tasks
 from pact_lightning.metrics.evaluation import RolloutMetric
 from pact_lightning.policy.attention.choice import AttentionChoice, AttentionPath, check_path
-from pact_lightning.policy.loading import PolicyConfig, load_end_ids, load_policy, load_tokenizer, save_policy
+from pact_lightning.policy.loading import PolicyConfig, load_end_ids, load_policy, load_tokenizer
 from pact_lightning.policy.logprobs import decoder_and_head
 from pact_lightning.policy.memory import keep_freed_memory, offloaded_activations
 from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.reference import make_reference
+from pact_lightning.policy.saving import Form, usual_form
 from pact_lightning.policy.sharding import WholePolicy, shard_policy
 from pact_lightning.policy.state_dict import (
+    SHARDED_PREFIX,
     fingerprint,
     load_trainable_state,
     sharded_state,
@@ -57,11 +59,8 @@ from pact_lightning.update.optimizer import (
     take_over_settings,
     take_step,
 )
-from pact_lightning.utils.processes import expect_common_figures
+from pact_lightning.utils.processes import expect_common_figures, run_folder
 from pact_lightning.utils.seeds import derive_seed
-
-_PREFIX = "policy."
-"""Prefix of the names of a sharded policy's weights in checkpoints."""
 
 
 class PolicyModule(EvaluatedModule):
@@ -310,20 +309,32 @@ class PolicyModule(EvaluatedModule):
         with self._whole.lend(self.model) as model:
             yield model
 
-    def export(self, folder: Path) -> None:
-        """Write weights, config and tokenizer to a folder that transformers can load.
+    def export(self, folder: Path, form: Form | None = None) -> None:
+        """Write weights, config, tokenizer and card to a folder; the policy stays as it is.
 
-        A tokenizer without a chat template gets one of the format that the policy was trained in. All processes have
-        to call this together; rank 0 writes, as :func:`~pact_lightning.policy.loading.save_policy`.
+        All processes have to call this together; rank 0 writes, as
+        :func:`~pact_lightning.export.folder.write_export`.
 
         Args:
-            folder: Output folder; created if it does not exist.
+            folder: Output folder; an earlier export in it is replaced.
+            form: ``merged`` or ``adapter``; by default merged, but for ``qlora`` the adapter.
         """
         with self.whole_policy() as whole:
             if self.trainer.is_global_zero:
-                tokenizer = copy.deepcopy(self.tokenizer)
-                tokenizer.chat_template = tokenizer.chat_template or package_template()
-                save_policy(whole, tokenizer, self.policy_config, folder)
+                write_export(self._trained(whole), folder, form or usual_form(self.policy_config))
+
+    def _trained(self, whole: nn.Module) -> TrainedPolicy:
+        weights = dict(whole.named_parameters())
+        return TrainedPolicy(
+            self.policy_config,
+            {name: weights[name].detach() for name in trainable_state(self.model)},
+            self.method,
+            self.run_folder.recipe,
+            self.trainer.fit_loop.epoch_progress.current.completed,
+            self.global_step,
+            self.history,
+            count_tasks(run_folder(self.trainer), self.history),
+        )
 
     def _stop_ids(self) -> list[int]:
         return sorted(self.renderer.end_ids)
@@ -347,7 +358,7 @@ class PolicyModule(EvaluatedModule):
     ) -> dict[str, Tensor]:
         """Return the trained weights only, added to ``destination`` under ``prefix`` as torch's modules do."""
         del args, keep_vars
-        state = trainable_state(self.model) if self._whole is None else sharded_state(self.model, _PREFIX)
+        state = trainable_state(self.model) if self._whole is None else sharded_state(self.model, SHARDED_PREFIX)
         found: dict[str, Tensor] = {} if destination is None else destination
         found.update({prefix + name: weight for name, weight in state.items()})
         return found
@@ -355,5 +366,5 @@ class PolicyModule(EvaluatedModule):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load trained weights, saved sharded or not; names and shapes must fit."""
         del strict, assign
-        load_trainable_state(self.model, without_prefix(self.model, state_dict, _PREFIX))
+        load_trainable_state(self.model, without_prefix(self.model, state_dict, SHARDED_PREFIX))
         return nn.modules.module._IncompatibleKeys([], [])

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from pact_lightning.policy.loading import PolicyConfig, with_start
-from pact_lightning.policy.state_dict import load_trainable_state, without_prefix
+from pact_lightning.policy.state_dict import SHARDED_PREFIX, load_trainable_state, without_prefix
 from pact_lightning.resume.checkpoint_files import read_checkpoint
 from pact_lightning.resume.recipe_change import MADE_BY
 
@@ -49,7 +49,7 @@ def load_start(policy: nn.Module, config: PolicyConfig) -> None:
     """
     path = _checkpoint(config)
     if path is not None:
-        load_trainable_state(policy, without_prefix(policy, read_checkpoint(path)["state_dict"], "policy."))
+        load_trainable_state(policy, without_prefix(policy, read_checkpoint(path)["state_dict"], SHARDED_PREFIX))
 
 
 def _checkpoint(config: PolicyConfig) -> Path | None:

@@ -42,6 +42,7 @@ def test_the_help_needs_none_of_the_large_libraries():
         (["traces", "build", "--help"], "--trust_teacher"),
         (["check-env", "--help"], "--init_args"),
         (["plan", "--help"], "--sampled-share"),
+        (["export", "--help"], "--to {merged,adapter,gguf}"),
     ],
     ids=str,
 )

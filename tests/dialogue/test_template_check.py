@@ -1,11 +1,15 @@
 """The tokenizer's own chat template against the package's rendering, before a model loads."""
 
+import functools
 import json
 import logging
+import re
 import shutil
 
 import pytest
 from hand_made import FULL
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from pact_lightning.dialogue.chat_template import apply_template, package_template
@@ -16,6 +20,8 @@ from pact_lightning.policy.loading import BUNDLED_FOLDER, PolicyConfig, load_tok
 from pact_lightning.policy.smollm2 import _CHAT_TEMPLATE
 from pact_lightning.tasks.bundled.tasks import BundledTasks
 from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.types.prompt import UserTurn
+from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.update.optimizer import OptimizerConfig
 
 # Of Qwen3's structure: tools in the system turn, calls as JSON, responses as a user turn.
@@ -153,3 +159,58 @@ def test_a_whole_dialogue_by_the_package_s_template_is_the_stream_that_is_traine
             messages.append({"role": "assistant"} | said)
             messages += [{"role": "tool", "content": text} for text in turn.responses]
         assert apply_template(tokenizer, messages, task.prompt.tools) == renderer.codec.decode(ids)
+
+
+@functools.cache
+def rendered_by(opens_thinking):
+    """A renderer whose tokenizer has the package's template."""
+    tokenizer = with_package_template()
+    tokenizer.chat_template = package_template(opens_thinking=opens_thinking)
+    renderer = ChatRenderer(TextCodec(tokenizer))
+    assert renderer.opens_thinking == opens_thinking
+    return renderer
+
+
+TEXT = st.text(max_size=20).filter(lambda text: not re.search(r"<(\||/?t(hink|ool))", text))
+# Where a turn begins in white space, tokens end between it and the opened turn that no text can tell.
+SAID = TEXT.filter(lambda text: text[:1].strip())
+NAMED = st.builds(ToolCall, name=TEXT.filter(bool), arguments=st.dictionaries(TEXT, st.integers() | TEXT, max_size=2))
+TOOL = st.builds(
+    lambda name, words: {"type": "function", "function": {"name": name, "description": words, "parameters": {}}},
+    TEXT,
+    TEXT,
+)
+STEP = st.one_of(
+    st.tuples(st.just("calls"), SAID, st.lists(NAMED, min_size=1, max_size=2), st.lists(TEXT, min_size=1, max_size=2)),
+    st.tuples(st.just("answer"), SAID, SAID, SAID, st.lists(TOOL, max_size=2)),
+)
+
+
+@given(st.booleans(), st.none() | TEXT, st.lists(TOOL, max_size=2), st.lists(STEP, max_size=4), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_package_s_template_has_the_ids_of_the_stream_over_any_turns(opens, system, tools, steps, as_text):
+    """Any texts without control tokens, user turns with tools, earlier thinking, arguments as objects and as text."""
+    renderer = rendered_by(opens)
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": "Ask."})
+    ids = list(renderer.prompt(messages, tools))
+    for kind, thought, said, heard, *more in steps:
+        turn = {"role": "assistant", "reasoning_content": thought, "content": said if kind == "answer" else ""}
+        if kind == "calls":
+            ids += renderer.expert_turn(thought, said).ids.tolist() + renderer.observation(heard)
+            turn["tool_calls"] = [
+                {
+                    "function": call | {"arguments": json.dumps(call["arguments"], ensure_ascii=False)}
+                    if as_text
+                    else call
+                }
+                for call in said
+            ]
+            messages += [turn, *({"role": "tool", "content": text} for text in heard)]
+        else:
+            ids += renderer.expert_turn(thought, (), said).ids.tolist() + renderer.user_turn(
+                UserTurn(heard, tuple(*more))
+            )
+            messages += [turn, {"role": "user", "content": heard, "tools": list(*more)}]
+    shown = renderer.codec.tokenizer.apply_chat_template(messages, tools=tools or None, add_generation_prompt=True)
+    assert shown["input_ids"] == ids

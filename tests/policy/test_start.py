@@ -7,8 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer, save_policy, with_start
+from pact_lightning.policy.loading import PolicyConfig, load_policy, with_start
 from pact_lightning.policy.reference import make_reference, reference_policy
+from pact_lightning.policy.saving import save_policy
+from pact_lightning.policy.state_dict import trainable_state
 
 IDS = torch.arange(20, 60)[None]
 CONFIG = PolicyConfig(dtype="float32", lora_r=4, lora_alpha=12, attn_implementation="eager")
@@ -35,7 +37,7 @@ def test_an_export_of_an_adapter_on_tied_weights_is_the_policy(tmp_path, layers)
     config = replace(CONFIG, target_modules=layers)
     policy = trained(config)
     before = logits(policy)
-    save_policy(policy, load_tokenizer(config), config, tmp_path)
+    save_policy(config, trainable_state(policy), tmp_path, "merged")
     exported = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(logits(exported), before, rtol=0, atol=1e-4)
     assert not exported.config.tie_word_embeddings
@@ -43,7 +45,7 @@ def test_an_export_of_an_adapter_on_tied_weights_is_the_policy(tmp_path, layers)
 
 def test_an_export_of_an_adapter_that_leaves_tied_weights_alone_keeps_them_tied(tmp_path):
     policy = trained(CONFIG)
-    save_policy(policy, load_tokenizer(CONFIG), CONFIG, tmp_path)
+    save_policy(CONFIG, trainable_state(policy), tmp_path, "merged")
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config.tie_word_embeddings
 
 
