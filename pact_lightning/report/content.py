@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -136,11 +137,11 @@ class Reader:
         facts = {
             "name": run.name,
             "seed": run.seed,
-            "folder": run.folder.name,
+            "folder": run.folder.resolve().name,
             "facts": facts_of(config),
             "tokens": cost.tokens,
             "steps": cost.steps,
-            "seconds": round(cost.seconds, 1),
+            "seconds": round(cost.seconds, 1) if math.isfinite(cost.seconds) else 0.0,
             "score": score,
             "levels": {str(int(phase)): level for phase, level in columns.get("anneal/level", [])},
             "experts": experts.key if experts.value else None,

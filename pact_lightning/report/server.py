@@ -1,5 +1,6 @@
 """Server of the page for this machine alone: what a run has written since is there without a reload."""
 
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +38,11 @@ class ViewServer(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._last: Content | None = None
         self._packed: dict[str, bytes] = {}
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a reader who goes away in the middle of an answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def address(self) -> str:
@@ -86,7 +92,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.NOT_FOUND, "text/plain", b"there is no such page\n")
 
     def _send_index(self) -> None:
-        version, found = self.server.index()
+        try:
+            version, found = self.server.index()
+        except (OSError, ValueError) as error:  # a file that is removed or replaced while it is read
+            told = f"the run cannot be read just now: {error}\n".encode(errors="replace")
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", told)
+            return
         tag = {"ETag": f'"{version}"'}
         if self.headers.get("If-None-Match") == tag["ETag"]:
             self._send(HTTPStatus.NOT_MODIFIED, "application/json", b"", tag)

@@ -43,6 +43,7 @@ def test_the_help_needs_none_of_the_large_libraries():
         (["check-env", "--help"], "--init_args"),
         (["plan", "--help"], "--sampled-share"),
         (["export", "--help"], "--to {merged,adapter,gguf}"),
+        (["view", "--help"], "--port"),
     ],
     ids=str,
 )

@@ -3,6 +3,10 @@
 import gzip
 import http.client
 import json
+import socket
+import struct
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -24,6 +28,16 @@ def test_a_page_is_written_into_its_run(run, capsys):
     assert str(run / "report.html") in capsys.readouterr().out
     assert text.startswith("<!doctype html>")
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", ""), "loads nothing"
+
+
+def test_a_page_is_made_without_the_large_libraries(run):
+    program = (
+        "import sys; from pact_lightning.cli.main import main; main(sys.argv[1:]); "
+        "sys.exit(' '.join({'torch', 'lightning', 'transformers', 'openai'} & set(sys.modules)) or 0)"
+    )
+    command = [sys.executable, "-c", program, "report", str(run)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 def test_several_runs_go_where_they_are_told(run, tmp_path):
@@ -95,6 +109,21 @@ def test_a_new_phase_is_there_at_the_next_question(server, run):
     response, body = ask(server, "/index.json", If_None_Match=tag)
     assert response.status == 200
     assert len(json.loads(gzip.decompress(body))["rollouts"]) == len(before["rollouts"]) + 8
+
+
+def test_files_that_vanish_are_told_and_the_next_question_is_answered(server, monkeypatch, capfd):
+    def fail():
+        raise FileNotFoundError("phase-0000.jsonl is gone")
+
+    monkeypatch.setattr(server._reader, "read", fail)
+    response, body = ask(server, "/index.json")
+    assert (response.status, body) == (503, b"the run cannot be read just now: phase-0000.jsonl is gone\n")
+    monkeypatch.undo()
+    with socket.create_connection(server.server_address) as left:
+        left.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        left.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % server.server_port)  # and is gone
+    assert ask(server, "/index.json")[0].status == 200
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

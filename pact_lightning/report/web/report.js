@@ -845,8 +845,8 @@
   function accept(index) {
     const names = index.runs.map((run) => run.name);
     for (const run of index.runs) {
-      const folder = run.name.split("/").filter(Boolean);
-      run.title = names.filter((name) => name === run.name).length > 1 ? `${run.name} (${run.seed})` : folder.slice(-2).join("/") || run.name;
+      const folder = run.name.split("/").filter((part) => part && !/^\.+$/.test(part));
+      run.title = names.filter((name) => name === run.name).length > 1 ? `${run.name} (${run.seed})` : folder.slice(-2).join("/") || run.folder;
     }
     take(index);
   }
