@@ -78,7 +78,7 @@ FLAGS = {
     "min_epochs": "Works.",
     "max_steps": "Optimiser steps. The annealing reaches its end with whichever of `max_epochs` and `max_steps` does.",
     "min_steps": "Works.",
-    "max_time": "Works: the phase in work ends after its step, and the run goes on with `--ckpt_path last`.",
+    "max_time": "Works: the current phase stops after its step; resume with `--ckpt_path last`.",
     "limit_train_batches": "Steps of a phase, as a number or a share; nothing is rolled out for the others.",
     "limit_val_batches": "0 or 1, since all tasks are one batch; a share between them is refused.",
     "limit_test_batches": "As `limit_val_batches`.",
@@ -126,7 +126,7 @@ CALLBACKS = {
     "LambdaCallback": "Works.",
     "LearningRateMonitor": "Works; `train/learning_rate` is logged without it too.",
     "ModelCheckpoint": "Works: by phases, steps or a metric. Refused are `save_weights_only`, from which a fit could "
-    "not go on, `train_time_interval`, by which Lightning saves nothing under manual optimisation, and metrics that "
+    "not resume, `train_time_interval`, with which Lightning saves nothing in manual optimisation, and metrics that "
     "the fit does not log.",
     "ModelSummary": "Works.",
     "OnExceptionCheckpoint": "Works; a run that stops saves itself without it.",
@@ -171,17 +171,17 @@ def page():
     lines = [
         "# Lightning's flags and callbacks",
         "",
-        "What holds for every flag of the Trainer and every callback that comes with Lightning. A test tries them all",
-        "and makes this page: `PYTHONPATH=tests python tests/lightning_habits.py`.",
+        "What works for every flag of the Trainer and every callback of Lightning, and what is refused. A test tries",
+        "them all and makes this page: `PYTHONPATH=tests python tests/lightning_habits.py`.",
         "",
         "## Flags of the Trainer",
         "",
-        "| flag | what holds |",
+        "| flag | what works |",
         "|---|---|",
     ]
     rows = dict(FLAGS) | {name: f"Refused: *{refusal(**tries[0])}*." for name, tries in REFUSED_FLAGS.items()}
     lines += [f"| `{name}` | {text} |" for name, text in sorted(rows.items())]
-    lines += ["", "## Callbacks", "", "| callback | what holds |", "|---|---|"]
+    lines += ["", "## Callbacks", "", "| callback | what works |", "|---|---|"]
     rows = dict(CALLBACKS)
     rows |= {name: f"Refused: *{refusal(callbacks=[make()])}*." for name, make in REFUSED_CALLBACKS.items()}
     lines += [f"| `{name}` | {text} |" for name, text in sorted(rows.items())]
@@ -193,14 +193,14 @@ def page():
         "## Metrics to monitor",
         "",
         "What `EarlyStopping` and `ModelCheckpoint` can monitor in a fit of `PACTModule`; metrics of `model.metrics`",
-        "are added as `val/...`. [metrics.md](metrics.md) explains each.",
+        "are added as `val/...`. [Metrics](metrics.md) explains each.",
         "",
         ", ".join(f"`{name}`" for name in names) + ".",
         "",
         "## Options of LightningCLI",
         "",
         "`--optimizer` and `--lr_scheduler` are not there: the optimiser is `model.optimizer`. Options stand",
-        "behind the recipes (`-c`). `fit --print_config` prints the recipe with all defaults.",
+        "after the recipes (`-c`). `fit --print_config` prints the recipe with all defaults.",
         "",
     ]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Command ``python3 -m benchmarks.check_gpu``: what a CUDA card has to show, in one go and within minutes.
 
 Each check is a process of its own with a limit of its own. What fails, crashes or hangs is told, and the others go on.
-The report, build/gpu/report.md, is written as they end; the full logs lie beside it. Nothing is installed and nothing
+The report, build/gpu/report.md, is written as they end; the full logs are next to it. Nothing is installed and nothing
 downloaded. Packages in .gpu/site (see ``python3 -m benchmarks.check_gpu.pack``) are used before the machine's own.
 
 Exit status: 0 if all checks passed, 1 if one failed, 3 if those that ran passed and some did not fit into the time.

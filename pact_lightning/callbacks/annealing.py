@@ -47,7 +47,7 @@ class AnnealingCallback(Callback):
         horizon: int | None = None,
     ) -> None:
         if horizon is not None and horizon < 1:
-            raise ValueError(f"the annealing horizon is a number of epochs and must be >= 1, not {horizon}")
+            raise ValueError(f"the annealing horizon is a number of epochs and must be at least 1, not {horizon}")
         self.schedule = AnnealingSchedule(
             scale_start=scale_start,
             scale_end=scale_end,

@@ -118,9 +118,9 @@ class CollapseMonitor(pl.Callback):
             if name not in self._warned and phase - since + 1 >= self.patience:
                 self._warned.append(name)
                 warnings.append(
-                    f"the policy may be collapsing: {sign.what.format(now=now, start=start)}; it began in phase "
-                    f"{since} and is so in phase {phase}. Look at the trajectories of these phases; go back to a "
-                    "checkpoint from before and lower the learning rate, or raise model.coefficients.kl"
+                    f"the policy may be collapsing: {sign.what.format(now=now, start=start)}; since phase "
+                    f"{since} (now: phase {phase}). Look at the trajectories of these phases; resume from an earlier "
+                    "checkpoint with a lower learning rate, or raise model.coefficients.kl"
                 )
         return warnings
 

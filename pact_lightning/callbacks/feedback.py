@@ -66,7 +66,7 @@ class FeedbackCallback(Callback):
             )
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
         if any(type(callback).__name__ == "AnnealingCallback" for callback in callbacks):
-            raise ValueError("FeedbackCallback and AnnealingCallback would both set the supervision; list one of them")
+            raise ValueError("FeedbackCallback and AnnealingCallback both set the supervision; keep only one of them")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set and log the phase's supervision."""

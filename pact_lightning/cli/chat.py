@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
         if run is not None:
             of_predict = [*recipe_of_run(Path(run), of_predict), *of_predict]
         elif not of_predict:
-            raise ValueError("there is nobody to talk to; name a recipe by -c recipe.yaml, or the folder of a run")
+            raise ValueError("give the folder of a run, or a recipe with -c recipe.yaml")
     except (ValueError, OSError) as error:
         end(error, 2)
     from pact_lightning.cli.chat_session import talk
@@ -44,14 +44,14 @@ def recipe_of_run(folder: Path, further: Sequence[str]) -> list[str]:
     if not config.is_file():
         runs = sorted(str(found.parent) for found in folder.glob("*/config.yaml"))
         hint = f"; did you mean {runs[-1]}?" if runs else ""
-        raise FileNotFoundError(f"{folder} is no folder of a fit: it has no config.yaml{hint}")
+        raise FileNotFoundError(f"{folder} is not the folder of a fit: it has no config.yaml{hint}")
     if any(word.partition("=")[0] == "--ckpt_path" for word in further):
         return ["-c", str(config)]
     from pact_lightning.resume.checkpoint_files import newest_whole
 
     found = newest_whole((folder / "checkpoints").glob("*.ckpt"), put_aside=False)
     if found is None:
-        raise FileNotFoundError(f"{folder} has no whole checkpoint; name one by --ckpt_path")
+        raise FileNotFoundError(f"{folder} has no complete checkpoint; give one with --ckpt_path")
     return ["-c", str(config), "--ckpt_path", str(found[0])]
 
 

@@ -168,7 +168,7 @@ class Terminal:
             except EOFError:
                 self.left = True
             except UnicodeDecodeError:
-                self._show("", "this line is no text in UTF-8, and is left out", "never")
+                self._show("", "this line is not valid UTF-8 and is ignored", "never")
             else:
                 if line and not sys.stdin.isatty():
                     self._show("you> ", line, "prompt")  # else a transcript would hold one side only

@@ -29,7 +29,7 @@ def check_env(
     seed: int = 0,
     allow_warnings: bool = False,
 ) -> int:
-    """Check an environment before anything is trained on it, and print what is wrong and how to mend it.
+    """Check an environment before anything is trained on it, and print what is wrong and how to fix it.
 
     Every tool is really run, with arguments made up from its schema; do not point this at tools that must not be
     played with. The exit status is 1 if anything was found, 0 if not, 2 if the environment cannot be made.
@@ -70,7 +70,7 @@ def _made(make: Callable[[], Any], class_path: str) -> Any:
     except (ImportError, ValueError):
         raise
     except FAILURES as error:
-        raise ValueError(f"the environment {class_path!r} cannot be made: {named_failure(error)}") from error
+        raise ValueError(f"the environment {class_path!r} cannot be created: {named_failure(error)}") from error
 
 
 def _joined(each: Sequence[Sequence[Finding]]) -> list[Finding]:
@@ -88,7 +88,7 @@ def _joined(each: Sequence[Sequence[Finding]]) -> list[Finding]:
 def _findings_table(title: str, findings: Sequence[Finding]) -> Table:
     table = Table(title=title, show_lines=True)
     table.add_column("", no_wrap=True)
-    for heading in ("where", "what is wrong", "how to mend it"):
+    for heading in ("where", "what is wrong", "how to fix it"):
         table.add_column(heading, overflow="fold")  # what differs may stand in the middle of a long word
     for finding in findings:
         style = "red" if finding.severity is Severity.ERROR else "yellow"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 DESCRIPTION = "Trains and scores agents that use tools over several turns, by PACT"
 
 VERBS = {
-    "fit": "train by a recipe: -c recipe.yaml, further -c for overlays, and any field of it as an option",
+    "fit": "train with a recipe: -c recipe.yaml, more -c for overlays, and any field as an option",
     "validate": "score a policy or a checkpoint on the validation tasks",
     "test": "score it on the test tasks",
     "predict": "roll out the prediction tasks and write the trajectories",
@@ -27,8 +27,8 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "init": Command("pact_lightning.cli.init", "make a folder with tools, tasks, traces, a recipe and a test"),
-    "tasks": Command("pact_lightning.cli.tasks", "bring tasks into a task file, validate one, say what is in it"),
-    "traces": Command("pact_lightning.cli.traces", "import, verify, segment, show and generate expert traces"),
+    "tasks": Command("pact_lightning.cli.tasks", "convert tasks to a task file, validate one, or show its statistics"),
+    "traces": Command("pact_lightning.cli.traces", "import, verify, segment, show or generate expert traces"),
     "chat": Command("pact_lightning.cli.chat", "talk to the agent with its tools, or replay a task"),
     "check-env": Command("pact_lightning.cli.check_env", "check an environment of your own before training"),
     "compare": Command("pact_lightning.cli.compare", "compare finished runs, or run a study of methods and seeds"),
@@ -36,6 +36,6 @@ COMMANDS: dict[str, Command] = {
     "view": Command("pact_lightning.cli.view", "show the same page in a browser, live while a run goes on"),
     "export-log": Command("pact_lightning.cli.export_log", "write a run's rollouts as logs of another tool: Inspect"),
     "export": Command("pact_lightning.cli.export", "write a run's policy as a model, an adapter or a GGUF file"),
-    "plan": Command("pact_lightning.cli.plan", "tell what a run will need and how long it will take"),
+    "plan": Command("pact_lightning.cli.plan", "estimate memory and time of a run from its recipe"),
 }
 """The other commands by name."""

@@ -59,7 +59,7 @@ def compare_study(given: argparse.Namespace) -> int:
         ValueError: There is a mistake in the study or in a recipe.
     """
     if given.runs:
-        raise ValueError(f"{given.runs[0]} is a run beside a study; compare one or the other")
+        raise ValueError(f"{given.runs[0]} is a run, and -c names a study; give one or the other")
     study = read_study(given.config)
     recipes = {place: parsed_recipe(recipe_words(study, *place, {})) for place in places_of(study)}
     fields = {place: _fields(place, recipe) for place, recipe in recipes.items()}
@@ -85,7 +85,7 @@ def compare_study(given: argparse.Namespace) -> int:
     for remark in remarks:
         _tell(remark)
     if not cells:
-        raise ValueError(f"no cell of {given.config} came to its end; see the log.txt files in {study.folder}")
+        raise ValueError(f"no cell of {given.config} finished; see the log.txt files in {study.folder}")
     metric, against = given.metric or study.metric, given.against or study.against
     folder = given.output or Path(study.folder)
     write(cells, metric, against, folder)

@@ -45,7 +45,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _RECIPE_PARTS = ("seed_everything", "model", "data", "trainer")
 _LONGEST_PATH = 1000
 _CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
-_WHICH_CHECKPOINT = "name a file that ModelCheckpoint wrote, or `last` for the newest one in its dirpath that is whole"
+_WHICH_CHECKPOINT = "give a file that ModelCheckpoint wrote, or `last` for the newest complete one in its dirpath"
 
 
 def run_lightning(args: list[str] | None, cli: "Callable[..., PactCLI] | None" = None) -> None:
@@ -87,7 +87,7 @@ def run_lightning(args: list[str] | None, cli: "Callable[..., PactCLI] | None" =
         if isinstance(error, CheckpointNotWrittenError):
             end(error, 1)
         if isinstance(error, OSError) and error.errno in _NO_ROOM:  # at work too
-            end(OSError(f"{error}; make room, and go on from the last checkpoint with --ckpt_path last"), 1)
+            end(OSError(f"{error}; free some disk space, and resume with --ckpt_path last"), 1)
         if _at_work():
             raise
         remove_if_empty(getattr(PactCLI.latest, "trainer", None))
@@ -141,9 +141,9 @@ class PactCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that are the command's own."""
-        parser.add_argument("--name", type=str | None, default=None, help="Name of the folder that the run gets.")
+        parser.add_argument("--name", type=str | None, default=None, help="Name of the run's folder.")
         parser.add_argument(
-            ALLOW, type=bool, default=False, help="Go on from a checkpoint of a recipe that trains something else."
+            ALLOW, type=bool, default=False, help="Resume although the recipe now trains something else."
         )
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
@@ -219,7 +219,7 @@ class PactCLI(LightningCLI):
         if not Path(path).exists():
             raise FileNotFoundError(f"there is no checkpoint {path}; {_WHICH_CHECKPOINT}")
         if not Path(path).is_file():
-            raise ValueError(f"{path} is a folder and no checkpoint; {_WHICH_CHECKPOINT}")
+            raise ValueError(f"{path} is a folder, not a checkpoint; {_WHICH_CHECKPOINT}")
         plain = config.get("weights_only") is not False
         try:
             checkpoint = read_checkpoint(Path(path), weights_only=plain)
@@ -232,7 +232,7 @@ class PactCLI(LightningCLI):
         if plain:
             super()._parse_ckpt_path()
         else:  # Lightning cannot read them from such a file
-            rank_zero_info(f"the hyperparameters in {path} are left aside, those of the recipe hold")
+            rank_zero_info(f"the hyperparameters in {path} are ignored; the recipe's are used")
 
 
 def _check_what_is_given(arguments: Sequence[str]) -> None:
@@ -258,7 +258,7 @@ def _check_what_is_given(arguments: Sequence[str]) -> None:
     recipe = any(word.partition("=")[0] in (*_RECIPE, "--model", "--data") for word in arguments)
     if arguments and arguments[0] in VERBS and not recipe and not helps:
         raise ValueError(
-            f"{arguments[0]} needs a recipe: give it by -c, as in `pact-lightning {arguments[0]} -c my.yaml`"
+            f"{arguments[0]} needs a recipe: give it with -c, as in `pact-lightning {arguments[0]} -c my.yaml`"
         )
 
 
@@ -274,7 +274,7 @@ def _check_recipes(arguments: Sequence[str]) -> None:
         if option not in _RECIPE or len(str(path)) > _LONGEST_PATH:
             continue
         if path.is_dir():
-            raise ValueError(f"{path} is a folder; name the recipe in it")
+            raise ValueError(f"{path} is a folder; give the recipe file in it")
         if path.is_file():
             check_yaml_file(path)
             _check_fields(path)
@@ -312,6 +312,6 @@ def _check_option_order(arguments: Sequence[str]) -> None:
         option = word.partition("=")[0]
         if option.startswith("--") and option not in (*_RECIPE, *_FREE):
             raise ValueError(
-                f"{option} stands in front of a recipe ({' '.join(arguments[recipes[-1] : recipes[-1] + 2])}), which "
-                "would override it wherever it names the same field; put options behind the recipes"
+                f"{option} comes before a recipe ({' '.join(arguments[recipes[-1] : recipes[-1] + 2])}), which "
+                "would override it; put options after the recipes"
             )

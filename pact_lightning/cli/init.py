@@ -40,7 +40,7 @@ def init(folder: Path, kind: Kind) -> None:
         FileExistsError: The folder is there and holds something.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there already; name a folder that is new or empty")
+        raise FileExistsError(f"{folder} already exists; give a new or an empty folder")
     name = folder.resolve().name
     values = {"name": name, "environment": json.dumps(_ENVIRONMENTS[kind])}
     folder.mkdir(parents=True, exist_ok=True)

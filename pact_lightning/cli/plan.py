@@ -34,19 +34,23 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pact-lightning plan",
         usage="pact-lightning plan -c RECIPE [-c OVERLAY ...] [options of this command] [options of fit]",
-        description="Tells what a run will need and how long it will take, from its recipe alone: no weights are "
+        description="Estimates what a run needs and how long it takes, from its recipe alone: no weights are "
         "loaded, and a recipe for a GPU can be planned without one.",
         epilog="All other arguments are those of `pact-lightning fit`: -c recipe.yaml -c overlay.yaml "
         "--model.init_args....",
         allow_abbrev=False,
     )
-    parser.add_argument("--memory", help="a card's memory, such as 24GB or 24GiB: tells the largest settings that fit")
+    parser.add_argument(
+        "--memory", help="memory of a card, such as 24GB or 24GiB: prints the largest settings that fit"
+    )
     parser.add_argument("--tflops", type=float, help="TFLOP/s of the device, instead of measuring this machine")
     parser.add_argument("--bandwidth", type=float, help="GB/s of the device's memory, instead of measuring")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="plan for it, whatever the recipe's accelerator is")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="plan for this device instead of the recipe's accelerator"
+    )
     parser.add_argument("--prompt", type=int, help="tokens of a prompt, instead of data.max_prompt_tokens")
     parser.add_argument("--trace", type=int, help="tokens of an expert trace, instead of the longest that fits")
-    parser.add_argument("--shared", type=int, help="tokens that all prompts begin with alike (default 0)")
+    parser.add_argument("--shared", type=int, help="tokens that all prompts have in common at their start (default 0)")
     parser.add_argument("--trajectory", type=int, help="tokens of a rollout, instead of max_trajectory_tokens")
     parser.add_argument("--sampled-share", type=float, help="share of a rollout that the policy samples (default 1)")
     return parser
@@ -59,7 +63,7 @@ def _checked(own: argparse.Namespace, of_fit: Sequence[str]) -> int | None:
         if value is not None and not value > 0:
             raise ValueError(f"--{name} must be above 0, not {value:g}")
     if not of_fit:
-        raise ValueError("there is no recipe to plan; name one by -c recipe.yaml")
+        raise ValueError("give a recipe to plan with -c recipe.yaml")
     return None if own.memory is None else parse_memory(own.memory)
 
 

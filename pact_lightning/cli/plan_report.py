@@ -57,7 +57,7 @@ def print_plan(own: argparse.Namespace, card: int | None, of_fit: Sequence[str])
     given_speed = own.tflops is not None and own.bandwidth is not None
     if recipe.device_type == "cuda" and not given_speed and not torch.cuda.is_available():
         console.print(
-            "There is no CUDA device here, so these seconds are of this machine's CPU: give the card's speed by "
+            "There is no CUDA device here, so these seconds are for this machine's CPU; give the card's speed with "
             "--tflops and --bandwidth.",
             soft_wrap=True,
         )
@@ -72,7 +72,7 @@ def _lengths(recipe: Recipe, given: dict[str, Any]) -> Lengths:
     for name, limit in changes.items():
         if name in given and given[name] > getattr(recipe, limit):
             raise ValueError(
-                f"--{name} {given[name]} is over the recipe's {limit}, {getattr(recipe, limit)}; raise that as well"
+                f"--{name} {given[name]} is above the recipe's {limit}, {getattr(recipe, limit)}; raise that too"
             )
     if not recipe.uses_traces:
         given.pop("trace", None)
@@ -147,7 +147,7 @@ def _memory_table(plan: RunPlan) -> Table:
     if memory.offloaded:
         notes.append(f"{size(memory.kept)} {unit} more in the host's memory, saved for the backward pass.")
     if plan.recipe.sampler:
-        notes.append(f"Rollouts come from {plan.recipe.sampler}, whose memory is not planned.")
+        notes.append(f"Rollouts come from {plan.recipe.sampler}; plan does not estimate its memory.")
     table.caption = " ".join(notes)
     table.add_row("peak", size(memory.in_rollouts), size(memory.in_update), style="bold")
     return table
@@ -193,7 +193,7 @@ def _lengths_line(plan: RunPlan, given: Collection[str]) -> str:
         given: Names of the lengths that were given; the others are the recipe's limits.
     """
     lengths = plan.lengths
-    source = "the recipe's limits, and yours are shorter: say how long by --prompt, --trace, --trajectory"
+    source = "the recipe's limits, and yours are shorter: give them with --prompt, --trace, --trajectory"
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         source = f"{names} as given, the rest at the recipe's limits"
@@ -227,8 +227,8 @@ def _fit_lines(plan: RunPlan, fit: Fit, card: int) -> list[str]:
     memory, room = plan.memory, card * USABLE
     verdict = "fits" if memory.peak <= room else "does not fit"
     return [
-        f"The recipe as it is needs {_gib(memory.peak)} GiB and {verdict} {_gib(card)} GiB, of which {USABLE:.0%} are "
-        "planned with; one setting at a time, the others as they are:",
+        f"The recipe needs {_gib(memory.peak)} GiB and {verdict} {_gib(card)} GiB ({1 - USABLE:.0%} kept free). "
+        "Largest value if you change only one setting:",
         f"  max_tokens_per_forward: {_tokens_that_fit(plan, fit, room)}",
         f"  limits.rows: {_rows_that_fit(plan, fit, room)}",
     ]
@@ -237,31 +237,31 @@ def _fit_lines(plan: RunPlan, fit: Fit, card: int) -> list[str]:
 def _tokens_that_fit(plan: RunPlan, fit: Fit, room: float) -> str:
     recipe, largest = plan.recipe, fit.tokens
     if plan.memory.in_rollouts > room:
-        return f"none helps, since the rollouts alone need {_gib(plan.memory.in_rollouts)} GiB"
+        return f"no value fits: the rollouts alone need {_gib(plan.memory.in_rollouts)} GiB"
     if largest.value is None:
         advice = "" if recipe.policy.gradient_checkpointing else " model.init_args.policy.gradient_checkpointing,"
         return (
-            f"not even one rollout behind its prompt and trace fits; try{advice} another adapter, a smaller head_chunk "
-            "or shorter trajectories"
+            f"no value fits, not even one rollout with its prompt and trace; try{advice} another adapter, a smaller "
+            "head_chunk or shorter trajectories"
         )
     if largest.is_all:
-        return f"any that fit accepts; all of a step, about {largest.value:,} tokens of these lengths, fits at once"
+        return f"any value; a whole step of about {largest.value:,} tokens fits in one forward"
     needed = recipe.max_prompt_tokens + recipe.max_trajectory_tokens
-    short = f", less than the {needed:,} that max_prompt_tokens and max_trajectory_tokens ask for"
+    short = f", less than the {needed:,} that max_prompt_tokens and max_trajectory_tokens need"
     return f"up to {largest.value:,}{short if largest.value < needed else ''}"
 
 
 def _rows_that_fit(plan: RunPlan, fit: Fit, room: float) -> str:
     if fit.rows is None or fit.rows_at_limits is None:
-        return "the sampler's memory decides, which is not planned"
+        return "unknown: it depends on the sampler's memory, which plan does not estimate"
     if plan.memory.in_update > room:
-        return f"none helps, since an update alone needs {_gib(plan.memory.in_update)} GiB"
+        return f"no value fits: an update alone needs {_gib(plan.memory.in_update)} GiB"
     if fit.rows.value is None:
         return "not even one row fits; try qlora, shorter trajectories or fewer prefill_tokens"
     found = f"all {fit.rows.value:,} rollouts of a phase" if fit.rows.is_all else f"up to {fit.rows.value:,}"
     if fit.rows_at_limits == fit.rows:
         return found
-    return f"{found} of these lengths; {fit.rows_at_limits.value or 'none'} if all were as long as the recipe allows"
+    return f"{found} of these lengths; {fit.rows_at_limits.value or 'none'} if all are as long as the recipe allows"
 
 
 def _gib(size: float) -> str:

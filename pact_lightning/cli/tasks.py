@@ -67,7 +67,7 @@ def import_(
         overwrite: Whether a file that is there already may be replaced.
     """
     if output.exists() and not overwrite:
-        raise ValueError(f"there is a file {output} already; give another name, or --overwrite true")
+        raise ValueError(f"{output} already exists; give another name, or --overwrite true")
     if source is None:
         source = _named(path, format, split=split, revision=revision, rows=rows, reference_calls=reference_calls)
     replay = format == "matchtir" if replay is None else replay
@@ -100,7 +100,7 @@ def validate(
     """
     scanned: list[str | TaskSource] = [*([] if source is None else [source]), *files]
     if not scanned:
-        raise ValueError("name the files to validate, or a --source")
+        raise ValueError("give the files to validate, or a --source")
     wrong = 0
     for one in scanned:
         name = one if isinstance(one, str) else type(one).__name__
@@ -235,10 +235,10 @@ def _named(
     """Return the source that a format and a path stand for.
 
     Raises:
-        ValueError: There is no path, or an option means nothing for the format.
+        ValueError: There is no path, or an option is not an option of the format.
     """
     if path is None:
-        raise ValueError("say what to read: a path and its --format, or a --source")
+        raise ValueError("give what to read: a path and its --format, or a --source")
     ftrl = format in ("ftrl", "matchtir")
     unused = {
         "--split": split is not None and not (ftrl or format == "hub"),
@@ -248,7 +248,7 @@ def _named(
     }
     wrong = next((name for name, is_wrong in unused.items() if is_wrong), None)
     if wrong is not None:
-        raise ValueError(f"{wrong} means nothing for the format {format}")
+        raise ValueError(f"{wrong} is not an option of the format {format}")
     if format == "hub":
         return HubTasks(path, split or "train", revision=revision, format=rows)
     if ftrl:
@@ -267,7 +267,7 @@ def _list_environments(path: str | None, format: Format, source: TaskSource | No
     for named, count in found.most_common():
         print(f"{count:7,} {named}")  # noqa: T201  # a command
     if unreadable:
-        print(f"{unreadable:7,} lines name no environment; `tasks validate` tells why")  # noqa: T201
+        print(f"{unreadable:7,} lines name no environment; `tasks validate` says why")  # noqa: T201
     return 0
 
 
@@ -326,8 +326,7 @@ def _length_table(figures: Mapping[str, Any]) -> Table:
     table = Table(title=f"{counted(figures['tasks'], 'task')}, lengths in tokens of {figures['tokenizer']}")
     if figures["tokenizer"] == _BUNDLED:
         table.caption = (
-            "These are lengths under the bundled policy's tokenizer and not under a real model's; "
-            "name yours by --tokenizer FOLDER_OR_HUB_ID."
+            "These lengths are for the bundled policy's tokenizer. For your model's, add --tokenizer FOLDER_OR_HUB_ID."
         )
         table.caption_justify = "left"
     for name in ("", "min", "median", "p90", "max"):

@@ -33,13 +33,10 @@ from pact_lightning.types.prompt import EnvironmentSpec
 from pact_lightning.types.task import Task
 from pact_lightning.utils.files import write_json, write_json_lines
 from pact_lightning.utils.imports import make_object
+from pact_lightning.utils.text import counted
 
 _Item = TypeVar("_Item")
-_SEGMENTED = {
-    "rules": "by the rules",
-    "annotator": "by the annotator",
-    "hard turn, rules kept": "hard for the rules, whose chunks are kept",
-}
+_UNCERTAIN = "hard turn, rules kept"
 
 
 def build(
@@ -109,7 +106,7 @@ def build(
     path = target.with_name(f"{stem}.report.json") if report is None else Path(report)
     write_json(path, report_record(found, source))
     Console().print(report_table(found, f"{source} -> {out}"))
-    _say(f"Every record that was dropped, with its place: {path}")
+    _say(f"All dropped records, with file and line: {path}")
     return 0 if found.kept_by else 1
 
 
@@ -161,9 +158,9 @@ def verify(
         write_json(Path(report), {"source": file, "solve_f1": mean(scores), "traces": lines})
     dropped = any(not verdict.kept and task.trace is not None for task, verdict in verdicts)
     if report is not None:
-        _say(f"Every verdict, with its place: {report}")
+        _say(f"All verdicts, with file and line: {report}")
     elif dropped:
-        _say("Every verdict, with its place, goes into a file by --report FILE.")
+        _say("Add --report FILE to write all verdicts, with file and line.")
     return int(dropped)
 
 
@@ -235,7 +232,7 @@ def _annotator(
         return None
     annotator: Annotator = make_object(class_path, "annotator", arguments)
     if not callable(getattr(annotator, "annotate", None)):
-        raise ValueError(f"{class_path} is no annotator; it has no method `annotate`")
+        raise ValueError(f"{class_path} is not an annotator: it has no method `annotate`")
     return annotator
 
 
@@ -271,9 +268,9 @@ def _new_json_lines(out: str, overwrite: bool) -> Path:
         ValueError: Its name is not that of JSON Lines, or it is there already and must stay.
     """
     if not out.endswith((".jsonl", ".jsonl.gz")):
-        raise ValueError(f"{out}: what is written is JSON Lines; let the name end in .jsonl or .jsonl.gz")
+        raise ValueError(f"{out}: the output is JSON Lines; use a name that ends in .jsonl or .jsonl.gz")
     if Path(out).exists() and not overwrite:
-        raise ValueError(f"there is a file {out} already; give another name, or --overwrite true")
+        raise ValueError(f"{out} already exists; give another name, or --overwrite true")
     return Path(out)
 
 
@@ -294,8 +291,16 @@ def _say_segmented(counts: Counter[str], problems: Sequence[Problem]) -> None:
         counts: Turns by what segmented them, as :func:`~pact_lightning.traces.hard_turns.segment_turns` counts them.
         problems: Records that could not be read.
     """
-    turns = "; ".join(f"{count} {_SEGMENTED.get(name, name)}" for name, count in counts.most_common()) or "none"
-    _say(f"Turns segmented: {turns}.")
+    said = [f"{counted(counts['rules'] + counts[_UNCERTAIN], 'turn')} segmented by rules"]
+    if counts[_UNCERTAIN]:
+        verb = "is" if counts[_UNCERTAIN] == 1 else "are"
+        said.append(f"{counts[_UNCERTAIN]} {verb} uncertain (inspect with `traces show`, or use an annotator)")
+    said += [
+        f"{count} segmented by the annotator" if name == "annotator" else f"{count} with {name}"
+        for name, count in counts.most_common()
+        if name not in ("rules", _UNCERTAIN)
+    ]
+    _say(f"{'; '.join(said)}.")
     for reason, count in Counter(problem.reason for problem in problems).most_common():
         example = next(problem for problem in problems if problem.reason == reason)
         _say(f"{count} {'record' if count == 1 else 'records'} left out, {reason}; the first: {example}")

@@ -57,10 +57,12 @@ def generate(
     if target.suffix != ".jsonl":
         raise ValueError(f"out must be a .jsonl file, got {out!r}")
     if target.exists() and not target.with_suffix(".log.jsonl").exists():
-        raise ValueError(f"{target} exists and was not written by this command: it has no log beside it; name another")
+        raise ValueError(
+            f"{target} exists and was not written by this command (it has no log beside it); give another name"
+        )
     loaded = load_source(JsonlTasks(tasks) if isinstance(tasks, str) else tasks)
     if not loaded:
-        raise ValueError("there are no tasks to make traces for")
+        raise ValueError("there are no tasks to generate traces for")
     target.parent.mkdir(parents=True, exist_ok=True)
     console = Console()
     session = _Session(loaded, target, Endpoint(endpoint), teacher, console)
@@ -83,7 +85,7 @@ class _Session:
     def run(self, annotator: LLMAnnotator | None, *, untraced: bool) -> int:
         log = GenerationLog(self.out.with_suffix(".log.jsonl"), run_settings(self.endpoint, self.config, annotator))
         if log.torn:
-            self.console.print(f"{log.path}: a torn last line was removed; its task is done again", markup=False)
+            self.console.print(f"{log.path}: an incomplete last line was removed; its task is repeated", markup=False)
         teacher = Teacher(self.endpoint, self.config, annotator, is_hard)
         stopped: OSError | None = None
         try:
@@ -91,7 +93,7 @@ class _Session:
         except (EndpointError, GenerationStoppedError) as error:
             stopped = error
         except KeyboardInterrupt:
-            self.console.print("interrupted; the same command goes on from here")
+            self.console.print("interrupted; run the same command to continue")
             return _INTERRUPTED
         finally:
             log.close()

@@ -49,7 +49,9 @@ def show(
     if format == "auto" and is_rollout_file(Path(file)):
         return _show_rollout(file, id, sample, tasks, full)
     if sample is not None or tasks is not None:
-        raise ValueError(f"{file} holds no rollouts; sample and tasks are for the files of a run's trajectories/")
+        raise ValueError(
+            f"{file} contains no rollouts; sample and tasks are options for the files in a run's trajectories/"
+        )
     problems: list[Problem] = []
     others: list[str] = []
     for trace in read_stored(Path(file), format):

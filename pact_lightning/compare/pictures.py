@@ -65,7 +65,7 @@ def _check_available() -> None:
         import matplotlib  # noqa: F401  # only whether it is there
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "no pictures were drawn, since matplotlib is not installed; pip install 'pact-lightning[pictures]' and "
+            "no pictures were drawn because matplotlib is not installed; pip install 'pact-lightning[pictures]' and "
             "repeat the command"
         ) from error
 

@@ -83,7 +83,7 @@ def run_cells(cells: Sequence[CellPlan], processes: int, tell: Callable[[str], N
                         place = f"{each.step.cell / each.step.name}: {_last_line(each.step.cell)}"
                         if tries[each.cell.folder] < TRIES:
                             waiting.append(each.cell)
-                            tell(f"failed, and is tried again: {place}")
+                            tell(f"failed, retrying: {place}")
                             continue
                         failed.append(each.cell)
                         ended += 1
@@ -100,7 +100,7 @@ def run_cells(cells: Sequence[CellPlan], processes: int, tell: Callable[[str], N
         finally:
             _stop(running)
     if received:
-        tell(f"{signal.Signals(received[0]).name}: all cells are stopped; repeat the command to go on with them")
+        tell(f"{signal.Signals(received[0]).name}: all cells are stopped; repeat the command to continue")
         raise SystemExit(128 + received[0])
     return failed
 

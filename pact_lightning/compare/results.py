@@ -188,11 +188,11 @@ def check_run_folder(folder: Path) -> None:
         FileNotFoundError: It is not there, or has no trajectories.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no run {folder}; name the folder that holds its trajectories/")
+        raise FileNotFoundError(f"there is no run {folder}; give the folder that contains its trajectories/")
     if not (folder / "trajectories").is_dir():
         within = sorted(path.parent for path in folder.glob("*/trajectories"))
         hint = f"; name one in it, such as {within[-1]}" if within else ""
-        raise FileNotFoundError(f"{folder} is no run's folder: it has no trajectories/{hint}")
+        raise FileNotFoundError(f"{folder} is not a run's folder: it has no trajectories/{hint}")
 
 
 def read_cost(folder: Path) -> Cost:

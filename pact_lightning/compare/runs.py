@@ -46,7 +46,7 @@ def name_runs(named: Sequence[str]) -> list[NamedRun]:
             name, place = word.rstrip("/"), word
         folder = Path(place)
         if folder.resolve() in seen:
-            raise ValueError(f"{word} and {seen[folder.resolve()]} are the same run; name each once")
+            raise ValueError(f"{word} and {seen[folder.resolve()]} are the same run; list each once")
         seen[folder.resolve()] = word
         runs.append(NamedRun(name, count[name], folder))
         count[name] += 1

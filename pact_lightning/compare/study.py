@@ -147,7 +147,7 @@ class Study:
             ValueError: A field makes no sense.
         """
         if not self.methods or not self.seeds or not self.regimes:
-            raise ValueError("a study needs at least one of methods, regimes and seeds each")
+            raise ValueError("a study needs at least one method, one regime and one seed")
         if self.against not in self.methods:
             raise ValueError(f"against: there is no method {self.against!r}; there are {', '.join(self.methods)}")
         for name in [*self.methods, *(name for name in self.regimes if name)]:
@@ -157,17 +157,15 @@ class Study:
         for budget in (self.budget, *(method.budget for method in self.methods.values())):
             _check_budget(budget)
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: {self.seeds} has a seed twice; each runs once")
+            raise ValueError(f"seeds: {self.seeds} lists a seed twice; list each once")
         if len({plan.name for plan in self.evaluations}) < len(self.evaluations):
-            raise ValueError(
-                "evaluations: two are of the same name and temperature; state each once, or give one a label"
-            )
+            raise ValueError("evaluations: two have the same name and temperature; list each once, or give one a label")
         if self.processes is not None and self.processes < 1:
-            raise ValueError(f"processes: at least one cell has to run at a time, not {self.processes}")
+            raise ValueError(f"processes: at least one cell must run at a time, not {self.processes}")
         if self.tuning is None:
             if tuned := [name for name, method in self.methods.items() if method.knobs]:
                 raise ValueError(
-                    f"methods.{tuned[0]} has knobs, but the study has no tuning; state its trials and seeds"
+                    f"methods.{tuned[0]} has knobs, but the study has no tuning; add tuning with trials and seeds"
                 )
         else:
             self._check_tuning(self.tuning)
@@ -183,7 +181,7 @@ class Study:
             if before not in self.methods:
                 raise ValueError(f"methods.{names[0]}.after: there is no method {before!r}")
             if before in names:
-                raise ValueError(f"methods.{names[0]}.after: {before!r} begins from it in turn, so neither can begin")
+                raise ValueError(f"methods.{names[0]}.after: {before!r} begins from it too, so neither can start")
             names.insert(0, before)
         return names
 
@@ -224,7 +222,7 @@ class Study:
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or set(name) == {"."}:
-        raise ValueError(f"the name {name!r} is to be a folder's; use letters, digits and _ . + - only")
+        raise ValueError(f"the name {name!r} is used for a folder; use letters, digits and _ . + - only")
 
 
 def _check_budget(steps: int | None) -> None:

@@ -108,7 +108,7 @@ def check(cells: Sequence[Cell], metric: str, against: str) -> None:
     """
     metrics = sorted({name for cell in cells for each in cell.evaluations for name in each.scores})
     if metric not in metrics:
-        known = f"they have {', '.join(metrics)}" if metrics else "they have no scores: none was evaluated"
+        known = f"they have {', '.join(metrics)}" if metrics else "the runs have no scores: none was evaluated"
         raise ValueError(f"no run has the metric {metric!r}; {known}")
     methods = methods_of(cells)
     if against not in methods:
@@ -247,7 +247,7 @@ def _few_seeds(cells: Sequence[Cell]) -> list[str]:
     if not few:
         return []
     names = ", ".join(f"{method} ({number})" for method, number in few.items())
-    return [f"Fewer than {FEW_SEEDS} seeds, whose intervals are too narrow to tell methods apart: {names}."]
+    return [f"Fewer than {FEW_SEEDS} seeds, so the intervals are too narrow to tell methods apart: {names}."]
 
 
 def _counts(numbers: set[int]) -> str:

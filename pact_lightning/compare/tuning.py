@@ -150,7 +150,7 @@ def _tune(
             choice = _choice_of(study, place) or _choose(study, place, trials.get(place, ()))
             name = " in ".join(filter(None, place))
             if choice is None:
-                remarks.append(f"No trial of {name} came to its end, so it has no runs.")
+                remarks.append(f"No trial of {name} finished, so it has no runs.")
                 continue
             choices[place] = choice
             scores = ", ".join("failed" if row["score"] is None else f"{row['score']:.3f}" for row in choice["trials"])
@@ -177,7 +177,7 @@ def _choice_of(study: Study, place: Place) -> dict[str, Any] | None:
         return None
     choice: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if [each["options"] for each in choice["trials"]] != study.trials(place[0]):
-        raise ValueError(f"{path} was chosen among other settings; give the study another folder, or remove this file")
+        raise ValueError(f"{path} was chosen from other settings; give the study another folder, or delete this file")
     return choice
 
 
@@ -217,7 +217,7 @@ def _tuning_setting(tuning: Tuning, cell: Cell) -> Setting:
         return Setting(tuning.evaluation.shown, tuning.evaluation.temperature)
     within = [each.setting for each in cell.evaluations if each.steps is not None]
     if not within:
-        raise ValueError("tuning: the fits of the trials validate nothing; give tuning an evaluation")
+        raise ValueError("tuning: the trials validate nothing; give tuning an evaluation")
     return within[-1]
 
 

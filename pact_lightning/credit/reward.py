@@ -84,7 +84,7 @@ def make_reward(
         if len(values) != len(trajectory.turns) or not all(abs(value) <= LARGEST_REWARD for value in values):
             raise RewardError(
                 f"data.credit.reward {name!r} gave {shortened(given)} for a rollout of {len(trajectory.turns)} turns "
-                f"of task {task.id}; it must give a list of one finite number per turn, of size up to "
+                f"of task {task.id}; it must return a list of one finite number per turn, of size up to "
                 f"{LARGEST_REWARD:g}"
             )
         return values

@@ -61,10 +61,10 @@ def check_template(renderer: ChatRenderer, *, allow_difference: bool) -> None:
     if not allow_difference:
         raise ValueError(
             f"the chat template of the tokenizer {renderer.codec.tokenizer.name_or_path!r} {problem}. The policy would "
-            "have to learn another format than its own; take a model of Qwen3's format, or set "
-            "model.policy.allow_template_difference to true to train it on this package's format"
+            "have to learn a new format. Use a model with Qwen3's format, or set "
+            "model.policy.allow_template_difference to true to train it with this package's format"
         )
-    _log.warning("the tokenizer's chat template %s; trained is the format of this package", problem)
+    _log.warning("the tokenizer's chat template %s; this run trains with the package's own format", problem)
 
 
 def _differences(renderer: ChatRenderer) -> Iterator[str]:

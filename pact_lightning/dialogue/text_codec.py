@@ -54,7 +54,7 @@ class TextCodec:
         try:
             check_text(text)
         except JsonTextError as error:
-            raise ValueError(f"the text {shortened(text)} {error} and has no tokens; mend it at its source") from error
+            raise ValueError(f"the text {shortened(text)} {error} and has no tokens; fix it at its source") from error
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 

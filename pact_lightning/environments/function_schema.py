@@ -52,7 +52,7 @@ def function_schema(function: Callable[..., Any]) -> ToolSchema:
         wanted = "say in one what it does, and describe each argument under `Args:`"
         raise FunctionSchemaError(f"{name} cannot become a tool: it has no docstring; {wanted}")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise FunctionSchemaError(f"{name} cannot become a tool: it yields its result in parts; return it as a whole")
+        raise FunctionSchemaError(f"{name} cannot become a tool: it is a generator; return the whole result")
     for parameter in inspect.signature(function).parameters.values():
         if (problem := _parameter_problem(parameter)) is not None:
             raise FunctionSchemaError(f"{name} cannot become a tool: {problem}")
@@ -62,7 +62,7 @@ def function_schema(function: Callable[..., Any]) -> ToolSchema:
     except (maker.DocstringParsingException, *_UNREADABLE) as error:
         raise FunctionSchemaError(f"{name} cannot become a tool: {_schema_problem(error)}") from error
     if not schema["function"]["description"]:
-        raise FunctionSchemaError(f"{name} cannot become a tool: begin its docstring with what it does")
+        raise FunctionSchemaError(f"{name} cannot become a tool: start its docstring with what it does")
     return schema
 
 

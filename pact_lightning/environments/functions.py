@@ -46,7 +46,7 @@ class CallableTools:
             self._functions[name] = function
             self.schemas.append(schema)
         if not self._functions:
-            raise FunctionSchemaError("there are no functions that could become tools")
+            raise FunctionSchemaError("there are no functions to use as tools")
         self._validators = {schema["function"]["name"]: arguments_validator(schema) for schema in self.schemas}
         self._types = {name: argument_types(function) for name, function in self._functions.items()}
         self._runner: asyncio.Runner | None = None
@@ -171,5 +171,7 @@ def _is_function(value: Any) -> bool:
 def _imported_function(path: str) -> Callable[..., Any]:
     function: Callable[..., Any] = import_path(path, "function")
     if not inspect.isroutine(function.func if isinstance(function, partial) else function):
-        raise ImportError(f"{path!r} is no function; `functions` takes import paths of functions, or one of a module")
+        raise ImportError(
+            f"{path!r} is not a function; `functions` takes import paths of functions, or the import path of a module"
+        )
     return function

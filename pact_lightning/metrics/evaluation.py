@@ -99,7 +99,7 @@ class EvaluationMetrics(nn.Module):
             values = _values(metric)
             twice = scores.keys() & values.keys()
             if twice:
-                raise ValueError(f"two metrics give {', '.join(sorted(twice))}; leave one of them out of model.metrics")
+                raise ValueError(f"two metrics give {', '.join(sorted(twice))}; remove one of them from model.metrics")
             scores |= values
         return {name: value for name, value in scores.items() if not math.isnan(value)}
 
@@ -146,4 +146,6 @@ def _values(metric: _Metric) -> Scores:
     try:
         return {str(name): float(value) for name, value in given.items()}
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{type(metric).__name__}.compute() must give numbers by name, not {given!r:.80}") from error
+        raise ValueError(
+            f"{type(metric).__name__}.compute() must return a dictionary of numbers, not {given!r:.80}"
+        ) from error

@@ -118,10 +118,11 @@ def rollout_line(phase: int, metrics: Mapping[str, float]) -> str:
     found = {name.removeprefix("rollout/"): value for name, value in metrics.items()}
     correct = f", {found['answer_correct']:.0%} correct" if "answer_correct" in found else ""
     steps = "step" if found["staleness"] == 1 else "steps"
-    stale = f", by weights {found['staleness']:.0f} {steps} old" if found["staleness"] else ""
-    replaced = f" ({found['resampled']:.0f} of {found['prompts']:.0f} replaced)" if found["resampled"] else ""
+    stale = f", weights were {found['staleness']:.0f} {steps} old" if found["staleness"] else ""
+    replaced = f", {found['resampled']:.0f} of {found['prompts']:.0f} prompts replaced" if found["resampled"] else ""
     return (
         f"phase {phase}: mean reward {found['reward']:.2f}{correct}, {found['answered']:.0%} answered, "
-        f"{found['turns']:.1f} turns and {found['calls']:.1f} calls each, {found['zero_variance']:.0%} of the prompts "
-        f"without variance{replaced}, {found['seconds']:.1f} s of rollouts{stale}"
+        f"{found['turns']:.1f} turns and {found['calls']:.1f} calls each, {found['zero_variance']:.0%} of prompts "
+        f"gave no learning signal (all rollouts scored the same){replaced}, "
+        f"rollouts took {found['seconds']:.1f} s{stale}"
     )

@@ -29,7 +29,7 @@ class MixtureSchedule:
 
     def __post_init__(self) -> None:
         if not (0.0 <= self.start <= 1.0 and 0.0 <= self.end <= 1.0):
-            raise ValueError(f"mu mixes two losses and lies between 0 and 1, not at {self.start} or {self.end}")
+            raise ValueError(f"mu mixes two losses and must be between 0 and 1, not {self.start} or {self.end}")
         if self.decay_steps < 1 or self.warmup_steps < 0:
             raise ValueError(
                 f"a schedule needs decay_steps >= 1 and warmup_steps >= 0, not {self.decay_steps} and "

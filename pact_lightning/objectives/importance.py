@@ -35,7 +35,7 @@ def truncated_importance_weights(
         ValueError: Shapes differ, the mask is empty for the whole group, or the cap is below 1.
     """
     if not cap >= 1.0:
-        raise ValueError(f"the cap bounds weights that are 1 where sampler and trainer agree: at least 1, not {cap}")
+        raise ValueError(f"the cap must be at least 1, not {cap}: a weight is 1 where sampler and trainer agree")
     ratio = _log_ratio(logp, sampled_logp, mask).exp()  # [K, T]
     weights = ratio.clamp(max=cap)  # [K, T]
     kept = mask != 0  # [K, T]

@@ -40,7 +40,7 @@ def k3_values(logp: Tensor, ref_logp: Tensor, mask: Tensor, *, clamp: float = 10
     Arguments and errors are those of :func:`k3_kl`; of its metrics there is ``kl_clamped``.
     """
     if not clamp > 0.0:
-        raise ValueError(f"clamp bounds the log-ratio and must be > 0, not {clamp}")
+        raise ValueError(f"clamp limits the log-ratio and must be above 0, not {clamp}")
     check_group(mask, logp=logp, ref_logp=ref_logp)
     outside = mask == 0  # [K, T]
     raw = (ref_logp.detach() - logp).masked_fill(outside, 0.0)  # [K, T]

@@ -185,4 +185,4 @@ def _check_bounds(clip_low: float, clip_high: float, dual_clip: float | None) ->
     if not (0.0 <= clip_low <= 1.0 and clip_high >= 0.0):
         raise ValueError(f"clipping needs 0 <= clip_low <= 1 and clip_high >= 0, not {clip_low} and {clip_high}")
     if dual_clip is not None and not dual_clip > 1.0:
-        raise ValueError(f"dual_clip bounds a ratio from above and must be > 1 (or null), not {dual_clip}")
+        raise ValueError(f"dual_clip limits a ratio from above and must be above 1 (or null), not {dual_clip}")

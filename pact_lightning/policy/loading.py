@@ -48,7 +48,7 @@ class PolicyConfig:
             what the model was saved in. LoRA weights are float32 in any case.
         gguf_file: Name of a GGUF file in the model's folder, for models that come as one.
         attn_implementation: Attention function; only ``pact`` can run packs.
-        gradient_checkpointing: Whether layers are computed anew in the backward pass, to save memory.
+        gradient_checkpointing: Whether layers are computed again in the backward pass, to save memory.
         seed: Seed of the adapter's first weights.
         allow_template_difference: Whether a tokenizer's own chat template may render a prompt otherwise than this
             package; the policy is then trained on the package's format, which it may not know.
@@ -248,11 +248,11 @@ def policy_source(config: PolicyConfig) -> str:
             return config.model
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"there is no model folder at {folder}; give policy.model an existing folder, a hub id or '{BUNDLED}'"
+            f"there is no model folder {folder}; set policy.model to an existing folder, a hub id or '{BUNDLED}'"
         )
     wanted = config.gguf_file or "config.json"
     if not (folder / wanted).is_file():
-        raise FileNotFoundError(f"the model folder {folder} has no {wanted}; give policy.model a folder that has one")
+        raise FileNotFoundError(f"the model folder {folder} has no {wanted}; set policy.model to a folder that has one")
     return str(folder)
 
 
@@ -265,8 +265,8 @@ def _named(config: PolicyConfig) -> Iterator[None]:
         raise
     except OSError as error:
         raise OSError(
-            f"policy.model {config.model!r} is no folder here, and the hub did not give it: {str(error).rstrip('.')}. "
-            "Name a folder, or correct the id (for `plan` a folder with config.json alone will do)"
+            f"policy.model {config.model!r} is not a local folder, and it could not be loaded from the hub: "
+            f"{str(error).rstrip('.')}. Give a folder or correct the id (for `plan`, config.json alone is enough)"
         ) from error
 
 

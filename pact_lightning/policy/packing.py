@@ -137,7 +137,7 @@ class _Sequence:
 
 def _sequences(index: int, block: Block) -> Iterator[_Sequence]:
     if not block.branches and not block.read_prefix:
-        raise ValueError(f"block {index} has no branches and its prefix is not read: there is nothing to score in it")
+        raise ValueError(f"block {index} has no branches and its prefix is not read: it has nothing to score")
     prefix = _array(block.prefix)
     if not len(prefix):
         raise ValueError(f"block {index} has an empty prefix; a prefix needs at least one token")
@@ -146,7 +146,7 @@ def _sequences(index: int, block: Block) -> Iterator[_Sequence]:
         yield _Sequence(index, prefix, read_prefix)
     for branch, ids in enumerate(map(_array, block.branches)):
         if not len(ids):
-            raise ValueError(f"branch {branch} of block {index} is empty; drop it before packing")
+            raise ValueError(f"branch {branch} of block {index} is empty; remove it before packing")
         whole = np.concatenate([prefix, ids])
         read = (branch, len(prefix), len(whole))
         yield _Sequence(index, whole, (read,) if branch else (*read_prefix, read))

@@ -34,7 +34,7 @@ def shard_policy(policy: Any, adapter: Adapter, mesh: DeviceMesh) -> "WholePolic
     if adapter != "full":
         raise ValueError(
             f"ModelParallelStrategy shards a policy trained in full, and model.policy.adapter is '{adapter}'; set that "
-            "to 'full', or use trainer.strategy 'ddp': of an adapter there is little to shard"
+            "to 'full', or use trainer.strategy 'ddp': there is little to shard in an adapter"
         )
     if mesh["tensor_parallel"].size() > 1:
         raise ValueError(

@@ -37,18 +37,20 @@ def read_adapter(folder: Path) -> dict[str, Any]:
     if not (folder / _CONFIG).is_file():
         whole = " (it has a config.json: give it as policy.model)" if (folder / "config.json").is_file() else ""
         raise FileNotFoundError(
-            f"policy.start_from {folder} is no checkpoint and no folder with {_CONFIG}{whole}; name what ExportPolicy "
-            "or PEFT's save_pretrained wrote for an adapter, or a .ckpt file of a fit"
+            f"policy.start_from {folder} is neither a checkpoint nor a folder with {_CONFIG}{whole}; give a folder "
+            "that ExportPolicy or PEFT's save_pretrained wrote for an adapter, or a .ckpt file of a fit"
         )
     if not any((folder / name).is_file() for name in _WEIGHTS):
-        raise FileNotFoundError(f"the adapter {folder} has no {_WEIGHTS[0]} beside its {_CONFIG}; copy it whole")
+        raise FileNotFoundError(
+            f"the adapter {folder} has no {_WEIGHTS[0]} beside its {_CONFIG}; copy the whole folder"
+        )
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{folder / _CONFIG} is no JSON ({error}); copy the adapter again") from error
+        raise ValueError(f"{folder / _CONFIG} is not valid JSON ({error}); copy the adapter again") from error
     if not isinstance(config, dict) or not isinstance(config.get("r"), int) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else config
-        raise ValueError(f"the adapter {folder} is no LoRA but {shortened(kind)}; {_MERGE}")
+        raise ValueError(f"the adapter {folder} is not a LoRA but {shortened(kind)}; {_MERGE}")
     for field, usual in (("modules_to_save", None), ("bias", "none"), ("trainable_token_indices", None)):
         if (config.get(field) or usual) != usual:
             raise ValueError(
@@ -68,8 +70,8 @@ def base_of(folder: Path) -> str:
     base = read_adapter(folder).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ValueError(
-            f"the adapter {folder} does not say which model it was trained on; give that as policy.model, and the "
-            "adapter as policy.start_from"
+            f"the adapter {folder} does not say which model it was trained on; set policy.model to it, and "
+            "policy.start_from to the adapter"
         )
     return base
 
@@ -99,8 +101,8 @@ def put_adapter_on(model: "PreTrainedModel", folder: Path, dropout: float) -> "P
     except (RuntimeError, ValueError, KeyError, UserWarning) as error:
         why = shortened(" ".join(str(error).split()), 300)
         raise ValueError(
-            f"the adapter {folder} does not fit the model {model.name_or_path} ({why}); give the model that it was "
-            "trained on as policy.model"
+            f"the adapter {folder} does not fit the model {model.name_or_path} ({why}); set policy.model to the model "
+            "that it was trained on"
         ) from error
 
 

@@ -29,13 +29,13 @@ def load_trainable_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     if missing or unexpected:
         raise ValueError(
             f"the saved weights do not fit the policy: missing {_some(missing)}, unexpected {_some(unexpected)}; "
-            "use the model, adapter and target_modules that they were saved with"
+            "use the same model, adapter and target_modules as the saved run"
         )
     for name, weight in weights.items():
         if weight.shape != state[name].shape:
             raise ValueError(
                 f"the saved weight {name} has shape {tuple(state[name].shape)}, the policy's {tuple(weight.shape)}; "
-                "use the model and lora_r that it was saved with"
+                "use the same model and lora_r as the saved run"
             )
     with torch.no_grad():
         for name, weight in weights.items():
@@ -81,7 +81,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if not weights:
-        raise ValueError("the policy has no weight that requires gradient, so there is nothing to save or to load")
+        raise ValueError("the policy has no weight that requires gradient, so there is nothing to save or load")
     return weights
 
 

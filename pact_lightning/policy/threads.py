@@ -111,8 +111,8 @@ class FreeThreads:
         if number < self.most and not self._told:
             self._told = True
             rank_zero_info(
-                f"CPU threads: {number} instead of {self.most}, since other processes leave {free:.1f} cores free; the "
-                "number follows what is free, and OMP_NUM_THREADS fixes it"
+                f"CPU threads: {number} instead of {self.most}, since other processes leave {free:.1f} cores free; set "
+                "OMP_NUM_THREADS for a fixed number"
             )
 
     @staticmethod

@@ -49,8 +49,8 @@ class WholeFileIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch covers the system's word by one on its own position
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
             raise CheckpointNotWrittenError(
-                f"the checkpoint {target} could not be written ({cause}); make room or mend its folder, and go on from "
-                "the checkpoint before it, which stays as it was"
+                f"the checkpoint {target} could not be written ({cause}); free some disk space or fix the folder, "
+                "and resume from the previous checkpoint, which is unchanged"
             ) from error
         finally:
             partial.unlink(missing_ok=True)  # there only where an error has left it
@@ -73,8 +73,8 @@ class WholeFileIO(TorchCheckpointIO):
                 _check_whole(Path(path))
             except ValueError as error:
                 raise ValueError(
-                    f"{error}; name an earlier one, or ckpt_path=pact_lightning.last_checkpoint(trainer) for a fit and "
-                    "pact_lightning.evaluated_checkpoint(trainer) otherwise, which take the newest one that is whole"
+                    f"{error}; use an earlier one, or ckpt_path=pact_lightning.last_checkpoint(trainer) for a fit and "
+                    "pact_lightning.evaluated_checkpoint(trainer) otherwise, which take the newest complete one"
                 ) from error
         try:
             return super().load_checkpoint(path, map_location, weights_only is not False)
@@ -112,9 +112,9 @@ def read_checkpoint(path: Path, weights_only: bool = True, *, check: bool = True
     except pickle.UnpicklingError as error:
         raise _not_plain(path, error) from error
     except (EOFError, RuntimeError) as error:
-        raise ValueError(f"the checkpoint {path} is cut off or no checkpoint: {error}") from error
+        raise ValueError(f"the checkpoint {path} is truncated or not a checkpoint: {error}") from error
     if not isinstance(content, dict) or "loops" not in content:
-        raise ValueError(f"the file {path} is no checkpoint of a run")
+        raise ValueError(f"the file {path} is not a checkpoint of a run")
     return content
 
 
@@ -122,7 +122,7 @@ def _without_folders(paths: Iterable[Path]) -> list[Path]:
     """Leave out folders that have a checkpoint's name, as a strategy that saves by shards or a hand has made them."""
     found = list(paths)
     for folder in filter(Path.is_dir, found):
-        rank_zero_warn(f"{folder} is a folder and no checkpoint; it is passed over")
+        rank_zero_warn(f"{folder} is a folder, not a checkpoint; it is skipped")
     return [path for path in found if not path.is_dir()]
 
 
@@ -150,7 +150,7 @@ def newest_whole(
         except FileNotFoundError:  # another process has put it aside at this moment
             continue
         except ValueError as error:
-            told = f"{error}; the one before it is used"
+            told = f"{error}; the previous one is used"
             if put_aside and path.name.startswith("last"):
                 aside = path.with_name(f"{path.name}.damaged")
                 _put_aside(path, aside)
@@ -194,7 +194,7 @@ def _check_whole(path: Path) -> None:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
     except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
-        raise ValueError(f"the checkpoint {path} is cut off or no checkpoint: {error}") from error
+        raise ValueError(f"the checkpoint {path} is truncated or not a checkpoint: {error}") from error
     if damaged is not None:
         raise ValueError(f"the checkpoint {path} is damaged at {damaged}")
 

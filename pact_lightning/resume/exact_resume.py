@@ -104,7 +104,7 @@ class ExactResume(pl.Callback):
             return
         if problem := what_is_wrong(checkpoint):
             raise ValueError(
-                f"a fit cannot go on from the checkpoint {trainer.ckpt_path}: {problem}; name an earlier one"
+                f"a fit cannot resume from the checkpoint {trainer.ckpt_path}: {problem}; use an earlier one"
             )
         kept: Mapping[str, Any] = checkpoint.get(_KEY, {})
         self._rows = list(kept.get("rows", []))
@@ -214,8 +214,8 @@ def nothing_left(checkpoint: Mapping[str, Any], max_epochs: int | None, max_step
     else:
         return ""
     return (
-        f"nothing is left to train: the checkpoint has done {phase} phases in {step} optimiser steps, and {limit}; to "
-        f"go on, raise that ({more} or more), and to train anew, leave --ckpt_path out"
+        f"nothing is left to train: the checkpoint has finished {phase} phases in {step} optimiser steps, and {limit}; "
+        f"to continue, raise it ({more} or more); to train from the start, leave out --ckpt_path"
     )
 
 

@@ -88,7 +88,7 @@ class Interruption(pl.Callback):
         """
         path = save_path(trainer, STOPPED)
         trainer.save_checkpoint(path, weights_only=False)
-        return f"saved as {path}; go on with --ckpt_path {'last' if self._found_as_last else path}"
+        return f"saved as {path}; resume with --ckpt_path {'last' if self._found_as_last else path}"
 
     @contextmanager
     def saved_where_stopped(self, trainer: pl.Trainer) -> Iterator[None]:
@@ -111,7 +111,7 @@ class Interruption(pl.Callback):
         if trainer.state.fn != "fit" or trainer.sanity_checking or only_tries(trainer):
             return f"Nothing had to be saved; run the command again once {once}"
         if trainer.world_size > 1:  # saving would wait for the other processes
-            return f"All finished phases are in the last checkpoint; go on with --ckpt_path last once {once}"
+            return f"All finished phases are in the last checkpoint; resume with --ckpt_path last once {once}"
         what = "Everything up to the last finished phase" if trainer.global_step else "The start of the first phase"
         return f"{what} is {self.save_stopped(trainer)} once {once}"
 
@@ -158,13 +158,13 @@ class Interruption(pl.Callback):
             return
         name = signal.Signals(number).name
         if trainer.sanity_checking:
-            rank_zero_info(f"stopped by {name} before the first phase; to start again, repeat the command")
+            rank_zero_info(f"stopped by {name} before the first phase; to start again, run the same command")
         else:
             path = save_path(trainer)
             trainer.save_checkpoint(path, weights_only=False)
             rank_zero_info(
                 f"stopped by {name} in phase {trainer.current_epoch} and saved as {path}; "
-                "to go on, repeat the command with --ckpt_path last"
+                "to resume, run the same command with --ckpt_path last"
             )
         raise SystemExit(128 + number)
 

@@ -40,7 +40,7 @@ def last_checkpoint(trainer: pl.Trainer, weights_only: bool = True) -> str | Non
         return "last"
     found = newest_whole(_files(folders), weights_only)
     if found is None:
-        rank_zero_info(f"started anew: there is no checkpoint in {_places(trainer, folders)}")
+        rank_zero_info(f"started from the beginning: there is no checkpoint in {_places(trainer, folders)}")
         # Stopped before its first checkpoint, a run has left the rollouts of its first phase.
         if begun := [folder for folder in map(Path, folders) if (folder / "rollouts").is_dir()]:
             _set_versions(trainer, [_version_of(trainer, begun[-1])] * len(trainer.loggers))
@@ -92,8 +92,8 @@ def evaluated_checkpoint(trainer: pl.Trainer, weights_only: bool = True) -> str:
     found = newest_whole(_files(folders), weights_only, put_aside=False)
     if found is None:
         raise FileNotFoundError(
-            f"there is no whole checkpoint in {_places(trainer, folders)}; name a file by --ckpt_path, or leave it out "
-            "to evaluate the policy as it is loaded"
+            f"there is no complete checkpoint in {_places(trainer, folders)}; give a file with --ckpt_path, "
+            "or leave it out to evaluate the policy as loaded"
         )
     return str(found[0])
 
@@ -106,11 +106,11 @@ def check_resumable(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """
     if "optimizer_states" not in checkpoint:
         raise ValueError(
-            f"the checkpoint {path} holds the weights alone, as ModelCheckpoint writes them with save_weights_only; a "
-            "fit cannot go on from it, but validate, test and predict can: name another one, or move it away"
+            f"the checkpoint {path} contains only the weights, as ModelCheckpoint writes them with save_weights_only; "
+            "a fit cannot resume from it, but validate, test and predict can use it: give another one, or move it away"
         )
     if problem := what_is_wrong(checkpoint):
-        raise ValueError(f"a fit cannot go on from the checkpoint {path}: {problem}; name an earlier one")
+        raise ValueError(f"a fit cannot resume from the checkpoint {path}: {problem}; use an earlier one")
 
 
 def _files(folders: Iterable[str]) -> Iterator[Path]:

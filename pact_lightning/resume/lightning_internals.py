@@ -89,6 +89,6 @@ def _field(owner: Any, path: str) -> Any:
         return attrgetter(path)(owner)
     except AttributeError as error:
         raise RuntimeError(
-            f"lightning {lightning.__version__} has no {type(owner).__name__}.{path}, on which an exact resume relies; "
+            f"lightning {lightning.__version__} has no {type(owner).__name__}.{path}, which exact resume needs; "
             "install lightning>=2.6.4,<3 in a release that has it, and report this"
         ) from error

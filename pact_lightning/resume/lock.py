@@ -100,6 +100,6 @@ def _refusal(folder: Path, holder: dict[str, object]) -> str:
     if holder:
         who = f"process {holder.get('process')} on host {holder.get('host')}, since {holder.get('since')}"
     return (
-        f"the folder {folder} is in use by a run ({who}), and two runs would mix in it; wait for its end or stop it, "
-        "or give this run a folder of its own, by --name say"
+        f"the folder {folder} is in use by a run ({who}), and two runs must not share it; wait for that run or "
+        "stop it, or give this run its own folder, for example with --name"
     )

@@ -56,7 +56,7 @@ class MetricsFile(ExperimentWriter):
         if not self.path.exists():
             return
         if not keep and self.path.is_file():
-            rank_zero_warn(f"{self.path} is of an earlier run and is written anew")
+            rank_zero_warn(f"{self.path} is from an earlier run and is overwritten")
             self.path.unlink()
             return
         rows = self._readable_rows()
@@ -78,7 +78,7 @@ class MetricsFile(ExperimentWriter):
             problem = error
         aside = self.path.with_name(f"{self.path.name}.damaged")
         self.path.replace(aside)
-        rank_zero_warn(f"{self.path} is no table of metrics ({problem}); it is now {aside.name}")
+        rank_zero_warn(f"{self.path} is not a table of metrics ({problem}); it is now {aside.name}")
         return []
 
     def begin_behind(self) -> None:

@@ -152,7 +152,7 @@ class RunFolder(pl.Callback):
             return
         made_by = checkpoint.get(MADE_BY)
         if not isinstance(made_by, Mapping) or not isinstance(made_by.get("recipe"), Mapping):
-            rank_zero_info(f"the checkpoint {path} does not say which recipe made it; the present one holds")
+            rank_zero_info(f"the checkpoint {path} does not say which recipe made it; the current recipe is used")
             return
         if made_by.get("module") != self.module:
             raise ValueError(
@@ -169,9 +169,9 @@ class RunFolder(pl.Callback):
         if refused and not self.allow_change:
             more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
             raise ValueError(
-                f"the checkpoint {path} was made by a recipe that trains something else: "
-                f"{', '.join(map(str, refused[:3]))}{more}; go on by the recipe that made it, give this one a folder "
-                f"of its own (--name), begin from the checkpoint's weights (model.policy.start_from), or mix the two "
+                f"the checkpoint {path} was made with a recipe that trains something else: "
+                f"{', '.join(map(str, refused[:3]))}{more}; resume with the recipe that made it, give this one its own "
+                f"folder (--name), start from the checkpoint's weights (model.policy.start_from), or resume anyway "
                 f"with {ALLOW}"
             )
 
@@ -206,6 +206,6 @@ def put_aside(folder: Path, checkpoints: set[Path]) -> None:
             path.replace(aside)
     aside = found[0].parent / f"earlier-{number}"
     rank_zero_info(
-        f"this run begins anew in the folder of an earlier one, whose files are now in {aside}; to go on with that "
-        f"one instead, stop this one and give --ckpt_path {aside / found[0].name}"
+        f"this run starts from the beginning in the folder of an earlier one, whose files are now in {aside}; to "
+        f"resume that one instead, stop this one and give --ckpt_path {aside / found[0].name}"
     )

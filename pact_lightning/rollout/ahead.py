@@ -61,18 +61,18 @@ def check_overlap(sampler: SamplerBackend | None, importance_cap: float | None, 
     if not keeps_weights(sampler):
         who = "the policy itself, which is being trained" if sampler is None else type(sampler).__name__
         raise ValueError(
-            "data.overlap needs a sampler that holds weights of its own while the policy is trained, and the one of "
+            "data.overlap needs a sampler that keeps its own weights while the policy is trained, and the one in "
             f"this recipe (model.sampler) is {who}; use a vLLM server (recipes/overlays/vllm_server.yaml), or set "
             "data.overlap to false"
         )
     if importance_cap is None:
         raise ValueError(
-            "data.overlap trains on rollouts of earlier weights, and model.importance_cap null would leave that "
-            "uncorrected; set it to auto or to a number, or data.overlap to false"
+            "data.overlap trains on rollouts of earlier weights, and model.importance_cap null does not correct for "
+            "that; set it to auto or to a number, or data.overlap to false"
         )
     if processes > 1:
         raise ValueError(
-            f"data.overlap works with one process, and {processes} train together here; set trainer.devices and "
+            f"data.overlap works with one process only, and this run has {processes}; set trainer.devices and "
             "trainer.num_nodes to 1, or data.overlap to false"
         )
 

@@ -255,7 +255,7 @@ class _Run:
             self.sampler.submit(turns)
 
     def _start(self, number: int, sample: int) -> _Row:
-        """Start a rollout's environment in a tool thread; those of one admission start side by side."""
+        """Start a rollout's environment in a tool thread; those of one admission start at the same time."""
         request = self.requests[number]
         prompt = request.prompt
         trajectory = Trajectory(prompt.id, sample, self.prompts[number])

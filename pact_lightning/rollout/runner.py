@@ -220,8 +220,8 @@ class RolloutRunner:
         wanted, known = rollouts_of(requests), self.count_kept(requests, sampling, what, policy)
         if known < wanted:
             raise MissingRolloutsError(
-                f"the checkpoint stands in the middle of {what}, but only {known} of its {wanted} "
-                f"rollouts are in {self.store.folder}; name an earlier checkpoint, one of the end of a phase",
+                f"the checkpoint was saved in the middle of {what}, but only {known} of its {wanted} "
+                f"rollouts are in {self.store.folder}; use an earlier checkpoint, from the end of a phase",
                 known,
                 wanted,
             )

@@ -92,11 +92,11 @@ class RolloutStore:
                     if (file.metadata() or {}).get("policy") == policy:
                         found = (found or {}) | {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             except SafetensorError as error:
-                rank_zero_warn(f"{path} cannot be read and is left out: {error}")
+                rank_zero_warn(f"{path} cannot be read and is ignored: {error}")
         if found is None:
             raise NotResumableError(
-                f"the checkpoint stands in the middle of {what}, but the log-probabilities under the policy that began "
-                f"it are not in {self.folder}; name an earlier checkpoint, one of the end of a phase"
+                f"the checkpoint was saved in the middle of {what}, but the log-probabilities under the policy that "
+                f"began it are not in {self.folder}; use an earlier checkpoint, from the end of a phase"
             )
         return found
 
@@ -160,7 +160,7 @@ def _opened(path: Path, header: Mapping[str, Any]) -> AppendLog:
     try:
         log = AppendLog(path)
     except (TaskFileError, IsADirectoryError) as error:
-        rank_zero_warn(f"stored rollouts are left out, their file is damaged: {error}")
+        rank_zero_warn(f"stored rollouts are ignored because their file is damaged: {error}")
         _remove(path)
         log = AppendLog(path)
     if log.records and log.records[0] != header:
@@ -203,7 +203,7 @@ def _known(
             continue
         known[number, trajectory.sample] = trajectory
     if damaged:
-        rank_zero_warn(f"{damaged} stored rollouts are left out and made again: their lines hold something else")
+        rank_zero_warn(f"{damaged} stored rollouts are ignored and repeated because their lines are damaged")
     return known
 
 

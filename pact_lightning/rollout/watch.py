@@ -38,7 +38,7 @@ class _Tally:
             self.first = f"the first one, of task {trajectory.task_id}: {' '.join(responses[:1]).rstrip('.')}"
 
     def error(self, what: str, tasks: float) -> UselessEnvironmentsError:
-        first = self.first or "none of them in this process; look at what the others say"
+        first = self.first or "see the messages of the other processes"
         return UselessEnvironmentsError(f"{self.words} {what} ({tasks:.0f} tasks), and the run stops; {first}")
 
 
@@ -57,7 +57,7 @@ class EnvironmentWatch:
         self._tasks: set[str] = set()
         self._tallies = {
             "starts": _Tally("no environment could be started in"),
-            "calls": _Tally("nobody answered any tool call of"),
+            "calls": _Tally("no tool call was answered in"),
         }
 
     def expect(self, tasks: Iterable[str]) -> None:

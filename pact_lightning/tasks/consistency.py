@@ -91,7 +91,7 @@ def trace_mistakes(task: Task) -> list[TaskFieldError]:
     left = open_answers(called, task.reference.sub_answers)
     if left:
         answers = ", ".join(f"{answer.answer!r} of {answer.tool}" for answer in left)
-        found.append(TaskFieldError("trace.turns", f"no response holds the expected {answers}"))
+        found.append(TaskFieldError("trace.turns", f"no response contains the expected {answers}"))
     solved = bool(task.reference.sub_answers) and not left
     found += _answer_mistakes(trace, task.reference.answer, called, solved)
     return found
@@ -112,7 +112,9 @@ def _answer_mistakes(
     elif called and not (
         solved or answer_in_response(answer, last := called[-1][1]) or response_is_answer(last, answer)
     ):
-        problem = f"there is no final answer, and the last response does not hold reference.answer {shortened(answer)}"
+        problem = (
+            f"there is no final answer, and the last response does not contain reference.answer {shortened(answer)}"
+        )
         yield TaskFieldError("trace.turns", problem)
 
 
@@ -163,7 +165,7 @@ class EnvironmentChecks:
         except ImportError as error:
             return TaskFieldError("environment.class_path", str(error))
         except FAILURES as error:
-            problem = f"the environment of task {task.id!r} cannot be made: {named_failure(error)}"
+            problem = f"the environment of task {task.id!r} cannot be created: {named_failure(error)}"
             return TaskFieldError("environment.init_args", problem)
         if self._needs_reward and not callable(getattr(environment, "reward", None)):
             problem = (
@@ -210,7 +212,7 @@ def replay_mistakes(task: Task, timeout_s: float = 30.0) -> list[TaskFieldError]
     except EnvironmentFailedError as error:
         return [TaskFieldError("environment", str(error))]
     except SandboxError as error:
-        raise ValueError(f"{error}; leave the replay out with --replay false") from error
+        raise ValueError(f"{error}; skip the replay with --replay false") from error
     found = []
     for (turn, number), result in zip(places, replay.results, strict=True):
         if same_response(turns[turn].responses[number], result.text) == "differs":

@@ -89,7 +89,7 @@ class FollowUpRecord(_Record):
     @model_validator(mode="after")
     def _brings_something(self) -> Self:
         if not self.content and not self.tools:
-            raise PydanticCustomError("follow_up", "must bring a content or tools")
+            raise PydanticCustomError("follow_up", "must have a content or tools")
         return self
 
 
@@ -138,7 +138,7 @@ class _ReasonedRecord(_Record):
     @model_validator(mode="after")
     def _one_reasoning(self) -> Self:
         if {"reasoning", "chunks"} <= self.model_fields_set:
-            raise PydanticCustomError("reasoning", "gives both `reasoning` and `chunks`; give one of them")
+            raise PydanticCustomError("reasoning", "has both `reasoning` and `chunks`; keep one of them")
         return self
 
 

@@ -57,7 +57,7 @@ def check_own_format(path: Path) -> None:
     found = None if first is None else other_format(first.value)
     if first is not None and found is not None:
         name, field = found
-        problem = f"is a field of another format and of no task; give --format {name}"
+        problem = f"is a field of another format; add --format {name}"
         raise TaskFileError(path, first.number, problem, field)
 
 

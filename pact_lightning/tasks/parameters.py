@@ -20,7 +20,7 @@ def parameters_mistake(parameters: Mapping[str, Any]) -> str | None:
         The mistake with its place in the schema, to stand after the field; ``None`` for a sound schema.
 
     >>> parameters_mistake({"properties": {"a": {"type": 5}}})
-    'is no JSON Schema: properties.a.type must be a name of a type, or a list of such names, got int'
+    'is not a valid JSON Schema: properties.a.type must be a name of a type, or a list of such names, got int'
     """
     # With a stack of our own: the file decides how deep the schema is.
     stack: list[tuple[str, Any]] = [("", parameters)]
@@ -31,7 +31,7 @@ def parameters_mistake(parameters: Mapping[str, Any]) -> str | None:
         for keyword, (is_right, wanted) in _KEYWORDS.items():
             value = schema.get(keyword)
             if value is not None and not is_right(value):
-                return f"is no JSON Schema: {where}{keyword} must be {wanted}, got {type(value).__name__}"
+                return f"is not a valid JSON Schema: {where}{keyword} must be {wanted}, got {type(value).__name__}"
         stack.extend((f"{where}{name}.", inner) for name, inner in _inner(schema))
     return None
 

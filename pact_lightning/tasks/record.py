@@ -165,7 +165,7 @@ def _environment_tools(spec: EnvironmentSpec) -> list[dict[str, Any]]:
         finally:
             close_environment(environment)
     except FAILURES as error:  # the user's code: any failure is this field's
-        problem = f"is left out, and {spec.class_path} cannot give its own tools: {failure_reason(error)}"
+        problem = f"is missing, and {spec.class_path} cannot list its own tools: {failure_reason(error)}"
         raise TaskFieldError("tools", problem) from error
     if not all(isinstance(tool, Mapping) for tool in tools):
         problem = f"is left out, and the `tools` of {spec.class_path} are not a list of schemas in OpenAI format"

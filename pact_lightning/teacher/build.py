@@ -251,7 +251,7 @@ def _joined(conversation: Conversation, tasks: Mapping[str, Task]) -> Task:
         problem = f"{conversation.id!r} is not the id of any of the {len(tasks)} tasks"
         raise RecordError("unknown task", "id", problem)
     if _users_words(conversation.dialogue) != _users_words(task.prompt):
-        problem = f"the user says something else than in the task {task.id!r}; is this a trace of another task?"
+        problem = f"the user says something else than in the task {task.id!r}; is this the trace of another task?"
         raise RecordError("another prompt", "messages", problem)
     return task
 
@@ -269,7 +269,7 @@ def _replayed(
     open_turns: tuple[ExpertTurn, ...] = () if dialogue.open_turn is None else (dialogue.open_turn,)
     calls = flatten_calls((*dialogue.turns, *open_turns))
     if not calls:
-        raise RecordError("no tool call", "", "the teacher calls no tool; there is nothing that a trace could teach")
+        raise RecordError("no tool call", "", "the teacher calls no tool; a trace would teach nothing")
     try:
         replay = replay_calls(task.prompt, calls, timeout_s=options.tool_timeout_s)
     except (ImportError, EnvironmentFailedError) as error:

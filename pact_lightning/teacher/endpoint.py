@@ -147,7 +147,7 @@ class EndpointConfig:
             prompts and tool responses are sent there.
         api_key_env: The environment variable that holds the key; empty for a server that needs none. The key itself
             never stands in a recipe, a log or a report.
-        concurrency: Number of requests under way at the same time.
+        concurrency: Number of requests at the same time.
         retries: Number of repetitions of a request after a 429, a 5xx, a timeout, a broken connection or an unreadable
             reply. The pauses grow, or are those that the endpoint asks for.
         timeout_s: Seconds that one try may take.
@@ -309,7 +309,7 @@ class Endpoint:
             message = f"{self._name} cannot be reached: {self._safe(error.__cause__ or error)}"
             if self._answered:
                 raise RequestFailedError(message, refused=False) from error
-            raise EndpointError(f"{message}; is base_url right, and is the server up?") from error
+            raise EndpointError(f"{message}; is base_url correct, and is the server running?") from error
         except APIStatusError as error:
             raise self._status_error(error.status_code, self._safe(error.message)) from error
         except APIError as error:

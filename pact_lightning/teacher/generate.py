@@ -94,9 +94,7 @@ class GenerationLog:
         try:
             return task_from_json(task_to_json(task) | {"trace": record["trace"]}).trace
         except TaskFieldError as error:
-            raise ValueError(
-                f"{self.path}, task {task.id!r}: {error}; remove its line to have it made again"
-            ) from error
+            raise ValueError(f"{self.path}, task {task.id!r}: {error}; delete its line to repeat it") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -113,7 +111,9 @@ def _other_settings(path: Path, made_by: Any, settings: Mapping[str, Any]) -> st
     if not isinstance(made_by, dict):
         return f"{path} is not a log of generated traces; name another file"
     changed = sorted(key for key in {*made_by, *settings} if made_by.get(key) != settings.get(key))
-    return f"{path} was made with other settings ({', '.join(changed)}); use them again, or write to another file"
+    return (
+        f"{path} was made with other settings ({', '.join(changed)}); use the same settings, or write to another file"
+    )
 
 
 class GenerationStoppedError(OSError):

@@ -220,7 +220,7 @@ class EvaluatedModule(pl.LightningModule):
         folder = self.trainer.log_dir or self.trainer.default_root_dir  # all processes have to ask together
         if not self.trainer.is_global_zero:
             return
-        rank_zero_info(f"metrics and trajectories of this run: {folder}")
+        rank_zero_info(f"metrics and trajectories of this run are in {folder}")
         if len(self.history) > 1:
             loader = self.trainer.val_dataloaders
             title = f"Validation: {loader.how}" if isinstance(loader, EvaluationRollouts) else "Validation"
@@ -266,7 +266,7 @@ class EvaluatedModule(pl.LightningModule):
         folder = self.trainer.log_dir or self.trainer.default_root_dir  # all processes have to ask together
         if self.trainer.is_global_zero and self._source is not None:
             report_scores(Path(folder), self._source, scores, self.evaluation.shares, self.evaluated)
-            rank_zero_info(f"scores and trajectories of this {self._source.name}: {folder}")
+            rank_zero_info(f"scores and trajectories of this {self._source.name} are in {folder}")
 
 
 def report_scores(

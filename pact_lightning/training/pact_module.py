@@ -144,12 +144,12 @@ class PACTModule(PolicyModule):
             sampler=sampler,
         )
         if not 0.0 <= anchor_probability <= 1.0:
-            raise ValueError(f"anchor_probability is a probability, not {anchor_probability}; set it between 0 and 1")
+            raise ValueError(f"anchor_probability must be between 0 and 1, not {anchor_probability}")
         self.coefficients = coefficients
         self.objective = objective or Objective()
         if self.objective.needs_divergence and ratio_context != "prompt":
             raise ValueError(
-                f"{type(self.objective).__name__} teaches the policy under the prompt, and model.ratio_context is "
+                f"{type(self.objective).__name__} trains the policy under the prompt, but model.ratio_context is "
                 f"{ratio_context!r}; set it to 'prompt'"
             )
         self.clip = clip

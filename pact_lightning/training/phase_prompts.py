@@ -133,8 +133,8 @@ class PhasePrompts:
             count = further_prompts(score(draw), wanted, bound * wanted)
             if count:
                 rank_zero_info(
-                    f"{phase_title(phase)}: too few of {counted(len(draw.groups), 'prompt')} have rollouts that earned "
-                    f"differently; {counted(count, 'further prompt')} will be rolled out"
+                    f"{phase_title(phase)}: too few of {counted(len(draw.groups), 'prompt')} gave a learning "
+                    f"signal; rolling out {counted(count, 'further prompt')}"
                 )
         replace_groups(draw.groups, wanted)
         return draw

@@ -52,25 +52,25 @@ class PhaseReport:
             self._told_raised = True
             first = f"the first one, of task {raised[0][0]}: {raised[0][1]}" if raised else "all in other processes"
             rank_zero_warn(
-                f"an exception ended every one of the {found['calls']:.0f} tool calls of phase {phase}, so "
-                f"that its rollouts teach nothing about the tools; {first}. It is not told again"
+                f"all {found['calls']:.0f} tool calls of phase {phase} raised an exception, so the rollouts teach "
+                f"nothing about the tools; {first}. This warning is shown once"
             )
         if found["failed"]:
-            first = "none of them in this process; look at the trajectories of the others"
+            first = "see the trajectories of the other processes"
             if failed:
                 first = f"the first one, of task {failed[0].task_id}: {' '.join(failed[0].turns[-1].responses)}"
             rank_zero_warn(
-                f"{found['failed']:.0f} of {found['failed'] + found['kept']:.0f} rollouts of this phase have no "
-                f"environment and are left out; {first}"
+                f"{found['failed']:.0f} of {found['failed'] + found['kept']:.0f} rollouts of this phase were "
+                f"left out because their environment failed to start; {first}"
             )
         if found["unanswered"] and not self._told_unanswered:
             self._told_unanswered = True
             tasks = [trajectory.task_id for trajectory in kept if trajectory.unanswered_calls]
             where = f"such as in task {tasks[0]}" if tasks else "all in other processes"
             rank_zero_warn(
-                f"nobody answered {found['unanswered']:.0f} of the {found['calls']:.0f} tool calls of phase "
+                f"{found['unanswered']:.0f} of {found['calls']:.0f} tool calls got no answer in phase "
                 f"{phase}, {where}; look at the "
-                "trajectories. Later ones are counted in rollout/unanswered_calls and not told again"
+                "trajectories. This warning is shown once; later calls are counted in rollout/unanswered_calls"
             )
 
     def write(self, groups: Sequence[Group]) -> None:
@@ -132,13 +132,13 @@ def warn_where_nothing_is_learned(figures: Mapping[str, float]) -> None:
     """
     if figures["zero_variance"] == 1.0:
         rank_zero_warn(
-            "all groups of a phase are of zero variance: all rollouts of a prompt earned the same, so that nothing "
-            "is learned from them; look at the rewards in the trajectories, or at the tasks' difficulty"
+            "no prompt of this phase gave a learning signal: all rollouts of each prompt scored the same. Check the "
+            "rewards in the trajectories; the tasks may be too easy or too hard"
         )
     if figures["single_rollout"] == 1.0:
         rank_zero_warn(
-            "each group of a phase has a single rollout, and none to compare it with, so that nothing is learned "
-            "from them; set data.rollouts_per_prompt to at least 2, or see which environments failed"
+            "no prompt of this phase gave a learning signal: each has a single rollout and nothing to compare it with. "
+            "Set data.rollouts_per_prompt to at least 2, or check which environments failed"
         )
 
 

@@ -252,13 +252,13 @@ class PolicyModule(EvaluatedModule):
         if skipped and steps.exhausted:
             saved = self.interruption.save_stopped(self.trainer)
             raise NonFiniteGradientError(
-                f"{steps.in_a_row} optimiser steps in a row were skipped, the last in phase {self.current_epoch}: "
+                f"{steps.in_a_row} optimiser steps in a row were skipped, the last one in phase {self.current_epoch}: "
                 f"{skipped}. The weights of step {self.global_step} are intact and {saved}, or with an earlier "
-                "checkpoint, once you have lowered model.optimizer.learning_rate or looked at the rewards in the "
+                "checkpoint, after you have lowered model.optimizer.learning_rate or checked the rewards in the "
                 "trajectories of this phase"
             )
         if skipped and steps.skipped == 1:
-            rank_zero_warn(f"an optimiser step is skipped after step {self.global_step}: {skipped}")
+            rank_zero_warn(f"skipped the optimiser step after step {self.global_step}: {skipped}")
         return norm
 
     @contextmanager

@@ -24,7 +24,7 @@ def check_resampling(most: int | None, *, rollouts_per_prompt: int, processes: i
         return
     if most < 2:
         raise ValueError(
-            f"data.resample_zero_variance is {most}: it is the most prompts that a phase rolls out, as a multiple of "
+            f"data.resample_zero_variance is {most}: it limits the prompts of a phase to this multiple of "
             "data.prompts_per_phase; set it to at least 2, or to null for no further prompts"
         )
     if rollouts_per_prompt < 2:
@@ -34,7 +34,7 @@ def check_resampling(most: int | None, *, rollouts_per_prompt: int, processes: i
         )
     if processes > 1:
         raise ValueError(
-            f"data.resample_zero_variance works with one process, and {processes} train together here, each of which "
+            f"data.resample_zero_variance works with one process only, and this run has {processes}, each of which "
             "would need another number of further prompts; set trainer.devices and trainer.num_nodes to 1, or "
             "data.resample_zero_variance to null"
         )

@@ -102,5 +102,7 @@ class SFTModule(PolicyModule):
 
     def _render(self, task: Task) -> RenderedTrace:
         if task.trace is None:
-            raise ValueError(f"task {task.id} has no expert trace to learn from; drop such tasks or run PACT instead")
+            raise ValueError(
+                f"task {task.id} has no expert trace to learn from; remove such tasks, or train with PACT instead"
+            )
         return render_trace(self.renderer, task.trace, task.prompt.follow_ups, with_final=self.with_answer)

@@ -32,7 +32,7 @@ def start_config(config: PolicyConfig) -> PolicyConfig:
         if saved.get("model", started.model) != started.model:
             rank_zero_warn(
                 f"the checkpoint {path} was trained on the model {saved['model']}, and policy.model is "
-                f"{started.model}; if these are not the same weights, give the former"
+                f"{started.model}; if these are not the same weights, use the former"
             )
     stated, held = ({field: _sorted(of, field) for field in _SHAPE} for of in (config, started))
     told = [f"{field} {held[field]} (recipe: {stated[field]})" for field in _SHAPE if held[field] != stated[field]]

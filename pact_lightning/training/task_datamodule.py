@@ -90,7 +90,7 @@ class TaskDataModule(pl.LightningDataModule):
         assert self.trainer is not None
         module = self.trainer.lightning_module
         if not isinstance(module, PolicyModule):
-            raise TypeError(f"the data module needs a PolicyModule to make rollouts with, not {type(module).__name__}")
+            raise TypeError(f"the data module needs a PolicyModule for its rollouts, not {type(module).__name__}")
         return module
 
     def _fitting(self, name: str, tasks: Sequence[Task]) -> list[Task]:
@@ -101,13 +101,11 @@ class TaskDataModule(pl.LightningDataModule):
                 training needs.
         """
         if not tasks:
-            raise ValueError(
-                f"the source of the {name} tasks, data.{name}, gives none; look at its file and its options"
-            )
+            raise ValueError(f"the source of the {name} tasks, data.{name}, is empty; check its file and its options")
         renderer = self.module.renderer
         twice = [task_id for task_id, times in Counter(task.id for task in tasks).items() if times > 1]
         if twice:
-            raise ValueError(f"two {name} tasks have the id {twice[0]!r}; give every task an id of its own")
+            raise ValueError(f"two {name} tasks have the id {twice[0]!r}; give every task its own id")
         # What cannot be made is told now, not after the policy has been loaded.
         checks = EnvironmentChecks(needs_reward=name == "train" and self.needs_reward, limit_s=_ENVIRONMENTS_S)
         for task in tasks:
@@ -118,8 +116,8 @@ class TaskDataModule(pl.LightningDataModule):
                 raise located(task, mistake)
         if checks.left_out:
             rank_zero_info(
-                f"the environments of {checks.left_out} of {len(tasks)} {name} tasks were not tried before training: "
-                f"that would take more than {_ENVIRONMENTS_S:g} s; `pact-lightning tasks validate` tries all"
+                f"the environments of {checks.left_out} of {len(tasks)} {name} tasks were not started before training, "
+                f"which would take more than {_ENVIRONMENTS_S:g} s; `pact-lightning tasks validate` tries them all"
             )
         lengths = [len(renderer.prompt(task.prompt.messages, task.prompt.tools)) for task in tasks]
         kept = [task for task, length in zip(tasks, lengths, strict=True) if length <= self.max_prompt_tokens]
@@ -132,7 +130,7 @@ class TaskDataModule(pl.LightningDataModule):
         if not kept:
             raise ValueError(
                 f"no {name} task is left: none of {len(tasks)} has a prompt within {self.max_prompt_tokens} tokens, "
-                f"and the shortest has {min(lengths)}; raise data.max_prompt_tokens or look at the tasks"
+                f"and the shortest has {min(lengths)}; raise data.max_prompt_tokens or check the tasks"
             )
         return kept
 

@@ -26,7 +26,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 
 from pact_lightning.resume.lightning_internals import saves_by_time, saves_distributed
 
-_MANUAL = "cannot be honoured under manual optimisation; set"
+_MANUAL = "does not work with manual optimisation; set"
 _REFUSED_FLAGS: tuple[tuple[str, Callable[[pl.Trainer], bool], str], ...] = (
     (
         "gradient_clip_val",
@@ -47,7 +47,7 @@ _REFUSED_FLAGS: tuple[tuple[str, Callable[[pl.Trainer], bool], str], ...] = (
     (
         "barebones",
         lambda t: t.barebones,
-        "switches off the metrics, the checkpoints and the validation that a run is for; leave it out",
+        "would switch off metrics, checkpoints and validation, which a run needs; leave it out",
     ),
     (
         "overfit_batches",
@@ -57,7 +57,7 @@ _REFUSED_FLAGS: tuple[tuple[str, Callable[[pl.Trainer], bool], str], ...] = (
     (
         "reload_dataloaders_every_n_epochs",
         lambda t: getattr(t, "reload_dataloaders_every_n_epochs", 0) != 0,
-        "would lose the phase in work where a run is resumed, and rollouts are made anew in each epoch without it; "
+        "would lose the current phase when a run is resumed, and each epoch makes new rollouts without it; "
         "leave it out",
     ),
     *(
@@ -76,23 +76,23 @@ _REFUSED_CALLBACKS: tuple[tuple[type[Callback], str], ...] = (
     (GradientAccumulationScheduler, "has no effect here; set data.prompts_per_step to the batch you want"),
     (
         LearningRateFinder,
-        "would train on the rollouts of a policy that its own search has changed; set model.optimizer.learning_rate",
+        "would train on rollouts of a policy that its own search has changed; set model.optimizer.learning_rate",
     ),
     (
         StochasticWeightAveraging,
-        "would sample rollouts by other weights than it saves; set model.optimizer.schedule to `cosine`, which ends "
+        "would sample rollouts with other weights than it saves; set model.optimizer.schedule to `cosine`, which ends "
         "in small steps too",
     ),
     (
         WeightAveraging,
-        "would sample rollouts by other weights than it saves; set model.optimizer.schedule to `cosine`, which ends "
+        "would sample rollouts with other weights than it saves; set model.optimizer.schedule to `cosine`, which ends "
         "in small steps too",
     ),
     (BaseFinetuning, "would choose the weights that train; set model.policy.adapter and its target_modules"),
     (ModelPruning, "would change weights behind the optimiser's back; prune the exported model instead"),
     (
         SpikeDetection,
-        "would end the run at a loss that only one batch had; model.optimizer.max_skipped_steps does that",
+        "would stop the run because of a single batch; model.optimizer.max_skipped_steps handles bad steps",
     ),
 )
 
@@ -114,8 +114,8 @@ def check_trainer(trainer: pl.Trainer) -> None:
         )
     if isinstance(trainer.strategy, ModelParallelStrategy) and saves_distributed(trainer.strategy):
         raise ValueError(
-            "ModelParallelStrategy would save a folder of one file per process, of which nobody can tell whether it is "
-            "whole; set its save_distributed_checkpoint to false"
+            "ModelParallelStrategy would save a folder of one file per process, and nothing shows whether it is "
+            "complete; set its save_distributed_checkpoint to false"
         )
     for callback in _callbacks(trainer):
         for kind, sentence in _REFUSED_CALLBACKS:
@@ -134,19 +134,19 @@ def check_checkpoints(trainer: pl.Trainer) -> None:
             continue
         if saves_by_time(callback):
             raise ValueError(
-                "ModelCheckpoint has train_time_interval, by which Lightning saves nothing under manual optimisation; "
+                "ModelCheckpoint has train_time_interval, with which Lightning saves nothing in manual optimisation; "
                 "set every_n_train_steps, or leave both out to save after each phase"
             )
         if callback.save_weights_only:
             raise ValueError(
-                "ModelCheckpoint has save_weights_only, and `--ckpt_path last` could not go on from what it writes; "
+                "ModelCheckpoint has save_weights_only, and `--ckpt_path last` could not resume from what it writes; "
                 "leave it out (checkpoints hold the trained weights only, so an adapter's are small), and use "
                 "pact_lightning.ExportPolicy for a model folder"
             )
 
 
 def check_monitors(trainer: pl.Trainer, metrics: Collection[str]) -> None:
-    """Check what callbacks of a fit look at, which Lightning would tell after the first phase.
+    """Check what callbacks of a fit look at, which Lightning would report after the first phase.
 
     Args:
         trainer: The Trainer.

@@ -27,7 +27,9 @@ def cap_in_force(wanted: ImportanceCap, sampler: SamplerBackend | None) -> float
     if wanted == "auto":
         return None if sampler is None else 2.0
     if wanted is not None and not wanted >= 1.0:
-        raise ValueError(f"importance_cap bounds weights that are about 1, so it is at least 1, not {wanted}")
+        raise ValueError(
+            f"importance_cap must be at least 1, not {wanted}: a weight is 1 where sampler and trainer agree"
+        )
     return wanted
 
 

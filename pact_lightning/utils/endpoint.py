@@ -13,11 +13,11 @@ def check_base_url(base_url: str) -> None:
     try:
         url = urlsplit(base_url)
     except ValueError as error:
-        raise ValueError(f"base_url {base_url!r} is no address: {error}") from error
+        raise ValueError(f"base_url {base_url!r} is not a valid address: {error}") from error
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError(f"base_url must be an address such as http://127.0.0.1:8000/v1, got {base_url!r}")
     if url.username or url.password or url.query:
-        raise ValueError("base_url must hold no key; put it into the environment variable that api_key_env names")
+        raise ValueError("base_url must not contain a key; put it into the environment variable that api_key_env names")
 
 
 def api_key(variable: str) -> str:
@@ -37,7 +37,7 @@ def api_key(variable: str) -> str:
             "server that needs none"
         )
     if not (key.isascii() and key.isprintable()):
-        raise ValueError(f"the environment variable {variable} holds characters that no API key has")
+        raise ValueError(f"the environment variable {variable} contains characters that an API key cannot have")
     return key
 
 

@@ -21,7 +21,7 @@ def use_cache_where_unreachable() -> bool:
         Whether they look there only.
     """
     if not constants.HF_HUB_OFFLINE and not _answers(constants.ENDPOINT):
-        _log.warning("the hub at %s cannot be reached; only what is in its cache here is used", constants.ENDPOINT)
+        _log.warning("the hub at %s cannot be reached; only the local cache is used", constants.ENDPOINT)
         constants.HF_HUB_OFFLINE = True
     return bool(constants.HF_HUB_OFFLINE)
 

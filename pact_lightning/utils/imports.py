@@ -66,7 +66,7 @@ def make_object(path: str, what: str, init_args: Mapping[str, Any] | None = None
     try:
         return cls(**(init_args or {}))
     except TypeError as error:
-        raise ValueError(f"the {what} {path!r} cannot be made: {error}") from error
+        raise ValueError(f"the {what} {path!r} cannot be created: {error}") from error
 
 
 def new_path(path: str) -> str:

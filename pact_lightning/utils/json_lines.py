@@ -102,7 +102,7 @@ def scan_json_lines(path: Path, max_line_mb: int = MAX_LINE_MB) -> Iterator[Json
             if not raw:
                 return
             if whole > max_line_mb << 20:
-                problem = f"is longer than {max_line_mb} MiB (max_line_mb); look for missing line ends"
+                problem = f"is longer than {max_line_mb} MiB (max_line_mb); look for missing line breaks"
                 yield JsonLine(number, error=TaskFileError(path, number, problem, reason="line too long"))
             elif raw.strip():
                 yield _line(path, number, raw)
@@ -150,7 +150,7 @@ def _content(path: Path, max_mb: int) -> bytes:
             while piece := file.read1(1 << 20):
                 raw += piece
                 if len(raw) > max_mb << 20:
-                    problem = f"the file is larger than {max_mb} MiB (max_file_mb); JSON Lines may be of any size"
+                    problem = f"the file is larger than {max_mb} MiB (max_file_mb); JSON Lines files can have any size"
                     raise TaskFileError(path, 1, problem, reason="file too large")
         except _DAMAGE as error:
             raise _damage(path, raw.count(b"\n") + 1, error) from error
@@ -167,7 +167,7 @@ def _decoded_file(path: Path, raw: bytes) -> Any:
     except json.JSONDecodeError as error:
         problem = f"is not valid JSON: {error.msg.removesuffix(' at')} at character {error.colno - 1}"
         if error.msg == "Extra data":
-            problem = "something follows the value; if this is JSON Lines, let the name end in .jsonl"
+            problem = "something follows the value; if this is JSON Lines, rename it to end in .jsonl"
         raise TaskFileError(path, error.lineno, problem, reason=_NOT_JSON) from error
     except JsonTextError as error:
         raise TaskFileError(path, 1, f"the file {error}", reason=_NOT_JSON) from error
@@ -181,12 +181,12 @@ def _open_bytes(path: Path) -> gzip.GzipFile | BufferedReader:
         TaskFileError: The name and the content disagree about the compression, or the file is UTF-16.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; paths count from the folder in which the command is started")
+        raise FileNotFoundError(f"there is no file {path}; paths are relative to the folder where you run the command")
     with path.open("rb") as file:
         start = file.read(2)
     compressed = path.suffix == ".gz"
     if start and compressed != (start == _GZIP):
-        problem = "is not compressed; name it without .gz" if compressed else "is compressed; let its name end in .gz"
+        problem = "is not compressed; rename it without .gz" if compressed else "is compressed; rename it to end in .gz"
         raise TaskFileError(path, 1, f"the file {problem}", reason=_DAMAGED)
     if start in _UTF_16:
         raise TaskFileError(path, 1, "the file is UTF-16; save it as UTF-8", reason=_NOT_UTF_8)
@@ -200,7 +200,7 @@ def _not_utf_8(path: Path, line: int, place: int, byte: int) -> TaskFileError:
 
 def _damage(path: Path, line: int, error: Exception) -> TaskFileError:
     state = "ends too early" if isinstance(error, EOFError) else "is damaged"
-    problem = f"cannot be read: the compressed file {state} ({error}); copy or pack it again"
+    problem = f"cannot be read: the compressed file {state} ({error}); copy or compress it again"
     return TaskFileError(path, line, problem, reason=_DAMAGED)
 
 

@@ -70,7 +70,7 @@ def decode_json(text: str) -> Any:
     except json.JSONDecodeError:
         raise
     except ValueError as error:  # Python's own, for an integer of thousands of digits
-        problem = "holds an integer of too many digits; write it as a string"
+        problem = "holds an integer with too many digits; write it as a string"
         raise JsonTextError(problem, f"is not valid JSON: {error}") from error
 
 
@@ -142,7 +142,7 @@ def check_json(value: Any) -> None:
     except TypeError as error:
         raise JsonTextError(f"holds what JSON cannot: {error}") from error
     except ValueError as error:
-        raise JsonTextError("holds a number that is not finite or of too many digits") from error
+        raise JsonTextError("holds a number that is not finite or has too many digits") from error
 
 
 def _too_deep() -> JsonTextError:
@@ -150,7 +150,7 @@ def _too_deep() -> JsonTextError:
 
 
 def _constant(name: str) -> JsonTextError:
-    return JsonTextError(f"is not valid JSON: {name} is no JSON value")
+    return JsonTextError(f"is not valid JSON: {name} is not a JSON value")
 
 
 def _float(digits: str) -> float | JsonTextError:

@@ -57,7 +57,7 @@ def check_shares(name: str, size: int, processes: int) -> None:
     """
     if size % processes:
         raise ValueError(
-            f"{name} ({size}) cannot be shared evenly by {processes} processes; make it a multiple of that"
+            f"{name} ({size}) cannot be split evenly over {processes} processes; make it a multiple of that"
         )
 
 

@@ -45,11 +45,11 @@ def check_yaml_file(path: Path) -> None:
         check_yaml(text)
         first = next((event for event in yaml.parse(text, Loader=yaml.SafeLoader) if _is_value(event)), None)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}); save it as a text in UTF-8") from error
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8 text") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path}, {_problem(error)}") from error
     if not isinstance(first, yaml.MappingStartEvent):
-        raise ValueError(f"{path} holds no fields; a recipe has lines such as `trainer:`, with its fields below them")
+        raise ValueError(f"{path} has no fields; a recipe has lines such as `trainer:`, with its fields below them")
 
 
 def _is_value(event: yaml.Event) -> bool:
@@ -60,7 +60,7 @@ def _problem(error: yaml.YAMLError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())
     mark = error.problem_mark
-    tab = "; indent by spaces, not by tabs" if "'\\t'" in str(error.problem) else ""
+    tab = "; indent with spaces, not tabs" if "'\\t'" in str(error.problem) else ""
     return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}{tab}"
 
 
@@ -90,13 +90,13 @@ def check_yaml(text: str) -> None:
             open_[-1].add(done.nodes, None, event)
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor and any(each.anchor == event.anchor for each in open_):
-                raise YamlTextError(f"{_line(event)}: the alias *{event.anchor} stands within what it repeats")
+                raise YamlTextError(f"{_line(event)}: the alias *{event.anchor} is inside what it repeats")
             top.add(anchors.get(event.anchor or "", 1), None, event)
         elif isinstance(event, yaml.ScalarEvent):
             if event.anchor:
                 anchors[event.anchor] = 1
             if event.style is None and len(event.value) > _DIGITS and event.value.lstrip("+-").isdigit():
-                raise YamlTextError(f"{_line(event)}: is a number of too many digits; write it in quotation marks")
+                raise YamlTextError(f"{_line(event)}: is a number with too many digits; put it in quotes")
             top.add(1, event.value, event)
 
 
@@ -119,7 +119,7 @@ class _Open:
         if self._keys is None or self._number % 2 == 0 or text is None or text == "<<":
             return
         if text in self._keys:
-            raise YamlTextError(f"{_line(event)}: the key {text[:60]!r} stands twice in one object; keep one")
+            raise YamlTextError(f"{_line(event)}: the key {text[:60]!r} appears twice in one object; keep one")
         self._keys.add(text)
 
 

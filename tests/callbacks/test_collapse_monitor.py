@@ -32,7 +32,7 @@ def test_a_sign_is_told_once_with_the_phase_it_began_in(figure, value, what):
     assert watch.warnings_of(1, START | {figure: value}) == []
     (warning,) = watch.warnings_of(2, START | {figure: value})
     assert what in warning
-    assert "it began in phase 1 and is so in phase 2" in warning
+    assert "since phase 1 (now: phase 2)" in warning
     assert watch.warnings_of(3, START | {figure: value}) == []
 
 
@@ -85,7 +85,7 @@ def test_the_module_brings_its_monitor_and_ones_own_takes_its_place():
     batches = [[hand_made_group(RENDERER)]]
     module.prepare_phase(batches[0], optimizer_steps=1)
     trainer = quiet_trainer(max_epochs=3)
-    with pytest.warns(UserWarning, match=r"80% of the rollouts call no tool .* began in phase 1 and is so in phase 2"):
+    with pytest.warns(UserWarning, match=r"80% of the rollouts call no tool .* since phase 1 \(now: phase 2\)"):
         trainer.fit(module, Batches(batches))
     own = CollapseMonitor(patience=3)
     trainer = quiet_trainer(max_epochs=1, callbacks=[own])

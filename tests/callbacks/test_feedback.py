@@ -74,6 +74,6 @@ def test_a_run_interrupted_within_a_phase_ends_with_the_strength_of_a_whole_one(
 
 
 def test_two_schedules_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="list one of them"):
+    with pytest.raises(ValueError, match="keep only one of them"):
         fit(tmp_path, pact, FeedbackCallback())
     assert AnnealingCallback().horizon is None

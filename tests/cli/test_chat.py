@@ -122,11 +122,11 @@ def scripted(monkeypatch, next_turn):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "there is nobody to talk to; name a recipe by -c recipe.yaml, or the folder of a run"),
-        (["nowhere"], "nowhere is no folder of a fit: it has no config.yaml"),
+        ([], "give the folder of a run, or a recipe with -c recipe.yaml"),
+        (["nowhere"], "nowhere is not the folder of a fit: it has no config.yaml"),
         (["-c", "r.yaml", "--task", "a", "--tools_of", "b"], "leave --tools_of out"),
         (["-c", "{recipe}", "--task", "longest-0"], "the recipe's data has no task 'longest-0'; it has 'longer-0'"),
-        (["-c", "{recipe}", "--ckpt_path", "last"], "there is no whole checkpoint in"),
+        (["-c", "{recipe}", "--ckpt_path", "last"], "there is no complete checkpoint in"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(tmp_path, capsys, options, said):

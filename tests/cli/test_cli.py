@@ -165,7 +165,7 @@ class Listing(WordCount):
 
 def test_a_metric_that_gives_no_numbers_is_named(tmp_path):
     changes = {"model.init_args.metrics": [{"class_path": f"{__name__}.Listing"}]}
-    with pytest.raises(ValueError, match=r"Listing\.compute\(\) must give numbers by name, not"):
+    with pytest.raises(ValueError, match=r"Listing\.compute\(\) must return a dictionary of numbers, not"):
         main(["validate", "-c", saved(tmp_path, changes)])
 
 
@@ -206,7 +206,7 @@ def test_an_evaluation_of_last_takes_the_newest_whole_checkpoint(fitted, tmp_pat
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"last\.ckpt is .*; the one before it is used$"):
+    with pytest.warns(UserWarning, match=r"last\.ckpt is .*; the previous one is used$"):
         main(["validate", "-c", saved(tmp_path), "--ckpt_path", "last"])
     assert PactCLI.latest.trainer.ckpt_path == str(others[0])
     assert damaged.exists()
@@ -219,10 +219,10 @@ def test_last_says_what_it_does_and_goes_on_in_the_folder_of_the_interrupted_run
         logger["init_args"]["version"] = None
     main(["fit", "-c", saved(tmp_path, changes), "--ckpt_path", "last"])
     folder = tmp_path / "run" / "checkpoints"
-    assert f"started anew: there is no checkpoint in {folder}" in caplog.text
+    assert f"started from the beginning: there is no checkpoint in {folder}" in caplog.text
     last = folder / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-1000])
-    with pytest.warns(UserWarning, match="last.ckpt is cut off or no checkpoint.*; the one before it is used"):
+    with pytest.warns(UserWarning, match="last.ckpt is truncated or not a checkpoint.*; the previous one is used"):
         main(["fit", "-c", saved(tmp_path, changes | {"trainer.max_epochs": 2}), "--ckpt_path", "last"])
     assert re.search(rf"resumed from {folder}/epoch=0-step=2\.ckpt at phase 1\b", caplog.text)
     assert [path.name for path in tmp_path.glob("version_*")] == ["version_0"]

@@ -103,12 +103,15 @@ def test_an_environment_that_cannot_be_made_is_named(tmp_path, refusal):
     ("changes", "sentence"),
     [
         ({"trainer.gradient_clip_val": 1.0}, "set model.optimizer.gradient_clip"),
-        ({"trainer.precision": "bf16-mixed"}, "trainer.precision cannot be honoured under manual optimisation"),
+        ({"trainer.precision": "bf16-mixed"}, "trainer.precision does not work with manual optimisation"),
         ({"trainer.accumulate_grad_batches": 4}, "set data.prompts_per_step"),
         ({"data.init_args.limits": {"rows": 0}}, "data.limits.rows must be above 0, not 0"),
         ({"data.init_args.limits": {"admit_every": 0}}, "data.limits.admit_every must be above 0, not 0"),
         ({"model.init_args.head_chunk": 0}, "model.head_chunk (0) and model.max_tokens_per_forward"),
-        ({"model.init_args.policy.model": "nobody/nothing"}, "policy.model 'nobody/nothing' is no folder here, and"),
+        (
+            {"model.init_args.policy.model": "nobody/nothing"},
+            "policy.model 'nobody/nothing' is not a local folder, and",
+        ),
         (
             {"trainer.callbacks": [{"class_path": "lightning.pytorch.callbacks.BatchSizeFinder"}]},
             "BatchSizeFinder has no meaning for rollouts; set model.max_tokens_per_forward instead",
@@ -139,9 +142,9 @@ def test_an_environment_that_cannot_be_made_is_named(tmp_path, refusal):
         ({"data.init_args.max_prompt_tokens": 10}, "none of 4 has a prompt within 10 tokens, and the shortest has 147"),
         ({"data.init_args.prompts_per_step": 3}, "must be a multiple of data.prompts_per_step"),
         ({"model.init_args.max_tokens_per_forward": 700}, "raise that or lower data.max_prompt_tokens"),
-        ({"model.init_args.anchor_probability": 2.0}, "anchor_probability is a probability, not 2.0"),
+        ({"model.init_args.anchor_probability": 2.0}, "anchor_probability must be between 0 and 1, not 2.0"),
         ({"model.init_args.level": 9}, "level must be a level from 0 to 4, not 9"),
-        ({"model.init_args.policy.model": "/nowhere/at/all"}, "there is no model folder at /nowhere/at/all"),
+        ({"model.init_args.policy.model": "/nowhere/at/all"}, "there is no model folder /nowhere/at/all"),
         (
             {"model.init_args.trace_template": "footnote"},
             "error: model (pact_lightning.PACTModule).trace_template: Expected one of 'turns', 'user_block', "
@@ -268,8 +271,8 @@ def test_an_option_in_front_of_a_recipe_is_refused_rather_than_overridden(tmp_pa
             main([*command, "-c", path, *option, *behind])
         assert stopped.value.code == 2
         sentence = capsys.readouterr().err
-        assert f"error: {option[0].partition('=')[0]} stands in front of a recipe ({' '.join(behind)})" in sentence
-        assert "put options behind the recipes" in sentence
+        assert f"error: {option[0].partition('=')[0]} comes before a recipe ({' '.join(behind)})" in sentence
+        assert "put options after the recipes" in sentence
 
 
 def test_the_order_of_what_overrides_nothing_is_free(tmp_path, capsys):
@@ -345,7 +348,7 @@ def test_a_missing_checkpoint_is_named(tmp_path, refusal, verb):
 
 
 DAMAGES = {
-    "cut off": (cut, "is cut off or no checkpoint"),
+    "cut off": (cut, "is truncated or not a checkpoint"),
     "changed": (flipped, "is damaged at"),
 }
 
@@ -358,17 +361,17 @@ def test_a_damaged_checkpoint_is_told_by_its_path(tmp_path, refusal, verb, damag
     path.write_bytes(change(path.read_bytes()))
     sentence = refusal({}, "--ckpt_path", str(path), verb=verb)
     assert f"{path} {told}" in sentence
-    assert "`last` for the newest one in its dirpath that is whole" in sentence
+    assert "`last` for the newest complete one in its dirpath" in sentence
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
 def test_an_evaluation_of_last_without_any_whole_checkpoint_scores_nothing_else(tmp_path, refusal, verb):
     folder = tmp_path / "run" / "checkpoints"
-    assert f"there is no whole checkpoint in {folder}" in refusal({}, "--ckpt_path", "last", verb=verb)
+    assert f"there is no complete checkpoint in {folder}" in refusal({}, "--ckpt_path", "last", verb=verb)
     path = checkpoint(folder / "last.ckpt")
     path.write_bytes(flipped(path.read_bytes()))
     with pytest.warns(UserWarning, match=r"last\.ckpt is damaged at"):
-        assert f"there is no whole checkpoint in {folder}" in refusal({}, "--ckpt_path", "last", verb=verb)
+        assert f"there is no complete checkpoint in {folder}" in refusal({}, "--ckpt_path", "last", verb=verb)
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])

@@ -95,9 +95,9 @@ def test_with_a_sampler_of_its_own_rollouts_take_nothing_here_and_are_scored_by_
     main(["plan", "-c", saved(tmp_path, SERVER), "--memory", "1GB", *GIVEN])
     told = " ".join(capsys.readouterr().out.split())
     for sentence in (
-        "whose memory is not planned",
+        "plan does not estimate its memory",
         "as if the policy sampled itself",
-        "limits.rows: the sampler",
+        "limits.rows: unknown: it depends on the sampler",
     ):
         assert sentence in told
     assert "keys and values" not in told
@@ -139,9 +139,7 @@ def test_where_one_moment_does_not_fit_the_other_ones_setting_is_no_help(tmp_pat
     memory = make_plan(recipe, policy_skeleton(recipe.policy), recipe.longest()).memory
     assert memory.in_rollouts < memory.in_update
     between = f"{(memory.in_rollouts + memory.in_update) // 2 / 0.9 / 2**20}MiB"
-    assert "limits.rows: none helps, since an update alone needs" in told(
-        capsys, "-c", path, "--memory", between, *GIVEN
-    )
+    assert "limits.rows: no value fits: an update alone needs" in told(capsys, "-c", path, "--memory", between, *GIVEN)
     many = {"data.init_args.limits.rows": 256, "data.init_args.prompts_per_phase": 128}
     path, lengths = saved(tmp_path, many), ["--prompt", "100", "--trace", "10", "--trajectory", "100"]
     recipe = read_recipe(["-c", path])
@@ -149,20 +147,18 @@ def test_where_one_moment_does_not_fit_the_other_ones_setting_is_no_help(tmp_pat
     assert memory.in_update < memory.in_rollouts
     between = f"{(memory.in_rollouts + memory.in_update) // 2 / 0.9 / 2**20}MiB"
     text = told(capsys, "-c", path, "--memory", between, *lengths, *GIVEN)
-    assert "max_tokens_per_forward: none helps, since the rollouts alone need" in text
+    assert "max_tokens_per_forward: no value fits: the rollouts alone need" in text
 
 
 def test_settings_that_fit_are_told_with_what_they_are_of(tmp_path, capsys):
     path = saved(tmp_path)
     lengths = ["--prompt", "100", "--trace", "60", "--trajectory", "80"]
     text = told(capsys, "-c", path, "--memory", "1GB", *lengths, *GIVEN)
-    assert "any that fit accepts; all of a step, about 496 tokens" in text
+    assert "any value; a whole step of about 496 tokens" in text
     assert "all 4 rollouts of a phase" in text
     assert "cpu process, MiB" in text
     many = {"data.init_args.limits.rows": 256, "data.init_args.prompts_per_phase": 128}
-    assert_told(
-        tmp_path, capsys, many, "in_rollouts", 1.0, "of a phase of these lengths; [0-9]+ if all were as long as"
-    )
+    assert_told(tmp_path, capsys, many, "in_rollouts", 1.0, "of a phase of these lengths; [0-9]+ if all are as long as")
     few = {"model.init_args.max_tokens_per_forward": 800, "data.init_args.prompts_per_step": 2}
     assert_told(tmp_path, capsys, few, "in_update", 0.97, "up to [0-9]+, less than the 800 that max_prompt_tokens and")
 
@@ -226,14 +222,14 @@ def test_further_prompts_are_told_as_the_most_that_they_may_add(tmp_path, capsys
 
 def test_a_cards_seconds_are_not_this_machines(tmp_path, capsys):
     path = saved(tmp_path, {"trainer.accelerator": "gpu"})
-    assert "give the card's speed by --tflops and --bandwidth" in told(capsys, "-c", path, "--tflops", "1")
+    assert "give the card's speed with --tflops and --bandwidth" in told(capsys, "-c", path, "--tflops", "1")
     assert "give the card's speed" not in told(capsys, "-c", path, *GIVEN)
 
 
 def test_lengths_over_the_recipes_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["plan", "-c", saved(tmp_path), "--prompt", "601", *GIVEN])
-    assert "--prompt 601 is over the recipe's max_prompt_tokens, 600; raise that as well" in capsys.readouterr().err
+    assert "--prompt 601 is above the recipe's max_prompt_tokens, 600; raise that too" in capsys.readouterr().err
 
 
 def test_without_sft_the_rollouts_still_stand_behind_a_trace(tmp_path):
@@ -319,7 +315,7 @@ def test_sizes(text, size):
         (["--trajectory", "0"], "a trajectory of at least one token"),
         (["--trace", "5000"], "over model.max_context_tokens = 4096"),
         (["--sampled-share", "1.5"], "the sampled share must be above 0 and at most 1, not 1.5"),
-        (["--model.init_args.policy.model", "/no/where"], "there is no model folder at /no/where"),
+        (["--model.init_args.policy.model", "/no/where"], "there is no model folder /no/where"),
         (["--model.init_args.packing", "loosely"], "packing"),
         (["--model.init_args.attention", "flex"], "attention 'flex' is for cuda devices, but the policy is on cpu"),
     ],
@@ -335,7 +331,7 @@ def test_mistakes_end_in_one_sentence(arguments, sentence, tmp_path, capsys):
 
 def test_a_plan_without_a_recipe_or_of_another_method_says_so(tmp_path, capsys):
     for arguments, sentence in (
-        ([], "there is no recipe to plan"),
+        ([], "give a recipe to plan"),
         (["-c", "recipes/bundled_policy/1_pretrain.yaml"], "plan knows recipes that train by rollouts"),
     ):
         with pytest.raises(SystemExit):

@@ -119,16 +119,16 @@ def test_import_of_a_data_set_folder(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("import", "out.jsonl"), "say what to read: a path and its --format, or a --source"),
+        (("import", "out.jsonl"), "give what to read: a path and its --format, or a --source"),
         (("import", "none.jsonl", "out.jsonl"), "there is no file none.jsonl"),
         (("import", "bad.jsonl", "out.jsonl"), "none of 1 records became a task: bad.jsonl, line 1: is not valid JSON"),
-        (("import", "good.jsonl", "bad.jsonl"), "there is a file bad.jsonl already"),
-        (("import", "good.jsonl", "out.jsonl", "--split", "x"), "--split means nothing for the format jsonl"),
+        (("import", "good.jsonl", "bad.jsonl"), "bad.jsonl already exists"),
+        (("import", "good.jsonl", "out.jsonl", "--split", "x"), "--split is not an option of the format jsonl"),
         (("import", "good.jsonl", "out.jsonl", "--format", "csv"), "csv"),
-        (("validate",), "name the files to validate, or a --source"),
+        (("validate",), "give the files to validate, or a --source"),
         (("validate", "none.jsonl"), "there is no file none.jsonl"),
         (("stats", "bad.jsonl"), "bad.jsonl, line 1: is not valid JSON"),
-        (("stats", "good.jsonl", "--tokenizer", "/nowhere/at/all"), "there is no model folder at /nowhere/at/all"),
+        (("stats", "good.jsonl", "--tokenizer", "/nowhere/at/all"), "there is no model folder /nowhere/at/all"),
         (("stats", "--source", "nowhere.Tasks"), "nowhere"),
     ],
 )
@@ -221,7 +221,7 @@ def test_rows_of_another_format_are_told_by_its_name(command, tmp_path, subcomma
     lines(tmp_path / name, row)
     status, out, err = command(subcommand, name, *(["tasks.jsonl"] if subcommand == "import" else []))
     assert status == (1 if subcommand == "validate" else 2)
-    sentence = f"{name}, line 1: field `{field}`: is a field of another format and of no task; give --format {format_}"
+    sentence = f"{name}, line 1: field `{field}`: is a field of another format; add --format {format_}"
     assert sentence in out + err
     assert not (tmp_path / "tasks.jsonl").exists()
 
@@ -229,7 +229,7 @@ def test_rows_of_another_format_are_told_by_its_name(command, tmp_path, subcomma
 def test_lengths_under_the_bundled_tokenizer_are_said_to_be_such(command, tmp_path):
     write_jsonl(tmp_path / "tasks.jsonl", TASKS)
     _, out, _ = command("stats", "tasks.jsonl")
-    assert "not under a real model's; name yours by --tokenizer FOLDER_OR_HUB_ID." in " ".join(out.split())
+    assert "For your model's, add --tokenizer FOLDER_OR_HUB_ID." in " ".join(out.split())
 
 
 class Greeting:

@@ -66,5 +66,5 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["init", str(tmp_path)])
     assert stopped.value.code == 2
-    assert f"error: {tmp_path} is there already; name a folder that is new or empty" in capsys.readouterr().err
+    assert f"error: {tmp_path} already exists; give a new or an empty folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

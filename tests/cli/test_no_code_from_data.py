@@ -171,7 +171,7 @@ def test_the_environments_of_a_file_are_listed_without_a_call_whatever_its_escap
         ["1", f"os.system command={json.dumps(attacks(mark)[0]['init_args']['command'])}"],
         ["1", r"[bold]\u001b[2K"],
         ["1", 'x.MCP command="sh" args=["-c", "mkdir"]'],
-        ["2", "lines name no environment; `tasks validate` tells why"],
+        ["2", "lines name no environment; `tasks validate` says why"],
     ]
 
 

@@ -75,7 +75,7 @@ def test_pact_then_grpo_then_pact_again(run, explicit, pact, grpo):
     left = {name: Path(log, name).read_bytes() for name in ("config.yaml", "metrics.csv")}
     status, told = run("fit", "-c", my, "--ckpt_path", "last")
     assert status == 0
-    assert "nothing is left to train: the checkpoint has done 1 phases in 2 optimiser steps" in told
+    assert "nothing is left to train: the checkpoint has finished 1 phases in 2 optimiser steps" in told
     assert "--trainer.max_epochs 2" in told
     assert {name: Path(log, name).read_bytes() for name in left} == left
     status, told = run("fit", "-c", my, "--ckpt_path", "last", "--trainer.max_epochs", 2)

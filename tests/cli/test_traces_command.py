@@ -162,7 +162,7 @@ class TestBuild:
         assert traces("build", empty, "none.jsonl") == 1
         for arguments, sentence in (
             (("build", "no.jsonl", "out.jsonl"), "there is no file no.jsonl"),
-            (("build", empty, "out.txt"), "let the name end in .jsonl"),
+            (("build", empty, "out.txt"), "use a name that ends in .jsonl"),
             (
                 ("build", empty, "out.jsonl", "--environment_args", "{}"),
                 "environment_args are given without environment",
@@ -215,7 +215,8 @@ def test_segment_tasks_and_conversations(folder, capsys):
     said = capsys.readouterr().out
     assert "1 record left out, not JSON" in said
     hard = sum(bool(line["hard"]) for line in lines)
-    assert f"Turns segmented: {hard} hard for the rules, whose chunks are kept" in said
+    assert f"{len(lines)} turns segmented by rules; {hard} " in said
+    assert "uncertain (inspect with `traces show`, or use an annotator)" in said
 
 
 def test_show_prints_components_and_five_prefixes(folder, capsys):

@@ -84,7 +84,7 @@ def test_stopped_and_resumed_gives_the_file_of_the_uninterrupted_run(how, tasks,
         said = process.communicate()[0]
     if how is signal.SIGINT:
         assert process.returncode == 130
-        assert "interrupted; the same command goes on from here" in said
+        assert "interrupted; run the same command to continue" in said
         assert "Traceback" not in said
     finished = [json.loads(line)["id"] for line in lines(log)[1:-1]]
     assert 4 <= len(finished) < 20
@@ -246,7 +246,7 @@ def test_no_file_of_others_is_overwritten(tasks, tmp_path, capsys):
         command(keyless(server, tasks, out))
         with pytest.raises(SystemExit):
             command(keyless(server, tasks, out, "--endpoint.temperature", "0.3"))
-        assert "was made with other settings (temperature); use them again" in capsys.readouterr().err
+        assert "was made with other settings (temperature); use the same settings" in capsys.readouterr().err
 
 
 def test_a_task_that_has_changed_is_asked_anew(tasks, tmp_path):

@@ -122,5 +122,5 @@ def test_broken_records_and_other_files(rollouts, capsys):
     assert shown(capsys, path.parent / "empty.jsonl")[0] == 2
     (path.parent / "in.jsonl").write_text(json.dumps({"messages": []}))
     status, _, error = shown(capsys, path.parent / "in.jsonl", "--sample", 1)
-    assert (status, "holds no rollouts; sample and tasks are for the files of a run" in error) == (2, True)
+    assert (status, "contains no rollouts; sample and tasks are options for the files in a run" in error) == (2, True)
     assert shown(capsys, path.parent / "missing.jsonl")[0] == 2

@@ -25,6 +25,7 @@ def test_every_block_of_the_page_is_a_cell():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_notebook_runs(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
@@ -32,6 +33,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     root = Path(__file__).resolve().parent.parent.parent
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
     monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.setenv("MPLBACKEND", "agg")  # the kernel's own backend is not installed where the commands are
     book = nbformat.read(tutorial_notebook.NOTEBOOK, as_version=4)
     nbformat.validate(book)
     nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()

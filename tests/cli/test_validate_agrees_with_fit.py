@@ -57,12 +57,13 @@ MISTAKES = {
     "a late system message": ({"messages": [USER, SYSTEM, USER]}, "field `messages`: may have one system message"),
     "a type that is a number": (
         with_parameters({"type": 5}),
-        "field `tools[1].function.parameters`: is no JSON Schema: type must be a name of a type, or a list of such "
-        "names, got int",
+        "field `tools[1].function.parameters`: is not a valid JSON Schema: type must be a name of a type, or a list of "
+        "such names, got int",
     ),
     "a schema within one": (
         with_parameters({"properties": {"a": {"anyOf": [{"items": {"required": "b"}}]}}}),
-        "is no JSON Schema: properties.a.anyOf[0].items.required must be a list of names of arguments, got str",
+        "is not a valid JSON Schema: properties.a.anyOf[0].items.required must be a list of names of arguments, "
+        "got str",
     ),
     "properties that are a list": (with_parameters({"properties": []}), "properties must be an object of schemas"),
     "a snippet's syntax": (

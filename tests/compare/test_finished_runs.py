@@ -111,7 +111,7 @@ def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path):
         ([], "name the folders of the runs"),
         (["{runs}"], "no run's folder: it has no trajectories/; name one in it, such as {runs}/mine"),
         (["{runs}/nothing"], "there is no run {runs}/nothing"),
-        (["{runs}/mine", "again={runs}/mine"], "are the same run; name each once"),
+        (["{runs}/mine", "again={runs}/mine"], "are the same run; list each once"),
         (["{runs}/mine", "--metric", "luck"], "no run has the metric 'luck'; they have answer_correct, calls"),
         (["{runs}/mine", "--against", "grpo"], "there is no method 'grpo' to compare with"),
     ],

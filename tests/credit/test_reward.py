@@ -173,7 +173,7 @@ def words(trajectory, task):
 def test_a_reward_must_give_one_finite_number_per_turn(renderer, name, given):
     task, rollout, _ = rollout_of(renderer, log("x"), "done")
     with pytest.raises(
-        RewardError, match=f"{name}' gave {given} for .* 2 turns .* must give a list of one finite number per turn"
+        RewardError, match=f"{name}' gave {given} for .* 2 turns .* must return a list of one finite number per turn"
     ):
         make_reward(f"{__name__}.{name}")(rollout, task)
 

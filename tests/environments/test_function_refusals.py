@@ -145,14 +145,14 @@ def parts_of(x: int, y: int):
             "its argument picture has the type hint torch.Tensor, of which no schema can be made; take a",
         ),
         (missing, "name 'Nowhere' is not defined"),
-        (parts, "it yields its result in parts; return it as a whole"),
-        (late_parts, "it yields its result in parts; return it as a whole"),
+        (parts, "it is a generator; return the whole result"),
+        (late_parts, "it is a generator; return the whole result"),
         (many, "put named ones in the place of `**more: int`"),
         (by_place, "remove the `/` after x"),
         (choices_in_words, 'write (choices: ["a", "b"]), or use Literal'),
         (Shop.sell, "it is a method without its object (self); give the method of an object"),
         (Shop(), "an object has no name to call it by; give a method"),
-        (partial(parts_of, 1), "it yields its result in parts; return it as a whole"),
+        (partial(parts_of, 1), "it is a generator; return the whole result"),
     ],
 )
 def test_a_function_that_cannot_be_a_tool_is_told_what_to_add(function, said):

@@ -104,8 +104,8 @@ def test_a_run_stops_where_its_server_stays_away_and_goes_on_as_if_nothing_had_b
     with http_server(port) as process, pytest.raises(EnvironmentUnavailableError) as caught:
         fit(tmp_path / "stopped", ServedTasks(port), LosesItsServer(process))
     saved = tmp_path / "stopped" / "checkpoints" / "last-stopped.ckpt"
-    assert "the MCP server could not be reached 2 times in a row, and the run stops: " in str(caught.value)
-    assert f"go on with --ckpt_path {saved} once it is back" in str(caught.value)
+    assert "the MCP server could not be reached 2 times in a row, so the run stops: " in str(caught.value)
+    assert f"resume with --ckpt_path {saved} once it is back" in str(caught.value)
     assert "\n" not in str(caught.value)
     with http_server(port):
         resumed, trainer = fit(tmp_path / "resumed", ServedTasks(port), checkpoint=saved)
@@ -126,11 +126,11 @@ def test_a_server_that_starts_well_and_fails_in_every_call_stops_the_run(tmp_pat
     undisturbed, _ = fit(tmp_path / "undisturbed", DisturbedTasks(disturbed), **CALLING)
     folder = tmp_path / "stopped"
     with pytest.raises(
-        EnvironmentUnavailableError, match=rf"nobody answered any tool call of phase-0001 .*{told}"
+        EnvironmentUnavailableError, match=rf"no tool call was answered in phase-0001 .*{told}"
     ) as error:
         fit(folder, DisturbedTasks(disturbed), DisturbsItsServer(disturbed, how), **CALLING)
     saved = folder / "checkpoints" / "last-stopped.ckpt"
-    assert f"go on with --ckpt_path {saved} once it is back" in str(error.value)
+    assert f"resume with --ckpt_path {saved} once it is back" in str(error.value)
     disturbed.unlink()
     resumed, trainer = fit(folder, DisturbedTasks(disturbed), checkpoint=saved, **CALLING)
     assert trainer.global_step == 4
@@ -218,5 +218,5 @@ def test_failures_that_overlap_in_time_count_as_one_and_pauses_grow():
     assert (outage.failures, outage.pause_s(0), outage.was_up) == (0, 0.5, True)
     for _ in range(2):
         outage.failed(time.monotonic(), problem)
-    with pytest.raises(EnvironmentUnavailableError, match=r"3 times in a row, and the run stops: no$"):
+    with pytest.raises(EnvironmentUnavailableError, match=r"3 times in a row, so the run stops: no$"):
         outage.failed(time.monotonic(), problem)

@@ -70,9 +70,9 @@ def test_answers_that_keep_less_than_the_protocol_are_read(caplog):
     assert environment.call("number", {"text": "no structured"}).text == "42"
     assert environment.restarts == 0
     said("no content")
-    told = [record.getMessage() for record in caplog.records if "does not keep to MCP" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "does not follow MCP" in record.getMessage()]
     assert len(told) == len(set(told)) == 8  # each kind once
-    assert f"{environment._spec.name} does not keep to MCP: the inputSchema of echo is completed; " in told[1]
+    assert f"{environment._spec.name} does not follow MCP: the inputSchema of echo is completed; " in told[1]
     environment.close()
 
 

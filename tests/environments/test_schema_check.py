@@ -49,25 +49,25 @@ for _ in range(5000):
         ([tool(form({}), description=" ")], "warning", "no description"),
         ([tool(form({}), description="a" * 10_000)], "warning", "characters"),
         ([tool(None)], "error", "no `parameters`"),
-        ([tool({"type": "objekt"})], "error", "is no JSON Schema"),
+        ([tool({"type": "objekt"})], "error", "is not a valid JSON Schema"),
         ([tool(form({"x": {"type": "string", "minLength": "a"}}))], "error", "(at properties/x/minLength)"),
         ([tool({"properties": {"x": X}})], "error", "`type: object`"),
         ([tool(form({"x": X}, "x", "y"))], "error", "`required` names y"),
-        ([tool(form({"x": {"$ref": "#/$defs/none"}}))], "error", "leads nowhere"),
-        ([tool(form({"x": {"$ref": "https://example.org/schema"}}))], "error", "leads nowhere"),
+        ([tool(form({"x": {"$ref": "#/$defs/none"}}))], "error", "points to nothing"),
+        ([tool(form({"x": {"$ref": "https://example.org/schema"}}))], "error", "points to nothing"),
         ([tool(RECURSIVE)], "warning", "contains itself"),
-        ([tool(form({"x": {"$ref": "#word"}}))], "error", "leads nowhere"),
-        ([tool(form({"x": {"$ref": "#/properties/y/maximum/0"}, "y": {"maximum": 1}}))], "error", "leads nowhere"),
-        ([tool(form({"x": {"$ref": "#/required/first"}}))], "error", "leads nowhere"),
-        ([tool(form({"x": {"$ref": "#/properties/x/description"}}))], "error", "leads nowhere"),
-        ([tool(form({"x": {"$ref": "#/properties/y/description"}, "y": X}))], "error", "leads nowhere"),
-        ([tool(form({"x": {"$ref": "http://["}}))], "error", "leads nowhere"),
-        ([tool(form({"x": {"$dynamicRef": "https://example.org/schema"}}))], "error", "leads nowhere"),
+        ([tool(form({"x": {"$ref": "#word"}}))], "error", "points to nothing"),
+        ([tool(form({"x": {"$ref": "#/properties/y/maximum/0"}, "y": {"maximum": 1}}))], "error", "points to nothing"),
+        ([tool(form({"x": {"$ref": "#/required/first"}}))], "error", "points to nothing"),
+        ([tool(form({"x": {"$ref": "#/properties/x/description"}}))], "error", "points to nothing"),
+        ([tool(form({"x": {"$ref": "#/properties/y/description"}, "y": X}))], "error", "points to nothing"),
+        ([tool(form({"x": {"$ref": "http://["}}))], "error", "points to nothing"),
+        ([tool(form({"x": {"$dynamicRef": "https://example.org/schema"}}))], "error", "points to nothing"),
         ([tool(form({"x": {"$ref": "#"}}))], "warning", "contains itself"),
         ([tool(form({"x": {"items": {"$ref": "#/properties/x"}}}))], "warning", "contains itself"),
-        ([tool(RING)], "error", "is not JSON that can be used"),
-        ([tool(DEEP)], "error", "is not JSON that can be used"),
-        ([tool(form({"x": {"enum": {1}}}))], "error", "is not JSON that can be used"),
+        ([tool(RING)], "error", "is not usable JSON"),
+        ([tool(DEEP)], "error", "is not usable JSON"),
+        ([tool(form({"x": {"enum": {1}}}))], "error", "is not usable JSON"),
         ([tool(form({"x": {"description": "A."}, "y": {}}))], "warning", "no type is given for x, y"),
         ([tool(form({"x": {"type": "string"}, "y": X}))], "warning", "no description is given for x"),
         ([tool(form({"x": {**X, "pattern": "("}}))], "error", "'(' is not a 'regex'"),
@@ -163,7 +163,7 @@ def test_a_remote_reference_is_never_fetched(keyword):
     with ThreadingHTTPServer(("127.0.0.1", 0), Schemas) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         parameters = form({"x": {keyword: f"http://127.0.0.1:{server.server_port}/schema"}}, "x")
-        assert "leads nowhere" in check_schemas([tool(parameters)])[0].problem
+        assert "points to nothing" in check_schemas([tool(parameters)])[0].problem
         assert list(good_arguments(parameters)) == []
         server.shutdown()
     assert asked == []

@@ -102,7 +102,7 @@ def _stops(answer, expected, requests, number):
             else:
                 expect(False, "the run did not stop")
         saved = Path(folder) / "checkpoints" / "last-stopped.ckpt"
-        expect(f"go on with --ckpt_path {saved}" in told, f"the error says only: {told}")
+        expect(f"resume with --ckpt_path {saved}" in told, f"the error says only: {told}")
         with ProtocolServer() as server:
             _same(_fitted(server, Path(folder), saved), expected)
     return "stopped in one sentence, state saved; the resumed run ends with the same weights, bit for bit"

@@ -64,7 +64,7 @@ def _stops(how):
         try:
             within(900, lambda: fit(folder / "stopped", tasks, DisturbsItsServer(disturbed, how), **CALLING))
         except EnvironmentUnavailableError as error:
-            expect("nobody answered any tool call of phase-0001" in str(error), f"the error says only: {error}")
+            expect("no tool call was answered in phase-0001" in str(error), f"the error says only: {error}")
         else:
             expect(False, "the run did not stop")
         disturbed.unlink()

@@ -70,7 +70,7 @@ def test_aggregates_as_the_surrogate_does_and_ignores_the_rest():
 
 def test_bad_arguments_are_named():
     zeros = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="clamp bounds the log-ratio"):
+    with pytest.raises(ValueError, match="clamp limits the log-ratio"):
         k3_kl(zeros, zeros, torch.ones(2, 3), clamp=0.0)
     with pytest.raises(ValueError, match="ref_logp and mask must both"):
         k3_kl(zeros, zeros[:, 1:], torch.ones(2, 3))

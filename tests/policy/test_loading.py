@@ -257,7 +257,7 @@ def test_a_frozen_model_has_no_state():
 
 @pytest.mark.parametrize("load", [load_policy, load_tokenizer])
 def test_a_missing_folder_is_one_sentence(load, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"^there is no model folder at .*nowhere; give policy.model [^.]*$"):
+    with pytest.raises(FileNotFoundError, match=r"^there is no model folder .*nowhere; set policy.model [^.]*$"):
         load(PolicyConfig(model=str(tmp_path / "nowhere")))
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         load(PolicyConfig(model=str(tmp_path)))
@@ -266,7 +266,7 @@ def test_a_missing_folder_is_one_sentence(load, tmp_path):
 
 
 def test_relative_paths_are_folders_and_not_hub_ids():
-    with pytest.raises(FileNotFoundError, match="there is no model folder at nowhere"):
+    with pytest.raises(FileNotFoundError, match="there is no model folder nowhere"):
         load_policy(PolicyConfig(model="./nowhere"))
 
 

@@ -94,13 +94,13 @@ def test_full_training_starts_from_the_merged_adapter(adapter):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"peft_type": "PROMPT_TUNING"}, "is no LoRA but 'PROMPT_TUNING'; merge it into its base"),
+        ({"peft_type": "PROMPT_TUNING"}, "is not a LoRA but 'PROMPT_TUNING'; merge it into its base"),
         ({"modules_to_save": ["lm_head"]}, r"has modules_to_save \['lm_head'\], weights beside the LoRA"),
         ({"bias": "all"}, "has bias 'all'"),
         ({"base_model_name_or_path": None}, "does not say which model it was trained on"),
         ({"target_modules": ["no_such_layer"]}, "does not fit the model"),
         ({"r": 8}, "does not fit the model"),
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
     ],
 )
 def test_what_cannot_be_gone_on_with_is_told(adapter, tmp_path, changes, sentence):
@@ -116,5 +116,7 @@ def test_what_cannot_be_gone_on_with_is_told(adapter, tmp_path, changes, sentenc
 
 
 def test_a_missing_start_is_told_with_what_to_give(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"is no checkpoint and no folder with adapter_config\.json; name what"):
+    with pytest.raises(
+        FileNotFoundError, match=r"is neither a checkpoint nor a folder with adapter_config\.json; give a folder"
+    ):
         load_policy(replace(CONFIG, start_from=str(tmp_path / "gone")))

@@ -65,7 +65,7 @@ def flipped(content):
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, damage):
     _, before, newest = (saved(tmp_path / f"{name}.ckpt") for name in ("epoch=0", "epoch=1", "last"))
     newest.write_bytes(damage(newest.read_bytes()))
-    with pytest.warns(UserWarning, match=r"last\.ckpt is (damaged|cut off).*; the one before it is used"):
+    with pytest.warns(UserWarning, match=r"last\.ckpt is (damaged|truncated).*; the previous one is used"):
         path, content = newest_whole(tmp_path.iterdir())
     assert path == before
     torch.testing.assert_close(without_date(content), CONTENT)
@@ -92,13 +92,13 @@ def test_a_checkpoint_that_does_not_say_when_it_was_saved_has_the_date_of_its_fi
 def test_without_any_whole_checkpoint_there_is_none(tmp_path):
     assert newest_whole([]) is None
     (tmp_path / "last.ckpt").write_bytes(b"")
-    with pytest.warns(UserWarning, match="cut off"):
+    with pytest.warns(UserWarning, match="truncated"):
         assert newest_whole(tmp_path.iterdir()) is None
 
 
 def test_another_file_of_torch_is_no_checkpoint(tmp_path):
     torch.save({"weights": 1}, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match="is no checkpoint of a run"):
+    with pytest.raises(ValueError, match="is not a checkpoint of a run"):
         read_checkpoint(tmp_path / "last.ckpt")
 
 
@@ -119,7 +119,7 @@ def test_a_whole_checkpoint_with_an_object_in_it_is_no_damaged_one(tmp_path):
 def test_a_damaged_checkpoint_keeps_its_name_where_nothing_will_be_written_beside_it(tmp_path):
     before, newest = saved(tmp_path / "epoch=1.ckpt"), saved(tmp_path / "last.ckpt")
     newest.write_bytes(cut(newest.read_bytes()))
-    with pytest.warns(UserWarning, match="the one before it is used$"):
+    with pytest.warns(UserWarning, match="the previous one is used$"):
         assert newest_whole(tmp_path.iterdir(), put_aside=False)[0] == before
     assert newest.exists()
 
@@ -130,7 +130,7 @@ def test_a_disk_without_room_leaves_the_checkpoint_before_and_nothing_else(tmp_p
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))  # as a full disk: a write ends early
     try:
-        with pytest.raises(OSError, match=rf"{path} could not be written \(.*File too large\).* stays as it was"):
+        with pytest.raises(OSError, match=rf"{path} could not be written \(.*File too large\).* is unchanged"):
             WholeFileIO().save_checkpoint(CONTENT | {"epoch": 1}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -26,7 +26,7 @@ def test_a_torn_checkpoint_is_told_and_the_run_goes_on_from_the_one_before_it(tm
     fit(tmp_path / "undisturbed", pact)
     folder = tmp_path / "stopped"
     stopped(folder)
-    with pytest.warns(UserWarning, match=r"last-interrupted\.ckpt is cut off .*; the one before it is used"):
+    with pytest.warns(UserWarning, match=r"last-interrupted\.ckpt is truncated .*; the previous one is used"):
         found = last_checkpoint(trainer(folder))
     assert found == str(folder / "checkpoints" / "epoch=0-step=2.ckpt")
     fit(folder, pact, ckpt_path=found)
@@ -42,7 +42,7 @@ def test_a_torn_checkpoint_is_told_and_the_run_goes_on_from_the_one_before_it(tm
 def test_what_lightning_takes_for_the_last_one_is_refused_where_it_is_torn(tmp_path):
     stopped(tmp_path)
     with pytest.raises(
-        ValueError, match=r"last.*\.ckpt is cut off .*ckpt_path=pact_lightning\.last_checkpoint\(trainer\)"
+        ValueError, match=r"last.*\.ckpt is truncated .*ckpt_path=pact_lightning\.last_checkpoint\(trainer\)"
     ):
         fit(tmp_path, pact, ckpt_path="last")
 
@@ -85,9 +85,9 @@ def test_an_evaluation_takes_the_newest_whole_checkpoint_and_changes_nothing(tmp
     before = {path: path.read_bytes() for path in folder.glob("*.ckpt*")}
     evaluating = trainer(tmp_path)
     module, data = pact()
-    with pytest.raises(ValueError, match=r"last.*\.ckpt is cut off .*evaluated_checkpoint\(trainer\)"):
+    with pytest.raises(ValueError, match=r"last.*\.ckpt is truncated .*evaluated_checkpoint\(trainer\)"):
         evaluating.validate(module, data, ckpt_path="last")
-    with pytest.warns(UserWarning, match=r"last.*\.ckpt is cut off .*; the one before it is used"):
+    with pytest.warns(UserWarning, match=r"last.*\.ckpt is truncated .*; the previous one is used"):
         found = evaluated_checkpoint(evaluating)
     assert found == str(folder / "epoch=0-step=2.ckpt")
     evaluating.validate(module, data, ckpt_path=found)
@@ -95,7 +95,7 @@ def test_an_evaluation_takes_the_newest_whole_checkpoint_and_changes_nothing(tmp
 
 
 def test_an_evaluation_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no whole checkpoint in"):
+    with pytest.raises(FileNotFoundError, match="there is no complete checkpoint in"):
         evaluated_checkpoint(trainer(tmp_path))
 
 
@@ -103,4 +103,4 @@ def test_without_a_checkpoint_the_run_starts_anew(tmp_path, caplog):
     fresh = trainer(tmp_path)
     caplog.set_level("INFO", logger="lightning.pytorch")
     assert last_checkpoint(fresh) is None
-    assert f"started anew: there is no checkpoint in {tmp_path / 'checkpoints'}" in caplog.text
+    assert f"started from the beginning: there is no checkpoint in {tmp_path / 'checkpoints'}" in caplog.text

@@ -96,5 +96,5 @@ def test_the_writer_has_the_methods_that_a_metrics_file_replaces():
 
 
 def test_a_moved_field_is_told_in_words():
-    with pytest.raises(RuntimeError, match=r"lightning 2\..* has no CSVLogger\._nowhere, on which an exact resume"):
+    with pytest.raises(RuntimeError, match=r"lightning 2\..* has no CSVLogger\._nowhere, which exact resume needs"):
         internals._field(CSVLogger("somewhere"), "_nowhere")

@@ -102,7 +102,7 @@ def test_junk_in_stored_rollouts_is_told_and_made_again(stopped, tmp_path):
         file.write((folder / "phase-0000.jsonl").read_text().splitlines()[0] + "\n")
         file.writelines(f"{line}\n" for line in ('{"request": []}', "[]", '{"rollout": {"sample": "x"}}', "7"))
     (folder / "phase-0001.jsonl").mkdir()
-    with pytest.warns(UserWarning, match=r"stored rollouts are left out"):
+    with pytest.warns(UserWarning, match=r"stored rollouts are ignored"):
         fit(tmp_path, pact, ckpt_path=last_checkpoint)
     assert not folder.exists()
 
@@ -111,7 +111,7 @@ def test_junk_in_stored_rollouts_is_told_and_made_again(stopped, tmp_path):
 def test_metrics_that_are_no_table_are_put_aside(tmp_path, junk):
     (tmp_path / "metrics.csv").write_bytes(junk)
     file = MetricsFile(str(tmp_path))
-    with pytest.warns(UserWarning, match=r"is no table of metrics .* it is now metrics\.csv\.damaged"):
+    with pytest.warns(UserWarning, match=r"is not a table of metrics .* it is now metrics\.csv\.damaged"):
         file.begin(keep=1)
     file.log_metrics({"loss": 1.0}, step=0)
     file.save()
@@ -122,7 +122,7 @@ def test_metrics_that_are_no_table_are_put_aside(tmp_path, junk):
 def test_a_folder_in_the_place_of_a_checkpoint_is_passed_over(stopped, tmp_path):
     folder = copied(stopped, tmp_path)
     (folder / "last.ckpt").mkdir()
-    with pytest.warns(UserWarning, match=r"last\.ckpt is a folder and no checkpoint"):
+    with pytest.warns(UserWarning, match=r"last\.ckpt is a folder, not a checkpoint"):
         found = last_checkpoint(trainer(tmp_path))
     assert Path(found).name == "last-interrupted.ckpt"
 
@@ -142,7 +142,7 @@ def test_what_an_exact_resume_cannot_read_is_told(stopped, tmp_path, change, sen
     content = torch.load(path, weights_only=True)
     change(content)
     torch.save(content, path)
-    with pytest.raises(ValueError, match=rf"a fit cannot go on from the checkpoint .*{sentence}; name an earlier one"):
+    with pytest.raises(ValueError, match=rf"a fit cannot resume from the checkpoint .*{sentence}; use an earlier one"):
         last_checkpoint(trainer(tmp_path))
 
 

@@ -37,7 +37,7 @@ def undisturbed(tmp_path_factory):
 FAULTS = {
     "errors between the phases": (0.6, 500, {"error": {"message": "CUDA error"}}, "CUDA error"),
     "broken connections in a phase": (0.9, None, "", "cannot be reached"),
-    "no JSON in a phase": (0.8, 200, "<html>", "answers what is not JSON"),
+    "no JSON in a phase": (0.8, 200, "<html>", "did not answer with JSON"),
 }
 
 
@@ -53,7 +53,7 @@ def test_a_server_that_fails_from_some_moment_on_stops_the_run_which_goes_on_lat
     with ProtocolServer(disturb=disturb) as server, pytest.raises(SamplerUnavailableError, match=told) as caught:
         fit(tmp_path, server.backend(retries=1))
     saved = tmp_path / "checkpoints" / "last-stopped.ckpt"
-    told = f"Everything up to the last finished phase is saved as {saved}; go on with --ckpt_path {saved} once"
+    told = f"Everything up to the last finished phase is saved as {saved}; resume with --ckpt_path {saved} once"
     assert told in str(caught.value)
     with ProtocolServer() as server:
         resumed = fit(tmp_path, server.backend(), saved)

@@ -60,7 +60,7 @@ def test_a_reward_that_is_no_number_ends_in_one_sentence_and_last_goes_on(
     path = tmp_path / "run" / "checkpoints" / STOPPED
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith(f"error: data.credit.reward '{__name__}.Pays' gave [nan")
-    assert told.endswith(f"{what} is saved as {path}; go on with --ckpt_path last once it is mended")
+    assert told.endswith(f"{what} is saved as {path}; resume with --ckpt_path last once it is mended")
     command(tmp_path, monkeypatch, 99)
     assert re.search(rf"resumed from {path} at phase {good // 4}", caplog.text)
     assert not path.exists(), "the run has ended"
@@ -85,13 +85,13 @@ def test_without_a_folder_for_checkpoints_the_path_is_told(tmp_path, monkeypatch
     path = tmp_path / "checkpoints" / STOPPED
     assert path.exists()
     assert str(caught.value) == (
-        f"the world has ended. The start of the first phase is saved as {path}; go on with --ckpt_path {path} once it "
+        f"the world has ended. The start of the first phase is saved as {path}; resume with --ckpt_path {path} once it "
         "is back"
     )
 
 
 def test_before_the_first_phase_nothing_is_saved(tmp_path, monkeypatch):
-    with pytest.raises(EnvironmentUnavailableError, match="Nothing had to be saved; run the command again once it is"):
+    with pytest.raises(EnvironmentUnavailableError, match="Nothing had to be saved; run the command again when it is"):
         fit(tmp_path, pact, Ends(monkeypatch))
     assert not list(tmp_path.rglob("*.ckpt"))
 

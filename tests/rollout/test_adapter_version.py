@@ -48,7 +48,7 @@ def test_a_policy_without_an_adapter_is_refused():
     full = PolicyConfig(adapter="full", dtype="float32")
     with pytest.raises(ValueError, match="set it to 'lora' or 'qlora'"):
         check_has_adapter(full)
-    with pytest.raises(ValueError, match="no adapter to hand over"), saved_adapter(load_policy(full)):
+    with pytest.raises(ValueError, match="no adapter to send"), saved_adapter(load_policy(full)):
         pass
 
 

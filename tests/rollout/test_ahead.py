@@ -35,7 +35,7 @@ def server_at(url):
 
 def test_a_policy_that_samples_itself_cannot_be_trained_meanwhile(refusal):  # noqa: F811
     sentence = refusal(OVERLAP)
-    assert "data.overlap needs a sampler that holds weights of its own while the policy is trained" in sentence
+    assert "data.overlap needs a sampler that keeps its own weights while the policy is trained" in sentence
     assert "the policy itself, which is being trained; use a vLLM server" in sentence
 
 
@@ -47,10 +47,10 @@ def test_a_sampler_that_reads_the_policys_weights_is_refused_by_its_name():
 def test_stale_rollouts_without_their_correction_are_refused(refusal):  # noqa: F811
     with ProtocolServer() as server:
         sentence = refusal(OVERLAP | server_at(server.url) | {"model.init_args.importance_cap": None})
-    assert "model.importance_cap null would leave that uncorrected; set it to auto" in sentence
+    assert "model.importance_cap null does not correct for that; set it to auto" in sentence
 
 
 def test_several_processes_are_refused():
-    with pytest.raises(ValueError, match=r"data.overlap works with one process, and 2 train together"):
+    with pytest.raises(ValueError, match=r"data.overlap works with one process only, and this run has 2"):
         check_overlap(VLLMServer("http://127.0.0.1:9/v1"), 2.0, 2)
     check_overlap(VLLMServer("http://127.0.0.1:9/v1"), 2.0, 1)

@@ -43,7 +43,7 @@ def test_a_field_that_a_sampler_does_not_have_is_named(refusal):  # noqa: F811
 
 
 def test_a_cap_below_1_is_refused(refusal):  # noqa: F811
-    assert "importance_cap bounds weights" in refusal({"model.init_args.importance_cap": 0.5})
+    assert "importance_cap must be at least 1" in refusal({"model.init_args.importance_cap": 0.5})
 
 
 def test_the_engine_refuses_what_vllm_cannot_take(monkeypatch):

@@ -1,4 +1,4 @@
-"""The vLLM samplers against vLLM itself: its CPU build, in an environment of its own.
+"""The vLLM samplers against vLLM itself: its CPU build, in its own environment.
 
 Name that environment's python in PACT_VLLM_PYTHON; docs/vllm.md says how it is made. What the colocated engine needs
 beyond vLLM, this package's own dependencies and pytest, must be installed there too.

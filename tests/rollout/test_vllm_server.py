@@ -140,7 +140,7 @@ def test_what_fails_for_a_while_is_asked_again_and_told(status, caplog):
         assert_same(play(sampler), direct)
         assert len(server.prompts()) == 8 + 2
     said = [record.getMessage() for record in caplog.records if record.name == vllm_client.__name__]
-    assert "failed, or did not answer; requests are repeated up to 2 times" in said[0]
+    assert "failed, or did not answer; retrying up to 2 times" in said[0]
     assert "answers again" in said[-1]
 
 
@@ -153,7 +153,7 @@ def test_each_outage_is_told_once_with_its_end(caplog):
             )
             play(sampler, turns=1, rows=1)
     said = [record.getMessage() for record in caplog.records if record.name == vllm_client.__name__]
-    assert ["repeated up to" in line for line in said] == [True, False, True, False]
+    assert ["retrying up to" in line for line in said] == [True, False, True, False]
 
 
 @pytest.mark.parametrize(
@@ -252,11 +252,11 @@ def test_the_check_before_loading_finds_a_server_that_serves():
 
 def test_the_check_tells_what_would_fail_later(tmp_path, monkeypatch):
     with ProtocolServer(loads_adapters=False) as server:
-        with pytest.raises(VLLMServerError, match="loads no adapters; start it with --enable-lora"):
+        with pytest.raises(VLLMServerError, match="cannot load adapters; start it with --enable-lora"):
             server.backend().check(LORA)
         with pytest.raises(ValueError, match="adapter is 'full'"):
             server.backend().check(PolicyConfig(adapter="full"))
-        with pytest.raises(FileNotFoundError, match="make it, or change adapter_folder"):
+        with pytest.raises(FileNotFoundError, match="create it, or change adapter_folder"):
             server.backend(adapter_folder=str(tmp_path / "none")).check(LORA)
         with pytest.raises(ValueError, match="NO_SUCH_KEY does not hold an API key"):
             server.backend(api_key_env="NO_SUCH_KEY").check(LORA)

@@ -91,12 +91,12 @@ def test_listed_tools_are_not_asked_for():
     [
         (
             record(functions=["no.such"]),
-            f"is left out, and {FUNCTIONS} cannot give its own tools: the function 'no.such'",
+            f"is missing, and {FUNCTIONS} cannot list its own tools: the function 'no.such'",
         ),
-        (record(class_path="no.Class"), "is left out, and no.Class cannot give its own tools: the environment class"),
-        (asked(number=-1), "cannot give its own tools: out of order"),
+        (record(class_path="no.Class"), "is missing, and no.Class cannot list its own tools: the environment class"),
+        (asked(number=-1), "cannot list its own tools: out of order"),
         (asked(number=0), "are not a list of schemas in OpenAI format"),
-        (asked(unknown=1), "cannot give its own tools: "),
+        (asked(unknown=1), "cannot list its own tools: "),
     ],
 )
 def test_an_environment_that_cannot_give_them_is_one_sentence(tmp_path, wrong, said):
@@ -143,7 +143,7 @@ def test_the_command_says_what_is_wrong_and_how_to_mend_it(capsys, tmp_path):
     path = lines(tmp_path / "tasks.jsonl", record(functions="function_tools", calls=[call]))
     status, out, _ = check(capsys, FUNCTIONS, "--task", str(path))
     assert status == 1
-    assert "mend call or tool" in out
+    assert "fix the call or the tool" in out
     assert "0 errors, 1 warning" in out
     assert check(capsys, FUNCTIONS, "--task", str(path), "--allow_warnings", "true")[0] == 0
     status, out, _ = check(capsys, f"{__name__}.Unfinished")

@@ -95,7 +95,7 @@ def test_a_trace_must_end_where_the_reference_does():
         ("trace.final.answer", "is '80', but reference.answer is '800'")
     ]
     assert told(trace_mistakes(task(turn(("x", "800")), turn(("x", "y")), reference=answer))) == [
-        ("trace.turns", "there is no final answer, and the last response does not hold reference.answer '800'")
+        ("trace.turns", "there is no final answer, and the last response does not contain reference.answer '800'")
     ]
     assert trace_mistakes(task(reference=answer)) == []
 
@@ -104,7 +104,7 @@ def test_a_trace_must_find_every_sub_answer():
     reference = Reference(sub_answers=(SubAnswer("echo", "Danube"), SubAnswer("echo", "2,850")))
     assert trace_mistakes(task(turn(("x", "2850"), ("x", "danube")), reference=reference)) == []
     assert told(trace_mistakes(task(turn(("x", "danube and 2850")), reference=reference))) == [
-        ("trace.turns", "no response holds the expected '2,850' of echo")
+        ("trace.turns", "no response contains the expected '2,850' of echo")
     ]
     elsewhere = replace(reference, answer="Vienna")
     assert trace_mistakes(task(turn(("x", "2850"), ("x", "danube")), reference=elsewhere)) == [], (

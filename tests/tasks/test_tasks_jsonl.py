@@ -137,7 +137,7 @@ def test_reference_trace_and_init_args_may_be_left_out():
         (["trace", "turns", 0, "answer"], "800", "trace.turns[0].answer", "is not a known field"),
         (["trace", "turns", 0, "pattern"], "odd", "trace.turns[0].pattern", "is 'odd', must be one of initial_attempt"),
         (["trace", "turns", 0, "chunks", 0, "type"], "odd", "trace.turns[0].chunks[0].type", "is 'odd'"),
-        (["trace", "turns", 0, "reasoning"], "r", "trace.turns[0]", "gives both `reasoning` and `chunks`"),
+        (["trace", "turns", 0, "reasoning"], "r", "trace.turns[0]", "has both `reasoning` and `chunks`"),
         (["trace", "final", "answer"], ..., "trace.final.answer", "is missing"),
         (["trace", "final", "calls"], [], "trace.final.calls", "is not a known field"),
         (["metadata"], [], "metadata", "must be an object"),

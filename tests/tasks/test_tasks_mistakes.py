@@ -101,7 +101,7 @@ def test_the_record_is_left_as_it_is():
 
 
 SCHEMA = jsonschema.Draft202012Validator(TaskRecord.model_json_schema())
-CONTRADICTION = "may have one system|is no JSON Schema|"
+CONTRADICTION = "may have one system|is not a valid JSON Schema|"
 CONTRADICTION += "names the tool|is listed twice|^reply |must end with a user|calls but"
 """Rules beyond the schema."""
 

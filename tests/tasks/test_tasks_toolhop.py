@@ -137,7 +137,7 @@ def test_two_rows_of_one_id_are_refused(rows):
         ('{"id": 1}', 1, "expected a JSON list of rows, found dict"),
         ("[\n{},\n{]", 3, r"is not valid JSON: Expecting property name .* at character 1"),
         ("[\n{}\n{}]", 3, "is not valid JSON: Expecting ',' delimiter at character 0"),
-        ("[\n]\nx", 3, "something follows the value; if this is JSON Lines, let the name end in .jsonl"),
+        ("[\n]\nx", 3, "something follows the value; if this is JSON Lines, rename it to end in .jsonl"),
     ],
 )
 def test_a_file_that_is_no_list_is_named_by_line(tmp_path, text, line, problem):
@@ -159,6 +159,6 @@ def test_a_scan_goes_on_after_a_row_that_cannot_be_used(tmp_path):
         (3, False),
         (4, True),
     ]
-    assert str(scanned[1].errors[0]) == f"{path}, item 2: is not valid JSON: NaN is no JSON value"
+    assert str(scanned[1].errors[0]) == f"{path}, item 2: is not valid JSON: NaN is not a JSON value"
     with pytest.raises(TaskFileError, match="item 2"):
         ToolHopTasks(path).load()

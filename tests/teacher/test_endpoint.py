@@ -159,7 +159,7 @@ def test_the_key_comes_from_the_environment_alone(monkeypatch):
     with pytest.raises(ValueError, match="TEACHER_KEY does not hold an API key"):
         Endpoint(config)
     monkeypatch.setenv("TEACHER_KEY", "sk\nsecret")
-    with pytest.raises(ValueError, match="holds characters") as refused:
+    with pytest.raises(ValueError, match="contains characters") as refused:
         Endpoint(config)
     assert "secret" not in str(refused.value)
 

@@ -100,7 +100,7 @@ def test_thinking_and_calls_that_stand_in_two_places(reasoning, content, found, 
 
 
 def test_calls_in_two_places_must_be_the_same():
-    with pytest.raises(RecordError, match="which of them are the calls") as error:
+    with pytest.raises(RecordError, match="which ones are the calls") as error:
         read_conversation(turn(content=f"<tool_call>{json.dumps(SUB)}</tool_call>"))
     assert error.value.field == "messages[1].content"
 

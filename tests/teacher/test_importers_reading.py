@@ -21,13 +21,13 @@ def read(path):
     [
         (b'{"a": ', "not JSON", "is not valid JSON: Expecting value at character 6"),
         (b'{"a": "\xff"}', "not UTF-8", "is not UTF-8: byte 7 of it is 0xff"),
-        (b'{"a": NaN}', "not JSON", "NaN is no JSON value"),
+        (b'{"a": NaN}', "not JSON", "NaN is not a JSON value"),
         (b'{"a": 1e999}', "not JSON", "holds a number that is too large"),
         (b'{"a": "\\ud800"}', "not JSON", "holds half of a character"),
         (b"[" * 200 + b"]" * 200, "not JSON", "is nested more than 100 deep"),
         (b"[" * 100_000, "not JSON", "is nested more than 100 deep"),
         (b'{"a": 1, "a": 2}', "not JSON", "holds an object with the key 'a' twice"),
-        (b"1" * 5000, "not JSON", "holds an integer of too many digits"),
+        (b"1" * 5000, "not JSON", "holds an integer with too many digits"),
     ],
 )
 def test_a_broken_line_is_located_and_the_rest_is_read(tmp_path, line, reason, text):
@@ -81,8 +81,8 @@ def test_a_single_object_is_one_record(tmp_path):
     (record,) = read_records(path)
     assert (record.value, record.place) == ({"a": [1]}, Place(path, 1, "record"))
     for text, problem in (
-        ('{"a": 1}\n{"a": 2}', "something follows the value; if this is JSON Lines, let the name end in .jsonl"),
-        ('{"a": NaN}', "NaN is no JSON value"),
+        ('{"a": 1}\n{"a": 2}', "something follows the value; if this is JSON Lines, rename it to end in .jsonl"),
+        ('{"a": NaN}', "NaN is not a JSON value"),
         ('{"a": ', "is not valid JSON: Expecting value"),
         ("", "is not valid JSON: Expecting value"),
     ):
@@ -94,7 +94,7 @@ def test_a_single_object_is_one_record(tmp_path):
 @pytest.mark.parametrize(
     ("item", "text"),
     [
-        (b"NaN", "NaN is no JSON value"),
+        (b"NaN", "NaN is not a JSON value"),
         (b'{"a": 1,\n"a": 2}', "the key 'a' twice"),
         (b'["\\ud800"]', "half of a character"),
         (b"1e999", "a number that is too large"),
@@ -117,7 +117,7 @@ def test_an_item_that_cannot_be_used_is_located_and_the_rest_is_read(tmp_path, i
         (b"", 4, "not JSON", "is not valid JSON: Expecting ',' delimiter at character 0"),
         (b",\n{]", 5, "not JSON", "is not valid JSON: Expecting property name"),
         (b"\n\xc3\xbc\xff]", 5, "not UTF-8", "is not UTF-8: byte 2 of it is 0xff"),
-        (b",\n" + b"1" * 5000 + b"]", 1, "not JSON", "the file holds an integer of too many digits"),
+        (b",\n" + b"1" * 5000 + b"]", 1, "not JSON", "the file holds an integer with too many digits"),
         (b",\n[" + b"[" * 100_000, 1, "not JSON", "the file is nested more than 100 deep"),
     ],
 )

@@ -254,7 +254,7 @@ def test_lightning_cli_s_optimiser_options_are_not_there(tmp_path, told):
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 def test_a_command_without_a_recipe_says_so(verb, told):
     assert told(verb, "--ckpt_path", "x.ckpt") == (
-        f"error: {verb} needs a recipe: give it by -c, as in `pact-lightning {verb} -c my.yaml`"
+        f"error: {verb} needs a recipe: give it with -c, as in `pact-lightning {verb} -c my.yaml`"
     )
 
 

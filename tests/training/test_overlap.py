@@ -343,7 +343,7 @@ def test_a_server_that_fails_beside_the_update_stops_the_run_at_the_phases_end_w
             fit(tmp_path, server)
     assert server.loaded == {}
     saved = tmp_path / "checkpoints" / STOPPED
-    told = f"Everything up to the last finished phase is saved as {saved}; go on with --ckpt_path last once it is back"
+    told = f"Everything up to the last finished phase is saved as {saved}; resume with --ckpt_path last once it is back"
     assert told in str(caught.value)
     assert torch.load(saved, weights_only=True)["global_step"] == STEPS
     with Server() as server:

@@ -443,5 +443,5 @@ def test_gradients_are_clipped_to_the_modules_own_bound():
 
 
 def test_a_probability_out_of_range_is_refused():
-    with pytest.raises(ValueError, match=r"anchor_probability is a probability, not 1.4"):
+    with pytest.raises(ValueError, match=r"anchor_probability must be between 0 and 1, not 1.4"):
         PACTModule(policy=FULL, anchor_probability=1.4)

@@ -1,4 +1,4 @@
-"""Prompts whose rollouts all earned the same give way to others: what holds of every phase, and exact resume."""
+"""Prompts whose rollouts all scored the same are replaced by others: what holds of every phase, and exact resume."""
 
 import json
 import signal
@@ -166,7 +166,7 @@ def test_where_all_prompts_have_variance_nothing_is_other_than_without_resamplin
 
 def test_the_bound_holds_and_the_first_prompts_stay_where_none_has_variance(tmp_path):
     watch = Watch()
-    with pytest.warns(UserWarning, match="all groups of a phase are of zero variance"):
+    with pytest.warns(UserWarning, match="all rollouts of each prompt scored the same"):
         fit(tmp_path, run_of(all_flat, most=2), watch)
     assert logged(tmp_path, "rollout/prompts") == [2 * WANTED] * PHASES
     assert [watch.positions(phase) for phase in range(PHASES)] == [[0, 1, 2, 3], [8, 9, 10, 11]]
@@ -204,7 +204,7 @@ def test_a_run_that_is_stopped_goes_on_as_if_nothing_had_been(undisturbed, tmp_p
 def test_prompts_whose_environments_do_not_start_are_replaced_too(tmp_path):
     """Further prompts that fail do not stop a run whose first ones did not."""
     watch = Watch()
-    with pytest.warns(UserWarning, match="rollouts of this phase have no environment"):
+    with pytest.warns(UserWarning, match="rollouts of this phase were left out because their environment failed"):
         fit(tmp_path, run_of(none_flat, train=SomeTasks(0, 2)), watch)
     for phase in range(PHASES):
         assert len(watch.groups[phase]) == WANTED
@@ -234,7 +234,7 @@ def test_rollouts_ahead_of_the_update_go_on_behind_the_further_prompts_of_the_ph
         (1, 8, 1, r"data.resample_zero_variance is 1: .*set it to at least 2, or to null"),
         (0, 8, 1, r"data.resample_zero_variance is 0"),
         (2, 1, 1, r"data.rollouts_per_prompt is 1; set that to at least 2"),
-        (2, 8, 4, r"works with one process, and 4 train together"),
+        (2, 8, 4, r"works with one process only, and this run has 4"),
     ],
 )
 def test_what_cannot_be_resampled_is_refused(most, samples, processes, told):

@@ -196,5 +196,5 @@ def test_rollouts_that_no_sampler_made_are_not_measured():
 
 
 def test_a_cap_below_1_is_refused():
-    with pytest.raises(ValueError, match="importance_cap bounds weights that are about 1"):
+    with pytest.raises(ValueError, match="importance_cap must be at least 1"):
         PACTModule(policy=FULL, importance_cap=0.9)

@@ -30,7 +30,7 @@ def asked(monkeypatch):
 
 def test_a_hub_that_does_not_answer_is_asked_once(asked):
     for _ in range(2):
-        with pytest.raises(OSError, match=r"policy\.model 'nobody/nothing' is no folder here"):
+        with pytest.raises(OSError, match=r"policy\.model 'nobody/nothing' is not a local folder"):
             load_tokenizer(PolicyConfig(model="nobody/nothing"))
     assert asked == [("127.0.0.1", 9)]
 

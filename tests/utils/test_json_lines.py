@@ -40,10 +40,10 @@ def nested(depth):
         ("", "is not valid JSON: Expecting value at character 0"),
         ('{"a": 1,}', "is not valid JSON: "),
         ("[1] [2]", "something follows the value at character 4"),
-        ("[NaN]", "NaN is no JSON value"),
-        ('{"a": -Infinity}', "-Infinity is no JSON value"),
+        ("[NaN]", "NaN is not a JSON value"),
+        ('{"a": -Infinity}', "-Infinity is not a JSON value"),
         ("1e999", "holds a number that is too large: 1e999"),
-        ("1" * 5000, "an integer of too many digits; write it as a string"),
+        ("1" * 5000, "an integer with too many digits; write it as a string"),
         ('{"a": {"b": 1, "c": 2, "b": 1}}', "an object with the key 'b' twice"),
         (f'{{"{"k" * 100}": 1, "{"k" * 100}": 2}}', f"the key '{'k' * 60}' twice"),
         (r'["\ud83d"]', "half of a character"),
@@ -94,9 +94,9 @@ def looped():
         ({"a": {1, 2}}, "holds what JSON cannot: Object of type set"),
         ({(1, 2): 3}, "holds what JSON cannot: keys must be"),
         ([b"x"], "holds what JSON cannot: Object of type bytes"),
-        ([1, float("nan")], "a number that is not finite or of too many digits"),
-        ((float("-inf"),), "a number that is not finite or of too many digits"),
-        ([10**5000], "a number that is not finite or of too many digits"),
+        ([1, float("nan")], "a number that is not finite or has too many digits"),
+        ((float("-inf"),), "a number that is not finite or has too many digits"),
+        ([10**5000], "a number that is not finite or has too many digits"),
         ({"\ud83d": 1}, "half of a character"),
         (("\udc00",), "half of a character"),
         (parse_json(nested(MAX_DEPTH)), ""),
@@ -150,7 +150,7 @@ def test_long_lines_are_read_and_longer_ones_named(file):
     assert list(read_json_lines(exact, max_line_mb=1)) == [(1, []), (2, [2])], "the line end is not counted"
     with pytest.raises(ValueError, match="max_line_mb must be at least 1"):
         list(read_json_lines(path, max_line_mb=0))
-    with pytest.raises(TaskFileError, match=r"the file is larger than 10 MiB \(max_file_mb\); JSON Lines may"):
+    with pytest.raises(TaskFileError, match=r"the file is larger than 10 MiB \(max_file_mb\); JSON Lines files"):
         list(scan_json_list(path, max_file_mb=10))
 
 
@@ -165,9 +165,9 @@ def test_a_damaged_compressed_file_is_named_by_the_line_it_breaks_at(file):
         assert word in str(scanned[-1].error)
         with pytest.raises(TaskFileError, match=f"line {len(scanned)}: cannot be read: .* {word}"):
             list(read_json_lines(file(raw, "b.jsonl.gz")))
-    with pytest.raises(TaskFileError, match=r"the file is not compressed; name it without \.gz"):
+    with pytest.raises(TaskFileError, match=r"the file is not compressed; rename it without \.gz"):
         list(read_json_lines(file("[1]", "c.jsonl.gz")))
-    with pytest.raises(TaskFileError, match=r"the file is compressed; let its name end in \.gz"):
+    with pytest.raises(TaskFileError, match=r"the file is compressed; rename it to end in \.gz"):
         list(read_json_lines(file(whole, "d.jsonl")))
     assert list(read_json_lines(file("", "e.jsonl.gz"))) == []
 

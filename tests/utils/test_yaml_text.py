@@ -19,11 +19,11 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     [
         (BOMB, f"line 6: holds more than {MAX_NODES:,} values"),
         (BOMB.replace("a1:", "b: {<<: {c: 1}}\na1:"), "values, those that aliases"),
-        ("a: &a\n  b: [*a]\n", "line 2: the alias *a stands within what it repeats"),
+        ("a: &a\n  b: [*a]\n", "line 2: the alias *a is inside what it repeats"),
         ("a: " + "[" * 5000, "line 1: is nested more than 100 deep"),
         ("\n" + "{a: " * 5000, "line 2: is nested more than 100 deep"),
-        ("a: 1\nb: {c: 1, d: 2, c: 3}\n", "line 2: the key 'c' stands twice in one object"),
-        ("a: " + "9" * 5000, "line 1: is a number of too many digits"),
+        ("a: 1\nb: {c: 1, d: 2, c: 3}\n", "line 2: the key 'c' appears twice in one object"),
+        ("a: " + "9" * 5000, "line 1: is a number with too many digits"),
     ],
 )
 def test_what_is_refused(tmp_path, text, sentence):
@@ -40,10 +40,10 @@ def test_what_is_refused(tmp_path, text, sentence):
     [
         (b"\x00\xff\x01", "is not UTF-8 (byte 1)"),
         (b"a: \xe9", "is not UTF-8 (byte 3)"),
-        (b"a:\n\tb: 1\n", "line 2, column 1: found character '\\t' that cannot start any token; indent by spaces"),
-        (b"", "holds no fields"),
-        (b"- a\n", "holds no fields"),
-        (b"hello", "holds no fields"),
+        (b"a:\n\tb: 1\n", "line 2, column 1: found character '\\t' that cannot start any token; indent with spaces"),
+        (b"", "has no fields"),
+        (b"- a\n", "has no fields"),
+        (b"hello", "has no fields"),
     ],
 )
 def test_what_is_no_recipe_is_named(tmp_path, content, sentence):

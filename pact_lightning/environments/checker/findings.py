@@ -76,13 +76,17 @@ def check_result(name: str, call: str, result: ToolResult) -> list[Finding]:
     findings = []
     if not result.text.strip():
         if result.error:
-            findings.append(error(name, f"{call} failed without a text", "say what went wrong: it is learned from"))
+            findings.append(
+                error(name, f"{call} failed without a text", "say what went wrong: the policy learns from it")
+            )
         else:
             findings.append(
                 warning(name, f"{call} gave an empty text", "say that it is done, or that nothing was found")
             )
     if "Traceback (most recent call last)" in result.text:
-        findings.append(error(name, f"{call} gave a traceback", "give one sentence: a traceback teaches nothing"))
+        findings.append(
+            error(name, f"{call} gave a traceback", "give one sentence: the policy learns nothing from a traceback")
+        )
     if len(result.text) > _LONGEST:
         size = f"{len(result.text):,} characters"
         findings.append(warning(name, f"{call} gave {size}", "shorten it: data.limits.max_response_characters cuts it"))

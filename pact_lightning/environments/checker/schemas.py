@@ -54,7 +54,7 @@ def check_schemas(tools: Sequence[Any]) -> list[Finding]:
             findings.append(error(name, f"its schema cannot be read: {named_failure(problem)}", "write a simpler one"))
     for name, times in Counter(names).items():
         if times > 1:
-            findings.append(error(name, f"{times} tools have this name", "give every tool a name of its own"))
+            findings.append(error(name, f"{times} tools have this name", "give every tool its own name"))
     return findings
 
 
@@ -74,11 +74,11 @@ def check_task_tools(tools: Sequence[Any], offered: Sequence[Any]) -> list[Findi
     for tool in tools:
         name = tool["function"]["name"]
         if name not in known:
-            findings.append(error(name, "the task lists it, and the environment does not", "list what there is"))
+            findings.append(error(name, "the task lists it, but the environment does not", "list the tools that exist"))
         elif known[name] != dict(tool):
             own, given = (json.dumps(each, sort_keys=True, default=repr) for each in (known[name], tool))
             one, other = differing(own, given)
-            problem = f"the task describes it in other words than the environment: {other}, and not {one}"
+            problem = f"the task and the environment describe it differently: {other}, and not {one}"
             findings.append(warning(name, problem, "leave `tools` out of the task, or list the environment's own"))
     return findings
 
@@ -88,11 +88,11 @@ def _check_tool(name: str, tool: Mapping[str, Any], function: Mapping[str, Any])
         check_json(tool)
     except JsonTextError as problem:
         remedy = "use plain lists, dictionaries, texts and numbers"
-        yield error(name, f"its schema is not JSON that can be used: it {problem}", remedy)
+        yield error(name, f"its schema is not usable JSON: it {problem}", remedy)
         return
     text = json.dumps(tool)
     if len(text) > _TOO_LONG:
-        yield error(name, f"its schema has {len(text):,} characters", "shorten it: it stands in every prompt")
+        yield error(name, f"its schema has {len(text):,} characters", "shorten it: it is in every prompt")
         return
     if tool.get("type", "function") != "function":
         yield error(name, f"its `type` is {tool['type']!r}", f"give {_FORM}")
@@ -101,9 +101,9 @@ def _check_tool(name: str, tool: Mapping[str, Any], function: Mapping[str, Any])
             name, "its name has other characters than letters, digits, _ and -", "most chat formats allow only these"
         )
     if not isinstance(function.get("description"), str) or not function["description"].strip():
-        yield warning(name, "it has no description", "say in a sentence what it does; the policy knows nothing else")
+        yield warning(name, "it has no description", "say in one sentence what it does; the policy knows nothing else")
     if len(text) > _LONGEST:
-        yield warning(name, f"its schema has {len(text):,} characters", "shorten it: it stands in every prompt")
+        yield warning(name, f"its schema has {len(text):,} characters", "shorten it: it is in every prompt")
     parameters = function.get("parameters")
     if not isinstance(parameters, Mapping):
         yield error(name, "it has no `parameters`", 'give {"type": "object", "properties": {}} where it takes none')
@@ -116,7 +116,9 @@ def _check_parameters(name: str, parameters: Mapping[str, Any]) -> Iterator[Find
         Draft202012Validator.check_schema(parameters)
     except SchemaError as problem:
         where = "/".join(str(step) for step in problem.absolute_path) or "its root"
-        yield error(name, f"`parameters` is no JSON Schema: {problem.message:.160} (at {where})", "see draft 2020-12")
+        yield error(
+            name, f"`parameters` is not a valid JSON Schema: {problem.message:.160} (at {where})", "see draft 2020-12"
+        )
         return
     if parameters.get("type") != "object":
         yield error(name, "`parameters` does not say `type: object`", "arguments are an object; say so at the root")
@@ -127,13 +129,15 @@ def _check_parameters(name: str, parameters: Mapping[str, Any]) -> Iterator[Find
         yield error(name, f"`required` names {listed}, which `properties` does not have", "declare it or drop it")
     dead, contains_itself = _follow_references(parameters)
     for reference in dead:
-        yield error(name, f"$ref {reference!r} leads nowhere", "define it under `$defs` of the same schema")
+        yield error(name, f"$ref {reference!r} points to nothing", "define it under `$defs` of the same schema")
     if contains_itself:
-        yield warning(name, "its schema contains itself", "unroll it: a policy is better led by a finite form")
+        yield warning(name, "its schema contains itself", "write it without recursion")
     schemas = {argument: schema for argument, schema in properties.items() if isinstance(schema, Mapping)}
     typeless = [argument for argument, schema in schemas.items() if not _SAYS_A_TYPE & schema.keys()]
     if typeless:
-        yield warning(name, f"no type is given for {', '.join(typeless)}", "add `type`, or the policy has to guess")
+        yield warning(
+            name, f"no type is given for {', '.join(typeless)}", "add `type`: without it the policy has to guess"
+        )
     silent = [argument for argument, schema in schemas.items() if not {"description", "$ref"} & schema.keys()]
     if silent:
         yield warning(name, f"no description is given for {', '.join(silent)}", "describe each argument in a few words")

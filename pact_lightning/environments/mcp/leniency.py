@@ -155,4 +155,4 @@ def _read_again(error: Exception) -> Any:
 
 @cache
 def _tell_once(server: str, mended: str) -> None:
-    _log.warning("%s does not keep to MCP: %s; it is read all the same, and this is not told again", server, mended)
+    _log.warning("%s does not follow MCP: %s; it is accepted anyway, and this warning is shown once", server, mended)

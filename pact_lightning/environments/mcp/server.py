@@ -197,7 +197,7 @@ class ServerOutage:
             self.failures += 1
         if self.failures >= self._max_failures:
             raise EnvironmentUnavailableError(
-                f"the MCP server could not be reached {self.failures} times in a row, and the run stops: {problem}"
+                f"the MCP server could not be reached {self.failures} times in a row, so the run stops: {problem}"
             ) from problem
 
     def pause_s(self, restarts: int) -> float:

@@ -127,7 +127,7 @@ class AttentionChoice:
         if not difference <= allowed:
             rank_zero_warn(
                 f"attention of long packs: {settled}, since flex differs from it by {difference:.1e} on this device, "
-                f"allowed are {allowed:.0e}"
+                f"more than the allowed {allowed:.0e}"
             )
             return False
         times = f"{1000 * flex.seconds:.1f} ms a layer by flex, {1000 * known.seconds:.1f} by {settled}"
@@ -148,9 +148,9 @@ class AttentionChoice:
             if difference <= allowed:
                 rank_zero_info(f"attention of packed rows: {candidate} ({reason}); equal to plain rows")
                 return candidate
-            reason = f"{candidate} differs from plain rows by {difference:.1e}, allowed are {allowed:.0e}"
+            reason = f"{candidate} differs from plain rows by {difference:.1e}, more than the allowed {allowed:.0e}"
             rank_zero_warn(f"attention of packed rows: {reason}")
-        raise RuntimeError(f"packed rows cannot be used on this machine: {reason}; set packing: rows")
+        raise RuntimeError(f"packed rows do not work on this machine: {reason}; set packing: rows")
 
 
 @torch.no_grad()

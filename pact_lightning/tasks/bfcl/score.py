@@ -174,7 +174,9 @@ def bfcl_reward(trajectory: Trajectory, task: Task, *, state_weight: float = 0.5
         raise ValueError(f"state_weight must be between 0 and 1, got {state_weight}")
     case = bfcl_case(task)
     if case is None:
-        raise ValueError(f"the reward bfcl needs tasks of pact_lightning.BFCLTasks; task {task.id!r} is none")
+        raise ValueError(
+            f"the reward bfcl needs tasks of pact_lightning.BFCLTasks; task {task.id!r} is not one of them"
+        )
     rewards = [0.0] * len(trajectory.turns)
     last = -1
     for turns, check in zip(user_turns(trajectory), check_trajectory(trajectory, task, case), strict=False):

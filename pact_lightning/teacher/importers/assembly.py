@@ -80,7 +80,7 @@ class _Assembly:
             self.messages.append({"role": message.role, "content": message.text})
             self.tools += message.tools
         if not self.messages or self.messages[-1]["role"] != "user":
-            problem = f"is said by the {self.said[start].role} before any user has asked"
+            problem = f"comes from the {self.said[start].role} before any user has asked"
             raise RecordError("no user message", self.said[start].where, problem)
         return start
 

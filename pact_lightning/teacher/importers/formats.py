@@ -58,7 +58,7 @@ def _recognised(record: Mapping[str, Any]) -> str:
     fields = ", ".join(map(repr, list(record)[:8])) or "none"
     marks = ", ".join(mark for format in FORMATS.values() for mark in format.marks)
     raise RecordError(
-        "unknown format", "(the record)", f"is of no known format: its fields are {fields}, and none is one of {marks}"
+        "unknown format", "(the record)", f"has no known format: its fields are {fields}, and none is one of {marks}"
     )
 
 

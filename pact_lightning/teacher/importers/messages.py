@@ -177,7 +177,7 @@ def _one_of(
 ) -> tuple[RequestedCall, ...]:
     """Return the calls of a message that may give them twice, once in each of two forms."""
     if calls and others and [request.call for request in calls] != [request.call for request in others]:
-        problem = "holds other calls than the message's own tool_calls; which of them are the calls?"
+        problem = "holds other calls than the message's own tool_calls; which ones are the calls?"
         raise RecordError("malformed call", place, problem)
     return calls or others
 

@@ -81,14 +81,14 @@ def record_files(source: Path) -> list[Path]:
         return files
     if not source.is_file():
         raise FileNotFoundError(
-            f"there is no file {source}; paths count from the folder in which the command is started"
+            f"there is no file {source}; paths are relative to the folder where you run the command"
         )
     if source.name.endswith(".parquet"):
         raise ValueError(
             f"{source}: is a Parquet file; write it as JSON Lines first, with `to_json` of the data set or data frame"
         )
     if not source.name.endswith(SUFFIXES):
-        raise ValueError(f"{source}: cannot tell how to read it; its name must end in {', '.join(SUFFIXES)}")
+        raise ValueError(f"{source}: unknown file type; its name must end in {', '.join(SUFFIXES)}")
     return [source]
 
 

@@ -67,7 +67,7 @@ class VLLMClient:
         try:
             return [str(model["id"]) for model in answer["data"]]
         except (TypeError, KeyError) as error:
-            raise VLLMServerError(f"{self._name} gives no list of models; is it a vLLM server?") from error
+            raise VLLMServerError(f"{self._name} returned no list of models; is it a vLLM server?") from error
 
     def check_adapters_can_be_loaded(self) -> None:
         """Check that the server loads adapters, by a request that names none.
@@ -82,7 +82,7 @@ class VLLMClient:
         except _RefusedError as error:
             if error.status == 404:
                 raise VLLMServerError(
-                    f"{self._name} loads no adapters; start it with --enable-lora and with "
+                    f"{self._name} cannot load adapters; start it with --enable-lora and with "
                     "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment"
                 ) from error
             if error.status not in (400, 422):
@@ -172,7 +172,7 @@ class VLLMClient:
         if _is_repeated(request) and not self._repeating:
             self._repeating = True
             _log.warning(
-                "%s failed, or did not answer; requests are repeated up to %d times, after growing pauses",
+                "%s failed, or did not answer; retrying up to %d times, with growing pauses",
                 self._name,
                 self._retries,
             )
@@ -187,7 +187,7 @@ class VLLMClient:
         try:
             return json.loads(content)
         except ValueError as error:
-            raise VLLMServerError(f"{self._name} answers what is not JSON; is it a vLLM server?") from error
+            raise VLLMServerError(f"{self._name} did not answer with JSON; is it a vLLM server?") from error
 
 
 def _is_repeated(request: Any) -> bool:

@@ -79,7 +79,7 @@ class VLLMServer:
         check_has_adapter(config)
         api_key(self._api_key_env)
         if self.adapter_folder is not None and not Path(self.adapter_folder).is_dir():
-            raise FileNotFoundError(f"there is no folder {self.adapter_folder}; make it, or change adapter_folder")
+            raise FileNotFoundError(f"there is no folder {self.adapter_folder}; create it, or change adapter_folder")
         with self._connect() as client:
             client.models()
             client.check_adapters_can_be_loaded()

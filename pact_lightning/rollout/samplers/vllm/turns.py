@@ -76,7 +76,7 @@ def saved_adapter(model: nn.Module, parent: str | None = None) -> Iterator[Adapt
     from peft import PeftModel
 
     if not isinstance(model, PeftModel):
-        raise ValueError("the policy has no adapter to hand over")
+        raise ValueError("the policy has no adapter to send")
     number = next(_NUMBERS)
     with TemporaryDirectory(prefix="pact-adapter-", dir=parent) as folder:
         # By its own default PEFT asks the hub whether the vocabulary has grown; ours never does.
