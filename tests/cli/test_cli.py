@@ -16,6 +16,7 @@ import pact_lightning.training.policy_module
 from pact_lightning.cli.fit import PactCLI, _at_work
 from pact_lightning.cli.main import main
 from pact_lightning.metrics.evaluation import RolloutMetric
+from pact_lightning.report.content import Reader
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,17 @@ def test_fit_leaves_config_metrics_events_trajectories_and_checkpoint(fitted):
         assert record["stop_reason"] in {"answered", "max_turns", "max_tokens_turn", "max_tokens_trajectory"}
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert all("lora_" in name for name in checkpoint["state_dict"])
+
+
+def test_a_report_shows_all_that_a_fit_has_left(fitted):
+    content = Reader([str(fitted / "run")]).read()
+    (facts,) = content.index["runs"]
+    assert facts["notes"] == []
+    assert (facts["shown"], facts["count"], facts["steps"]) == (8, 8, 2)
+    assert set(facts["traced"]) == {row["task"] for row in content.index["rollouts"]}
+    assert {"loss", "reward", "level", "stops", "seconds"} <= {chart["key"] for chart in content.index["charts"]}
+    (success,) = [chart for chart in content.index["charts"] if chart["key"].startswith("success")]
+    assert [point[0] for point in success["series"][0]["points"]] == [0, 2]
 
 
 @pytest.mark.parametrize(("verb", "prefix"), [("validate", "val"), ("test", "test")])
