@@ -145,6 +145,8 @@ def test_two_runs_lie_over_each_other(show):
     page = show("two")
     lines = page.query_selector_all('[data-chart^="success"] path.curve')
     assert len(lines) == 2
+    titles = page.eval_on_selector_all('[data-chart^="stops"] h3', "all => all.map((each) => each.textContent)")
+    assert titles == ["Stop reasons: pact", "Stop reasons: grpo"]
     assert "+50.0 points" in page.inner_text(".scores tbody tr >> nth=1")
     go(page, "/rollouts?run=1")
     page.wait_for_function("() => document.querySelector('.status').textContent.startsWith('24 of 48')")

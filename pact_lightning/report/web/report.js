@@ -138,9 +138,9 @@
   }
 
   function chartCard(chart) {
-    const many = state.index.runs.length > 1;
+    const many = state.index.runs.length > 1 && !chart.stacked;
     const lines = chart.series.map((line, place) => ({
-      ...line, colour: many ? hue(line.run) : hue(place),
+      ...line, colour: many ? hue(line.run) : hue(line.place ?? place),
       name: many ? state.index.runs[line.run].title : line.label,
     }));
     const card = h("figure", { class: "card chart", "data-chart": chart.key });
@@ -213,30 +213,20 @@
   }
 
   function bars(chart, lines, format) {
-    const box = h("div", { class: "stacks" });
-    for (const number_ of [...new Set(lines.map((line) => line.run))]) {
-      const own = chart.series.map((line, place) => ({ ...line, colour: hue(place), name: line.label })).filter((line) => line.run === number_);
-      own.forEach((line, place) => { line.colour = hue(place); });
-      const totals = new Map();
-      for (const line of own) for (const [at, value] of line.points) totals.set(at, (totals.get(at) || 0) + value);
-      const xs = [...totals.keys()], gap = xs.length > 1 ? Math.min(...xs.slice(1).map((at, n) => at - xs[n])) : 1;
-      const high = chart.percent ? 1 : Math.max(...totals.values()) * 1.05;
-      const { picture, x, y } = frame(chart, own, 0, high, [xs[0] - gap / 2, xs[xs.length - 1] + gap / 2], format);
-      const width = Math.max(1, (x(xs[0] + gap) - x(xs[0])) * 0.78), done = new Map();
-      for (const line of own) {
-        for (const [at, value] of line.points) {
-          const under = done.get(at) || 0;
-          done.set(at, under + value);
-          if (value > 0) picture.append(svg("rect", { x: x(at) - width / 2, width, y: y(under + value), height: y(under) - y(under + value), fill: line.colour }));
-        }
-      }
-      if (state.index.runs.length > 1) box.append(h("p", { class: "about" }, visible(state.index.runs[number_].title)));
-      box.append(pointed(picture, chart, own, x, format));
-      if (state.index.runs.length > 1) {
-        box.append(h("ul", { class: "legend" }, own.map((line) => h("li", {}, svg("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" }, svg("rect", { width: 10, height: 10, rx: 3, fill: line.colour })), line.name))));
+    const totals = new Map(), done = new Map();
+    for (const line of lines) for (const [at, value] of line.points) totals.set(at, (totals.get(at) || 0) + value);
+    const xs = [...totals.keys()].sort((a, b) => a - b), gap = xs.length > 1 ? Math.min(...xs.slice(1).map((at, n) => at - xs[n])) : 1;
+    const high = chart.percent ? 1 : [...totals.values()].reduce((a, b) => Math.max(a, b)) * 1.05;
+    const { picture, x, y } = frame(chart, lines, 0, high, [xs[0] - gap / 2, xs[xs.length - 1] + gap / 2], format);
+    const width = Math.max(1, (x(xs[0] + gap) - x(xs[0])) * 0.78);
+    for (const line of lines) {
+      for (const [at, value] of line.points) {
+        const under = done.get(at) || 0;
+        done.set(at, under + value);
+        if (value > 0) picture.append(svg("rect", { x: x(at) - width / 2, width, y: y(under + value), height: y(under) - y(under + value), fill: line.colour }));
       }
     }
-    return box;
+    return pointed(picture, chart, lines, x, format);
   }
 
   function pointed(picture, chart, lines, x, format) {
@@ -292,10 +282,16 @@
     return page;
   }
 
-  // Of several runs each term has a chart of its own, in which every run has its colour.
+  // Of several runs each term has a chart of its own, in which every run has its colour; each whole has one for each run.
   function split(chart) {
-    if (state.index.runs.length < 2 || chart.stacked) return [chart];
+    if (state.index.runs.length < 2) return [chart];
     const labels = [...new Set(chart.series.map((line) => line.label))];
+    if (chart.stacked) {
+      return state.index.runs.map((run, number_) => ({
+        ...chart, key: `${chart.key} ${number_}`, title: `${chart.title}: ${visible(run.title)}`,
+        series: chart.series.filter((line) => line.run === number_).map((line) => ({ ...line, place: labels.indexOf(line.label) })),
+      })).filter((each) => each.series.length);
+    }
     return labels.map((label) => ({
       ...chart, key: `${chart.key} ${label}`, title: labels.length > 1 ? `${chart.title}: ${label}` : chart.title,
       series: chart.series.filter((line) => line.label === label),
