@@ -4,14 +4,15 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 from rich.text import Text
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from pact_lightning.cli.fit import PactCLI, run_lightning
 from pact_lightning.teacher.view import STYLES
@@ -40,16 +41,34 @@ def talk(task: str | None, tools_of: str | None, of_predict: Sequence[str]) -> N
         tools_of: Id of the task whose tools the policy has.
         of_predict: The options of ``predict``.
     """
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    # Dots of a loader, lines on devices: they would stand in the conversation.
-    warnings.filterwarnings("ignore", module="lightning")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers' has no hints
-    try:
-        run_lightning(["predict", *of_predict], partial(_ChatCLI, task=task, tools_of=tools_of))
-    except KeyboardInterrupt:
-        Console().print()
+    with _quiet_libraries():
+        try:
+            run_lightning(["predict", *of_predict], partial(_ChatCLI, task=task, tools_of=tools_of))
+        except KeyboardInterrupt:
+            Console().print()
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep the dots of a loader and the lines on devices out of the conversation; all is as before behind it."""
+    loggers = [
+        logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
+    ]
+    levels = [logger.level for logger in loggers]
+    bars = is_progress_bar_enabled()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers' has no hints
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if bars:
+                enable_progress_bar()  # type: ignore[no-untyped-call]  # as above
 
 
 class _ChatCLI(PactCLI):

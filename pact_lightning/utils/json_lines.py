@@ -25,8 +25,6 @@ MAX_LINE_MB = 64
 MAX_FILE_MB = 512
 """Larger lists are refused unless a larger limit is asked for: their text is held in memory as a whole."""
 _BOM = "\ufeff"
-_OPENINGS = (b"{", b"[")
-"""Lines with which an indented JSON value begins."""
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _GZIP = b"\x1f\x8b"
 _DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -80,7 +78,7 @@ def scan_json_lines(path: Path, max_line_mb: int = MAX_LINE_MB) -> Iterator[Json
 
     Yields:
         Every line that is not blank. Where a compressed file is damaged, the last one holds that error; so does the
-        line with which an indented JSON value begins.
+        first line of a file of indented JSON.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -96,6 +94,7 @@ def scan_json_lines(path: Path, max_line_mb: int = MAX_LINE_MB) -> Iterator[Json
             try:
                 raw = file.readline((max_line_mb << 20) + 1)
                 whole = _to_line_end(file, raw) if len(raw) > max_line_mb << 20 else len(raw)
+                indented = number == 1 and _opening(raw) in ("{", "[") and bool(file.peek(1).strip())
             except _DAMAGE as error:
                 yield JsonLine(number, error=_damage(path, number, error))
                 return
@@ -104,10 +103,16 @@ def scan_json_lines(path: Path, max_line_mb: int = MAX_LINE_MB) -> Iterator[Json
             if whole > max_line_mb << 20:
                 problem = f"is longer than {max_line_mb} MiB (max_line_mb); look for missing line breaks"
                 yield JsonLine(number, error=TaskFileError(path, number, problem, reason="line too long"))
+            elif indented:  # each further line would be told too
+                cut = "." if _opening(raw) == "{" else "'.[]'"
+                problem = (
+                    "is where an indented JSON value begins, but JSON Lines has one whole object a line: "
+                    f"`jq -c {cut} {path}` writes it so"
+                )
+                yield JsonLine(number, error=TaskFileError(path, number, problem, reason=_NOT_JSON))
+                return
             elif raw.strip():
                 yield _line(path, number, raw)
-                if raw.removeprefix(_BOM.encode()).strip() in _OPENINGS:  # each further line would be told too
-                    return
 
 
 def scan_json_list(path: Path, max_file_mb: int = MAX_FILE_MB, *, lone_value: bool = False) -> Iterator[JsonLine]:
@@ -204,6 +209,11 @@ def _damage(path: Path, line: int, error: Exception) -> TaskFileError:
     return TaskFileError(path, line, problem, reason=_DAMAGED)
 
 
+def _opening(raw: bytes) -> str:
+    """Return a short line without its ends, which may be all that an indented JSON value has on its first line."""
+    return raw.decode("utf-8", errors="replace").removeprefix(_BOM).strip() if len(raw) <= 8 else ""
+
+
 def _line(path: Path, number: int, raw: bytes) -> JsonLine:
     try:
         text = raw.rstrip(b"\r\n").decode("utf-8")
@@ -211,14 +221,7 @@ def _line(path: Path, number: int, raw: bytes) -> JsonLine:
     except UnicodeDecodeError as error:
         return JsonLine(number, error=_not_utf_8(path, number, error.start, raw[error.start]))
     except JsonTextError as error:
-        problem = str(error)
-        if text.removeprefix(_BOM).strip().encode() in _OPENINGS:
-            cut = "." if "{" in text else "'.[]'"
-            problem = (
-                "is where an indented JSON value begins, but JSON Lines has one whole object a line: "
-                f"`jq -c {cut} {path}` writes it so"
-            )
-        return JsonLine(number, error=TaskFileError(path, number, problem, reason=_NOT_JSON))
+        return JsonLine(number, error=TaskFileError(path, number, str(error), reason=_NOT_JSON))
 
 
 def _to_line_end(file: gzip.GzipFile | BufferedReader, raw: bytes) -> int:
