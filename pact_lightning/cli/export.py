@@ -39,10 +39,13 @@ def _parser() -> argparse.ArgumentParser:
         "--to",
         choices=_FORMS,
         default="merged",
-        help="merged: a model that stands alone (default); adapter: the LoRA alone; gguf: one file for llama.cpp",
+        help="merged: a complete model (default); adapter: only the LoRA; gguf: one file for llama.cpp",
     )
     parser.add_argument(
-        "--ckpt_path", default="last", metavar="FILE", help="a checkpoint (default: last, the run's newest whole one)"
+        "--ckpt_path",
+        default="last",
+        metavar="FILE",
+        help="a checkpoint (default: last, the run's newest complete one)",
     )
     parser.add_argument("--model", help="folder or hub id of the base model, if it is not where the run had it")
     parser.add_argument(
@@ -53,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_truth,
         default=True,
         metavar="BOOL",
-        help="false reads a checkpoint with other objects than weights; trust it first (default: true)",
+        help="false also reads checkpoints with other objects; only for files you trust (default: true)",
     )
     return parser
 

@@ -32,4 +32,4 @@ def main(arguments: Sequence[str]) -> None:
     except (ValueError, OSError, ImportError) as error:
         end(error, 2)
     left_out = f"; {counted(damaged, 'line')} could not be read and are left out" if damaged else ""
-    print(f"{counted(len(written), 'log')} in {folder}{left_out}; look at them by: inspect view --log-dir {folder}")  # noqa: T201
+    print(f"{counted(len(written), 'log')} in {folder}{left_out}; look at them with: inspect view --log-dir {folder}")  # noqa: T201

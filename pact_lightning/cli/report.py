@@ -56,11 +56,14 @@ def run_parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--tasks",
         metavar="FILE",
-        help="task file, or .yaml file that names a task source: its expert traces are shown beside the trajectories "
+        help="task file, or .yaml file that names a task source: its expert traces are shown next to the trajectories "
         "(default: those that the run's recipe names, if they are bundled or in a task file)",
     )
     parser.add_argument(
-        "--rollouts", type=int, metavar="N", help="most trajectories in the page (default 5000), of all files a share"
+        "--rollouts",
+        type=int,
+        metavar="N",
+        help="the largest number of trajectories in the page, a share of every file (default 5000)",
     )
     return parser
 

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     parser = run_parser(
         "view",
-        "Serves the page of `pact-lightning report` to this machine alone. New phases appear while the run goes on.",
+        "Serves the page of `pact-lightning report` to this machine only. New phases appear while the run continues.",
     )
     parser.add_argument("--port", type=int, default=7575, help="its port (default 7575; 0 takes a free one)")
     given = parser.parse_args(list(arguments))
@@ -27,10 +27,12 @@ def main(arguments: Sequence[str]) -> None:
         try:
             server = ViewServer(reader, title_of(reader), given.port)
         except OSError as error:
-            raise ValueError(f"port {given.port} cannot be used ({error.strerror}); name another by --port") from error
+            raise ValueError(
+                f"port {given.port} cannot be used ({error.strerror}); give another with --port"
+            ) from error
     except (ValueError, OSError, ImportError, TypeError) as error:
         end(error, 2)
-    print(f"{server.address}  (Ctrl-C ends it)", flush=True)  # noqa: T201  # the address to open
+    print(f"{server.address}  (Ctrl-C stops it)", flush=True)  # noqa: T201  # the address to open
     try:
         server.serve_forever()
     except KeyboardInterrupt:

@@ -109,7 +109,7 @@ def _program(config: PolicyConfig, form: CardForm, name: str) -> str:
             dtype += ", quantization_config=nf4"
         else:
             load = []
-        lines.append(f'base = "{_folder(config)}"' + ("" if is_hub_id(config) else "  # where the base model lies"))
+        lines.append(f'base = "{_folder(config)}"' + ("" if is_hub_id(config) else "  # where the base model is"))
         load += [
             f"model = AutoModelForCausalLM.from_pretrained(base, {dtype})",
             "model = PeftModel.from_pretrained(model, name)",

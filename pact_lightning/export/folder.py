@@ -97,11 +97,11 @@ def check_folder(folder: Path, config: PolicyConfig) -> None:
         FileExistsError: It is a file, holds the base, or something that is no export of this package.
     """
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a folder for the export")
+        raise FileExistsError(f"{folder} is a file; give a folder for the export")
     if folder.is_dir() and folder.resolve() == Path(config.model).expanduser().resolve():
-        raise FileExistsError(f"{folder} is the folder of the base model; name another one for the export")
+        raise FileExistsError(f"{folder} is the folder of the base model; give another one for the export")
     if folder.is_dir() and any(folder.iterdir()) and not is_export(folder):
-        raise FileExistsError(f"{folder} holds files that are no export of pact-lightning; name another folder")
+        raise FileExistsError(f"{folder} contains files that are not an export of pact-lightning; give another folder")
 
 
 @contextmanager

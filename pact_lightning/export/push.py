@@ -33,13 +33,13 @@ def check_push(repository: str, form: CardForm, config: PolicyConfig) -> None:
     if use_cache_where_unreachable():
         raise OSError(
             f"the hub at {constants.ENDPOINT} cannot be reached, so nothing is pushed; export without --push, and "
-            f"upload the folder later by `hf upload {repository} FOLDER`"
+            f"upload the folder later with `hf upload {repository} FOLDER`"
         )
     try:
         HfApi().whoami()
     except (LocalTokenNotFoundError, HfHubHTTPError) as error:
         raise OSError(
-            f"the hub does not know you ({str(error).splitlines()[0]}); log in by `hf auth login`, or set HF_TOKEN"
+            f"the hub does not know you ({str(error).splitlines()[0]}); log in with `hf auth login`, or set HF_TOKEN"
         ) from error
 
 

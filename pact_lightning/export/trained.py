@@ -56,12 +56,12 @@ def find_checkpoint(run: Path, weights_only: bool = True) -> Path:
     if run.is_file():
         return run
     if not run.is_dir():
-        raise FileNotFoundError(f"there is no run {run}; name a run's folder, such as runs/my/version_0")
+        raise FileNotFoundError(f"there is no run {run}; give a run's folder, such as runs/my/version_0")
     places = _checkpoint_folders(run)
     found = newest_whole((path for place in places for path in place.glob("*.ckpt")), weights_only, put_aside=False)
     if found is None:
         inner = sorted(path.parent.parent for path in run.glob("*/checkpoints/*.ckpt"))
-        hint = f"name one of the runs in it, such as {inner[-1]}" if inner else "name a checkpoint by --ckpt_path"
+        hint = f"name one of the runs in it, such as {inner[-1]}" if inner else "give a checkpoint with --ckpt_path"
         raise FileNotFoundError(f"there is no whole checkpoint in {' or '.join(map(str, places))}; {hint}")
     return found[0]
 
@@ -87,7 +87,7 @@ def read_trained(checkpoint: Path, run: Path, *, model: str | None = None, weigh
         TypeError: It holds more than weights and plain values.
     """
     if not checkpoint.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {checkpoint}; name a file that ModelCheckpoint wrote")
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint}; give a file that ModelCheckpoint wrote")
     content = read_checkpoint(checkpoint, weights_only)
     made_by = content.get(MADE_BY)
     if not isinstance(made_by, Mapping) or not isinstance(made_by.get("policy"), Mapping):

@@ -79,7 +79,9 @@ def recipe_experts(config: Mapping[str, Any], wanted: Collection[str]) -> tuple[
             elif own and kind == "JsonlTasks":
                 found |= experts_of(_of_file(Path(str(arguments.get("path"))), arguments, wanted), wanted)
             else:
-                notes.append(f"the expert traces of data.{name} ({class_path}) are left out; name the tasks by --tasks")
+                notes.append(
+                    f"the expert traces of data.{name} ({class_path}) are left out; give the tasks with --tasks"
+                )
         except (OSError, ValueError, TypeError) as error:
             notes.append(f"the expert traces of data.{name} are left out: {error}")
     return found, notes

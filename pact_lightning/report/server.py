@@ -95,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             version, found = self.server.index()
         except (OSError, ValueError) as error:  # a file that is removed or replaced while it is read
-            told = f"the run cannot be read just now: {error}\n".encode(errors="replace")
+            told = f"the run cannot be read right now: {error}\n".encode(errors="replace")
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", told)
             return
         tag = {"ETag": f'"{version}"'}

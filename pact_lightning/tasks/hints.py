@@ -19,7 +19,7 @@ def hint(record: Any) -> str:
 
 def _found(record: Any) -> str:
     if isinstance(record, list):
-        return "JSON Lines has one object a line, and no list around them: `jq -c '.[]' FILE` takes it away"
+        return "JSON Lines has one object a line, and no list around them: `jq -c '.[]' FILE` removes it"
     if not isinstance(record, Mapping):
         return ""
     if isinstance(record.get("conversations"), list) or ("environment" not in record and _has_replies(record)):

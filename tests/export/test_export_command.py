@@ -57,7 +57,7 @@ def test_mistakes_are_told_before_anything_is_written(finished, tmp_path, capsys
     assert "there is no run" in refused(capsys, tmp_path / "gone")
     assert f"such as {run}" in refused(capsys, run.parent), "the folder above names the run"
     assert "there is no checkpoint" in refused(capsys, run, "--ckpt_path", tmp_path / "x.ckpt")
-    assert "holds files that are no export" in refused(capsys, run, run)
+    assert "contains files that are not an export" in refused(capsys, run, run)
     assert "convert_hf_to_gguf.py" in refused(capsys, run, "--to", "gguf"), "llama.cpp does not know this tokenizer"
     assert "there is no model folder" in refused(capsys, run, "--model", tmp_path / "no" / "model" / "here")
     content = torch.load(checkpoint, weights_only=True)

@@ -172,7 +172,7 @@ def test_a_folder_with_other_files_is_left_alone_and_an_earlier_export_is_replac
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds files that are no export"):
+    with pytest.raises(FileExistsError, match="contains files that are not an export"):
         write_export(trained, other, "merged")
     assert (other / "notes.txt").read_text() == "mine"
     out = tmp_path / "out"

@@ -153,4 +153,4 @@ def test_it_listens_on_loopback_alone_and_only_reads(server):
 def test_a_taken_port_is_told(server, run, capsys):
     with pytest.raises(SystemExit):
         main(["view", str(run), "--port", str(server.server_port)])
-    assert "name another by --port" in capsys.readouterr().err
+    assert "give another with --port" in capsys.readouterr().err
