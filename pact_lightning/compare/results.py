@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pact_lightning.utils.csv_rows import read_rows
 from pact_lightning.utils.errors import TaskFileError
-from pact_lightning.utils.json_lines import scan_json_lines
+from pact_lightning.utils.json_lines import JsonLine, scan_json_lines
 
 TaskScores = Mapping[str, float]
 """A metric's mean over the rollouts of each task, by the task's id."""
@@ -146,32 +146,53 @@ def read_evaluations(folder: Path, damaged: Callable[[TaskFileError], None] | No
             continue
         split, phases = found_name
         for line in scan_json_lines(path, _MAX_LINE_MB):
-            if line.error is not None:
-                if damaged is None:
+            try:
+                if line.error is not None:
                     raise line.error
-                damaged(line.error)
+                key, task, scores = _scored(line, path, split, within_fit=phases is not None)
+            except TaskFileError as error:
+                if damaged is None:
+                    raise
+                damaged(error)
                 continue
-            record = line.value
-            if not isinstance(record, dict) or not isinstance(record.get("scores"), dict):
-                raise ValueError(
-                    f"the rollouts in {path} have no scores, as those of an earlier version; score the run's "
-                    f"checkpoint again, with pact-lightning {_COMMANDS[split]}"
-                )
-            setting = Setting(split, float(record["temperature"]))
-            steps = None if phases is None else _step(record, path)
-            found = records.setdefault((setting, steps), defaultdict(lambda: defaultdict(list)))
-            for metric, value in record["scores"].items():
-                found[metric][str(record["task_id"])].append(float(value))
+            found = records.setdefault(key, defaultdict(lambda: defaultdict(list)))
+            for metric, value in scores.items():
+                found[metric][task].append(value)
     return [Evaluation(*key, _means(scores)) for key, scores in records.items()]
 
 
-def _step(record: Mapping[str, Any], path: Path) -> int:
+def _scored(
+    line: JsonLine, path: Path, split: str, *, within_fit: bool
+) -> tuple[tuple[Setting, int | None], str, dict[str, float]]:
+    """Return setting and steps, the task and the scores of one rollout.
+
+    Raises:
+        TaskFileError: A field has another type.
+        ValueError: It has no scores, or is of a fit and has no step.
+    """
+    record = line.value
+    if not isinstance(record, dict) or not isinstance(record.get("scores"), dict):
+        raise ValueError(
+            f"the rollouts in {path} have no scores, as those of an earlier version; score the run's "
+            f"checkpoint again, with pact-lightning {_COMMANDS[split]}"
+        )
+    numbers = {f"scores.{name}": value for name, value in record["scores"].items()}
+    numbers |= {"temperature": record.get("temperature")} | ({"step": _step(record, path)} if within_fit else {})
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TaskFileError(path, line.number, f"must be a number, got {type(value).__name__}", name)
+    setting = Setting(split, float(record["temperature"]))
+    scores = {name: float(value) for name, value in record["scores"].items()}
+    return (setting, int(record["step"]) if within_fit else None), str(record.get("task_id")), scores
+
+
+def _step(record: Mapping[str, Any], path: Path) -> Any:
     if "step" not in record:
         raise ValueError(
             f"the rollouts in {path} do not say after how many optimiser steps they were made, as those of an earlier "
             "version; evaluate the run's checkpoint again, into a folder of its own (--trainer.logger.init_args.name)"
         )
-    return int(record["step"])
+    return record["step"]
 
 
 _COMMANDS = {"validation": "validate", "test": "test", "predict": "predict"}

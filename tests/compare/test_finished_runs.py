@@ -109,7 +109,7 @@ def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path):
     ("arguments", "sentence"),
     [
         ([], "name the folders of the runs"),
-        (["{runs}"], "no run's folder: it has no trajectories/; name one in it, such as {runs}/mine"),
+        (["{runs}"], "is not a run's folder: it has no trajectories/; name one in it, such as {runs}/mine"),
         (["{runs}/nothing"], "there is no run {runs}/nothing"),
         (["{runs}/mine", "again={runs}/mine"], "are the same run; list each once"),
         (["{runs}/mine", "--metric", "luck"], "no run has the metric 'luck'; they have answer_correct, calls"),

@@ -50,9 +50,9 @@ def test_several_runs_go_where_they_are_told(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["{runs}"], "no run's folder: it has no trajectories/; name one in it, such as {runs}/mine"),
+        (["{runs}"], "is not a run's folder: it has no trajectories/; name one in it, such as {runs}/mine"),
         (["{runs}/nothing"], "there is no run {runs}/nothing"),
-        (["{runs}/mine", "a={runs}/mine"], "are the same run; name each once"),
+        (["{runs}/mine", "a={runs}/mine"], "are the same run; list each once"),
         (["{runs}/mine", "--rollouts", "0"], "must be at least 1, not 0"),
         (["{runs}/mine", "--tasks", "{runs}/none.jsonl"], "there is no file {runs}/none.jsonl"),
     ],

@@ -5,7 +5,20 @@ import sys
 
 import pytest
 import yaml
-from report_runs import HOSTILE, config, expert, make_hostile_run, make_run, scored, training, write, write_phase
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from report_runs import (
+    HOSTILE,
+    config,
+    expert,
+    make_hostile_run,
+    make_run,
+    privilege,
+    scored,
+    training,
+    write,
+    write_phase,
+)
 
 from pact_lightning.compare.runs import read_runs
 from pact_lightning.compare.tables import report
@@ -13,6 +26,7 @@ from pact_lightning.report import content as content_module
 from pact_lightning.report.charts import charts_of, read_columns, thinned
 from pact_lightning.report.content import Reader
 from pact_lightning.report.experts import expert_json
+from pact_lightning.report.heat import read_heat
 from pact_lightning.report.page import page
 from pact_lightning.report.rollouts import MAX_TEXT, allot, cut
 from pact_lightning.report.setup import differences, facts_of
@@ -263,6 +277,56 @@ def test_recipes_are_compared_without_secrets_and_folders():
     other = {"model": {"lr": 2.0, "api_key": "two", "seed": 3}, "trainer": {"logger": {"save_dir": "y"}}}
     assert differences([base, other]) == [["model.api_key", "(not shown)", "(not shown)"], ["model.lr", "1.0", "2.0"]]
     assert facts_of(config())[:2] == [["model", "bundled"], ["adapter", "lora"]]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-1e300, 1e300) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+PLACES = [
+    ("task_id",), ("sample",), ("phase",), ("kind",), ("stop_reason",), ("messages",), ("tokens",), ("turn_rewards",),
+    ("turn_advantages",), ("scores",), ("solved",), ("temperature",), ("step",), ("messages", 1),
+    ("messages", 2, "content"), ("messages", 2, "reasoning_content"), ("messages", 2, "tool_calls"),
+    ("messages", 2, "tool_calls", 0), ("messages", 2, "tool_calls", 0, "id"),
+    ("messages", 2, "tool_calls", 0, "function"), ("messages", 2, "tool_calls", 0, "function", "arguments"),
+    ("messages", 3, "tool_call_id"), ("messages", 3, "error"), ("scores", "answer_correct"), (),
+]  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=st.sampled_from(["sample", "texts", "components", "turns", "logp_prompt", "logp_trace"]), value=JSON)
+def test_any_tokens_are_shown_or_told(tmp_path_factory, name, value):
+    path = tmp_path_factory.mktemp("heat") / "trajectories" / "privilege-0000.jsonl"
+    write(path, [{**privilege("a", 0), name: value}, privilege("b", 1)])
+    found, problems = read_heat(path)
+    assert ("phase-0000", "b", 1) in found
+    assert len(found) + len(problems) == 2
+    json.dumps(list(found.values()), allow_nan=False)
+
+
+@pytest.fixture(scope="module")
+def spoilt_run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("spoilt"))
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    place=st.sampled_from(PLACES), value=JSON, kind=st.sampled_from(["phase-0001", "validation-0002", "privilege-0000"])
+)
+def test_any_value_in_any_field_is_shown_or_told(spoilt_run, place, value, kind):
+    record = training("a", 0, 1) if kind == "phase" else scored("a", False, step=4)
+    if place:
+        holder = record
+        for step in place[:-1]:
+            holder = holder.setdefault(step, {}) if isinstance(holder, dict) else holder[step]
+        holder[place[-1]] = value
+    else:
+        record = value
+    write(spoilt_run / "trajectories" / f"{kind}-0002.jsonl", [record])
+    content = Reader([str(spoilt_run)]).read()
+    assert page("spoilt", "", content)
+    assert len(content.index["rollouts"]) >= 8
 
 
 @pytest.mark.parametrize(
