@@ -1,7 +1,7 @@
 """Live panel in the terminal: how far the phase is, how the policy does, and what it did last."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -41,6 +41,7 @@ class LivePanel(RichProgressBar):
         super().__init__(refresh_rate=refresh_rate, leave=leave, console_kwargs=console_kwargs)
         self._console_arguments = console_kwargs or {}
         self._newest: Trajectory | None = None
+        self._metrics: dict[str, Any] = {}
         self._paneled: Any = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -60,6 +61,21 @@ class LivePanel(RichProgressBar):
         super().on_sanity_check_start(trainer, pl_module)
         self._attach(trainer)
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the figures of the phase."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._take_figures(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the figures of the validation."""
+        super().on_validation_end(trainer, pl_module)
+        self._take_figures(trainer)
+
+    def _take_figures(self, trainer: pl.Trainer) -> None:
+        # Here, in all processes, and not in the thread that draws: metrics are summed over processes when asked for.
+        found = trainer.callback_metrics
+        self._metrics = {name: float(found[name]) for name, _ in _FIGURES if name in found}
+
     def show_rollout(self, trajectory: Trajectory) -> None:
         """Take a rollout that has ended; see :class:`~pact_lightning.rollout.runner.ShowsRollouts`."""
         self._newest = trajectory
@@ -72,12 +88,12 @@ class LivePanel(RichProgressBar):
 
         def with_panel() -> Iterable[RenderableType]:
             yield from bars()
-            yield panel(trainer.current_epoch, trainer.max_epochs, trainer.callback_metrics, self._newest)
+            yield panel(trainer.current_epoch, trainer.max_epochs, self._metrics, self._newest)
 
         display.get_renderables = with_panel
 
 
-def panel(phase: int, phases: int | None, metrics: Any, newest: Trajectory | None) -> Panel:
+def panel(phase: int, phases: int | None, metrics: Mapping[str, float], newest: Trajectory | None) -> Panel:
     """Make the panel.
 
     Args:
@@ -87,7 +103,7 @@ def panel(phase: int, phases: int | None, metrics: Any, newest: Trajectory | Non
         newest: The newest rollout.
     """
     of = f" of {phases}" if phases is not None and phases > 0 else ""
-    shares = [f"{words} {float(metrics[name]):.0%}" for name, words in _FIGURES if name in metrics]
+    shares = [f"{words} {metrics[name]:.0%}" for name, words in _FIGURES if name in metrics]
     lines = [Text(" · ".join([f"phase {phase + 1}{of}", *shares]), "bold")]
     if newest is not None:
         ended = f"{counted(len(newest.turns), 'turn')}, {counted(newest.tool_calls, 'call')}, {newest.stop_reason}"
