@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from small_run import AfterStep
 from torch.distributed.tensor import DTensor
 
+from pact_lightning.callbacks.export import ExportPolicy
 from pact_lightning.credit.group import CreditConfig, make_group
 from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.tasks.bundled.tasks import BundledTasks
@@ -202,7 +203,9 @@ def main(folder):
         "rollouts": rollouts("ddp", LORA, folder / "replicas"),
         "supervised": supervised("ddp", folder),
         "sharded": hand_made_steps("sharded", FULL, TIGHT, folder),
-        "sharded, whole run": rollouts("sharded", FULL, folder / "sharded-once", phases=2),
+        "sharded, whole run": rollouts(
+            "sharded", FULL, folder / "sharded-once", ExportPolicy(str(folder / "exported")), phases=2
+        ),
     }
     rollouts("sharded", FULL, folder / "sharded-twice")
     found["sharded, resumed"] = rollouts("sharded", FULL, folder / "sharded-twice", phases=2, resume=True)

@@ -25,7 +25,7 @@ _PRIVATE = re.compile(
     r"headers|env|base_url|\w*(key|token|secret|password)(_env)?|save_dir|dirpath|folder|console_kwargs|theme"
 )
 """Fields that may hold a secret or an address, or that name a place of this machine."""
-_PATH = re.compile(r"(?<![\w.:/])(?:~|/|[A-Za-z]:\\)[^\s\"',;]*")
+_PATH = re.compile(r"(?<![\w.:/])(?:~/|/|[A-Za-z]:\\)[^\s\"',;]+")
 
 
 def model_card(trained: TrainedPolicy, form: CardForm, name: str) -> ModelCard:
@@ -207,10 +207,12 @@ def _recipe(recipe: Mapping[str, Any]) -> Iterator[str]:
 
 
 def cleaned(value: Any) -> Any:
-    """Return a recipe's value without null fields, secrets and paths of this machine.
+    r"""Return a recipe's value without null fields, secrets and paths of this machine.
 
     >>> cleaned({"path": "/home/me/tasks.jsonl", "env": {"KEY": "x"}, "count": 3, "limit": None})
     {'path': 'tasks.jsonl', 'count': 3}
+    >>> cleaned("at ~/runs and C:\\data, about ~5 km / h of https://example.org/a")
+    'at runs and data, about ~5 km / h of https://example.org/a'
     """
     if isinstance(value, Mapping):
         kept = {str(key): cleaned(inner) for key, inner in value.items() if not _PRIVATE.fullmatch(str(key))}

@@ -319,11 +319,12 @@ class PolicyModule(EvaluatedModule):
             folder: Output folder; an earlier export in it is replaced.
             form: ``merged`` or ``adapter``; by default merged, but for ``qlora`` the adapter.
         """
+        run = run_folder(self.trainer)  # all processes have to ask together
         with self.whole_policy() as whole:
             if self.trainer.is_global_zero:
-                write_export(self._trained(whole), folder, form or usual_form(self.policy_config))
+                write_export(self._trained(whole, run), folder, form or usual_form(self.policy_config))
 
-    def _trained(self, whole: nn.Module) -> TrainedPolicy:
+    def _trained(self, whole: nn.Module, run: Path) -> TrainedPolicy:
         weights = dict(whole.named_parameters())
         return TrainedPolicy(
             self.policy_config,
@@ -333,7 +334,7 @@ class PolicyModule(EvaluatedModule):
             self.trainer.fit_loop.epoch_progress.current.completed,
             self.global_step,
             self.history,
-            count_tasks(run_folder(self.trainer), self.history),
+            count_tasks(run, self.history),
         )
 
     def _stop_ids(self) -> list[int]:

@@ -14,8 +14,11 @@ import several_processes
 import torch
 from hand_made import FULL, LORA, quiet_trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
+from safetensors.torch import load_file
 from several_processes import hand_made_steps, rollouts, supervised
 
+from pact_lightning.export.folder import write_export
+from pact_lightning.export.trained import read_trained, run_of
 from pact_lightning.policy.sharding import shard_policy
 from pact_lightning.resume.checkpoint_files import read_checkpoint
 from pact_lightning.resume.interruption import NAME
@@ -178,6 +181,15 @@ def test_a_checkpoint_of_a_sharded_run_is_read_by_one_process_too(two, tmp_path)
     module.configure_model()
     module.load_state_dict(torch.load(checkpoint, weights_only=True)["state_dict"])
     torch.testing.assert_close(dict(module.state_dict()), found["weights"], rtol=0, atol=0)
+
+
+def test_a_sharded_policy_is_exported_whole_by_the_run_and_from_its_checkpoint(two, tmp_path):
+    folder = two[1]
+    wanted = two[0][0]["sharded, whole run"]["weights"]
+    checkpoint = folder / "sharded-once" / "checkpoints" / "last.ckpt"
+    write_export(read_trained(checkpoint, run_of(checkpoint)), tmp_path / "later", "merged")
+    for exported in (folder / "exported", tmp_path / "later"):
+        torch.testing.assert_close(load_file(exported / "model.safetensors"), wanted, rtol=0, atol=0)
 
 
 @pytest.fixture(scope="module")
