@@ -74,6 +74,7 @@ def typed(value: Any, kind: type, field: str) -> Any:
     """
     if not isinstance(value, kind):
         names = {str: "a string", list: "a list", dict: "an object", Mapping: "an object", int: "an integer"}
+        names |= {bool: "true or false"}
         raise TaskFieldError(field, f"must be {names[kind]}, got {type(value).__name__}")
     return value
 
