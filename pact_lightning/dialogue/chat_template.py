@@ -1,6 +1,7 @@
 """Chat templates: the tokenizer's own, as far as the package asks it, and one of the package's format."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,10 @@ class TemplateFailedError(ValueError):
 
 
 def apply_template(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, Any]], tools: Sequence[ToolSchema] = ()
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[ToolSchema] = (),
+    **arguments: Any,
 ) -> str:
     """Render a dialogue and the generation prompt by the tokenizer's own template.
 
@@ -30,6 +34,7 @@ def apply_template(
         tokenizer: A tokenizer with a chat template.
         messages: The dialogue.
         tools: Schemas of the tools.
+        **arguments: The template's own arguments.
 
     Raises:
         TemplateFailedError: The template refuses the dialogue, or is broken.
@@ -41,6 +46,7 @@ def apply_template(
             tools=[dict(tool) for tool in tools] or None,
             tokenize=False,
             add_generation_prompt=True,
+            **arguments,
         )
     except (TemplateError, ValueError, TypeError, LookupError) as error:
         raise TemplateFailedError(str(error)) from error
@@ -55,6 +61,18 @@ def opens_thinking(tokenizer: "PreTrainedTokenizerBase") -> bool:
         return apply_template(tokenizer, [{"role": "user", "content": "a"}]).endswith(OPEN_THINKING)
     except TemplateFailedError:
         return False
+
+
+def default_system(tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """Return the system message that the tokenizer's own template writes where a dialogue has none, as Qwen2.5's."""
+    if not tokenizer.chat_template:
+        return None
+    try:
+        text = apply_template(tokenizer, [{"role": "user", "content": "a"}])
+    except TemplateFailedError:
+        return None
+    found = re.match(r"<\|im_start\|>system\n(.*?)<\|im_end\|>\n<\|im_start\|>user\n", text, re.DOTALL)
+    return None if found is None else found[1]
 
 
 _PACKAGE_TEMPLATE = """\

@@ -6,13 +6,15 @@ equals that of Qwen3's released template token for token.
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pact_lightning.dialogue.chat_template import OPEN_THINKING, OPEN_TURN, opens_thinking
+from pact_lightning.dialogue.chat_template import OPEN_THINKING, OPEN_TURN, default_system, opens_thinking
+from pact_lightning.dialogue.renderer import RenderedTurn, Renderer
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.dialogue.tool_text import (
     CALL_CLOSE,
@@ -35,28 +37,15 @@ from pact_lightning.dialogue.turn_text import (
 )
 from pact_lightning.types.prompt import Message, ToolSchema, UserTurn
 from pact_lightning.types.tool_call import ToolCall
-from pact_lightning.types.trajectory import Component, RolloutTurn, Segment
+from pact_lightning.types.trajectory import Component, RolloutTurn
 
 END_OF_TURN = "<|im_end|>"
+CHATML = "chatml"
+"""Name of this format: Qwen3, Qwen2.5, SmolLM2 and the bundled policy."""
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedTurn:
-    """Assistant turn as tokens.
-
-    Attributes:
-        ids: Token ids, ``[N]``, the end-of-turn token included.
-        components: :class:`Component` of every token, ``[N]``.
-        reasoning_end: Character of the reasoning at which each token ends, ``[N]``; 0 outside the reasoning.
-    """
-
-    ids: npt.NDArray[np.int64]
-    components: npt.NDArray[np.int64]
-    reasoning_end: npt.NDArray[np.int64]
-
-
-class ChatRenderer:
-    """Renderer of prompts, observations and expert turns for one tokenizer, and reader of sampled turns.
+class ChatRenderer(Renderer):
+    """Renderer of ChatML in Qwen's tool format, and reader of sampled turns; see :class:`Renderer`.
 
     Args:
         codec: Codec of the tokenizer.
@@ -64,12 +53,14 @@ class ChatRenderer:
 
     Attributes:
         end_of_turn: The id of ``<|im_end|>``.
-        end_ids: All tokens that end a turn; the one that ended it is part of no answer.
         opens_thinking: Whether every opened assistant turn ends in ``<think>``, as by the tokenizer's own template.
 
     Raises:
         ValueError: The tokenizer lacks ChatML's control tokens.
     """
+
+    family = CHATML
+    template_arguments: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, codec: TextCodec, end_ids: Iterable[int] = ()) -> None:
         self.codec = codec
@@ -78,19 +69,16 @@ class ChatRenderer:
         eos = codec.tokenizer.eos_token_id
         self.end_ids = frozenset({self.end_of_turn, *end_ids, *([eos] if isinstance(eos, int) else [])})
         self.opens_thinking = opens_thinking(codec.tokenizer)
+        self._default_system = default_system(codec.tokenizer)
         self._generation_prompt = OPEN_THINKING if self.opens_thinking else OPEN_TURN
         tokens = "|".join(mark.removeprefix("<") for mark in MARKS if codec.has_control(mark))
         self._quoted_mark = re.compile(f"<(?={tokens})".encode()) if tokens else None
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> list[int]:
-        """Render the prompt ``x``: system turn with the tools' schemas, user turns, opened assistant turn.
-
-        Raises:
-            ValueError: A message is neither a leading system message nor a user message.
-        """
+        """Render the prompt ``x``; see :meth:`Renderer.prompt`."""
         pieces: list[Piece] = []
         rest = list(messages)
-        system = str(rest.pop(0)["content"]) if rest and rest[0]["role"] == "system" else None
+        system = str(rest.pop(0)["content"]) if rest and rest[0]["role"] == "system" else self._default_system
         if tools or system is not None:
             pieces += [("<|im_start|>system\n", True), *system_pieces(system, tools), ("<|im_end|>\n", True)]
         for message in rest:
@@ -102,33 +90,33 @@ class ChatRenderer:
         pieces.append((self._generation_prompt, True))
         return self.codec.mixed(pieces)
 
-    def observation(self, responses: Sequence[str], *, ended_by: int | None = None) -> list[int]:
-        """Render the tool responses after a turn, up to the next opened assistant turn.
+    def observation(self, responses: Sequence[str], *, after: Sequence[int] = ()) -> list[int]:
+        """Render the tool responses after a turn; see :meth:`Renderer.observation`."""
+        return self._user_turn(response_pieces(responses), after)
 
-        Args:
-            responses: The responses.
-            ended_by: The turn's last token. One that is not ``<|im_end|>`` stays, and ``<|im_end|>`` follows as
-                context: no sampled token is exchanged, and the turn is closed all the same [D].
-        """
-        return self._user_turn(response_pieces(responses), ended_by)
+    def user_turn(self, turn: UserTurn, *, after: Sequence[int] = ()) -> list[int]:
+        """Render a later user turn; see :meth:`Renderer.user_turn`."""
+        return self._user_turn(user_pieces(turn.content, turn.tools), after)
 
-    def user_turn(self, turn: UserTurn, *, ended_by: int | None = None) -> list[int]:
-        """Render a later user turn, up to the next opened assistant turn; see :meth:`observation`."""
-        return self._user_turn(user_pieces(turn.content, turn.tools), ended_by)
-
-    def _user_turn(self, content: Sequence[Piece], ended_by: int | None) -> list[int]:
-        start = ("" if ended_by in (None, self.end_of_turn) else END_OF_TURN) + "\n<|im_start|>user\n"
+    def _user_turn(self, content: Sequence[Piece], after: Sequence[int]) -> list[int]:
+        closed = not after or after[-1] == self.end_of_turn
+        start = ("" if closed else END_OF_TURN) + "\n<|im_start|>user\n"
         end = "<|im_end|>\n" + self._generation_prompt
         return self.codec.mixed([(start, True), *content, (end, True)])
 
-    def expert_turn(self, reasoning: str, calls: Sequence[ToolCall], answer: str = "") -> RenderedTurn:
-        """Render an expert's turn as the policy would have to write it; :meth:`read_turn` gives it back.
+    def expert_turn(
+        self,
+        reasoning: str,
+        calls: Sequence[ToolCall],
+        answer: str = "",
+        *,
+        before: Sequence[int] = (),  # every turn opens alike
+        tools: Sequence[ToolSchema] = (),  # JSON says its types itself
+    ) -> RenderedTurn:
+        """Render an expert's turn; see :meth:`Renderer.expert_turn`.
 
         Where the marks are no tokens of the tokenizer, reasoning or an answer that quotes one is read as if it stood
         there.
-
-        Raises:
-            ValueError: A call cannot be written, or a text holds half of a character.
         """
         pieces: list[Piece] = []
         if reasoning or self.opens_thinking:
@@ -155,11 +143,8 @@ class ChatRenderer:
         reasoning_end[inside] = begun[np.clip(ends[inside] - head, 0, len(encoded))]
         return RenderedTurn(ids, components, reasoning_end)
 
-    def components(self, ids: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Label the tokens of one assistant turn, sampled or rendered, ``[N]``.
-
-        A token that straddles two components (Qwen has one for a full stop with a line break) gets the first one.
-        """
+    def components(self, ids: Sequence[int], *, before: Sequence[int] = ()) -> npt.NDArray[np.int64]:
+        """Label the tokens of one assistant turn, ``[N]``; see :meth:`Renderer.components`."""
         said = self._said(ids)
         text = b"".join(said)
         layout = self._layout(ids, said)
@@ -178,8 +163,14 @@ class ChatRenderer:
         found[: len(said)] = labels[starts]
         return found
 
-    def read_turn(self, ids: Sequence[int]) -> RolloutTurn:
-        """Parse a sampled turn into reasoning, calls (or their mistakes) and answer; responses come later."""
+    def read_turn(
+        self,
+        ids: Sequence[int],
+        *,
+        before: Sequence[int] = (),  # every turn opens alike
+        tools: Sequence[ToolSchema] = (),  # JSON says its types itself
+    ) -> RolloutTurn:
+        """Parse a sampled turn; see :meth:`Renderer.read_turn`."""
         said = self._said(ids)
         text = b"".join(said)
         layout = self._layout(ids, said)
@@ -190,7 +181,9 @@ class ChatRenderer:
         calls = read(block.inner for block in layout.blocks)
         parsed = tuple(parse_call(call, closed=block.closed) for call, block in zip(calls, layout.blocks, strict=True))
         answer = "" if parsed else joined_parts(read(layout.rest))
-        return RolloutTurn(text.decode(errors="replace"), joined_parts(read(layout.thinking)), answer, parsed)
+        said_first = joined_parts(read(layout.before_calls)) if parsed else ""
+        reasoning = joined_parts(read(layout.thinking))
+        return RolloutTurn(text.decode(errors="replace"), reasoning, answer, parsed, before_calls=said_first)
 
     def _said(self, ids: Sequence[int]) -> list[bytes]:
         """Return the bytes of a turn's tokens, without the token that ended it."""
@@ -215,16 +208,6 @@ class ChatRenderer:
             )
         # One character per byte: the marks are ASCII, and their places are those of the bytes.
         return read_layout(text.decode("latin-1"), in_thinking=self.opens_thinking)
-
-    def turn_segments(self, ids: Sequence[int], turn: int) -> list[Segment]:
-        """Cut a sampled turn into runs of one component."""
-        components = self.components(ids)
-        cuts = [0, *(np.flatnonzero(np.diff(components)) + 1).tolist(), len(ids)]
-        return [
-            Segment(tuple(ids[start:stop]), Component(int(components[start])), turn)
-            for start, stop in itertools.pairwise(cuts)
-            if stop > start
-        ]
 
 
 def _stripped(text: bytes, start: int, stop: int) -> slice:

@@ -4,20 +4,18 @@ A model knows the format of its own template. Where this package writes another 
 format that it has never seen, and nothing later would say so.
 """
 
-import logging
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from pact_lightning.dialogue.chat_template import TemplateFailedError, apply_template
-from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.dialogue.renderer import Renderer
 from pact_lightning.types.prompt import Message, ToolSchema
 from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.utils.errors import differing
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-_log = logging.getLogger(__name__)
 
 _SYSTEM: Message = {"role": "system", "content": "Be brief."}
 _USER: Message = {"role": "user", "content": "How far is it to Malmö?"}
@@ -27,19 +25,38 @@ _TOOLS: tuple[ToolSchema, ...] = tuple(
         "function": {
             "name": name,
             "description": f"Gives the {name}.",
-            "parameters": {"type": "object", "properties": {"to": {"type": "string"}}, "required": ["to"]},
+            "parameters": {
+                "type": "object",
+                "properties": {"to": {"type": "string"}, "exact": {"type": "boolean"}},
+                "required": ["to"],
+            },
         },
     }
     for name in ("distance", "fare")
 )
 _THOUGHT = "First the distance."
-_CALLS = tuple(ToolCall(name=tool["function"]["name"], arguments={"to": "Malmö", "unit": 1}) for tool in _TOOLS)
+_CALLS = tuple(
+    ToolCall(name=tool["function"]["name"], arguments={"to": "Malmö", "unit": 1, "exact": True}) for tool in _TOOLS
+)
 _RESPONSES = ('{"km": 28}', "120")
-_EMPTY = "<think>\n\n</think>\n\n"
+_EMPTY = re.compile(r"<think>\s*</think>\s*")
 _SHOWN = 100
 
 
-def check_template(renderer: ChatRenderer, *, allow_difference: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Difference between a renderer and a tokenizer's own template.
+
+    Attributes:
+        token: Index of the first token that differs.
+        text: End of a sentence that says what differs, and how.
+    """
+
+    token: int
+    text: str
+
+
+def first_difference(renderer: Renderer) -> Difference | None:
     """Compare the renderer with its tokenizer's own chat template; without a template there is nothing to compare.
 
     Compared are a prompt with and without a system message and tools, and a turn with thinking, calls and responses.
@@ -48,35 +65,22 @@ def check_template(renderer: ChatRenderer, *, allow_difference: bool) -> None:
 
     Args:
         renderer: The renderer.
-        allow_difference: Whether a difference is only logged.
 
-    Raises:
-        ValueError: There is a difference, or the template does not render a prompt at all.
+    Returns:
+        The first difference, ``None`` without one.
     """
-    if not renderer.codec.tokenizer.chat_template:
-        return
-    problem = next(_differences(renderer), None)
-    if problem is None:
-        return
-    if not allow_difference:
-        raise ValueError(
-            f"the chat template of the tokenizer {renderer.codec.tokenizer.name_or_path!r} {problem}. The policy would "
-            "have to learn a new format. Use a model with Qwen3's format, or set "
-            "model.policy.allow_template_difference to true to train it with this package's format"
-        )
-    _log.warning("the tokenizer's chat template %s; this run trains with the package's own format", problem)
+    return next(_differences(renderer), None) if renderer.codec.tokenizer.chat_template else None
 
 
-def _differences(renderer: ChatRenderer) -> Iterator[str]:
-    """Yield a sentence's end for each difference, first those of plain prompts."""
-    tokenizer = renderer.codec.tokenizer
+def _differences(renderer: Renderer) -> Iterator[Difference]:
+    """Yield each difference, first those of plain prompts."""
     plain: dict[str, str] = {}
     for what, messages in (("a user message", [_USER]), ("a system and a user message", [_SYSTEM, _USER])):
         try:
-            plain[what] = apply_template(tokenizer, messages)
-            with_tools = apply_template(tokenizer, messages, _TOOLS)
+            plain[what] = _by_template(renderer, messages)
+            with_tools = _by_template(renderer, messages, _TOOLS)
         except TemplateFailedError as error:
-            yield f"does not render {what}: {error}"
+            yield Difference(0, f"does not render {what}: {error}")
             continue
         yield from _compared(what, plain[what], renderer, messages)
         if with_tools != plain[what]:
@@ -84,48 +88,81 @@ def _differences(renderer: ChatRenderer) -> Iterator[str]:
     yield from _turn_differences(renderer)
 
 
-def _turn_differences(renderer: ChatRenderer) -> Iterator[str]:
-    """Compare a turn with two calls and their responses, with thinking and without, as far as the template can."""
+def _by_template(renderer: Renderer, messages: Sequence[Mapping[str, Any]], tools: Sequence[ToolSchema] = ()) -> str:
+    arguments = renderer.template_arguments
+    text = apply_template(renderer.codec.tokenizer, messages, tools, **arguments)
+    # The template of gpt-oss writes today's date, whatever date it is told.
+    fixed = arguments.get("conversation_start_date")
+    return text if fixed is None else text.replace(datetime.now().astimezone().strftime("%Y-%m-%d"), fixed)
+
+
+def _turn_differences(renderer: Renderer) -> Iterator[Difference]:
+    """Compare a turn with calls and their responses, with thinking and without, as far as both can."""
     for thought in (_THOUGHT, ""):
-        own = _own_turn(renderer.codec.tokenizer, thought)
-        if own is None:
-            continue
-        turn = renderer.expert_turn(thought, _CALLS).ids.tolist()
-        ids = [*renderer.prompt([_SYSTEM, _USER], _TOOLS), *turn, *renderer.observation(_RESPONSES)]
-        what = "a turn with thinking and calls" if thought else "a turn with calls"
-        # In a turn without thinking some templates write an empty thinking block, and some do not.
-        yield from _described(what, own.replace(_EMPTY, ""), renderer.codec.decode(ids).replace(_EMPTY, ""))
+        what = f"a turn with {'thinking and ' * bool(thought)}calls"
+        refusal: ValueError | None = None
+        for count in (len(_CALLS), 1):  # some families write one call in a turn
+            own = _own_turn(renderer, thought, count)
+            if own is None:
+                continue
+            try:
+                ours = _our_turn(renderer, thought, count)
+            except ValueError as error:
+                refusal = error
+                continue
+            # In a turn without thinking some templates write an empty thinking block, and some do not.
+            yield from _described(what, _EMPTY.sub("", own), _EMPTY.sub("", ours), renderer)
+            break
+        else:
+            if refusal is not None:
+                yield Difference(0, f"renders {what}, and {refusal}")
 
 
-def _own_turn(tokenizer: "PreTrainedTokenizerBase", thought: str) -> str | None:
+def _our_turn(renderer: Renderer, thought: str, count: int) -> str:
+    prompt = renderer.prompt([_SYSTEM, _USER], _TOOLS)
+    turn = renderer.expert_turn(thought, _CALLS[:count], before=prompt, tools=_TOOLS).ids.tolist()
+    return renderer.codec.decode([*prompt, *turn, *renderer.observation(_RESPONSES[:count], after=turn)])
+
+
+def _own_turn(renderer: Renderer, thought: str, count: int) -> str | None:
     """Render the turn by the template; ``None`` where it leaves out a part."""
+    names = [call["name"] for call in _CALLS[:count]]
     calls = [
         {"id": f"call_{n}", "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
-        for n, call in enumerate(_CALLS)
+        for n, call in enumerate(_CALLS[:count])
     ]
     said: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": calls}
     if thought:
         said["reasoning_content"] = thought
     responses = [
-        {"role": "tool", "content": response, "tool_call_id": f"call_{n}"} for n, response in enumerate(_RESPONSES)
+        {"role": "tool", "content": response, "tool_call_id": f"call_{n}", "name": names[n]}
+        for n, response in enumerate(_RESPONSES[:count])
     ]
     try:
-        own = apply_template(tokenizer, [dict(_SYSTEM), dict(_USER), said, *responses], _TOOLS)
+        own = _by_template(renderer, [dict(_SYSTEM), dict(_USER), said, *responses], _TOOLS)
     except TemplateFailedError:
         return None
     behind = own.partition(_USER["content"])[2]
-    parts = [*(call["name"] for call in _CALLS), *_RESPONSES, *([thought] if thought else [])]
-    return own if all(part in behind for part in parts) else None
+    # Some templates quote a response as JSON.
+    told = [json.dumps(response)[1:-1] if response not in behind else response for response in _RESPONSES[:count]]
+    return own if all(part in behind for part in [*names, *told, *([thought] if thought else [])]) else None
 
 
 def _compared(
-    what: str, own: str, renderer: ChatRenderer, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()
-) -> Iterator[str]:
-    yield from _described(what, own, renderer.codec.decode(renderer.prompt(messages, tools)))
+    what: str, own: str, renderer: Renderer, messages: Sequence[Message], tools: Sequence[ToolSchema] = ()
+) -> Iterator[Difference]:
+    try:
+        ids = renderer.prompt(messages, tools)
+    except ValueError as error:
+        yield Difference(0, f"renders {what}, and {error}")
+        return
+    yield from _described(what, own, renderer.codec.decode(ids), renderer)
 
 
-def _described(what: str, own: str, ours: str) -> Iterator[str]:
+def _described(what: str, own: str, ours: str, renderer: Renderer) -> Iterator[Difference]:
     if own == ours:
         return
     theirs, here = differing(own, ours, _SHOWN)
-    yield f"renders {what} as {theirs}, and this package as {here}"
+    ids = [renderer.codec.control(text) for text in (own, ours)]
+    token = next((n for n, (a, b) in enumerate(zip(*ids, strict=False)) if a != b), min(map(len, ids)))
+    yield Difference(token, f"renders {what} as {theirs}, and this package as {here} (from token {token} on)")

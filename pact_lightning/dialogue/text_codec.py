@@ -2,7 +2,8 @@
 
 import codecs
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,11 @@ class TextCodec:
     contains: a copy of the tokenizer without added tokens encodes it. ``control`` text is this package's own.
 
     Args:
-        tokenizer: A fast byte-level BPE tokenizer, as those of Qwen, Llama 3 and SmolLM2.
+        tokenizer: A fast BPE tokenizer, byte-level as those of Qwen, Llama 3 and SmolLM2, or with bytes to fall back on
+            as Gemma's.
 
     Raises:
-        ValueError: The tokenizer is not fast, or not byte-level: its tokens have no positions in the text.
+        ValueError: The tokenizer is not fast, or its tokens do not stand for the bytes of the text.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -35,15 +37,25 @@ class TextCodec:
             raise ValueError("the policy needs a fast tokenizer (tokenizer.json); convert it with transformers first")
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         decoder = state.get("decoder") or {}
-        steps = decoder.get("decoders", [decoder])
-        if not any(step.get("type") == "ByteLevel" for step in steps):
-            raise ValueError("the tokenizer is not byte-level BPE; use a model of the Qwen, Llama 3 or GPT-2 family")
+        steps = [step.get("type") for step in decoder.get("decoders", [decoder])]
+        self._byte_level = "ByteLevel" in steps
+        if not self._byte_level and not ("ByteFallback" in steps and _only_marks_spaces(state)):
+            raise ValueError(
+                "the tokenizer is neither byte-level BPE nor a SentencePiece model that leaves the text as it is; use "
+                "a model of the Qwen, Llama 3, gpt-oss, GLM, DeepSeek or Gemma family"
+            )
         self.tokenizer = tokenizer
-        self._added: dict[int, str] = {entry["id"]: entry["content"] for entry in state["added_tokens"]}
-        state["added_tokens"], state["post_processor"] = [], None
+        # Gemma lists thousands of words and spaces beside its control tokens; only in it are those all special.
+        self._added: dict[int, str] = {
+            entry["id"]: entry["content"] for entry in state["added_tokens"] if self._byte_level or entry["special"]
+        }
+        state["added_tokens"] = [entry for entry in state["added_tokens"] if entry["id"] not in self._added]
+        state["post_processor"] = None
         self._bytes: dict[int, bytes] = {}
         self._plain = Tokenizer.from_str(json.dumps(state))
         self._control_ids: dict[str, int] = {content: index for index, content in self._added.items()}
+        longest_first = sorted(self._control_ids, key=len, reverse=True)
+        self._controls = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
     def plain(self, text: str) -> list[int]:
         """Encode text from outside; no control token can come out.
@@ -71,6 +83,11 @@ class TextCodec:
         """Return whether an id is a control token."""
         return index in self._added
 
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The texts of all control tokens."""
+        return tuple(self._control_ids)
+
     def control_id(self, text: str) -> int:
         """Return the id of a control token.
 
@@ -87,32 +104,26 @@ class TextCodec:
         Neighbouring pieces are encoded together up to the next control token: the ids equal those of the whole text
         if the outside text holds no control token.
         """
+        parts = (part for text, ours in pieces for part in (self.split(text) if ours else [text]))
+        return self.joined(parts)
+
+    def joined(self, parts: Iterable[str | int]) -> list[int]:
+        """Encode plain texts and ids of control tokens; neighbouring texts are encoded together."""
         ids: list[int] = []
         pending = ""
-        for text, ours in pieces:
-            for part, control in self._split(text) if ours else [(text, False)]:
-                if control:
-                    ids += self.plain(pending)
-                    ids.append(self._control_ids[part])
-                    pending = ""
-                else:
-                    pending += part
+        for part in parts:
+            if isinstance(part, str):
+                pending += part
+            else:
+                ids += self.plain(pending)
+                ids.append(part)
+                pending = ""
         return ids + self.plain(pending)
 
-    def _split(self, text: str) -> list[tuple[str, bool]]:
-        """Cut our own text at its control tokens."""
-        parts: list[tuple[str, bool]] = []
-        rest = text
-        while rest:
-            found = [(rest.find(token), -len(token), token) for token in self._control_ids if token in rest]
-            if not found:
-                return [*parts, (rest, False)]
-            start, _, token = min(found)
-            if start:
-                parts.append((rest[:start], False))
-            parts.append((token, True))
-            rest = rest[start + len(token) :]
-        return parts
+    def split(self, text: str) -> list[str | int]:
+        """Cut our own text at its control tokens: plain texts, and the ids between them."""
+        parts = self._controls.split(text) if self._control_ids else [text]
+        return [self._control_ids[part] if n % 2 else part for n, part in enumerate(parts) if part]
 
     def token_bytes(self, index: int) -> bytes:
         """Return the bytes of text that a token stands for; a token may end inside a character."""
@@ -122,10 +133,9 @@ class TextCodec:
             if added is not None:
                 known = added.encode()
             else:
-                # A byte-level token's text has one character per byte. A model's head may have more rows than the
-                # tokenizer has tokens; such an id has no text.
+                # A model's head may have more rows than the tokenizer has tokens; such an id has no text.
                 token = self.tokenizer.convert_ids_to_tokens(index)
-                known = b"" if token is None else bytes(_byte_of()[character] for character in str(token))
+                known = b"" if token is None else self._bytes_of(str(token))
             self._bytes[index] = known
         return known
 
@@ -137,9 +147,26 @@ class TextCodec:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         return [decoder.decode(self.token_bytes(index), number == len(ids)) for number, index in enumerate(ids, 1)]
 
+    def _bytes_of(self, token: str) -> bytes:
+        """Return the bytes of a token's text in the vocabulary; a byte-level one has one character per byte."""
+        if self._byte_level:
+            return bytes(_byte_of()[character] for character in token)
+        byte = _BYTE.fullmatch(token)
+        return token.replace(_SPACE, " ").encode() if byte is None else bytes([int(byte[1], 16)])
+
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids, control tokens included; for reading only."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+_SPACE = "\u2581"  # as SentencePiece writes a space
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+
+
+def _only_marks_spaces(state: Mapping[str, Any]) -> bool:
+    """Return whether a SentencePiece model's normaliser does no more than to mark spaces."""
+    normalizer = state.get("normalizer") or {}
+    return normalizer.get("type") == "Replace" and normalizer.get("content") == _SPACE
 
 
 @cache

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import lightning.pytorch as pl
 
 from pact_lightning.credit.group import Group
-from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.dialogue.renderer import Renderer
 from pact_lightning.rollout.engine import RolloutStats
 from pact_lightning.utils.processes import over_processes
 
@@ -21,7 +21,7 @@ FIGURES = (
 """Names of :func:`rollout_figures`."""
 
 
-def sampling_counts(groups: Sequence[Group], renderer: ChatRenderer) -> dict[str, float]:
+def sampling_counts(groups: Sequence[Group], renderer: Renderer) -> dict[str, float]:
     """Count what :func:`sampling_signs` needs; the counts of several processes add up.
 
     Args:
@@ -63,7 +63,7 @@ def sampling_signs(counts: Mapping[str, float]) -> dict[str, float]:
 
 
 def rollout_figures(
-    groups: Sequence[Group], stats: RolloutStats, renderer: ChatRenderer, trainer: pl.Trainer
+    groups: Sequence[Group], stats: RolloutStats, renderer: Renderer, trainer: pl.Trainer
 ) -> dict[str, float]:
     """Compute a phase's metrics by name; all processes have to call this together.
 

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
-from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.dialogue.renderer import Renderer
 from pact_lightning.environments.protocol import Environment, ToolResult
 from pact_lightning.environments.tool_calls import (
     ToolFunction,
@@ -132,6 +132,7 @@ class _Row:
     starting: Future[Environment]
     busy: threading.Lock  # held by the one call of the environment that runs
     tokens: int = 0  # after the prompt
+    said: Sequence[int] = ()  # the last turn's tokens
     released: int = 0  # user turns after the first
     user: UserTurn | None = None  # answers the last turn, which called no tool
     last_turn: int = 0  # turns at which the rollout ends
@@ -150,7 +151,7 @@ class RolloutEngine:
         limits: Limits of the rollouts.
     """
 
-    def __init__(self, renderer: ChatRenderer, limits: RolloutLimits) -> None:
+    def __init__(self, renderer: Renderer, limits: RolloutLimits) -> None:
         self.renderer = renderer
         self.limits = limits
 
@@ -192,7 +193,7 @@ class RolloutEngine:
 
 @dataclass
 class _Run:
-    renderer: ChatRenderer
+    renderer: Renderer
     limits: RolloutLimits
     requests: Sequence[RolloutRequest]
     sampler: Sampler
@@ -285,9 +286,12 @@ class _Run:
     def _turn_ended(self, output: TurnOutput) -> None:
         row = self.rows[output.row]
         trajectory = row.trajectory
-        trajectory.segments += self.renderer.turn_segments(output.ids, len(trajectory.turns))
+        row.said = output.ids
+        before = trajectory.segments[-1].ids if trajectory.segments else trajectory.prompt_ids
+        tools = row.prompt.tools_after(row.released)
+        trajectory.segments += self.renderer.turn_segments(output.ids, len(trajectory.turns), before=before)
         trajectory.sampled_logps += output.logps
-        turn = self.renderer.read_turn(output.ids)
+        turn = self.renderer.read_turn(output.ids, before=before, tools=tools)
         trajectory.turns.append(turn)
         row.tokens += len(output.ids)
         self.stats.tokens += len(output.ids)
@@ -330,14 +334,13 @@ class _Run:
         """Append the tool responses or the next user turn, and open the next turn unless a limit ends the rollout."""
         row = self.rows[index]
         trajectory, last = row.trajectory, row.trajectory.turns[-1]
-        ended_by = trajectory.segments[-1].ids[-1]
         if row.user is None:
             last = trajectory.turns[-1] = self._with_responses(row, last)
             if self.conversation is not None:
                 self.conversation.answered(last)
-            ids, component = self.renderer.observation(last.responses, ended_by=ended_by), Component.OBSERVATION
+            ids, component = self.renderer.observation(last.responses, after=row.said), Component.OBSERVATION
         else:
-            ids, component = self.renderer.user_turn(row.user, ended_by=ended_by), Component.PROMPT
+            ids, component = self.renderer.user_turn(row.user, after=row.said), Component.PROMPT
         if len(trajectory.turns) >= row.last_turn:
             self._end(index, StopReason.MAX_TURNS)
             return None

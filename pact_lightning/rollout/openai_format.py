@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pact_lightning.dialogue.turn_text import joined_spans, read_layout
 from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.trajectory import RolloutTurn, Trajectory
 
@@ -64,7 +63,7 @@ def _messages(index: int, turn: RolloutTurn) -> list[dict[str, Any]]:
     if calls:
         assistant["tool_calls"] = calls
     if turn.parsed:
-        assistant["content"] = joined_spans(turn.text, read_layout(turn.text).before_calls)
+        assistant["content"] = turn.before_calls
     elif not turn.reasoning and not turn.answer:
         assistant["content"] = turn.text
         # A rollout that never began holds the reason as a response without a call.

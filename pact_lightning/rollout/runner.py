@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.dialogue.renderer import Renderer
 from pact_lightning.resume.checkpoint_files import is_remote
 from pact_lightning.resume.interruption import Interruption, save_path
 from pact_lightning.rollout.ahead import Pause, RolledOut
@@ -39,7 +39,7 @@ _ROWS_OF_A_PART = 4
 class RolloutPolicy(Protocol):
     """The module whose policy rolls out; ``PolicyModule`` is one."""
 
-    renderer: ChatRenderer
+    renderer: Renderer
     interruption: Interruption
     sampler_backend: SamplerBackend | None
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.dialogue.renderer import Renderer
 from pact_lightning.traces.tokens import render_trace
+from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.task import Task
+from pact_lightning.types.trace import ExpertTrace
 
 
 def spread(values: Sequence[int]) -> dict[str, float]:
@@ -23,7 +25,7 @@ def spread(values: Sequence[int]) -> dict[str, float]:
     return {"min": low, "median": median, "p90": p90, "max": high}
 
 
-def task_statistics(tasks: Sequence[Task], renderer: ChatRenderer, max_prompt_tokens: int) -> dict[str, Any]:
+def task_statistics(tasks: Sequence[Task], renderer: Renderer, max_prompt_tokens: int) -> dict[str, Any]:
     """Count a set of tasks and measure their lengths.
 
     Args:
@@ -58,7 +60,11 @@ def task_statistics(tasks: Sequence[Task], renderer: ChatRenderer, max_prompt_to
     }
 
 
-def _trace_statistics(tasks: Sequence[Task], renderer: ChatRenderer) -> dict[str, Any]:
+def _trace_tokens(renderer: Renderer, prompt: PromptView, trace: ExpertTrace) -> int:
+    return len(render_trace(renderer, trace, prompt.follow_ups, tools=prompt.tools).ids)
+
+
+def _trace_statistics(tasks: Sequence[Task], renderer: Renderer) -> dict[str, Any]:
     traced = [(task, task.trace) for task in tasks if task.trace is not None]
     traces = [trace for _, trace in traced]
     return {
@@ -67,5 +73,5 @@ def _trace_statistics(tasks: Sequence[Task], renderer: ChatRenderer) -> dict[str
         "with_final": sum(trace.final is not None for trace in traces),
         "turns": spread([len(trace.turns) for trace in traces]),
         "calls": spread([sum(len(turn.calls) for turn in trace.turns) for trace in traces]),
-        "tokens": spread([len(render_trace(renderer, trace, task.prompt.follow_ups).ids) for task, trace in traced]),
+        "tokens": spread([_trace_tokens(renderer, task.prompt, trace) for task, trace in traced]),
     }

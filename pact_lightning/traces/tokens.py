@@ -1,14 +1,14 @@
 """Expert traces as tokens, labelled for the component-aware SFT loss."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.dialogue.renderer import Renderer
 from pact_lightning.traces.levels import NEVER, min_level_at, prefix_ends
-from pact_lightning.types.prompt import UserTurn
+from pact_lightning.types.prompt import ToolSchema, UserTurn
 from pact_lightning.types.trace import ExpertTrace, ExpertTurn
 from pact_lightning.types.trajectory import Component
 
@@ -31,7 +31,12 @@ class RenderedTrace:
 
 
 def render_trace(
-    renderer: ChatRenderer, trace: ExpertTrace, follow_ups: Sequence[UserTurn] = (), *, with_final: bool = False
+    renderer: Renderer,
+    trace: ExpertTrace,
+    follow_ups: Sequence[UserTurn] = (),
+    *,
+    tools: Sequence[ToolSchema] = (),
+    with_final: bool = False,
 ) -> RenderedTrace:
     """Render a trace as real chat turns.
 
@@ -39,6 +44,7 @@ def render_trace(
         renderer: The policy's renderer.
         trace: The trace.
         follow_ups: The task's further user turns; each follows the trace's reply that releases it.
+        tools: Schemas of the task's tools; those of its follow-ups come along.
         with_final: Append the final answer turn. For plain supervised training only: a privileged context never
             holds it (leak guard, METHOD section 1).
 
@@ -47,7 +53,8 @@ def render_trace(
         a rollout can continue.
 
     Raises:
-        ValueError: The trace replies to more user turns than the task has follow-ups for.
+        ValueError: The trace replies to more user turns than the task has follow-ups for, or the format cannot write
+            one of its turns.
     """
     if trace.replies > len(follow_ups):
         raise ValueError(
@@ -60,13 +67,18 @@ def render_trace(
     turns: list[npt.NDArray[np.int64]] = []
     levels: list[npt.NDArray[np.int64]] = []
     shown = [*trace.turns, trace.final] if with_final and trace.final is not None else list(trace.turns)
+    after: list[int] = []
+    known = list(tools)
     for index, turn in enumerate(shown):
-        rendered = renderer.expert_turn(turn.reasoning, turn.calls, turn.answer if turn.reply is None else turn.reply)
+        answer = turn.answer if turn.reply is None else turn.reply
+        rendered = renderer.expert_turn(turn.reasoning, turn.calls, answer, before=after, tools=known)
         ends = prefix_ends(turn.chunks, turn.calls)
         ids.append(rendered.ids)
         components.append(rendered.components)
         levels.append(np.array([min_level_at(end, ends) if end else NEVER for end in rendered.reasoning_end.tolist()]))
-        after, component = _after(renderer, turn, coming)
+        user = next(coming) if turn.reply is not None else None
+        known += () if user is None else user.tools
+        after, component = _after(renderer, turn, user, rendered.ids.tolist())
         if after:
             ids.append(np.array(after, dtype=np.int64))
             components.append(np.full(len(after), int(component), dtype=np.int64))
@@ -78,10 +90,12 @@ def render_trace(
     return RenderedTrace(np.concatenate(ids), np.concatenate(components), np.concatenate(turns), np.concatenate(levels))
 
 
-def _after(renderer: ChatRenderer, turn: ExpertTurn, coming: Iterator[UserTurn]) -> tuple[list[int], Component]:
+def _after(
+    renderer: Renderer, turn: ExpertTurn, user: UserTurn | None, said: Sequence[int]
+) -> tuple[list[int], Component]:
     """Render the environment's or the user's words after a turn; nothing follows the final one."""
     if turn.calls:
-        return renderer.observation(turn.responses), Component.OBSERVATION
-    if turn.reply is not None:
-        return renderer.user_turn(next(coming)), Component.PROMPT
+        return renderer.observation(turn.responses, after=said), Component.OBSERVATION
+    if user is not None:
+        return renderer.user_turn(user, after=said), Component.PROMPT
     return [], Component.PROMPT

@@ -105,4 +105,7 @@ class SFTModule(PolicyModule):
             raise ValueError(
                 f"task {task.id} has no expert trace to learn from; remove such tasks, or train with PACT instead"
             )
-        return render_trace(self.renderer, task.trace, task.prompt.follow_ups, with_final=self.with_answer)
+        prompt = task.prompt
+        return render_trace(
+            self.renderer, task.trace, prompt.follow_ups, tools=prompt.tools, with_final=self.with_answer
+        )

@@ -84,8 +84,11 @@ class PromptView:
 
     def tool_names_after(self, released: int) -> tuple[str, ...]:
         """Return the names of the tools that are available once so many follow-ups are released."""
-        later = [tool for turn in self.follow_ups[:released] for tool in turn.tools]
-        return tuple(str(tool["function"]["name"]) for tool in (*self.tools, *later))
+        return tuple(str(tool["function"]["name"]) for tool in self.tools_after(released))
+
+    def tools_after(self, released: int) -> tuple[ToolSchema, ...]:
+        """Return the schemas of the tools that are available once so many follow-ups are released."""
+        return (*self.tools, *(tool for turn in self.follow_ups[:released] for tool in turn.tools))
 
 
 def as_messages(messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -69,6 +69,7 @@ class RolloutTurn:
         responses: One observation per entry of ``parsed``.
         errors: Per response, true if the call failed or was malformed.
         user: The user turn that this turn's answer released, if any.
+        before_calls: The text outside the reasoning in front of the first tool call.
     """
 
     text: str
@@ -78,6 +79,7 @@ class RolloutTurn:
     responses: tuple[str, ...] = ()
     errors: tuple[bool, ...] = ()
     user: UserTurn | None = None
+    before_calls: str = ""
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:

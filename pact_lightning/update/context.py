@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pact_lightning.dialogue.rendering import ChatRenderer
+from pact_lightning.dialogue.renderer import Renderer
 from pact_lightning.traces.levels import MAX_LEVEL, prefix_ends
 from pact_lightning.traces.tokens import RenderedTrace, render_trace
 from pact_lightning.types.prompt import UserTurn
@@ -60,7 +60,7 @@ class ContextBuilder:
 
     def __init__(
         self,
-        renderer: ChatRenderer,
+        renderer: Renderer,
         template: TraceTemplate,
         context: TraceContext,
         max_tokens: int | None,
@@ -132,10 +132,14 @@ class ContextBuilder:
     def _target(self, task: Task, prompt_tokens: int, trace: ExpertTrace, shown: ExpertTrace) -> RenderedTrace | None:
         """Render the whole trace for SFT, else what is shown of it; ``None`` where neither fits after the prompt."""
         for candidate in (trace, shown):
-            target = render_trace(self.renderer, candidate, task.prompt.follow_ups, with_final=self.with_answer)
+            target = self._rendered(candidate, task, with_final=self.with_answer)
             if prompt_tokens + len(target.ids) <= self.max_tokens:
                 return target
         return None
+
+    def _rendered(self, trace: ExpertTrace, task: Task, *, with_final: bool = False) -> RenderedTrace:
+        prompt = task.prompt
+        return render_trace(self.renderer, trace, prompt.follow_ups, tools=prompt.tools, with_final=with_final)
 
     def _shown(self, trace: ExpertTrace, level: int) -> ExpertTrace:
         """Cut the trace's reasoning to what the context may show."""
@@ -146,7 +150,7 @@ class ContextBuilder:
 
     def _context_ids(self, task: Task, prompt: npt.NDArray[np.int64], trace: ExpertTrace) -> npt.NDArray[np.int64]:
         if self.template == "turns":
-            return np.concatenate([prompt, render_trace(self.renderer, trace, task.prompt.follow_ups).ids])
+            return np.concatenate([prompt, self._rendered(trace, task).ids])
         messages = [dict(message) for message in task.prompt.messages]
         quoted = _BLOCK_HEAD + quote_trace(trace, task.prompt.follow_ups) + _BLOCK_TAIL
         if self.template == "user_block":

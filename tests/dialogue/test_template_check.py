@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from pact_lightning.dialogue.chat_template import apply_template, package_template
+from pact_lightning.dialogue.families import make_renderer
 from pact_lightning.dialogue.rendering import ChatRenderer
-from pact_lightning.dialogue.template_check import check_template
+from pact_lightning.dialogue.template_check import first_difference
 from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.policy.loading import BUNDLED_FOLDER, PolicyConfig, load_tokenizer
 from pact_lightning.policy.smollm2 import _CHAT_TEMPLATE
@@ -80,21 +81,18 @@ def renderer_with(template):
     return ChatRenderer(TextCodec(tokenizer))
 
 
-@pytest.mark.parametrize("template", [None, QWEN, OPENED, _CHAT_TEMPLATE, EMPTY_THINKING, NO_THINKING, NO_TOOL_ROLE])
+@pytest.mark.parametrize(
+    "template", [None, QWEN, OPENED, _CHAT_TEMPLATE, DEFAULT_SYSTEM, EMPTY_THINKING, NO_THINKING, NO_TOOL_ROLE]
+)
 def test_a_template_of_the_same_format_is_accepted(template):
     renderer = renderer_with(template)
-    check_template(renderer, allow_difference=False)
+    assert first_difference(renderer) is None
     assert renderer.opens_thinking == (template == OPENED)
 
 
 @pytest.mark.parametrize(
     ("template", "theirs", "ours"),
     [
-        (
-            DEFAULT_SYSTEM,
-            r"renders a user message as '<\|im_start\|>system\\nYou are a clerk",
-            r"as '<\|im_start\|>user",
-        ),
         (SEPARATED, r"'<\|im_start\|>user<\|im_sep\|>How far", r"'<\|im_start\|>user\\nHow far"),
         (XML, "a user message with tools as .*Write each function call as XML", "as .*return a json object"),
         (OTHER_CALLS, "a turn with thinking and calls as .*parameters", "as .*arguments"),
@@ -107,20 +105,26 @@ def test_a_template_of_the_same_format_is_accepted(template):
 )
 def test_a_template_of_another_format_is_refused_with_both_texts(template, theirs, ours):
     with pytest.raises(ValueError, match=f"(?s){theirs}.*{ours}.*model.policy.allow_template_difference"):
-        check_template(renderer_with(template), allow_difference=False)
+        make_renderer(renderer_with(template).codec.tokenizer, "chatml")
 
 
 def test_a_difference_that_is_allowed_is_logged(caplog):
     with caplog.at_level(logging.WARNING):
-        check_template(renderer_with(DEFAULT_SYSTEM), allow_difference=True)
-        check_template(renderer_with(QWEN), allow_difference=True)
+        make_renderer(renderer_with(SEPARATED).codec.tokenizer, "chatml", allow_difference=True)
+        make_renderer(renderer_with(QWEN).codec.tokenizer, "chatml", allow_difference=True)
     (record,) = caplog.records
-    assert "You are a clerk" in record.message
+    assert "<|im_sep|>" in record.message
+
+
+def test_a_system_turn_that_the_template_writes_by_itself_is_written():
+    renderer = make_renderer(renderer_with(DEFAULT_SYSTEM).codec.tokenizer)
+    (first, *_) = renderer.codec.decode(renderer.prompt([{"role": "user", "content": "a"}], [])).split("<|im_end|>")
+    assert first == "<|im_start|>system\nYou are a clerk."
 
 
 def test_a_module_refuses_before_a_model_loads(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_FOLDER)
-    tokenizer.chat_template = DEFAULT_SYSTEM
+    tokenizer.chat_template = SEPARATED
     tokenizer.save_pretrained(tmp_path)
     shutil.copy(BUNDLED_FOLDER / "config.json", tmp_path)  # no weights: nothing could be loaded
     policy = {"model": str(tmp_path), "adapter": "lora"}
@@ -139,7 +143,7 @@ def with_package_template():
 
 
 def test_the_package_s_template_is_the_package_s_format():
-    check_template(ChatRenderer(TextCodec(with_package_template())), allow_difference=False)
+    assert first_difference(ChatRenderer(TextCodec(with_package_template()))) is None
 
 
 def test_a_whole_dialogue_by_the_package_s_template_is_the_stream_that_is_trained():

@@ -118,8 +118,8 @@ def test_after_another_end_token_the_turn_is_closed_as_context():
 
 def test_a_user_turn_after_another_end_token_closes_it_too():
     user = UserTurn("And now?")
-    assert RENDERER.user_turn(user, ended_by=TEXT_END) == [IM_END, *RENDERER.user_turn(user)]
-    assert RENDERER.user_turn(user, ended_by=IM_END) == RENDERER.user_turn(user)
+    assert RENDERER.user_turn(user, after=[TEXT_END]) == [IM_END, *RENDERER.user_turn(user)]
+    assert RENDERER.user_turn(user, after=[IM_END]) == RENDERER.user_turn(user)
 
 
 def test_vllm_is_told_every_end_token_and_ends_at_each():

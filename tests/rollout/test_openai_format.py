@@ -1,6 +1,7 @@
 """Trajectories as OpenAI messages: nothing that was called, answered or refused gets lost."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -35,9 +36,7 @@ def rollout(renderer, *turns):
     for index, (text, responses, errors) in enumerate(turns):
         ids = renderer.codec.control(text + "<|im_end|>")
         read = renderer.read_turn(ids)
-        trajectory.turns.append(
-            RolloutTurn(read.text, read.reasoning, read.answer, read.parsed, tuple(responses), tuple(errors))
-        )
+        trajectory.turns.append(replace(read, responses=tuple(responses), errors=tuple(errors)))
         trajectory.segments += renderer.turn_segments(ids, index)
     return trajectory
 
