@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
-from pact_lightning.policy.attention.plan import ATTENTION_NAME, register_attention
+from pact_lightning.policy.attention.plan import register_attention
+from pact_lightning.policy.own_attention import AUTO_ATTENTION, attention_for, own_attention
 from pact_lightning.policy.start_adapter import base_of, is_adapter, put_adapter_on, read_adapter
 from pact_lightning.utils.hub import use_cache_where_unreachable
 
@@ -25,6 +27,7 @@ BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "tasks" / "bundled" / 
 Adapter = Literal["lora", "qlora", "full"]
 Precision = Literal["float32", "bfloat16", "auto"]
 
+_TOWERS = r".*\b(vision\w*|visual|audio\w*|multi_modal_projector|embed_vision|embed_audio)\b.*"
 _HUB_ID = re.compile(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?")
 
 
@@ -47,9 +50,12 @@ class PolicyConfig:
         dtype: Type of the weights that are not quantised, and of the computation on 4-bit weights; ``auto`` takes
             what the model was saved in. LoRA weights are float32 in any case.
         gguf_file: Name of a GGUF file in the model's folder, for models that come as one.
-        attn_implementation: Attention function; only ``pact`` can run packs.
+        attn_implementation: Attention function: ``pact`` runs packs; ``auto`` takes it where the model attends fully,
+            and transformers' own, one row at a time, where it has windows, sinks or linear attention.
         gradient_checkpointing: Whether layers are computed again in the backward pass, to save memory.
         seed: Seed of the adapter's first weights.
+        renderer: Family of the dialogue's format: ``auto`` recognises it by the tokenizer's own chat template,
+            ``chatml`` is this package's, and every other name one of the library ``renderers`` (docs/models.md).
         allow_template_difference: Whether a tokenizer's own chat template may render a prompt otherwise than this
             package; the policy is then trained on the package's format, which it may not know.
     """
@@ -63,9 +69,10 @@ class PolicyConfig:
     target_modules: str | list[str] = "all-linear"
     dtype: Precision = "auto"
     gguf_file: str | None = None
-    attn_implementation: str = ATTENTION_NAME
+    attn_implementation: str = AUTO_ATTENTION
     gradient_checkpointing: bool = False
     seed: int = 0
+    renderer: str = "auto"
     allow_template_difference: bool = False
 
 
@@ -136,6 +143,20 @@ def load_end_ids(config: PolicyConfig) -> tuple[int, ...]:
     return () if ids is None else tuple(ids) if isinstance(ids, list) else (ids,)
 
 
+def load_model_type(config: PolicyConfig) -> str | None:
+    """Load the type of the policy's model, as ``config.json`` names it.
+
+    Raises:
+        OSError: The file is missing or broken.
+    """
+    from transformers import AutoConfig
+
+    config = with_start(config)
+    with _named(config):
+        found: str | None = AutoConfig.from_pretrained(policy_source(config), **_gguf(config)).model_type
+    return found
+
+
 def load_policy(config: PolicyConfig, *, dequantized: bool = False) -> "PeftModel | PreTrainedModel":
     """Load the policy in training mode: exactly the weights to be trained require gradient.
 
@@ -160,7 +181,7 @@ def load_policy(config: PolicyConfig, *, dequantized: bool = False) -> "PeftMode
             f"a GGUF file cannot be quantised while it is read: load {config.gguf_file} with adapter='lora', save it "
             "with save_pretrained, and give that folder as the model"
         )
-    arguments: dict[str, Any] = {"dtype": _dtype(config.dtype), "attn_implementation": config.attn_implementation}
+    arguments: dict[str, Any] = {"dtype": _dtype(config.dtype), "attn_implementation": _attention(source, config)}
     if config.adapter == "qlora":
         arguments["quantization_config"] = _nf4(source, config.dtype)
     from transformers import AutoModelForCausalLM
@@ -204,7 +225,8 @@ def policy_skeleton(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     dtype = (model_config.dtype or torch.float32) if wanted == "auto" else wanted
     with torch.device("meta"):
         model_maker: Any = AutoModelForCausalLM
-        base = model_maker.from_config(model_config, dtype=dtype, attn_implementation=config.attn_implementation)
+        attention = attention_for(model_config, config.attn_implementation)
+        base = model_maker.from_config(model_config, dtype=dtype, attn_implementation=attention)
         return made_trainable(cast("PreTrainedModel", base), config)
 
 
@@ -268,6 +290,20 @@ def _named(config: PolicyConfig) -> Iterator[None]:
             f"policy.model {config.model!r} is not a local folder, and it could not be loaded from the hub: "
             f"{str(error).rstrip('.')}. Give a folder or correct the id (for `plan`, config.json alone is enough)"
         ) from error
+
+
+def _attention(source: str, config: PolicyConfig) -> str | None:
+    """Choose the attention function, and say so where it is not attention by plan."""
+    from transformers import AutoConfig
+
+    model_config = AutoConfig.from_pretrained(source, **_gguf(config))
+    chosen = attention_for(model_config, config.attn_implementation)
+    if chosen is None:
+        rank_zero_info(
+            f"the model has {own_attention(model_config)}, which attention over packs does not know: its rows run one "
+            "at a time by transformers' own attention, in training and in sampling"
+        )
+    return chosen
 
 
 def _gguf(config: PolicyConfig) -> dict[str, str]:
@@ -339,6 +375,8 @@ def _with_adapter(model: "PreTrainedModel", config: PolicyConfig) -> "PeftModel"
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=config.target_modules,
+        # A text policy: the towers of other media see nothing.
+        exclude_modules=_TOWERS if hasattr(model.config, "vision_config") else None,
         bias="none",
         task_type="CAUSAL_LM",
     )

@@ -10,15 +10,14 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.checkpoint import checkpoint
 
 from pact_lightning.policy.attention.choice import AttentionChoice, make_plan
-from pact_lightning.policy.attention.plan import ATTENTION_NAME, AttentionPlan
+from pact_lightning.policy.attention.plan import AttentionPlan
 from pact_lightning.policy.divergence import chunked_kl
 from pact_lightning.policy.linear_logprobs import linear_logprobs
+from pact_lightning.policy.own_attention import attends_by_plan, states_by_rows
 from pact_lightning.policy.packing import Pack
 
 Head = Callable[[Tensor], Tensor]
 """Hidden states ``[n, D]`` -> logits ``[n, V]``."""
-
-_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +103,8 @@ def _plain_linear(head: Tensor | Head) -> tuple[Tensor, Tensor | None] | None:
     """Return weight and bias of a head without adapter, quantised weight or hook; ``None`` for any other head."""
     if isinstance(head, Tensor):
         return head, None
+    if isinstance(head, _OutputHead) and (head.cap is not None or head.scale != 1.0):
+        return None
     module = head.module if isinstance(head, _OutputHead) else head
     if type(module) is not nn.Linear or is_parametrized(module):
         return None
@@ -140,7 +141,8 @@ def token_logprobs(
     """Run the decoder once on a pack and score every read.
 
     Args:
-        model: A causal language model loaded with ``attn_implementation="pact"``, with or without a PEFT adapter.
+        model: A causal language model, with or without a PEFT adapter. One that was loaded with another
+            ``attn_implementation`` than ``pact`` runs the pack's sequences as plain rows.
         pack: One forward.
         only: For every read of the pack a mask ``[R]``; the head runs where it is True, elsewhere the result is 0
             and carries no gradient. Without it, everywhere.
@@ -156,24 +158,15 @@ def token_logprobs(
         One entry per ``pack.reads``, with tensors ``[R]`` on the model's device.
 
     Raises:
-        ValueError: A mask does not fit its read, or the model attends or scales its logits in a way of its own.
+        ValueError: A mask does not fit its read, or the model is no causal language model of transformers.
     """
     decoder, head = decoder_and_head(model)
     selected = _selection(pack, only)
     device = next(decoder.parameters()).device
-    if attention is None:
-        plan: AttentionPlan = make_plan(pack.layouts, device)
-    else:
-        plan = attention.plan(decoder, pack.layouts, device)
-    output = decoder(
-        input_ids=pack.ids[None].to(device),
-        position_ids=pack.positions[None].to(device),
-        attention_plan=plan,
-        use_cache=False,
-    )
+    states = _states(decoder, pack, device, attention)  # [T, D]
     predictors = torch.cat([read.predictors for read in pack.reads])[selected].to(device)  # [N]
     targets = torch.cat([read.targets for read in pack.reads])[selected].to(device)  # [N]
-    hidden = output.last_hidden_state[0].index_select(0, predictors)  # [N, D]
+    hidden = states.index_select(0, predictors)  # [N, D]
     lengths = [read.targets.shape[0] for read in pack.reads]
     divisor = _by_token(temperature, lengths, selected, hidden)
     scores = chunked_logprobs(
@@ -186,13 +179,31 @@ def token_logprobs(
 
     none = [None] * len(lengths)
     counts = [int(part.sum()) for part in torch.split(selected, lengths)]
-    states = torch.split(hidden, counts) if keep_hidden else none
+    kept = torch.split(hidden, counts) if keep_hidden else none
     entropies = none if scores.entropy is None else spread(scores.entropy)
     kl = (
         None if against is None else _kl_from(hidden, head, against, counts, temperature=divisor, chunk_size=chunk_size)
     )
     kls = none if kl is None else spread(kl)
-    return [LogProbs(*parts) for parts in zip(spread(scores.logp), entropies, states, kls, strict=True)]
+    return [LogProbs(*parts) for parts in zip(spread(scores.logp), entropies, kept, kls, strict=True)]
+
+
+def _states(decoder: nn.Module, pack: Pack, device: torch.device, attention: AttentionChoice | None) -> Tensor:
+    """Run the decoder once on a pack, or on its rows, and return the last hidden states, ``[T, D]``."""
+    if not attends_by_plan(decoder):
+        return states_by_rows(decoder, pack, device)
+    if attention is None:
+        plan: AttentionPlan = make_plan(pack.layouts, device)
+    else:
+        plan = attention.plan(decoder, pack.layouts, device)
+    output = decoder(
+        input_ids=pack.ids[None].to(device),
+        position_ids=pack.positions[None].to(device),
+        attention_plan=plan,
+        use_cache=False,
+    )
+    states: Tensor = output.last_hidden_state[0]
+    return states
 
 
 def _kl_from(
@@ -256,27 +267,32 @@ def decoder_and_head(model: nn.Module) -> tuple[nn.Module, Head]:
             f"the policy must be a transformers model, with or without a PEFT adapter, not {type(unwrapped).__name__}"
         )
     base: Any = unwrapped
-    attention = base.config._attn_implementation
-    if attention != ATTENTION_NAME:
-        raise ValueError(
-            f"the model attends by {attention!r}, which would ignore the pack's plan; "
-            f"load it with attn_implementation='{ATTENTION_NAME}'"
-        )
-    for name in _LOGIT_CHANGES:
-        if getattr(base.config, name, None) not in (None, 1.0):
-            raise ValueError(f"the model's config sets {name}, which chunked log-probabilities do not apply")
+    config = base.config.get_text_config()
     output = base.get_output_embeddings()
     if output is None:
         raise ValueError(f"{type(base).__name__} has no language-model head; load a causal language model")
-    return base.get_decoder(), _OutputHead(output)
+    cap = getattr(config, "final_logit_softcapping", None)
+    # Cohere multiplies the logits, Granite divides them.
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    return base.get_decoder(), _OutputHead(output, scale, cap)
 
 
 @dataclass(frozen=True, slots=True)
 class _OutputHead:
-    """Head of a model, for states of any type: norms in float32 give float32 states before a bfloat16 head."""
+    """Head of a model, for states of any type: norms in float32 give float32 states before a bfloat16 head.
+
+    Attributes:
+        module: The head.
+        scale: Factor on the logits.
+        cap: Bound of the logits, which a tanh brings about; ``None`` for none.
+    """
 
     module: Any
+    scale: float = 1.0
+    cap: float | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.module(hidden.to(self.module.weight.dtype))
-        return logits
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.cap is None else (logits / self.cap).tanh() * self.cap

@@ -266,13 +266,20 @@ def test_masks_that_do_not_fit_are_refused():
         token_logprobs(tiny(), one_pack(), only=[torch.ones(3).bool()])
 
 
-def test_models_that_would_ignore_the_plan_or_change_the_logits_are_refused():
-    with pytest.raises(ValueError, match="load it with attn_implementation='pact'"):
-        token_logprobs(tiny("sdpa"), one_pack())
+def test_a_head_that_bounds_its_logits_is_scored_as_the_model_does():
+    torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = Gemma2Config(**sizes, num_key_value_heads=1, head_dim=16, vocab_size=50)
-    gemma = Gemma2ForCausalLM._from_config(config, attn_implementation="pact")
-    with pytest.raises(ValueError, match="final_logit_softcapping"):
-        token_logprobs(gemma, one_pack())
+    config.final_logit_softcapping = 0.5
+    gemma = Gemma2ForCausalLM._from_config(config, attn_implementation="eager").float()
+    (pack,) = pack_blocks([Block([4, 5, 6], [[7, 8, 9]])], 100)
+    (score,) = token_logprobs(gemma, pack, with_entropy=True)
+    row, targets = torch.tensor([[4, 5, 6, 7, 8, 9]]), torch.tensor([7, 8, 9])
+    wanted = gemma(input_ids=row, use_cache=False).logits[0, 2:5].float().log_softmax(-1)
+    torch.testing.assert_close(score.logp, wanted.gather(-1, targets[:, None])[:, 0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(score.entropy, -(wanted.exp() * wanted).sum(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_only_models_of_transformers_are_scored():
     with pytest.raises(ValueError, match="must be a transformers model"):
         token_logprobs(nn.Linear(2, 2), one_pack())

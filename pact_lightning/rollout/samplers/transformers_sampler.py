@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pact_lightning.policy.logprobs import decoder_and_head
+from pact_lightning.policy.own_attention import attends_by_plan
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnOutput, TurnRequest
 from pact_lightning.rollout.samplers.kv_cache import ROOM_AHEAD, CachedPlan, KVCache
 from pact_lightning.utils.seeds import numpy_random
@@ -40,10 +41,18 @@ class TransformersSampler:
         prefill_tokens: Most tokens of one forward over prompts or observations.
     """
 
+    by_plan = True
+    """Whether the model has to attend by plan."""
+
     def __init__(
         self, model: nn.Module, stop_ids: Sequence[int], sampling: SamplingConfig, prefill_tokens: int = 16_384
     ) -> None:
         self._decoder, self._head = decoder_and_head(model)
+        if self.by_plan and not attends_by_plan(self._decoder):
+            raise ValueError(
+                f"the model attends by {self._decoder.config._attn_implementation!r}, which knows no cache of rows; "  # type: ignore[union-attr]  # a transformers model
+                "take OwnCacheSampler, or load it with attn_implementation='pact'"
+            )
         self._stop_ids = frozenset(stop_ids)
         self._sampling = sampling
         self._prefill_tokens = prefill_tokens
@@ -88,18 +97,25 @@ class TransformersSampler:
         """Decode one token of every turn in work."""
         active = [slot for slot, row in enumerate(self._rows) if row.output is not None]
         if active:
-            # Idle rows are computed along, which is cheaper than to copy the cache of the others. They write at their
-            # end, where their next observation overwrites it.
-            count = active[-1] + 1
-            lengths = [row.length for row in self._rows[:count]]
-            tokens = torch.tensor([[row.next_token] for row in self._rows[:count]], device=self._device)  # [B, 1]
-            self._cache.reserve(len(self._rows), max(lengths) + 1)
-            hidden = self._forward(tokens, CachedPlan(self._cache, lengths, 1, self._device))[:, 0]  # [B, D]
+            hidden = self._decode(active)  # [n, D]
             for slot in active:
                 self._rows[slot].length += 1
-            self._draw(active, hidden[active])
+            self._draw(active, hidden)
         ended, self._ended = self._ended, []
         return ended
+
+    def _decode(self, active: Sequence[int]) -> Tensor:
+        """Feed each active row's last token and return the hidden states, ``[n, D]``.
+
+        Idle rows are computed along, which is cheaper than to copy the cache of the others. They write at their end,
+        where their next observation overwrites it.
+        """
+        count = active[-1] + 1
+        lengths = [row.length for row in self._rows[:count]]
+        tokens = torch.tensor([[row.next_token] for row in self._rows[:count]], device=self._device)  # [B, 1]
+        self._cache.reserve(len(self._rows), max(lengths) + 1)
+        hidden = self._forward(tokens, CachedPlan(self._cache, lengths, 1, self._device))[:, 0]  # [B, D]
+        return hidden[list(active)]
 
     def release(self, row: int) -> None:
         """Free the row's slot; the last slot's row moves into it, which leaves no gaps."""
