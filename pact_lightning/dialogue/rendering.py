@@ -54,6 +54,7 @@ class ChatRenderer(Renderer):
     Attributes:
         end_of_turn: The id of ``<|im_end|>``.
         opens_thinking: Whether every opened assistant turn ends in ``<think>``, as by the tokenizer's own template.
+        default_system: System message of a dialogue without one, by the tokenizer's own template; usually ``None``.
 
     Raises:
         ValueError: The tokenizer lacks ChatML's control tokens.
@@ -69,7 +70,7 @@ class ChatRenderer(Renderer):
         eos = codec.tokenizer.eos_token_id
         self.end_ids = frozenset({self.end_of_turn, *end_ids, *([eos] if isinstance(eos, int) else [])})
         self.opens_thinking = opens_thinking(codec.tokenizer)
-        self._default_system = default_system(codec.tokenizer)
+        self.default_system = default_system(codec.tokenizer)
         self._generation_prompt = OPEN_THINKING if self.opens_thinking else OPEN_TURN
         tokens = "|".join(mark.removeprefix("<") for mark in MARKS if codec.has_control(mark))
         self._quoted_mark = re.compile(f"<(?={tokens})".encode()) if tokens else None
@@ -78,7 +79,7 @@ class ChatRenderer(Renderer):
         """Render the prompt ``x``; see :meth:`Renderer.prompt`."""
         pieces: list[Piece] = []
         rest = list(messages)
-        system = str(rest.pop(0)["content"]) if rest and rest[0]["role"] == "system" else self._default_system
+        system = str(rest.pop(0)["content"]) if rest and rest[0]["role"] == "system" else self.default_system
         if tools or system is not None:
             pieces += [("<|im_start|>system\n", True), *system_pieces(system, tools), ("<|im_end|>\n", True)]
         for message in rest:

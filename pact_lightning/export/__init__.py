@@ -4,5 +4,6 @@ In: a run's checkpoint or a live policy (:mod:`~pact_lightning.export.trained`).
 chat template, generation config and model card (:mod:`~pact_lightning.export.folder`), as a model, an adapter or a GGUF
 file, and on request a repository of the hub.
 
-Read ``trained.py``, ``folder.py``, ``card.py``, then ``gguf_file.py`` and ``push.py``.
+Read ``trained.py``, ``policy_renderer.py`` (the format that the policy was trained in), ``folder.py``, ``card.py``,
+then ``gguf_file.py`` and ``push.py``.
 """

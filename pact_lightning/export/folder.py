@@ -3,17 +3,19 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from pact_lightning.dialogue.chat_template import package_template
+from pact_lightning.dialogue.renderer import Renderer
 from pact_lightning.dialogue.rendering import ChatRenderer
-from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.export.card import CardForm, is_export, model_card
+from pact_lightning.export.policy_renderer import renderer_of
 from pact_lightning.export.trained import TrainedPolicy
-from pact_lightning.policy.loading import PolicyConfig, load_end_ids, load_tokenizer
+from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
 from pact_lightning.policy.saving import Form, check_form, save_policy
 
 
@@ -48,23 +50,27 @@ def write_rest(trained: TrainedPolicy, folder: Path, form: CardForm, name: str) 
         name: Name of the model in its card.
     """
     tokenizer = load_tokenizer(trained.config)
-    renderer = ChatRenderer(TextCodec(tokenizer), load_end_ids(trained.config))
+    renderer = renderer_of(replace(trained.config, allow_template_difference=True), tokenizer)
     generation_config(trained, renderer).save_pretrained(folder)
     if form != "gguf":
         save_tokenizer(tokenizer, renderer, folder)
     model_card(trained, form, name).save(folder / "README.md")
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, renderer: ChatRenderer, folder: Path) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, renderer: Renderer, folder: Path) -> None:
     """Write the tokenizer with a chat template of the format that the policy was trained in.
 
-    The tokenizer's own, where it has one, differs from it over several turns: most take earlier thinking out [D].
+    Of ChatML the tokenizer's own, where it has one, differs from it over several turns: most take earlier thinking
+    out [D]. Other families keep theirs.
     """
-    tokenizer.chat_template = package_template(opens_thinking=renderer.opens_thinking)
+    if isinstance(renderer, ChatRenderer):
+        tokenizer.chat_template = package_template(
+            opens_thinking=renderer.opens_thinking, default_system=renderer.default_system
+        )
     tokenizer.save_pretrained(folder)
 
 
-def generation_config(trained: TrainedPolicy, renderer: ChatRenderer) -> GenerationConfig:
+def generation_config(trained: TrainedPolicy, renderer: Renderer) -> GenerationConfig:
     """Make a config by which ``generate`` ends where a rollout ended, and samples as the policy was scored.
 
     The base's own may have a repetition penalty or a temperature that the policy was never trained or scored with [D].
@@ -80,10 +86,14 @@ def generation_config(trained: TrainedPolicy, renderer: ChatRenderer) -> Generat
     config: GenerationConfig = maker(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=sorted(renderer.end_ids),
-        pad_token_id=renderer.end_of_turn if pad is None else pad,
+        pad_token_id=_end_of_turn(renderer) if pad is None else pad,
         **sampling,
     )
     return config
+
+
+def _end_of_turn(renderer: Renderer) -> int:
+    return renderer.end_of_turn if isinstance(renderer, ChatRenderer) else min(renderer.end_ids)
 
 
 def check_folder(folder: Path, config: PolicyConfig) -> None:

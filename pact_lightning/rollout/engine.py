@@ -268,8 +268,7 @@ class _Run:
 
     def _first_turn(self, row: _Row) -> TurnRequest | None:
         """Open a rollout's first turn, unless its environment did not start."""
-        error = row.starting.exception()
-        if error is not None:
+        if (error := row.starting.exception()) is not None:
             row.trajectory.turns.append(RolloutTurn(text="", responses=(start_failure(error),)))
             self._finish(row, StopReason.ENVIRONMENT_FAILED)
             return None
@@ -285,13 +284,11 @@ class _Run:
 
     def _turn_ended(self, output: TurnOutput) -> None:
         row = self.rows[output.row]
-        trajectory = row.trajectory
-        row.said = output.ids
+        trajectory, row.said = row.trajectory, output.ids
         before = trajectory.segments[-1].ids if trajectory.segments else trajectory.prompt_ids
-        tools = row.prompt.tools_after(row.released)
         trajectory.segments += self.renderer.turn_segments(output.ids, len(trajectory.turns), before=before)
         trajectory.sampled_logps += output.logps
-        turn = self.renderer.read_turn(output.ids, before=before, tools=tools)
+        turn = self.renderer.read_turn(output.ids, before=before, tools=row.prompt.tools_after(row.released))
         trajectory.turns.append(turn)
         row.tokens += len(output.ids)
         self.stats.tokens += len(output.ids)

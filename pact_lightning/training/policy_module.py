@@ -19,16 +19,15 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pact_lightning.callbacks.annealing import planned_epochs
-from pact_lightning.dialogue.rendering import ChatRenderer
-from pact_lightning.dialogue.template_check import check_template
-from pact_lightning.dialogue.text_codec import TextCodec
 from pact_lightning.export.folder import write_export
+from pact_lightning.export.policy_renderer import renderer_of
 from pact_lightning.export.trained import TrainedPolicy, count_tasks
 from pact_lightning.metrics.evaluation import RolloutMetric
 from pact_lightning.policy.attention.choice import AttentionChoice, AttentionPath, check_path
-from pact_lightning.policy.loading import PolicyConfig, load_end_ids, load_policy, load_tokenizer
+from pact_lightning.policy.loading import PolicyConfig, load_policy, load_tokenizer
 from pact_lightning.policy.logprobs import decoder_and_head
 from pact_lightning.policy.memory import keep_freed_memory, offloaded_activations
+from pact_lightning.policy.own_attention import attends_by_plan
 from pact_lightning.policy.packing import PackingMode
 from pact_lightning.policy.reference import make_reference
 from pact_lightning.policy.saving import Form, usual_form
@@ -48,6 +47,7 @@ from pact_lightning.resume.interruption import Interruption
 from pact_lightning.resume.recipe_change import MADE_BY
 from pact_lightning.resume.run_folder import RunFolder
 from pact_lightning.rollout.samplers.base import LentPolicy, Sampler, SamplerBackend, SamplingConfig, keeps_weights
+from pact_lightning.rollout.samplers.own_cache import OwnCacheSampler
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 from pact_lightning.training.evaluation import EvaluatedModule
 from pact_lightning.training.start import load_start, start_config
@@ -114,8 +114,7 @@ class PolicyModule(EvaluatedModule):
         self.offload_activations = offload_activations
         # Loaded at once: cheap, and a missing model is told before anything else starts.
         self.tokenizer = load_tokenizer(policy)
-        self.renderer = ChatRenderer(TextCodec(self.tokenizer), load_end_ids(policy))
-        check_template(self.renderer, allow_difference=policy.allow_template_difference)
+        self.renderer = renderer_of(policy, self.tokenizer)
         self.policy: nn.Module | None = None
         self._reference_copy: list[nn.Module] = []
         self._whole: WholePolicy | None = None
@@ -266,7 +265,8 @@ class PolicyModule(EvaluatedModule):
         """Lend the policy as a sampler, in evaluation mode, or the backend with the policy's present weights."""
         with self._in_evaluation(), self.whole_policy() as model:
             if self.sampler_backend is None:
-                yield TransformersSampler(model, self._stop_ids(), sampling, prefill_tokens)
+                kind = TransformersSampler if attends_by_plan(decoder_and_head(model)[0]) else OwnCacheSampler
+                yield kind(model, self._stop_ids(), sampling, prefill_tokens)
                 return
             with self.sampler_backend.lend(self._lent(model), sampling) as sampler:
                 yield sampler
