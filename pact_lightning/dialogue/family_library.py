@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 from pact_lightning.dialogue.characters import CHARACTERS, CharacterTokenizer, of_tokens
 from pact_lightning.dialogue.harmony import vocabulary_of
@@ -50,10 +50,12 @@ def library_families() -> tuple[str, ...]:
     Raises:
         ImportError: The library is not installed.
     """
-    from typing import get_args
-
-    from renderers.configs import RendererConfig
-
+    try:
+        from renderers.configs import RendererConfig
+    except ImportError as error:
+        raise ImportError(
+            "formats other than ChatML are written by the library renderers: pip install 'pact-lightning[families]'"
+        ) from error
     kinds = get_args(get_args(RendererConfig)[0])
     names = [str(kind.model_fields["name"].default) for kind in kinds]
     return tuple(name for name in names if name not in ("auto", "default", "custom", "qwen3"))
@@ -195,19 +197,19 @@ class LibraryFormat:
 
     @cached_property
     def _opens_apart(self) -> bool:
-        """Whether a turn behind tool responses opens otherwise than one behind a user's words."""
+        """Tell whether a turn behind tool responses opens otherwise than one behind a user's words."""
         tails = [self.opened(past)[-3:] for past in ([ASKED], [ASKED, CALLED, _RESPONDED])]
         return tails[0] != tails[1]
 
     @cached_property
     def thinks(self) -> bool:
-        """Whether the family writes an expert's thinking."""
+        """Tell whether the family writes an expert's thinking."""
         said = self.render([ASKED, {**CALLED, "reasoning_content": _THOUGHT}])
         return _THOUGHT in self.characters.decode(said)
 
     @cached_property
     def one_call(self) -> bool:
-        """Whether a turn has one call at most."""
+        """Tell whether a turn has one call at most."""
         try:
             self.render([ASKED, {**CALLED, "tool_calls": CALLED["tool_calls"] * 2}])
         except ValueError:
@@ -234,16 +236,13 @@ class LibraryFormat:
 
 
 def _library_renderer(characters: CharacterTokenizer, family: str) -> Any:
-    try:
-        from pydantic import TypeAdapter
-        from renderers import create_renderer
-        from renderers.configs import RendererConfig
-    except ImportError as error:
-        raise ImportError(
-            f"the format {family!r} is written by the library renderers: pip install 'pact-lightning[families]'"
-        ) from error
-    if family not in library_families():
-        raise ValueError(f"there is no format {family!r}; choose one of {', '.join(library_families())}")
+    known = library_families()
+    if family not in known:
+        raise ValueError(f"there is no format {family!r}; choose one of {', '.join(known)}")
+    from pydantic import TypeAdapter
+    from renderers import create_renderer
+    from renderers.configs import RendererConfig
+
     adapter: Any = TypeAdapter(RendererConfig)
     fields = type(adapter.validate_python({"name": family})).model_fields
     settings = {name: value for name, value in _SWITCHES.items() if name in fields} | _SETTINGS.get(family, {})

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pact_lightning.compare.pictures import draw
+from pact_lightning.dialogue.family_library import library_families
 from pact_lightning.environments.mcp.environment import MCPEnvironment
 from pact_lightning.export.gguf_file import check_gguf
 from pact_lightning.policy.loading import PolicyConfig
@@ -33,6 +34,7 @@ EXTRAS = {
     "vllm": ("vllm", VLLMEngine),
     "teacher": ("openai", lambda: Endpoint(EndpointConfig(model="m", base_url="http://127.0.0.1/v1", api_key_env=""))),
     "mcp": ("mcp", lambda: MCPEnvironment(server="my.server")),
+    "families": ("renderers.configs", library_families),
     "bench": ("trl", None),
     "docs": ("mkdocs", None),
     "notebook": ("nbclient", None),
