@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pact_lightning.objectives.objective import RolloutTokens as RolloutTokens
     from pact_lightning.objectives.opsd import OPSD as OPSD
     from pact_lightning.objectives.pact import Coefficients as Coefficients
+    from pact_lightning.objectives.pi_distill import PiDistill as PiDistill
     from pact_lightning.objectives.rlsd import RLSD as RLSD
     from pact_lightning.objectives.sft_config import SFTConfig as SFTConfig
     from pact_lightning.objectives.surrogate import ClipConfig as ClipConfig
@@ -120,6 +121,7 @@ _HOMES = {
     "RLSD": "objectives.rlsd",
     "SFTConfig": "objectives.sft_config",
     "ClipConfig": "objectives.surrogate",
+    "PiDistill": "objectives.pi_distill",
     "TurnSight": "objectives.turnsight",
     "PolicyConfig": "policy.loading",
     "evaluated_checkpoint": "resume.last_checkpoint",

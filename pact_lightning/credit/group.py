@@ -95,10 +95,11 @@ class Group:
         anchored: The reason for anchoring the prompt; ``None`` where its trace is used.
         shown: Traces in place of the task's own, by a ``data.trace_source`` other than ``expert``; else ``None``.
         imitate_shown: Whether the SFT term imitates the first of them, rather than the task's own.
+        off_spec: Indices of rollouts that were sampled with the trace in their prompt (``data.off_spec_share``).
         failed: Rollouts without a policy token, since their environment did not start.
         replaced: Another prompt's group is trained on in its place (``data.resample_zero_variance``).
-        old_logps: Log-probabilities under ``pi_old`` in the ratio's context, per rollout ``[R_k]``; ``None`` where
-            the phase makes one optimiser step only, where the ratio is 1 by construction.
+        old_logps: Log-probabilities under ``pi_old`` in the context of the ratio's denominator, per rollout ``[R_k]``;
+            ``None`` where the phase makes one optimiser step only, where the ratio is 1 by construction.
         prompt_logps: Log-probabilities under ``pi_old`` and the prompt alone, per rollout ``[R_k]``; ``None`` where the
             sampler needs no correction, or where the ratio's denominator holds them already.
     """
@@ -114,6 +115,7 @@ class Group:
     anchored: AnchorReason | None = None
     shown: tuple[ShownTrace, ...] | None = None
     imitate_shown: bool = False
+    off_spec: tuple[int, ...] = ()
     failed: list[Trajectory] = field(default_factory=list)
     replaced: bool = False
     old_logps: list[Tensor] | None = field(default=None, repr=False)

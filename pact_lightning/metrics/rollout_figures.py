@@ -16,7 +16,7 @@ from pact_lightning.utils.processes import over_processes
 FIGURES = (
     *("entropy", "control_tokens", "empty", "reward", "zero_variance", "single_rollout", "tokens", "sampled_share"),
     *("tokens_per_second", "seconds", "tool_share", "tool_timeouts", "unanswered_calls", "environment_failures"),
-    *("prompts", "resampled", "sampled_tokens"),
+    *("prompts", "resampled", "sampled_tokens", "off_spec"),
 )
 """Names of :func:`rollout_figures`."""
 
@@ -77,7 +77,8 @@ def rollout_figures(
         Means over all rollouts or groups, and the estimates of :func:`sampling_signs`. ``seconds`` are those of the
         slowest process, for which the others wait. ``tokens`` is the mean length of a rollout behind its prompt,
         ``sampled_share`` the share of it that the policy sampled. ``prompts`` were rolled out, with ``sampled_tokens``
-        in all; ``resampled`` of them are not trained on, since others have replaced them.
+        in all; ``resampled`` of them are not trained on, since others have replaced them. ``off_spec`` is the share of
+        rollouts that were sampled with the trace in their prompt, 0 unless a rival of PACT asks for it.
     """
     rewards = [reward for group in groups for reward in group.rewards]
     own = {
@@ -88,6 +89,7 @@ def rollout_figures(
         "reward": sum(rewards),
         "tokens": stats.tokens,
         "resampled": sum(group.replaced for group in groups),
+        "off_spec": sum(len(group.off_spec) for group in groups),
         "trajectory_tokens": sum(len(row.ids()) for group in groups for row in group.trajectories),
         "seconds": stats.seconds,
         "tool_seconds": stats.tool_seconds,
@@ -102,6 +104,7 @@ def rollout_figures(
         "reward": found["reward"] / max(found["rewarded"], 1),
         **{name: found[name] / found["groups"] for name in ("zero_variance", "single_rollout")},
         "tokens": found["trajectory_tokens"] / max(found["sampled_rollouts"], 1),
+        "off_spec": found["off_spec"] / max(found["sampled_rollouts"], 1),
         "sampled_share": found["sampled_tokens"] / max(found["trajectory_tokens"], 1),
         "tokens_per_second": found["tokens"] / max(seconds, 1e-9),
         "seconds": seconds,

@@ -4,7 +4,7 @@ A method of one's own is a subclass of :class:`Objective`, which a recipe names 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -25,6 +25,9 @@ class RolloutTokens:
             gradient; ``None`` for a prompt without a trace, and for an objective without ``needs_gap``.
         divergence: ``KL(pi_theta(. | x) || sg pi_theta(. | c^h))`` at every token, over the whole vocabulary, with its
             gradient; ``None`` for a prompt without a trace, and for an objective without ``needs_divergence``.
+        off_spec: Whether these rollouts were sampled with the trace in their prompt (``data.off_spec_share``), so that
+            ``old_logp`` is under ``c^h``.
+        under_trace: Whether ``logp`` is under ``c^h``.
     """
 
     logp: Tensor
@@ -34,6 +37,8 @@ class RolloutTokens:
     turns: Tensor
     gap: Tensor | None = None
     divergence: Tensor | None = None
+    off_spec: bool = False
+    under_trace: bool = False
 
 
 class Objective:
@@ -50,11 +55,14 @@ class Objective:
             every prompt that has a trace.
         needs_divergence: Whether it reads the divergence, at the price of that forward and of a second pass of the head
             over the rollouts' tokens. It needs ``model.ratio_context: prompt``.
+        off_spec_contexts: Contexts in which rollouts are scored that were sampled with the trace in their prompt, each
+            by a call of :meth:`losses`: the ``trace`` that they were sampled with, the ``prompt`` alone, or both.
     """
 
     figures: ClassVar[tuple[str, ...]] = ()
     needs_gap: ClassVar[bool] = False
     needs_divergence: ClassVar[bool] = False
+    off_spec_contexts: tuple[Literal["trace", "prompt"], ...] = ("trace",)
 
     def losses(self, tokens: RolloutTokens, clip: ClipConfig) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of every token.

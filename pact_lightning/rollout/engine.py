@@ -275,8 +275,8 @@ class _Run:
         index = self.next_row
         self.next_row += 1
         self.rows[index] = row
-        ids = row.trajectory.prompt_ids
-        return TurnRequest(index, ids, self._budget(row), derive_seed(row.seed, 0), shared_prompt=row.prompt.id)
+        ids, shared = row.trajectory.prompt_ids, f"{row.prompt.id} {row.key[0]}"  # requests may word a task differently
+        return TurnRequest(index, ids, self._budget(row), derive_seed(row.seed, 0), shared_prompt=shared)
 
     def _budget(self, row: _Row) -> int:
         whole = self.limits.max_trajectory_tokens

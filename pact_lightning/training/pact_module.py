@@ -49,7 +49,15 @@ from pact_lightning.training.phase_report import training_metric_names, warn_whe
 from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.update.context import ContextBuilder, TraceContext, TraceTemplate
 from pact_lightning.update.gradient import gather_gradient
-from pact_lightning.update.layout import RatioContext, ScoringBlocks, ScoringJob, head_masks, lay_out
+from pact_lightning.update.layout import (
+    RatioContext,
+    ScoringBlocks,
+    ScoringJob,
+    head_masks,
+    lay_out,
+    of_denominator,
+    of_prompt,
+)
 from pact_lightning.update.optimizer import OptimizerConfig
 from pact_lightning.update.performance import PhasePerformance, performance_line
 from pact_lightning.update.planning import JobPlanner
@@ -205,21 +213,13 @@ class PACTModule(PolicyModule):
                 group.anchored = "no_trace"
             elif draw < self.anchor_probability:
                 group.anchored = "drawn"
-        jobs = [job for group in groups for job in self._jobs(group) if job.with_rollouts]
-        if optimizer_steps > 1 or self.ratio_context == "cross":
-            self._keep_logps("old_logps", jobs, under_prompt=self.ratio_context == "cross")
+        jobs = [job for group in groups for job in self._jobs(group) if job.with_rollouts and not job.again]
+        off_spec = any(group.off_spec for group in groups) and self.objective.off_spec_contexts != ("trace",)
+        if optimizer_steps > 1 or self.ratio_context == "cross" or off_spec:
+            self._scorer.keep("old_logps", [of_denominator(job) for job in jobs])
         if self.importance_cap is not None:
-            under_trace = {id(job.group) for job in jobs if not job.old_under_prompt}
-            self._keep_logps("prompt_logps", [job for job in jobs if id(job.group) in under_trace], under_prompt=True)
-
-    def _keep_logps(self, name: str, jobs: Sequence[ScoringJob], *, under_prompt: bool) -> None:
-        """Score the rollouts of groups that lack these log-probabilities, and put them into the groups."""
-        missing = [job for job in jobs if getattr(job.group, name) is None]
-        found: dict[int, tuple[Group, dict[int, Tensor]]] = {}
-        for job, logps in zip(missing, self._scorer.logps(missing, under_prompt=under_prompt), strict=True):
-            found.setdefault(id(job.group), (job.group, {}))[1].update(zip(job.rollouts, logps, strict=True))
-        for group, by_sample in found.values():
-            setattr(group, name, [by_sample[sample] for sample in range(len(group.trajectories))])
+            under_trace = {id(job.group) for job in jobs if not job.old_is_sampled}
+            self._scorer.keep("prompt_logps", [of_prompt(job) for job in jobs if id(job.group) in under_trace])
 
     def on_train_epoch_start(self) -> None:
         """Seed the global generators, which LoRA dropout uses, before the phase's first step."""
@@ -305,6 +305,7 @@ class PACTModule(PolicyModule):
             self.sft if coefficients.sft > 0 else None,
             self.supervise_delimiters,
             self.supervision,
+            self.objective.off_spec_contexts,
         )
         return planner.jobs(group)
 

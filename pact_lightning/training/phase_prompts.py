@@ -15,6 +15,7 @@ from pact_lightning.rollout.runner import RolloutTotals
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.training.phase_report import phase_title
 from pact_lightning.training.resampling import further_prompts, replace_groups
+from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.task import Task
 from pact_lightning.types.trajectory import Trajectory
 from pact_lightning.update.trace_source import TraceSource, shown_traces
@@ -43,19 +44,32 @@ class PhaseConfig:
     resample_zero_variance: int | None = None
     trace_source: TraceSource = "expert"
     sft_source: Literal["expert", "shown"] = "expert"
+    off_spec_share: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the sizes.
 
         Raises:
-            ValueError: They do not fit together.
+            ValueError: They do not fit together, or rollouts are to see a trace that is no task's own.
         """
+        if not 0.0 <= self.off_spec_share <= 1.0:
+            raise ValueError(f"data.off_spec_share is a share of the rollouts, 0 to 1, not {self.off_spec_share}")
+        if self.off_spec_share and self.trace_source != "expert":
+            raise ValueError(
+                f"data.off_spec_share shows rollouts their task's own trace, and data.trace_source is "
+                f"{self.trace_source!r}, which is chosen after the rollouts; set one of the two back"
+            )
         sizes = (self.prompts_per_phase, self.prompts_per_step, self.rollouts_per_prompt)
         if min(sizes) < 1 or self.prompts_per_phase % self.prompts_per_step:
             raise ValueError(
                 f"data.prompts_per_phase ({self.prompts_per_phase}) must be a multiple of data.prompts_per_step "
                 f"({self.prompts_per_step}), and both and data.rollouts_per_prompt at least 1"
             )
+
+    @property
+    def off_spec_rollouts(self) -> int:
+        """Rollouts of a prompt that are sampled with its trace in their prompt."""
+        return round(self.off_spec_share * self.rollouts_per_prompt)
 
     @property
     def steps(self) -> int:
@@ -72,6 +86,7 @@ class Draw:
     Attributes:
         tasks: The tasks, each with its position in the run.
         results: The rollouts of each.
+        off_spec: How many of each, the last ones, were sampled with the trace in their prompt.
         groups: The same with their credit, as far as they have been scored.
         totals: Counts, times and failures.
     """
@@ -80,6 +95,7 @@ class Draw:
         self.phase = phase
         self.tasks: list[tuple[int, Task]] = []
         self.results: list[list[Trajectory]] = []
+        self.off_spec: list[int] = []
         self.groups: list[Group] = []
         self.totals = RolloutTotals(phase_title(phase))
 
@@ -93,6 +109,7 @@ class PhasePrompts:
         trainer: The Trainer.
         first_positions: Where phases begin in the task order, by phase, if further prompts have moved them: the present
             one and the next. Changed in place; the data module keeps it in checkpoints.
+        with_trace: Words a task's prompt with its trace, for ``off_spec_share``; ``None`` where that does not fit.
     """
 
     def __init__(
@@ -101,11 +118,13 @@ class PhasePrompts:
         tasks: Mapping[str, Sequence[Task]],
         trainer: pl.Trainer,
         first_positions: dict[int, int],
+        with_trace: Callable[[Task], PromptView | None] | None = None,
     ) -> None:
         self.config = config
         self._tasks = tasks
         self._trainer = trainer
         self._first_positions = first_positions
+        self._with_trace = with_trace
 
     @property
     def steps(self) -> int:
@@ -125,9 +144,15 @@ class PhasePrompts:
         count = wanted
         while count:
             tasks = self._draw(phase, len(draw.tasks), count)
-            results, _ = run([self._request(phase, position, task) for position, task in tasks], draw.totals)
+            requests = [self._requests(phase, position, task) for position, task in tasks]
+            results, _ = run([request for of_task in requests for request in of_task], draw.totals)
+            found = iter(results)
             draw.tasks += tasks
-            draw.results += results
+            draw.results += [_joined([next(found) for _ in of_task]) for of_task in requests]
+            draw.off_spec += [
+                of_task[-1].samples if of_task[-1].prompt is not task.prompt else 0
+                for of_task, (_, task) in zip(requests, tasks, strict=True)
+            ]
             if bound is None:
                 return draw
             count = further_prompts(score(draw), wanted, bound * wanted)
@@ -149,7 +174,8 @@ class PhasePrompts:
             RewardError: The reward fails.
         """
         done, config = len(draw.groups), self.config
-        for (position, task), rollouts in zip(draw.tasks[done:], draw.results[done:], strict=True):
+        new = zip(draw.tasks[done:], draw.results[done:], draw.off_spec[done:], strict=True)
+        for (position, task), rollouts, off_spec in new:
             group = make_group(
                 task,
                 rollouts,
@@ -160,6 +186,8 @@ class PhasePrompts:
             )
             group.shown = shown_traces(group, config.trace_source, self._tasks["train"], config.seed)
             group.imitate_shown = config.sft_source == "shown"
+            first = config.rollouts_per_prompt - off_spec
+            group.off_spec = tuple(n for n, rollout in enumerate(group.trajectories) if rollout.sample >= first)
             draw.groups.append(group)
         return draw.groups
 
@@ -186,9 +214,23 @@ class PhasePrompts:
             chosen.append((position, tasks[_order(self.config.seed, visit, len(tasks))[place]]))
         return share(self._trainer, chosen)
 
-    def _request(self, phase: int, position: int, task: Task) -> RolloutRequest:
+    def _requests(self, phase: int, position: int, task: Task) -> list[RolloutRequest]:
+        """Ask for a prompt's rollouts; those that see its trace are a request of their own, behind the others."""
         seed = derive_seed(self.config.seed, phase, position)
-        return RolloutRequest(task.prompt, self.config.rollouts_per_prompt, seed)
+        wanted, count = self.config.rollouts_per_prompt, self.config.off_spec_rollouts
+        shown = task.trace is not None and task.trace.turns and count and self._with_trace and self._with_trace(task)
+        if not shown:
+            return [RolloutRequest(task.prompt, wanted, seed)]
+        alone = [RolloutRequest(task.prompt, wanted - count, seed)] if count < wanted else []
+        return [*alone, RolloutRequest(shown, count, seed)]  # the same seed: an environment begins alike for all
+
+
+def _joined(parts: Sequence[list[Trajectory]]) -> list[Trajectory]:
+    """Join the rollouts of a prompt's requests, counted through."""
+    joined = [trajectory for part in parts for trajectory in part]
+    for sample, trajectory in enumerate(joined):
+        trajectory.sample = sample
+    return joined
 
 
 @cache

@@ -76,8 +76,8 @@ class PhaseReport:
     def write(self, groups: Sequence[Group]) -> None:
         """Write the trajectories of a phase to ``trajectories/``.
 
-        With their rewards and advantages, and whether they solved their tasks.
-        Those of prompts that others have replaced say so.
+        With their rewards and advantages, and whether they solved their tasks. Those of prompts that others have replaced
+        say so, and those that were sampled with a trace in their prompt.
 
         Args:
             groups: This process's groups of the phase.
@@ -90,10 +90,11 @@ class PhaseReport:
                 advantages=advantages,
                 **_facts(group),
                 **_solved(group.task, trajectory),
+                **({"off_spec": True} if sample in group.off_spec else {}),
             )
             for group in groups
-            for trajectory, rewards, advantages in zip(
-                group.trajectories, group.turn_rewards, group.advantages, strict=True
+            for sample, (trajectory, rewards, advantages) in enumerate(
+                zip(group.trajectories, group.turn_rewards, group.advantages, strict=True)
             )
         ]
         records += [

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from pact_lightning.credit.group import CreditConfig
 from pact_lightning.rollout.ahead import RolledOut, SampledBy, check_overlap
 from pact_lightning.rollout.engine import RolloutLimits, RolloutRequest
@@ -14,7 +16,8 @@ from pact_lightning.training.phase import Phase, PhaseRollouts
 from pact_lightning.training.phase_prompts import PhaseConfig, PhasePrompts
 from pact_lightning.training.resampling import check_resampling
 from pact_lightning.training.task_datamodule import TaskDataModule
-from pact_lightning.types.task import TaskSource
+from pact_lightning.types.prompt import PromptView
+from pact_lightning.types.task import Task, TaskSource
 from pact_lightning.update.trace_source import TraceSource
 from pact_lightning.utils.processes import check_shares
 
@@ -42,6 +45,8 @@ class RolloutDataModule(TaskDataModule):
         trace_source: The trace in ``c^h``: ``expert`` [P], the controls ``mismatched``, ``shuffled`` and ``empty``, or
             a successful rollout of the same prompt, ``sibling`` and ``expert_else_sibling`` [D].
         sft_source: The trace that the SFT term imitates: ``expert``, or the one that is ``shown``.
+        off_spec_share: Share of a prompt's rollouts that are sampled with its trace in their prompt. Above 0 only for
+            rivals of PACT, which samples from the prompt alone [P]; it needs a ``model.trace_template`` that quotes.
         max_prompt_tokens: Tasks with a longer prompt are left out, counted and logged [P]: 7,000.
         seed: Seed of everything that is drawn.
         prefill_tokens: Tokens of one forward over prompts or observations.
@@ -65,6 +70,7 @@ class RolloutDataModule(TaskDataModule):
         credit: CreditConfig = CreditConfig(),  # noqa: B008  # frozen
         trace_source: TraceSource = "expert",
         sft_source: Literal["expert", "shown"] = "expert",
+        off_spec_share: float = 0.0,
         max_prompt_tokens: int = 7000,
         seed: int = 0,
         prefill_tokens: int = 16_384,
@@ -91,6 +97,7 @@ class RolloutDataModule(TaskDataModule):
             resample_zero_variance,
             trace_source,
             sft_source,
+            off_spec_share,
         )
         self.phases: PhaseRollouts | None = None
         self.made_ahead: dict[int, SampledBy] = {}  # by phase: the one that trains, and the next
@@ -107,6 +114,8 @@ class RolloutDataModule(TaskDataModule):
         if stage == "fit":
             if self.sources["train"] is None:
                 raise ValueError("there are no training tasks; set data.train in the recipe")
+            if self.phase_config.off_spec_share:
+                self._check_off_spec()
             processes = 1 if self.trainer is None else self.trainer.world_size
             check_shares("data.prompts_per_step", self.phase_config.prompts_per_step, processes)
             if self.phase_config.overlap:
@@ -125,6 +134,19 @@ class RolloutDataModule(TaskDataModule):
                     "data.limits.max_trajectory_tokens"
                 )
         super().setup(stage)
+
+    def _check_off_spec(self) -> None:
+        template = self.pact_module.contexts.template
+        if template == "turns":
+            raise ValueError(
+                "data.off_spec_share samples with the trace quoted in the prompt, and model.trace_template is 'turns', "
+                "after which a rollout would go on where the trace ends; set it to user_block or system_block"
+            )
+        share, count = self.phase_config.off_spec_rollouts, self.phase_config.rollouts_per_prompt
+        rank_zero_warn(
+            f"off-spec: {share} of {count} rollouts of every prompt with a trace are sampled with it in their prompt; "
+            "this is no PACT, and the metrics of training rollouts are not those of the prompt alone"
+        )
 
     @property
     def needs_reward(self) -> bool:
@@ -148,9 +170,14 @@ class RolloutDataModule(TaskDataModule):
         if self.phases is None or self.phases.trainer is not self.trainer:
             # Kept where Lightning asks for the loader again: rollouts may be made ahead.
             assert self.trainer is not None
-            prompts = PhasePrompts(self.phase_config, self.tasks, self.trainer, self.first_positions)
+            shown = self._with_trace
+            prompts = PhasePrompts(self.phase_config, self.tasks, self.trainer, self.first_positions, shown)
             self.phases = PhaseRollouts(prompts, self.pact_module, self.runner, self.made_ahead)
         return Phase(self.phases)
+
+    def _with_trace(self, task: Task) -> PromptView | None:
+        module = self.pact_module
+        return module.contexts.sampled_with(task, module.supervision.level, self.limits.max_trajectory_tokens)
 
     def roll_out(self, requests: Sequence[RolloutRequest], sampling: SamplingConfig, what: str) -> RolledOut:
         """Roll out the prompts of an evaluation, once the rollouts that are made ahead have ended.

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pact_lightning.dialogue.renderer import Renderer
 from pact_lightning.traces.levels import MAX_LEVEL, prefix_ends
 from pact_lightning.traces.tokens import RenderedTrace, render_trace
-from pact_lightning.types.prompt import UserTurn
+from pact_lightning.types.prompt import Message, PromptView, UserTurn
 from pact_lightning.types.task import Task
 from pact_lightning.types.trace import Chunk, ExpertTrace, ExpertTurn
 
@@ -103,21 +103,43 @@ class ContextBuilder:
             The context, or ``None`` where it does not fit even without reasoning.
         """
         prompt = self.prompt(task)
-        shown = self._shown(trace, level)
-        for cut in range(len(trace.turns) + 1):
-            if cut and not shown.turns[cut - 1].chunks:
-                continue
-            turns = [replace(turn, chunks=()) for turn in shown.turns[:cut]]
-            candidate = ExpertTrace((*turns, *shown.turns[cut:]))
+        for dropped, candidate in self._shortened(trace, level):
             ids = self._context_ids(task, prompt, candidate)
             target = self._target(task, len(prompt), imitated or trace, candidate)
             if blank:
                 ids = self._blanked(prompt, ids)
             if len(ids) + longest_rollout <= self.max_tokens and target is not None:
                 shared = np.array_equal(np.concatenate([prompt, target.ids]), ids)
-                dropped = sum(bool(turn.chunks) for turn in shown.turns[:cut])
                 return PrivilegedContext(prompt, ids, target, bool(shared), dropped)
         return None
+
+    def sampled_with(self, task: Task, level: int, longest_rollout: int) -> PromptView | None:
+        """Word a task's prompt with its trace quoted, for rollouts that see it: off-spec.
+
+        Args:
+            task: The task, which has a trace.
+            level: The active level, for ``follow``.
+            longest_rollout: Tokens that a rollout may take.
+
+        Returns:
+            The prompt; ``None`` where it does not fit even without reasoning.
+        """
+        assert task.trace is not None
+        for _, candidate in self._shortened(task.trace, level):
+            messages = self._quoted(task, candidate)
+            if len(self.renderer.prompt(messages, task.prompt.tools)) + longest_rollout <= self.max_tokens:
+                return replace(task.prompt, messages=tuple(messages))
+        return None
+
+    def _shortened(self, trace: ExpertTrace, level: int) -> Iterator[tuple[int, ExpertTrace]]:
+        """Yield what is shown of a trace, with ever more reasoning dropped and the number of turns that lost theirs."""
+        shown = self._shown(trace, level)
+        for cut in range(len(trace.turns) + 1):
+            if cut and not shown.turns[cut - 1].chunks:
+                continue
+            turns = [replace(turn, chunks=()) for turn in shown.turns[:cut]]
+            dropped = sum(bool(turn.chunks) for turn in shown.turns[:cut])
+            yield dropped, ExpertTrace((*turns, *shown.turns[cut:]))
 
     def _blanked(self, prompt: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Blank all tokens but those that the context has in common with the prompt, at its start and at its end."""
@@ -151,7 +173,10 @@ class ContextBuilder:
     def _context_ids(self, task: Task, prompt: npt.NDArray[np.int64], trace: ExpertTrace) -> npt.NDArray[np.int64]:
         if self.template == "turns":
             return np.concatenate([prompt, self._rendered(trace, task).ids])
-        messages = [dict(message) for message in task.prompt.messages]
+        return np.array(self.renderer.prompt(self._quoted(task, trace), task.prompt.tools), dtype=np.int64)
+
+    def _quoted(self, task: Task, trace: ExpertTrace) -> list[Message]:
+        messages: list[dict[str, Any]] = [dict(message) for message in task.prompt.messages]
         quoted = _BLOCK_HEAD + quote_trace(trace, task.prompt.follow_ups) + _BLOCK_TAIL
         if self.template == "user_block":
             messages[-1]["content"] = f"{messages[-1]['content']}\n\n{quoted}"
@@ -159,7 +184,7 @@ class ContextBuilder:
             messages[0]["content"] = f"{messages[0]['content']}\n\n{quoted}"
         else:
             messages.insert(0, {"role": "system", "content": quoted})
-        return np.array(self.renderer.prompt(messages, task.prompt.tools), dtype=np.int64)
+        return list(messages)
 
 
 def _cut(turn: ExpertTurn, level: int) -> ExpertTurn:

@@ -33,6 +33,8 @@ class ScoringJob:
         sft_weights: ``m_n`` of the trace's tokens, ``[N]``; ``None`` without an SFT term.
         rollouts: Indices of the rollouts that it scores.
         part: Number of the job among those of its prompt.
+        off_spec: Whether its rollouts were sampled under ``c^h``.
+        again: Whether another job of the prompt scores the same rollouts before it, in another context.
     """
 
     group: Group
@@ -43,6 +45,8 @@ class ScoringJob:
     sft_weights: Tensor | None
     rollouts: tuple[int, ...]
     part: int = 0
+    off_spec: bool = False
+    again: bool = False
 
     @property
     def samples(self) -> int:
@@ -55,9 +59,21 @@ class ScoringJob:
         return self.context is not None and self.ratio_context != "prompt"
 
     @property
-    def old_under_prompt(self) -> bool:
-        """True if the ratio's denominator is ``pi_old(. | x)``, the distribution that was sampled from."""
-        return self.context is None or self.ratio_context != "trace"
+    def old_is_sampled(self) -> bool:
+        """True if the ratio's denominator is the distribution that was sampled from."""
+        return self.off_spec or self.context is None or self.ratio_context != "trace"
+
+
+def of_denominator(job: ScoringJob) -> ScoringJob:
+    """Return the scoring of the same rollouts in the context of the ratio's denominator."""
+    if job.off_spec:
+        return replace(job, ratio_context="trace", sft_weights=None)
+    return replace(job, context=None if job.ratio_context == "cross" else job.context, sft_weights=None)
+
+
+def of_prompt(job: ScoringJob) -> ScoringJob:
+    """Return the scoring of the same rollouts under the prompt alone."""
+    return replace(job, context=None, sft_weights=None)
 
 
 def in_other_context(job: ScoringJob) -> ScoringJob | None:

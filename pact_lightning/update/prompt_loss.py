@@ -111,7 +111,9 @@ class PromptLoss:
         turns = _padded([group.turn_indices(sample) for sample in samples]).to(logp.device)  # [K, T]
         gap = _gap(job, rollouts) if self.objective.needs_gap else None
         divergences = [rollout.policy.kl for rollout in rollouts if rollout.policy.kl is not None]
-        tokens = RolloutTokens(logp, old, advantages, mask, turns, gap, _padded(divergences) if divergences else None)
+        divergence = _padded(divergences) if divergences else None
+        contexts = {"off_spec": job.off_spec, "under_trace": job.under_trace}
+        tokens = RolloutTokens(logp, old, advantages, mask, turns, gap, divergence, **contexts)
         losses, metrics = self.objective.losses(tokens, self.clip)
 
         def mean(values: Tensor) -> Tensor:
@@ -124,7 +126,7 @@ class PromptLoss:
         for name, value in metrics.items():
             self.sums[f"surrogate/{name}"] += float(value) * count
         self.sums["rl_tokens"] += count
-        self.sums["rl_prompts"] += share
+        self.sums["rl_prompts"] += 0.0 if job.again else share
         if self.coefficients.kl > 0:
             reference = _padded([rollout.reference.logp for rollout in rollouts if rollout.reference is not None])
             terms["kl"] = mean(k3_values(logp, reference, mask)[0])

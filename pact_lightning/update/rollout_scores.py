@@ -1,12 +1,12 @@
 """Log-probabilities of a batch's rollouts without gradient: under ``pi_old``, or in the other context."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from pact_lightning.credit.group import Group
 from pact_lightning.policy.logprobs import LogProbs
 from pact_lightning.policy.packing import Pack, PackingMode, pack_blocks
 from pact_lightning.update.gradient import Updated, idle_forwards
@@ -39,11 +39,21 @@ class RolloutScorer:
         self._max_tokens = max_tokens
         self._packing: PackingMode = packing
 
-    def logps(self, jobs: Sequence[ScoringJob], *, under_prompt: bool) -> list[list[Tensor]]:
-        """Return log-probabilities by job and rollout, each ``[R]``, in the ratio's context or under the prompt."""
-        jobs = [replace(job, context=None if under_prompt else job.context, sft_weights=None) for job in jobs]
-        scores = self._scores(jobs)
-        return [[scores[number, sample].logp for sample in job.rollouts] for number, job in enumerate(jobs)]
+    def keep(self, name: Literal["old_logps", "prompt_logps"], jobs: Sequence[ScoringJob]) -> None:
+        """Score the rollouts of groups that lack these log-probabilities, and put them into the groups.
+
+        Args:
+            name: Where they go.
+            jobs: The scoring of all rollouts of some groups.
+        """
+        missing = [job for job in jobs if getattr(job.group, name) is None]
+        scores = self._scores(missing)
+        found: dict[int, tuple[Group, dict[int, Tensor]]] = {}
+        for number, job in enumerate(missing):
+            of_group = found.setdefault(id(job.group), (job.group, {}))[1]
+            of_group.update((sample, scores[number, sample].logp) for sample in job.rollouts)
+        for group, by_sample in found.values():
+            setattr(group, name, [by_sample[sample] for sample in range(len(group.trajectories))])
 
     def in_other_context(
         self, jobs: Sequence[ScoringJob], *, keep_hidden: bool = False

@@ -65,7 +65,7 @@ class SamplerCorrection:
         """
         if self._cap is None and not all(job.group.trajectories[sample].sampled_logps for sample in samples):
             return None
-        if job.old_under_prompt:
+        if job.old_is_sampled:
             logp = old.detach()
         elif job.group.prompt_logps is not None:
             logp = _rows([job.group.prompt_logps[sample] for sample in samples], mask)

@@ -25,7 +25,7 @@ def step_counts(batch: Sequence[Group], jobs: Sequence[ScoringJob]) -> dict[str,
     leading = [job for job in jobs if job.part == 0]
     counts: dict[str, float] = {
         "prompts": len(batch),
-        "anchored": sum(job.context is None for job in leading),
+        "anchored": sum(group.anchored is not None for group in batch),
         "zero_variance": sum(group.zero_variance for group in batch),
         "single_rollout": sum(group.single for group in batch),
         "trace_shortened": sum(job.context is not None and job.context.dropped_turns > 0 for job in leading),
