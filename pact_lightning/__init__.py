@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pact_lightning.objectives.aggregation import AggregationConfig as AggregationConfig
     from pact_lightning.objectives.annealing import AnnealingSchedule as AnnealingSchedule
     from pact_lightning.objectives.cispo import CISPO as CISPO
+    from pact_lightning.objectives.gap_weighted import GapWeighted as GapWeighted
     from pact_lightning.objectives.gspo import GSPO as GSPO
     from pact_lightning.objectives.objective import Objective as Objective
     from pact_lightning.objectives.objective import RolloutTokens as RolloutTokens
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from pact_lightning.training.functions import evaluate as evaluate
     from pact_lightning.training.functions import fit as fit
     from pact_lightning.training.functions import roll_out as roll_out
+    from pact_lightning.training.matched_norm import MatchedNorm as MatchedNorm
     from pact_lightning.training.pact_module import PACTModule as PACTModule
     from pact_lightning.training.policy_module import PolicyModule as PolicyModule
     from pact_lightning.training.rollout_datamodule import RolloutDataModule as RolloutDataModule
@@ -113,6 +115,7 @@ _HOMES = {
     "AggregationConfig": "objectives.aggregation",
     "AnnealingSchedule": "objectives.annealing",
     "CISPO": "objectives.cispo",
+    "GapWeighted": "objectives.gap_weighted",
     "GSPO": "objectives.gspo",
     "Objective": "objectives.objective",
     "RolloutTokens": "objectives.objective",
@@ -145,6 +148,7 @@ _HOMES = {
     "evaluate": "training.functions",
     "fit": "training.functions",
     "roll_out": "training.functions",
+    "MatchedNorm": "training.matched_norm",
     "PACTModule": "training.pact_module",
     "PolicyModule": "training.policy_module",
     "RolloutDataModule": "training.rollout_datamodule",

@@ -8,7 +8,7 @@ import numpy as np
 
 from pact_lightning.compare.results import Cell, Setting
 from pact_lightning.compare.statistics import Interval, mean_interval
-from pact_lightning.compare.tables import curve_of, methods_of, regimes_of, scores_after, settings_of, steps_of
+from pact_lightning.compare.tables import curve_of, methods_of, regimes_of, scores_after, settings_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,7 @@ def draw(cells: Sequence[Cell], metric: str, against: str, folder: Path) -> list
         for setting in settings_of([cell for cell in cells if cell.regime == regime])
     ]
     written = []
-    curves = [panel for panel in panels if len(steps_of(panel[2], panel[1])) > 1]
+    curves = [panel for panel in panels if any(len(cell.curve(panel[1])) > 1 for cell in panel[2])]
     for name, shown, draw_panel in ((CURVES, curves, _draw_curves), (SCORES, panels, _draw_bars)):
         if not shown:
             continue

@@ -104,6 +104,16 @@ class Cell:
         """Return the scores of the validation after optimiser steps of its own; 0 is before training."""
         return next((each for each in self.evaluations if each.setting == setting and each.steps == steps), None)
 
+    def curve(self, setting: Setting) -> dict[int, Evaluation]:
+        """Return the validations within the fit, and one after it, by optimiser steps with those of earlier runs."""
+        found = [each for each in self.evaluations if each.setting == setting]
+        if all(each.steps is None for each in found):
+            return {}
+        found.sort(key=lambda each: each.steps is None)  # the one after the fit counts at its end
+        steps = [self.cost.steps if each.steps is None else self.cost_before.steps + each.steps for each in found]
+        points = dict(zip(steps, found, strict=True))
+        return {number: points[number] for number in sorted(points)}
+
 
 def _steps(evaluation: Evaluation) -> int:
     return evaluation.steps or 0

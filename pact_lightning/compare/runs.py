@@ -7,11 +7,19 @@ from typing import NamedTuple
 
 from pact_lightning.compare.pictures import draw
 from pact_lightning.compare.results import Cell, read_cost, read_evaluations
-from pact_lightning.compare.tables import COLUMNS, CURVE_COLUMNS, curve_rows, report, tidy_rows
+from pact_lightning.compare.tables import (
+    COLUMNS,
+    CURVE_COLUMNS,
+    RUN_COLUMNS,
+    curve_rows,
+    report,
+    run_rows,
+    tidy_rows,
+)
 from pact_lightning.utils.csv_rows import write_rows
 from pact_lightning.utils.files import whole_file
 
-TABLE, TIDY, CURVES = "comparison.md", "comparison.csv", "curves.csv"
+TABLE, TIDY, RUNS, CURVES = "comparison.md", "comparison.csv", "runs.csv", "curves.csv"
 
 
 class NamedRun(NamedTuple):
@@ -67,7 +75,7 @@ def read_runs(named: Sequence[str]) -> list[Cell]:
 
 
 def write_comparison(cells: Sequence[Cell], metric: str, against: str, folder: Path) -> list[Path]:
-    """Write the comparison: Markdown, two CSV files, and pictures.
+    """Write the comparison: Markdown, three CSV files, and pictures.
 
     Args:
         cells: The runs.
@@ -85,5 +93,6 @@ def write_comparison(cells: Sequence[Cell], metric: str, against: str, folder: P
     with whole_file(folder / TABLE) as file:
         file.write(report(cells, metric, against))
     write_rows(folder / TIDY, list(tidy_rows(cells)), COLUMNS)
+    write_rows(folder / RUNS, list(run_rows(cells)), RUN_COLUMNS)
     write_rows(folder / CURVES, list(curve_rows(cells)), CURVE_COLUMNS)
     return draw(cells, metric, against, folder)

@@ -7,11 +7,10 @@ from typing import NamedTuple
 from pact_lightning.compare.results import Cell, Evaluation, Setting
 from pact_lightning.compare.statistics import Interval, Scores, mean_interval, paired_difference
 
-COLUMNS = (
-    *("method", "regime", "seed", "split", "temperature", "metric", "value"),
-    *("tokens", "steps", "seconds", "commit", "machine", "command"),
-)
+COLUMNS = ("method", "regime", "seed", "split", "temperature", "metric", "value", "tokens", "steps", "commit")
 """Columns of :func:`tidy_rows`."""
+RUN_COLUMNS = ("method", "regime", "seed", "tokens", "steps", "seconds", "commit", "machine", "command")
+"""Columns of :func:`run_rows`; a command is as long as all else."""
 CURVE_COLUMNS = ("method", "regime", "seed", "split", "temperature", "steps", "metric", "value")
 """Columns of :func:`curve_rows`."""
 FEW_SEEDS = 5
@@ -54,21 +53,14 @@ def curve_of(
     """Return a method's learning curve: scores by seed and task, by optimiser steps with those of earlier runs."""
     points: dict[int, dict[int, dict[str, float]]] = {}
     for cell in cells:
-        for each in cell.evaluations if cell.method == method else ():
-            if each.setting == setting and each.steps is not None and each.scores.get(metric):
-                steps = cell.cost_before.steps + each.steps
+        for steps, each in cell.curve(setting).items() if cell.method == method else ():
+            if each.scores.get(metric):
                 points.setdefault(steps, {})[cell.seed] = dict(each.scores[metric])
     return dict(sorted(points.items()))
 
 
 def _of_metric(found: dict[int, Evaluation | None], metric: str) -> dict[int, dict[str, float]]:
     return {seed: dict(each.scores[metric]) for seed, each in found.items() if each and each.scores.get(metric)}
-
-
-def steps_of(cells: Sequence[Cell], setting: Setting) -> list[int]:
-    """Return after how many of their own optimiser steps the fits were validated in a setting."""
-    steps = {each.steps for cell in cells for each in cell.evaluations if each.setting == setting}
-    return sorted(number for number in steps if number is not None)
 
 
 def report(cells: Sequence[Cell], metric: str, against: str) -> str:
@@ -266,26 +258,37 @@ def tidy_rows(cells: Sequence[Cell]) -> Iterator[dict[str, str]]:
                     "value": repr(fmean(scores.values())),
                     "tokens": str(cell.cost.tokens),
                     "steps": str(cell.cost.steps),
-                    "seconds": f"{cell.cost.seconds:.1f}",
-                    **cell.facts,
+                    "commit": cell.facts.get("commit", ""),
                 }
 
 
+def run_rows(cells: Sequence[Cell]) -> Iterator[dict[str, str]]:
+    """Yield a row for each run: what it took, and how and where it was made."""
+    for cell in sorted(cells, key=_place):
+        cost = {
+            "tokens": str(cell.cost.tokens),
+            "steps": str(cell.cost.steps),
+            "seconds": f"{cell.cost.seconds:.1f}",
+        }
+        yield {**_run(cell), **cost, **cell.facts}
+
+
 def curve_rows(cells: Sequence[Cell]) -> Iterator[dict[str, str]]:
-    """Yield a row for each metric of each validation within a fit."""
+    """Yield a row for each metric of each point of a learning curve."""
     for cell in sorted(cells, key=_place):
         for setting in settings_of([cell]):
-            for steps in steps_of([cell], setting):
-                found = cell.at(setting, steps)
-                for metric, scores in sorted(found.scores.items() if found else ()):
-                    shown = str(cell.cost_before.steps + steps)
-                    value = {"steps": shown, "metric": metric, "value": repr(fmean(scores.values()))}
+            for steps, found in cell.curve(setting).items():
+                for metric, scores in sorted(found.scores.items()):
+                    value = {"steps": str(steps), "metric": metric, "value": repr(fmean(scores.values()))}
                     yield _common(cell, setting) | value
 
 
 def _common(cell: Cell, setting: Setting) -> dict[str, str]:
-    own = {"method": cell.method, "regime": cell.regime, "seed": str(cell.seed)}
-    return own | {"split": setting.split, "temperature": f"{setting.temperature:g}"}
+    return _run(cell) | {"split": setting.split, "temperature": f"{setting.temperature:g}"}
+
+
+def _run(cell: Cell) -> dict[str, str]:
+    return {"method": cell.method, "regime": cell.regime, "seed": str(cell.seed)}
 
 
 def _place(cell: Cell) -> tuple[str, str, int]:

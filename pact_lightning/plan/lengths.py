@@ -13,6 +13,8 @@ from pact_lightning.policy.packing import PREFIX, Block, Pack, PackingMode, pack
 
 TraceLayout = Literal["shared", "branch", "apart"]
 """Place of a trace in a prompt's blocks; see :func:`pact_lightning.update.layout.lay_out`."""
+Context = Literal["trace", "prompt"]
+"""Context of rollouts that were sampled with the trace in their prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class StepShape:
         packing: Packing mode.
         trace_layout: Place of the trace.
         read_trace: Whether there is an SFT term.
+        off_spec_rollouts: Of these rollouts, those that were sampled with the trace in their prompt.
+        off_spec_contexts: Contexts in which they are scored.
     """
 
     prompts: int
@@ -74,6 +78,8 @@ class StepShape:
     packing: PackingMode
     trace_layout: TraceLayout = "shared"
     read_trace: bool = True
+    off_spec_rollouts: int = 0
+    off_spec_contexts: tuple[Context, ...] = ("trace",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +111,13 @@ def step_packs(step: StepShape, lengths: Lengths) -> list[PlannedPack]:
         return np.fromiter(islice(fresh, length), dtype=np.int64, count=length)
 
     def add(prefix: npt.NDArray[np.int64], branches: list[tuple[int, int]], read_prefix: int = 0) -> None:
+        if not branches and not read_prefix:
+            return
         blocks.append(Block(prefix, [ids(length) for length, _ in branches], read_prefix=read_prefix > 0))
         sampled.append({PREFIX: read_prefix} | {n: scored for n, (_, scored) in enumerate(branches)})
 
-    rollouts = [(lengths.trajectory, lengths.sampled)] * step.rollouts
+    off_spec = [(lengths.trajectory, lengths.sampled)] * (step.off_spec_rollouts if lengths.trace else 0)
+    rollouts = [(lengths.trajectory, lengths.sampled)] * (step.rollouts - len(off_spec))
     trace = [(lengths.trace, lengths.trace)]
 
     def new_prompt() -> npt.NDArray[np.int64]:
@@ -127,6 +136,8 @@ def step_packs(step: StepShape, lengths: Lengths) -> list[PlannedPack]:
             add(np.concatenate([prompt, ids(lengths.trace)]), rollouts)
             if step.read_trace:  # how much of the prompt stands before the quoted trace is not known here
                 add(new_prompt(), trace)
+        for context in step.off_spec_contexts if off_spec else ():
+            add(np.concatenate([new_prompt(), ids(lengths.trace)]) if context == "trace" else prompt, off_spec)
     packs = pack_blocks(blocks, step.max_tokens, step.packing)
     return [
         PlannedPack(pack, [_last(len(read.targets), sampled[read.block][read.branch]) for read in pack.reads])

@@ -6,11 +6,12 @@ behind the code.
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 
 from pact_lightning.plan.lengths import PlannedPack
 from pact_lightning.plan.meta_device import AttentionKernels, LiveBytes, PlannedAttention, run_backward
@@ -109,12 +110,14 @@ class ScoringConfig:
         with_entropy: Whether there is an entropy term.
         with_reference: Whether there is a KL term.
         attention: Attention of packed rows.
+        other_tokens: Tokens of a step whose hidden states in the other context are kept for a divergence; 0 for none.
     """
 
     head_chunk: int
     with_entropy: bool
     with_reference: bool
     attention: AttentionPath = "auto"
+    other_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +166,13 @@ def update_bytes(
             "with_entropy": config.with_entropy,
             "attention": PlannedAttention(config.attention, device_type),
         }
-        scores = token_logprobs(skeleton, planned.pack, **settings)
+        against = _kept_states(skeleton, planned, config.other_tokens)
+        scores = token_logprobs(skeleton, planned.pack, **settings, against=against)
         loss = torch.stack([score.logp.sum() for score in scores]).sum()
         if config.with_entropy:
             loss = loss + torch.stack([score.entropy.sum() for score in scores if score.entropy is not None]).sum()
+        if against is not None:
+            loss = loss + torch.stack([score.kl.sum() for score in scores if score.kl is not None]).sum()
         saved = live.now - before
         if config.with_reference:
             frozen_copy = None if isinstance(skeleton, PeftModel) else skeleton
@@ -180,6 +186,17 @@ def update_bytes(
     for weight in trained:
         weight.grad = None
     return UpdateBytes(saved, peak - saved, step)
+
+
+def _kept_states(skeleton: nn.Module, planned: PlannedPack, tokens: int) -> list[Tensor | None] | None:
+    """Make the hidden states that a step keeps of another context, and return the share of a pack's reads."""
+    if not tokens:
+        return None
+    source: Any = skeleton
+    embedding = source.get_input_embeddings().weight
+    kept = torch.empty(max(tokens, planned.head_tokens), embedding.shape[1], dtype=embedding.dtype, device="meta")
+    counts = [int(mask.sum()) for mask in planned.masks]
+    return [kept[end - count : end] for end, count in zip(accumulate(counts), counts, strict=True)]
 
 
 def _step_bytes(live: LiveBytes, trained: list[nn.Parameter], device_type: str) -> int:

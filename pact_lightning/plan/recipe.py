@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
-from pact_lightning.plan.lengths import Lengths, TraceLayout
+from pact_lightning.objectives.objective import Objective
+from pact_lightning.plan.lengths import Context, Lengths, TraceLayout
 from pact_lightning.policy.attention.choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig, policy_positions, with_start
 from pact_lightning.policy.packing import PackingMode
+from pact_lightning.utils.imports import import_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,10 @@ class Recipe:
         with_old: Whether ``pi_old`` is taken.
         with_correction: Whether rollouts scored under their trace are scored by the prompt alone as well, for
             ``importance_cap``.
+        with_gap: Whether the objective needs rollouts with a trace scored in their other context too.
+        with_divergence: Whether it needs the divergence of the two over the whole vocabulary.
+        off_spec_rollouts: Rollouts of a prompt that are sampled with its trace in their prompt.
+        off_spec_contexts: Contexts in which these are scored.
         prompts_per_phase: Of the data, shared by the processes.
         prompts_per_step: Of the data, shared by the processes.
         rollouts_per_prompt: Of the data.
@@ -66,6 +72,10 @@ class Recipe:
     with_entropy: bool
     with_old: bool
     with_correction: bool
+    with_gap: bool
+    with_divergence: bool
+    off_spec_rollouts: int
+    off_spec_contexts: tuple[Context, ...]
     prompts_per_phase: int
     prompts_per_step: int
     rollouts_per_prompt: int
@@ -83,7 +93,8 @@ class Recipe:
     @property
     def uses_traces(self) -> bool:
         """``True`` if any forward runs an expert trace."""
-        return self.anchor_probability < 1 and (self.trace_layout != "branch" or self.with_sft)
+        scored = self.trace_layout != "branch" or self.with_sft or self.with_gap
+        return self.off_spec_rollouts > 0 or (self.anchor_probability < 1 and scored)
 
     @property
     def steps(self) -> int:
@@ -129,6 +140,9 @@ def recipe_of(
     coefficients, limits = model["coefficients"], data["limits"]
     sampler = (model["sampler"] or {}).get("class_path", "")
     capped = bool(sampler) if model["importance_cap"] == "auto" else model["importance_cap"] is not None
+    objective = _objective(model["objective"])
+    off_spec = round(data["off_spec_share"] * data["rollouts_per_prompt"])
+    apart = off_spec > 0 and objective.off_spec_contexts != ("trace",)  # its ratio's denominator is in another context
     policy = with_start(PolicyConfig(**{field.name: model["policy"][field.name] for field in fields(PolicyConfig)}))
     return Recipe(
         policy=policy,
@@ -145,8 +159,12 @@ def recipe_of(
         with_sft=coefficients["sft"] > 0,
         with_kl=coefficients["kl"] > 0,
         with_entropy=coefficients["entropy"] > 0,
-        with_old=data["prompts_per_phase"] > data["prompts_per_step"] or model["ratio_context"] == "cross",
+        with_old=data["prompts_per_phase"] > data["prompts_per_step"] or model["ratio_context"] == "cross" or apart,
         with_correction=capped and model["ratio_context"] == "trace",
+        with_gap=objective.needs_gap or objective.needs_divergence,
+        with_divergence=objective.needs_divergence,
+        off_spec_rollouts=off_spec,
+        off_spec_contexts=objective.off_spec_contexts,
         prompts_per_phase=max(1, data["prompts_per_phase"] // processes),
         prompts_per_step=max(1, data["prompts_per_step"] // processes),
         rollouts_per_prompt=data["rollouts_per_prompt"],
@@ -161,6 +179,14 @@ def recipe_of(
         processes=processes,
         device_type=device_type or _device_type(trainer["accelerator"]),
     )
+
+
+def _objective(given: Mapping[str, Any] | None) -> Objective:
+    """Make the objective, which is no more than its settings."""
+    if given is None:
+        return Objective()
+    found: Objective = import_path(given["class_path"], "model.objective")(**given.get("init_args", {}))
+    return found
 
 
 def _trace_layout(ratio_context: str, template: str) -> TraceLayout:

@@ -1,11 +1,21 @@
 """Plan of a run: its memory at the two fullest moments, and the passes of a phase."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-from pact_lightning.plan.lengths import Decoding, Lengths, Passes, PlannedPack, StepShape, fullest, step_packs
+from pact_lightning.plan.lengths import (
+    Context,
+    Decoding,
+    Lengths,
+    Passes,
+    PlannedPack,
+    StepShape,
+    TraceLayout,
+    fullest,
+    step_packs,
+)
 from pact_lightning.plan.memory import (
     RolloutBytes,
     RolloutShape,
@@ -130,6 +140,9 @@ def _passes(
     sampled_pairs = round(pairs * lengths.sampled / lengths.trajectory)
     prefill = Work(prompts * lengths.prompt, prompts, prompts * causal_pairs(lengths.prompt))
     prefill += Work(observed, 0, pairs - sampled_pairs)
+    if recipe.off_spec_rollouts and lengths.trace:  # their prompt is another one, with the trace in it
+        longer = lengths.prompt + lengths.trace
+        prefill += Work(prompts * longer, prompts, prompts * causal_pairs(longer))
     update = _work(packs)
     forwards, tokens = steps * len(packs), steps * update.tokens
     passes = [
@@ -137,11 +150,20 @@ def _passes(
         Passes("decode", decoding.steps, sampled, count.forward(Work(sampled, sampled, sampled_pairs))),
     ]
     if recipe.with_old:
-        passes.append(Passes("old", forwards, tokens, steps * count.forward(update)))
+        sampled_in = planned_packs(replace(recipe, off_spec_contexts=("trace",)), lengths)
+        old = _work(sampled_in)
+        passes.append(Passes("old", steps * len(sampled_in), steps * old.tokens, steps * count.forward(old)))
     if recipe.with_correction and recipe.privileged_prompts:
         alone = step_packs(_step(recipe, prompts=steps * recipe.privileged_prompts, privileged=0), lengths)
         by_prompt = _work(alone)
         passes.append(Passes("old, prompt only", len(alone), by_prompt.tokens, count.forward(by_prompt)))
+    if recipe.with_gap and (others := _in_other_context(recipe, lengths)):
+        other = _work(others)
+        passes.append(Passes("other context", steps * len(others), steps * other.tokens, steps * count.forward(other)))
+        if recipe.with_divergence:  # the head once more in either context, and back through the policy's
+            head = Work(0, other.head_tokens)
+            flops = 2 * count.forward(head) + count.backward(head)
+            passes.append(Passes("divergence", 0, steps * other.head_tokens, steps * flops))
     if recipe.with_kl:
         passes.append(Passes("reference", forwards, tokens, steps * count.forward(update, with_adapter=False)))
     passes.append(Passes("forward", forwards, tokens, steps * count.forward(update)))
@@ -167,6 +189,19 @@ def planned_packs(recipe: Recipe, lengths: Lengths) -> list[PlannedPack]:
     return step_packs(step, lengths)
 
 
+def _in_other_context(recipe: Recipe, lengths: Lengths) -> list[PlannedPack]:
+    """Pack the rollouts that have a trace in the context that an optimiser step does not score them in."""
+    if not lengths.trace:
+        return []
+    layout: TraceLayout = "apart" if recipe.trace_layout == "branch" else "branch"
+    swapped: tuple[Context, ...] = tuple("prompt" if own == "trace" else "trace" for own in recipe.off_spec_contexts)
+    off_spec, privileged, prompts = recipe.off_spec_rollouts, recipe.privileged_prompts, recipe.prompts_per_step
+    step = replace(_step(recipe, prompts=privileged, privileged=privileged), trace_layout=layout, read_trace=False)
+    on_spec = replace(step, rollouts=step.rollouts - off_spec, off_spec_rollouts=0)
+    others = replace(step, prompts=prompts, rollouts=off_spec, off_spec_contexts=swapped)
+    return [*step_packs(on_spec, lengths), *step_packs(others, lengths)]
+
+
 def _step(recipe: Recipe, *, prompts: int, privileged: int) -> StepShape:
     return StepShape(
         prompts=prompts,
@@ -176,6 +211,8 @@ def _step(recipe: Recipe, *, prompts: int, privileged: int) -> StepShape:
         packing=recipe.packing,
         trace_layout=recipe.trace_layout,
         read_trace=recipe.with_sft,
+        off_spec_rollouts=recipe.off_spec_rollouts,
+        off_spec_contexts=recipe.off_spec_contexts,
     )
 
 
@@ -183,7 +220,8 @@ def run_memory(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, packs: lis
     """Return the most memory that a run takes, given the packs of its optimiser steps."""
     several = len(packs) > 1
     largest = fullest(packs)
-    scoring = ScoringConfig(recipe.head_chunk, recipe.with_entropy, recipe.with_kl, recipe.attention)
+    kept = _work(_in_other_context(recipe, lengths)).head_tokens if recipe.with_divergence else 0
+    scoring = ScoringConfig(recipe.head_chunk, recipe.with_entropy, recipe.with_kl, recipe.attention, kept)
     return RunMemory(
         standing=standing_bytes(
             skeleton, recipe.policy.adapter, needs_reference=recipe.with_kl, optimizer_bits=recipe.optimizer_bits
@@ -212,7 +250,7 @@ def rollout_shape(recipe: Recipe, lengths: Lengths) -> RolloutShape:
     """Return the size of a batch of rollouts of a recipe."""
     return RolloutShape(
         rows=min(recipe.rows, recipe.prompts_per_phase * recipe.rollouts_per_prompt),
-        prompt=lengths.prompt,
+        prompt=lengths.prompt + (lengths.trace if recipe.off_spec_rollouts else 0),
         turn=min(recipe.max_new_tokens_per_turn, ROOM_AHEAD, lengths.trajectory),
         trajectory=lengths.trajectory,
         prefill_tokens=recipe.prefill_tokens,

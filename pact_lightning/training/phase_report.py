@@ -76,8 +76,8 @@ class PhaseReport:
     def write(self, groups: Sequence[Group]) -> None:
         """Write the trajectories of a phase to ``trajectories/``.
 
-        With their rewards and advantages, and whether they solved their tasks. Those of prompts that others have replaced
-        say so, and those that were sampled with a trace in their prompt.
+        With their rewards and advantages, and whether they solved their tasks. Those of prompts that others have
+        replaced say so, and those that were sampled with a trace in their prompt.
 
         Args:
             groups: This process's groups of the phase.

@@ -87,6 +87,9 @@ def test_the_table_of_two_runs(folder, tmp_path, capsys):
     assert (rows[0]["metric"], rows[0]["value"]) == ("answer_correct", "0.0")
     assert [row["value"] for row in rows if row["method"] == "pact"] == ["1.0", "3.0", "0.75", "2.25"]
     assert (rows[2]["tokens"], rows[2]["steps"]) == ("320", "4")
+    with (output / "runs.csv").open() as file:
+        runs = [(row["method"], row["tokens"], row["steps"], row["seconds"]) for row in csv.DictReader(file)]
+    assert runs == [("grpo", "0", "0", "0.0"), ("pact", "320", "4", "11.0")]
     assert len((output / "curves.csv").read_text().splitlines()) == 1 + 2 * (4 + 2)
 
 
@@ -193,6 +196,10 @@ def test_a_run_that_goes_on_has_the_budget_and_the_steps_of_both():
     assert (
         "sft_then_rl begins from sft's runs, which made 8 of its optimiser steps and sampled 0 of its tokens." in text
     )
+    made = chained()
+    made[1].evaluations.append(Evaluation(GREEDY, None, {"calls": {"a": 99.0}}))  # after the fit, in its setting
+    assert list(made[1].curve(GREEDY)) == [8, 10, 12]
+    assert made[1].curve(GREEDY)[12].scores["calls"] == {"a": 99.0}
     assert "Unequal budget: sft_then_rl made 12 optimiser steps, sft 8." in text
     assert {row["steps"] for row in curve_rows(chained()) if row["method"] == "sft_then_rl"} == {"8", "10", "12"}
 
@@ -218,5 +225,5 @@ def test_without_matplotlib_the_tables_are_there_and_a_line_says_what_is_missing
     main(["compare", str(folder), "--output", str(folder / "out")])
     assert "pip install 'pact-lightning[pictures]'" in capsys.readouterr().err
     assert sorted(path.name for path in (folder / "out").iterdir()) == [
-        "comparison.csv", "comparison.md", "curves.csv",
+        "comparison.csv", "comparison.md", "curves.csv", "runs.csv",
     ]  # fmt: skip
