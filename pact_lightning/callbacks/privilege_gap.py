@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pact_lightning.credit.group import Group
 from pact_lightning.dialogue.text_codec import TextCodec
-from pact_lightning.policy.logprobs import LogProbs
+from pact_lightning.policy.divergence import chunked_kl
+from pact_lightning.policy.logprobs import LogProbs, decoder_and_head
 from pact_lightning.policy.packing import PREFIX, Block, pack_blocks
 from pact_lightning.policy.sharding import score_pack
 from pact_lightning.types.trajectory import POLICY_COMPONENTS, Component, Trajectory
@@ -24,14 +25,16 @@ class PrivilegeGap(pl.Callback):
     """Callback that scores some prompts' rollouts under ``x`` and under ``c^h``, and logs how they differ [D].
 
     It costs two forwards without gradient for each measured prompt: one under ``x``, with the rollouts and the trace
-    behind it, one under ``c^h``. Training itself is the same with and without it. It looks at the first prompts of a
-    phase's first optimiser step that have a trace, so by the weights that sampled the rollouts.
+    behind it, one under ``c^h``. With ``exact`` the head runs four times more over the rollouts' tokens, whose hidden
+    states in both contexts are kept meanwhile. Training itself is the same with and without it. It looks at the first
+    prompts of a phase's first optimiser step that have a trace, so by the weights that sampled the rollouts.
 
     With ``D = log pi(tau | c^h) - log pi(tau | x)`` of each policy token, ``metrics.csv`` gets, as ``privilege/...``:
 
     ``gap``, ``gap_{component}``, ``gap_turn_{t}``: mean of ``D`` in nats, of all tokens, by component and by turn.
     ``kl``: ``KL(pi(. | c^h) || pi(. | x))`` per token, estimated from the tokens sampled under ``x`` by
     ``r log r - r + 1`` with ``r = exp(D)``; ``kl_reverse``: ``KL(pi(. | x) || pi(. | c^h))``, by ``r - 1 - log r``.
+    ``kl_exact``, ``kl_reverse_exact``: with ``exact``, the same two over the whole vocabulary at each sampled token.
     ``entropy_prompt``, ``entropy_trace``: entropy in nats per token under either context.
     ``trace_logp``: ``log pi(h* | x)``, ``rollout_logp_trace``: ``log pi(tau | x, h*)``, ``rollout_logp_prompt``:
     ``log pi(tau | x)``: sums over the policy's tokens, mean over traces or rollouts.
@@ -43,6 +46,7 @@ class PrivilegeGap(pl.Callback):
         prompts: Most prompts of a measurement; no more than an optimiser step has.
         tokens: Write each token's id, text, component, turn and log-probabilities to
             ``trajectories/privilege-NNNN.jsonl`` too; `pact-lightning report` shows them.
+        exact: Compute both divergences over the whole vocabulary too.
 
     Raises:
         ValueError: A count is below 1.
@@ -58,12 +62,15 @@ class PrivilegeGap(pl.Callback):
     )
     """Those of every run; turns and control tokens depend on what is sampled."""
 
-    def __init__(self, every_n_phases: int = 1, prompts: int = 4, tokens: bool = False) -> None:
+    def __init__(self, every_n_phases: int = 1, prompts: int = 4, tokens: bool = False, *, exact: bool = False) -> None:
         if every_n_phases < 1 or prompts < 1:
             raise ValueError("PrivilegeGap counts phases and prompts; set every_n_phases and prompts to at least 1")
         self.every_n_phases = every_n_phases
         self.prompts = prompts
         self.tokens = tokens
+        self.exact = exact
+        if exact:
+            self.metric_names = self.metric_names | {"privilege/kl_exact", "privilege/kl_reverse_exact"}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a module without privileged contexts.
@@ -94,7 +101,7 @@ class PrivilegeGap(pl.Callback):
         was_training = pl_module.model.training
         pl_module.model.eval()
         for group in groups[: self.prompts]:
-            records += _measure(pl_module, group, sums)
+            records += _measure(pl_module, group, sums, exact=self.exact)
         pl_module.model.train(was_training)
         found = sum_over_processes(trainer, sums)
         figures = figures_of(found)
@@ -115,7 +122,7 @@ def figures_of(sums: dict[str, float]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _measure(module: Any, group: Group, sums: dict[str, float]) -> list[dict[str, Any]]:
+def _measure(module: Any, group: Group, sums: dict[str, float], *, exact: bool) -> list[dict[str, Any]]:
     """Add a prompt's sums, and return a record of each of its rollouts."""
     rows = [trajectory.ids() for trajectory in group.trajectories]
     assert group.task.trace is not None
@@ -128,17 +135,30 @@ def _measure(module: Any, group: Group, sums: dict[str, float]) -> list[dict[str
     masks = [group.policy_mask(sample) for sample in range(len(rows))]
     temperatures = [group.temperature] * len(rows)
     *under_prompt, trace = _scores(
-        module, context.prompt, [*rows, context.target.ids], [*masks, of_trace], [*temperatures, 1.0]
+        module, context.prompt, [*rows, context.target.ids], [*masks, of_trace], [*temperatures, 1.0], keep_hidden=exact
     )
-    under_trace = _scores(module, context.ids, rows, masks, temperatures)
+    under_trace = _scores(module, context.ids, rows, masks, temperatures, keep_hidden=exact)
     _add(sums, "trace_logp", [float(trace.logp.cpu()[of_trace].sum())])
     records = []
     sampled = {int(token) for row in rows for token in row if module.renderer.codec.is_control(int(token))}
     control = {token: str(module.tokenizer.convert_ids_to_tokens(token)) for token in sorted(sampled)}
     for trajectory, mask, prompt, privileged in zip(group.trajectories, masks, under_prompt, under_trace, strict=True):
         add_rollout(sums, trajectory, mask, prompt=prompt, privileged=privileged, control=control)
+        if exact:
+            _add_exact(sums, module, prompt, privileged, group.temperature)
         records.append(_record(trajectory, mask, module.renderer.codec, prompt=prompt, privileged=privileged))
     return records
+
+
+def _add_exact(sums: dict[str, float], module: Any, prompt: LogProbs, privileged: LogProbs, temperature: float) -> None:
+    """Add the divergences of a rollout's tokens over the whole vocabulary."""
+    _, head = decoder_and_head(module.model)
+    assert prompt.hidden is not None
+    assert privileged.hidden is not None
+    both = {"kl_exact": (privileged.hidden, prompt.hidden), "kl_reverse_exact": (prompt.hidden, privileged.hidden)}
+    for name, (one, other) in both.items():
+        found = chunked_kl(one, other, head, temperature=temperature, chunk_size=module.head_chunk)
+        _add(sums, name, found.double().cpu().numpy())
 
 
 def _scores(
@@ -147,6 +167,8 @@ def _scores(
     rows: Sequence[npt.NDArray[np.int64]],
     masks: Sequence[Tensor],
     temperatures: Sequence[float],
+    *,
+    keep_hidden: bool,
 ) -> list[LogProbs]:
     """Score rows behind a prefix, each ``[R]``."""
     found: dict[int, LogProbs] = {}
@@ -160,6 +182,7 @@ def _scores(
             temperature=[temperatures[branch] for branch in reads],
             chunk_size=module.head_chunk,
             with_entropy=True,
+            keep_hidden=keep_hidden,
             attention=module.attention,
         )
         found |= zip(reads, scores, strict=True)

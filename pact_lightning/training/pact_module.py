@@ -49,20 +49,12 @@ from pact_lightning.training.phase_report import training_metric_names, warn_whe
 from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.update.context import ContextBuilder, TraceContext, TraceTemplate
 from pact_lightning.update.gradient import gather_gradient
-from pact_lightning.update.layout import (
-    RatioContext,
-    ScoringBlocks,
-    ScoringJob,
-    head_masks,
-    lay_out,
-    of_denominator,
-    of_prompt,
-)
+from pact_lightning.update.layout import RatioContext, ScoringBlocks, ScoringJob, head_masks, lay_out
 from pact_lightning.update.optimizer import OptimizerConfig
 from pact_lightning.update.performance import PhasePerformance, performance_line
 from pact_lightning.update.planning import JobPlanner
 from pact_lightning.update.prompt_loss import PromptLoss, ScoredRollout
-from pact_lightning.update.rollout_scores import RolloutScorer
+from pact_lightning.update.rollout_scores import RolloutScorer, of_denominator, of_prompt
 from pact_lightning.update.sampler_correction import ImportanceCap, SamplerCorrection, cap_in_force
 from pact_lightning.update.step_metrics import MAXIMA, step_counts, step_metrics
 from pact_lightning.utils.processes import sum_over_processes

@@ -64,18 +64,6 @@ class ScoringJob:
         return self.off_spec or self.context is None or self.ratio_context != "trace"
 
 
-def of_denominator(job: ScoringJob) -> ScoringJob:
-    """Return the scoring of the same rollouts in the context of the ratio's denominator."""
-    if job.off_spec:
-        return replace(job, ratio_context="trace", sft_weights=None)
-    return replace(job, context=None if job.ratio_context == "cross" else job.context, sft_weights=None)
-
-
-def of_prompt(job: ScoringJob) -> ScoringJob:
-    """Return the scoring of the same rollouts under the prompt alone."""
-    return replace(job, context=None, sft_weights=None)
-
-
 def in_other_context(job: ScoringJob) -> ScoringJob | None:
     """Return the scoring of the same rollouts in the context that the job does not score them in.
 

@@ -1,6 +1,7 @@
 """Log-probabilities of a batch's rollouts without gradient: under ``pi_old``, or in the other context."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import torch
@@ -21,6 +22,18 @@ class Score(Protocol):
     ) -> list[LogProbs]:
         """Score a pack; ``keep_hidden`` as in :func:`~pact_lightning.policy.logprobs.token_logprobs`."""
         ...
+
+
+def of_denominator(job: ScoringJob) -> ScoringJob:
+    """Return the scoring of the same rollouts in the context of the ratio's denominator."""
+    if job.off_spec:
+        return replace(job, ratio_context="trace", sft_weights=None)
+    return replace(job, context=None if job.ratio_context == "cross" else job.context, sft_weights=None)
+
+
+def of_prompt(job: ScoringJob) -> ScoringJob:
+    """Return the scoring of the same rollouts under the prompt alone."""
+    return replace(job, context=None, sft_weights=None)
 
 
 class RolloutScorer:

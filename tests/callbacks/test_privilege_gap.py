@@ -7,9 +7,10 @@ from collections import defaultdict
 import lightning.pytorch as pl
 import pytest
 import torch
-from hand_made import quiet_trainer
+from hand_made import FULL, Batches, hand_made_group, prepared, quiet_trainer
 from lightning.pytorch.loggers import CSVLogger
 from metrics_page import undocumented
+from plain_pact import RENDERER, Plain
 from small_run import POLICY, pact, sft
 
 from pact_lightning.callbacks.privilege_gap import PrivilegeGap, add_rollout, figures_of
@@ -112,6 +113,27 @@ def test_a_fit_logs_the_gap_and_trains_as_without_it(tmp_path):
         assert record["logp_prompt"] == pytest.approx(sampled.logps[record["task_id"], record["sample"]], abs=1e-4)
     assert row["entropy_prompt"] > 0
     assert any(name.startswith("share/<|") for name in row)
+
+
+def test_the_exact_divergence_is_that_of_plain_forwards_over_the_whole_vocabulary():
+    module = prepared(FULL, 0.02, head_chunk=7)
+    group = hand_made_group(RENDERER, 1, temperature=0.7)
+    callback = PrivilegeGap(exact=True)
+    quiet_trainer(max_epochs=1, callbacks=[callback]).fit(module, Batches([[group]]))
+    (logged,) = [row for row in module.logged if "privilege/kl" in row]
+    assert logged.keys() >= {"privilege/kl_exact", "privilege/kl_reverse_exact"}
+    assert callback.metric_names - PrivilegeGap.metric_names == {"privilege/kl_exact", "privilege/kl_reverse_exact"}
+    plain, forth, back = Plain(module, 0.7), [], []
+    with torch.no_grad():
+        for trajectory in group.trajectories:
+            ids, kept = trajectory.ids(), plain.of_policy(trajectory)
+            x = plain.distribution(plain.prompt(group), ids)[kept]
+            h = plain.distribution(plain.privileged(group), ids)[kept]
+            forth.append((h.exp() * (h - x)).sum(-1))
+            back.append((x.exp() * (x - h)).sum(-1))
+    assert logged["privilege/kl_exact"] == pytest.approx(float(torch.cat(forth).mean()), rel=1e-3)
+    assert logged["privilege/kl_reverse_exact"] == pytest.approx(float(torch.cat(back).mean()), rel=1e-3)
+    assert undocumented(logged) == []
 
 
 def test_a_module_without_privileged_contexts_is_refused(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from cli_recipe import recipe
 
-from pact_lightning.cli.compare_study import read_study
+from pact_lightning.cli.compare_study import _check_checkpoints, read_study
 from pact_lightning.cli.main import main
 from pact_lightning.compare.processes import run_cells, seconds_left
 from pact_lightning.compare.steps import CellPlan, Fields, Step, plan_cell
@@ -159,6 +159,18 @@ def test_the_studies_among_the_recipes_name_files_that_are_there():
             *(path for part in (*own.methods.values(), *own.regimes.values()) for path in part.overlays),
         ]
         assert [path for path in named if not (root / path).is_file()] == []
+
+
+def test_overlays_that_list_the_callbacks_anew_leave_a_checkpoint_that_a_cell_goes_on_from():
+    root = Path(__file__).resolve().parent.parent.parent
+    trainers = {
+        path.stem: (yaml.safe_load(path.read_text()) or {}).get("trainer", {})
+        for path in sorted((root / "recipes" / "methods").glob("*.yaml"))
+    }
+    replaced = {name: trainer for name, trainer in trainers.items() if "callbacks" in trainer}
+    assert {"sft", "adaprefix"} <= replaced.keys()
+    for name, trainer in replaced.items():
+        _check_checkpoints((name, ""), trainer)
 
 
 def cells_of(folder, *commands):

@@ -22,11 +22,13 @@ def public_classes(base):
 
 def names_of_the_package():
     names = set(SamplerCorrection(2.0).names)
-    for module, _ in (habits.pact(), small_run.sft()):
+    control = pact_lightning.MatchedNorm(policy=small_run.POLICY, ratio_context="prompt")
+    for module in (habits.pact()[0], small_run.sft()[0], control):
         module.trainer = quiet_trainer()
         names |= module.metric_names
     for callback in public_classes(pl.Callback):
         names |= set(getattr(callback, "metric_names", ()))
+    names |= pact_lightning.PrivilegeGap(exact=True).metric_names
     for objective in public_classes(Objective):
         names |= {f"train/{figure}" for figure in objective.figures}
     for metric in public_classes(RolloutMetric):

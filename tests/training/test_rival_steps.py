@@ -123,6 +123,19 @@ def test_the_callback_sets_the_mixture_of_every_step_and_a_resumed_run_has_the_s
     assert seen == pytest.approx([0.0, 0.8, 0.5])
 
 
+def test_a_mixture_decays_over_all_steps_of_the_run_where_no_other_length_is_given():
+    module = prepared(FULL, SHIFT, anchor_probability=0.0, ratio_context="prompt")
+    seen = []
+    module.accumulate_gradients = lambda *given: (
+        seen.append(module.mixture) or type(module).accumulate_gradients(module, *given)
+    )
+    callback = MixtureCallback(start=0.8, end=0.2, decay_steps=None)
+    quiet_trainer(max_epochs=-1, max_steps=2, callbacks=[callback]).fit(module, Batches([[group_of(1)]] * 3))
+    assert seen == pytest.approx([0.8, 0.5])
+    with pytest.raises(ValueError, match="MixtureCallback needs decay_steps"):
+        quiet_trainer(max_epochs=-1, callbacks=[callback]).fit(module, Batches([[group_of(1)]]))
+
+
 @pytest.mark.parametrize("with_rl", [True, False])
 def test_opsd_adds_the_whole_vocabularys_divergence_from_the_policy_under_the_trace(with_rl):
     settings = {"anchor_probability": 0.0, "coefficients": Coefficients(sft=0.0, kl=0.0, entropy=0.0)}
