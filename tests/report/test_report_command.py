@@ -117,7 +117,7 @@ def test_files_that_vanish_are_told_and_the_next_question_is_answered(server, mo
 
     monkeypatch.setattr(server._reader, "read", fail)
     response, body = ask(server, "/index.json")
-    assert (response.status, body) == (503, b"the run cannot be read just now: phase-0000.jsonl is gone\n")
+    assert (response.status, body) == (503, b"the run cannot be read right now: phase-0000.jsonl is gone\n")
     monkeypatch.undo()
     with socket.create_connection(server.server_address) as left:
         left.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
