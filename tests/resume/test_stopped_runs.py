@@ -91,7 +91,7 @@ def test_without_a_folder_for_checkpoints_the_path_is_told(tmp_path, monkeypatch
 
 
 def test_before_the_first_phase_nothing_is_saved(tmp_path, monkeypatch):
-    with pytest.raises(EnvironmentUnavailableError, match="Nothing had to be saved; run the command again when it is"):
+    with pytest.raises(EnvironmentUnavailableError, match="Nothing had to be saved; run the command again once it is"):
         fit(tmp_path, pact, Ends(monkeypatch))
     assert not list(tmp_path.rglob("*.ckpt"))
 
