@@ -222,19 +222,33 @@ def test_rollouts_ahead_of_the_update_are_of_the_weights_before_it(backend, tmp_
 
 def test_the_colocated_engine_samples_with_each_adapter_in_turn():
     """In a process of the other environment, through this package's own code there."""
-    paths = {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
-    run = subprocess.run(
-        [PYTHON, str(TESTS / "vllm_engine_run.py")],
-        env=os.environ | ENVIRONMENT | paths,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
-    reports = json.loads(run.stdout.splitlines()[-1])
+    reports = engine_run()
     for report in reports:
         print(f"engine: {report['own']:.1e} from its adapter, {report['other']:.1f} from the other one")
     assert [report["own"] < CLOSE for report in reports] == [True] * 4
     assert [report["other"] > 0.5 for report in reports] == [True] * 4
     assert reports[0]["ids"] == reports[3]["ids"], "the same adapter and seeds"
     assert len({str(report["ids"]) for report in reports}) == 3
+
+
+def test_the_engine_has_the_four_bit_base_of_the_trainer():
+    """The plugin and bitsandbytes must be there too; what is left is the rounding of bfloat16."""
+    if subprocess.run([PYTHON, "-c", "import vllm_bnb_plugin, bitsandbytes"], check=False).returncode:
+        pytest.skip("needs vllm-bnb-plugin and bitsandbytes beside PACT_VLLM_PYTHON")
+    same, unquantised = engine_run("nf4"), engine_run("16-bit")
+    print(f"QLoRA: {same['own']:.1e} with vLLM's base in NF4, {unquantised['own']:.1e} with it in 16 bits")
+    assert same["own"] < unquantised["own"] / 2
+
+
+def engine_run(*arguments):
+    """Run the engine in the other environment and return what it reports."""
+    paths = {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    run = subprocess.run(
+        [PYTHON, str(TESTS / "vllm_engine_run.py"), *arguments],
+        env=os.environ | ENVIRONMENT | paths,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    return json.loads(run.stdout.splitlines()[-1])

@@ -24,9 +24,9 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01, raising=False)
 
 
-def adapted(seed=0):
+def adapted(seed=0, config=LORA):
     """The bundled policy with an adapter that matters."""
-    model = load_policy(LORA).eval()
+    model = load_policy(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():

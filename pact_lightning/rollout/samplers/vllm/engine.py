@@ -4,44 +4,59 @@ import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from pact_lightning.policy.loading import PolicyConfig, policy_source
 from pact_lightning.rollout.samplers.base import LentPolicy, Sampler, SamplingConfig, TurnOutput, TurnRequest
+from pact_lightning.rollout.samplers.vllm.quantized_base import NF4_ARGUMENTS, check_nf4
 from pact_lightning.rollout.samplers.vllm.turns import VLLMTurns, check_has_adapter, saved_adapter
 
 
 class VLLMEngine:
     """vLLM engine beside the policy on the same GPU, made at the first rollouts and asleep between them.
 
-    Asleep (level 1) it has its weights in the machine's memory and no key-value cache, which leaves the GPU to the
-    training. On a CPU vLLM does not sleep. The base is loaded once; only the adapter is handed over, never merged.
+    Asleep it has its weights in the machine's memory and no key-value cache, which leaves the GPU to the training. On a
+    CPU vLLM does not sleep. The base is loaded once; only the adapter is handed over, never merged.
 
     Args:
-        base: Folder or hub id of the base to sample from, if it is not the policy's own ``model``. vLLM does not read
-            NF4: by default the base of a QLoRA is sampled in 16 bits (see ``docs/vllm.md``).
+        base: Folder or hub id of the base to sample from, if it is not the policy's own ``model``. It is taken as it
+            is, and not quantised.
+        quantize_base: Whether the base of a QLoRA is quantised to NF4 in vLLM too, as the trainer has it; ``False``
+            samples it in 16 bits. Of no effect with ``adapter: lora`` or a ``base``.
         gpu_memory_utilization: Share of the GPU's memory that vLLM may take while it is awake, beside the policy.
+        sleep_level: 1 sleeps between the rollouts; 0 stays awake, for a GPU with room for both. There is no level 2,
+            which throws the weights away: vLLM cannot load 4-bit ones again, and the adapter's base never changes.
         max_model_len: Most tokens of a dialogue, prompt included; ``None`` for the model's own limit.
         engine_args: Further arguments of ``vllm.LLM``.
 
     Raises:
         ImportError: vLLM is missing.
+        ValueError: There is no such level.
     """
 
     def __init__(
         self,
         *,
         base: str | None = None,
+        quantize_base: bool = True,
         gpu_memory_utilization: float = 0.4,
+        sleep_level: Literal[0, 1] = 1,
         max_model_len: int | None = None,
         engine_args: Mapping[str, Any] | None = None,
     ) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise ImportError("sampling by a vLLM engine needs vLLM: pip install 'pact-lightning[vllm]'")
+        if sleep_level not in (0, 1):
+            raise ValueError(
+                f"sampler.sleep_level must be 0 (awake) or 1 (weights in the machine's memory), not {sleep_level}: at "
+                "level 2 vLLM throws its weights away, and it cannot load 4-bit ones again"
+            )
         self.base = base
+        self.quantize_base = quantize_base
+        self.sleep_level = sleep_level
         self.gpu_memory_utilization = gpu_memory_utilization
         self.max_model_len = max_model_len
         self.engine_args = dict(engine_args or {})
@@ -51,7 +66,8 @@ class VLLMEngine:
         """Check that vLLM can sample from the policy.
 
         Raises:
-            ValueError: The policy has no adapter, or is a GGUF file.
+            ImportError: vLLM is too old for a 4-bit base, or its plugin is missing.
+            ValueError: The policy has no adapter, is a GGUF file, or its 4-bit base would differ in vLLM.
         """
         check_has_adapter(config)
         if config.gguf_file is not None and self.base is None:
@@ -59,6 +75,8 @@ class VLLMEngine:
                 f"the vLLM engine does not read the GGUF file {config.gguf_file}; save the model with save_pretrained, "
                 "and give that folder as model.policy.model"
             )
+        if self._in_nf4(config):
+            check_nf4(config)
 
     @contextmanager
     def lend(self, policy: LentPolicy, sampling: SamplingConfig) -> Iterator[Sampler]:
@@ -83,17 +101,21 @@ class VLLMEngine:
                     engine.remove_lora(version.number)
         finally:
             if self._sleeps:
-                self._llm.sleep(level=1)
+                self._llm.sleep(level=self.sleep_level)
 
     @property
     def _sleeps(self) -> bool:
-        return torch.cuda.is_available()
+        return self.sleep_level > 0 and torch.cuda.is_available()
 
-    def _make(self, config: PolicyConfig) -> Any:
-        # A second process would cost copies, and a killed run could leave it behind.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        from vllm import LLM
+    def _in_nf4(self, config: PolicyConfig) -> bool:
+        return config.adapter == "qlora" and self.quantize_base and self.base is None
 
+    def arguments(self, config: PolicyConfig) -> dict[str, Any]:
+        """Return the arguments of ``vllm.LLM`` for a policy.
+
+        Args:
+            config: Configuration of the policy.
+        """
         settings: dict[str, Any] = {
             "model": self.base or policy_source(config),
             "dtype": config.dtype,
@@ -106,8 +128,15 @@ class VLLMEngine:
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "enable_sleep_mode": self._sleeps,
         }
+        return settings | (NF4_ARGUMENTS if self._in_nf4(config) else {}) | self.engine_args
+
+    def _make(self, config: PolicyConfig) -> Any:
+        # A second process would cost copies, and a killed run could leave it behind.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        from vllm import LLM
+
         with isolate_rng():  # vLLM would seed the trainer's generators with its own seed
-            return LLM(**(settings | self.engine_args))
+            return LLM(**self.arguments(config))
 
 
 class _EngineSampler:

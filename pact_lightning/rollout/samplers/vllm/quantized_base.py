@@ -1,0 +1,67 @@
+"""Base of a QLoRA in vLLM: quantised as the trainer quantises it, or refused in a sentence.
+
+vLLM itself reads no bitsandbytes weights since 0.28; the plugin ``vllm-bnb-plugin`` does. While it loads a base in 16
+bits it quantises the linear layers below the head to NF4 with double quantisation, in blocks of 64, and multiplies in
+bfloat16. The trainer does the same (:func:`~pact_lightning.policy.loading.load_policy`), so both have the same weights.
+"""
+
+import importlib
+from importlib.metadata import entry_points
+
+import torch
+from packaging.version import Version
+
+from pact_lightning.policy.loading import PolicyConfig, compute_dtype, policy_source
+
+OLDEST_VLLM = Version("0.28")
+"""First vLLM that leaves bitsandbytes to the plugin, which is written for it."""
+
+NF4_ARGUMENTS = {"quantization": "bitsandbytes"}
+"""Arguments of ``vllm.LLM`` for it; the plugin knows no other 4-bit type than the trainer's, and no setting of it."""
+
+_OTHERWISE = "or set sampler.quantize_base to false, and the base is sampled in 16 bits (docs/vllm.md)"
+
+
+def check_nf4(config: PolicyConfig) -> None:
+    """Check that vLLM can have the very 4-bit base that a QLoRA is trained on.
+
+    Args:
+        config: Configuration of the policy.
+
+    Raises:
+        ImportError: vLLM is too old, or the plugin is missing.
+        ValueError: The plugin would quantise or compute otherwise than the trainer.
+    """
+    version: str = importlib.import_module("vllm").__version__
+    if Version(version) < OLDEST_VLLM:
+        raise ImportError(
+            f"a 4-bit base in vLLM needs vLLM {OLDEST_VLLM} or later, and this is {version}; upgrade it by "
+            f"pip install -U 'pact-lightning[vllm]', {_OTHERWISE}"
+        )
+    if not any(point.value.startswith("vllm_bnb_plugin") for point in entry_points(group="vllm.general_plugins")):
+        raise ImportError(
+            f"a 4-bit base in vLLM needs the package vllm-bnb-plugin: pip install 'pact-lightning[vllm]', {_OTHERWISE}"
+        )
+    dtype = compute_dtype(config)
+    if dtype is not torch.bfloat16:
+        raise ValueError(
+            f"vLLM computes on 4-bit weights in bfloat16, and model.policy.dtype is {config.dtype!r} "
+            f"({str(dtype).removeprefix('torch.')}); set it to 'bfloat16', {_OTHERWISE}"
+        )
+    if _has_experts(config):
+        raise ValueError(
+            "the trainer leaves the experts of this model in 16 bits, and vLLM would quantise them too, so the two "
+            f"would not agree; set adapter to 'lora', {_OTHERWISE}"
+        )
+
+
+def _has_experts(config: PolicyConfig) -> bool:
+    """Return whether the policy is a mixture of experts.
+
+    transformers keeps the experts of a layer in one tensor, which bitsandbytes does not quantise.
+    """
+    from transformers import AutoConfig
+
+    text = AutoConfig.from_pretrained(policy_source(config)).get_text_config()
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    return any((getattr(text, name, None) or 0) > 0 for name in names)
