@@ -129,7 +129,7 @@ def saved_config(folder, model_type="qwen3", **fields):
 
 def test_a_level_of_sleep_that_loses_the_weights_is_refused(installed):
     installed()
-    with pytest.raises(ValueError, match="sleep_level must be 0 .* or 1 .*, not 2"):
+    with pytest.raises(ValueError, match=r"sleep_level must be 0 .* or 1 .*, not 2"):
         VLLMEngine(sleep_level=2)
     assert not VLLMEngine(sleep_level=0).arguments(QLORA)["enable_sleep_mode"]
 
