@@ -286,7 +286,10 @@ def _check_fields(path: Path) -> None:
     Raises:
         ValueError: There is one.
     """
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError:  # the parser tells where
+        return
     for name, value in recipe.items() if isinstance(recipe, dict) else ():
         if value == {} and name not in TOP:
             raise ValueError(f"{path}: there is no field {name!r}{did_you_mean(str(name), TOP)}")

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from pact_lightning.dialogue.chat_template import package_template
 from pact_lightning.dialogue.renderer import Renderer
@@ -17,6 +15,9 @@ from pact_lightning.export.policy_renderer import renderer_of
 from pact_lightning.export.trained import TrainedPolicy
 from pact_lightning.policy.loading import PolicyConfig, load_tokenizer
 from pact_lightning.policy.saving import Form, check_form, save_policy
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 
 def write_export(trained: TrainedPolicy, folder: Path, form: Form, *, name: str | None = None) -> None:
@@ -57,7 +58,7 @@ def write_rest(trained: TrainedPolicy, folder: Path, form: CardForm, name: str) 
     model_card(trained, form, name).save(folder / "README.md")
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, renderer: Renderer, folder: Path) -> None:
+def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", renderer: Renderer, folder: Path) -> None:
     """Write the tokenizer with a chat template of the format that the policy was trained in.
 
     Of ChatML the tokenizer's own, where it has one, differs from it over several turns: most take earlier thinking
@@ -70,7 +71,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, renderer: Renderer, folde
     tokenizer.save_pretrained(folder)
 
 
-def generation_config(trained: TrainedPolicy, renderer: Renderer) -> GenerationConfig:
+def generation_config(trained: TrainedPolicy, renderer: Renderer) -> "GenerationConfig":
     """Make a config by which ``generate`` ends where a rollout ended, and samples as the policy was scored.
 
     The base's own may have a repetition penalty or a temperature that the policy was never trained or scored with [D].
@@ -82,6 +83,8 @@ def generation_config(trained: TrainedPolicy, renderer: Renderer) -> GenerationC
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     tokenizer = renderer.codec.tokenizer
     pad = tokenizer.pad_token_id
+    from transformers import GenerationConfig
+
     maker: Any = GenerationConfig  # untyped
     config: GenerationConfig = maker(
         bos_token_id=tokenizer.bos_token_id,

@@ -34,4 +34,4 @@ def test_an_environment_that_cannot_be_made_is_one_sentence(capsys):
     with pytest.raises(SystemExit) as ended:
         main([f"{__name__}.Ends"])
     assert ended.value.code == 2
-    assert capsys.readouterr().err == f"error: the environment '{__name__}.Ends' cannot be made: SystemExit: 0\n"
+    assert capsys.readouterr().err == f"error: the environment '{__name__}.Ends' cannot be created: SystemExit: 0\n"

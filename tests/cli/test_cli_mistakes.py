@@ -388,7 +388,7 @@ def test_an_object_in_a_checkpoint_is_named(tmp_path, refusal, verb, by_name):
 def test_a_fit_does_not_go_on_from_weights_alone(tmp_path, refusal, by_name):
     path = checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     sentence = refusal({}, "--ckpt_path", "last" if by_name else str(path))
-    assert f"{path} holds the weights alone" in sentence
+    assert f"{path} contains only the weights" in sentence
 
 
 def test_saving_weights_alone_is_refused(tmp_path, refusal):
@@ -406,4 +406,4 @@ def checkpoint(path, **parts):
 def test_a_source_without_tasks_is_named(tmp_path, refusal):
     path = tmp_path / "empty.jsonl"
     path.touch()
-    assert "the source of the train tasks, data.train, gives none" in refusal(jsonl(str(path)))
+    assert "the source of the train tasks, data.train, is empty" in refusal(jsonl(str(path)))

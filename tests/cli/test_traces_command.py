@@ -293,7 +293,7 @@ def test_an_annotator_is_named_by_import_path(folder, capsys):
     for arguments, sentence in (
         (("--annotator_class", "no.Such"), "the annotator 'no.Such' cannot be imported"),
         (("--annotator_class", "pathlib.PurePath"), "has no method `annotate`"),
-        (("--annotator_class", name, "--annotator_args", '{"a": 1}'), "cannot be made"),
+        (("--annotator_class", name, "--annotator_args", '{"a": 1}'), "cannot be created"),
         (("--annotator_args", "{}"), "given without annotator"),
     ):
         capsys.readouterr()

@@ -68,7 +68,7 @@ MISTAKES = {
     "properties that are a list": (with_parameters({"properties": []}), "properties must be an object of schemas"),
     "a snippet's syntax": (
         snippets("def x(:\n"),
-        "field `environment.init_args`: the environment of task 'other' cannot be made: ValueError: the code of the "
+        "field `environment.init_args`: the environment of task 'other' cannot be created: ValueError: the code of the "
         "tool 'birthplace_of' is not valid Python: invalid syntax (line 1)",
     ),
     "a snippet of a bomb's depth": (snippets("-" * 500_000 + "1"), "is not valid Python: it is nested too deeply"),
@@ -84,13 +84,13 @@ MISTAKES = {
     "no environment": (environment("plain_env.NoReset"), "has no method reset"),
     "an unknown argument": (
         environment("plain_env.Env", nope=1),
-        "the environment of task 'other' cannot be made: TypeError: Env.__init__() got an unexpected keyword argument",
+        "the environment of task 'other' cannot be created: TypeError: Env.__init__() got an unexpected keyword argument",
     ),
-    "an argument that raises": (environment("plain_env.Env", number=7), "cannot be made: KeyError: 'seven'"),
-    "an argument that exits": (environment("plain_env.Env", number=8), "cannot be made: SystemExit: 3"),
+    "an argument that raises": (environment("plain_env.Env", number=7), "cannot be created: KeyError: 'seven'"),
+    "an argument that exits": (environment("plain_env.Env", number=8), "cannot be created: SystemExit: 3"),
     "a wrong argument of a class used before": (
         environment("pact_lightning.BundledWorld", split="holiday", index=0),
-        "cannot be made: ValueError: the bundled world has no split 'holiday'",
+        "cannot be created: ValueError: the bundled world has no split 'holiday'",
     ),
 }
 

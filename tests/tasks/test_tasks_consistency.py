@@ -130,9 +130,9 @@ def test_leaks_and_tags_are_mistakes():
     ("arguments", "field", "problem"),
     [
         ({"class_path": "Nothing"}, "environment.class_path", "Nothing' cannot be imported: module "),
-        ({"broken": "init"}, "environment.init_args", "cannot be made: RuntimeError: no such shop"),
-        ({"x": 1}, "environment.init_args", "cannot be made: TypeError"),
-        ({"broken": "exit"}, "environment.init_args", "cannot be made: SystemExit: 3"),
+        ({"broken": "init"}, "environment.init_args", "cannot be created: RuntimeError: no such shop"),
+        ({"x": 1}, "environment.init_args", "cannot be created: TypeError"),
+        ({"broken": "exit"}, "environment.init_args", "cannot be created: SystemExit: 3"),
         ({"broken": "close"}, "environment.class_path", "close() of the environment "),
     ],
 )

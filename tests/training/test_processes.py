@@ -220,7 +220,7 @@ def test_processes_that_are_stopped_in_a_phase_go_on_as_if_nothing_had_been(undi
 
 
 def test_what_cannot_be_shared_is_told():
-    with pytest.raises(ValueError, match=r"data.batch_size \(3\) cannot be shared evenly by 2 processes"):
+    with pytest.raises(ValueError, match=r"data.batch_size \(3\) cannot be split evenly over 2 processes"):
         check_shares("data.batch_size", 3, 2)
 
 

@@ -96,7 +96,7 @@ def test_a_module_that_cannot_import_its_own_needs_is_told_with_them(tmp_path, m
 
 
 def test_arguments_that_a_class_does_not_take():
-    with pytest.raises(ValueError, match=r"the number 'fractions\.Fraction' cannot be made: .*colour"):
+    with pytest.raises(ValueError, match=r"the number 'fractions\.Fraction' cannot be created: .*colour"):
         make_object("fractions.Fraction", "number", {"colour": "red"})
 
 
