@@ -84,7 +84,7 @@ MISTAKES = {
     "no environment": (environment("plain_env.NoReset"), "has no method reset"),
     "an unknown argument": (
         environment("plain_env.Env", nope=1),
-        "the environment of task 'other' cannot be created: TypeError: Env.__init__() got an unexpected keyword argument",
+        "the environment of task 'other' cannot be created: TypeError: Env.__init__() got an unexpected keyword",
     ),
     "an argument that raises": (environment("plain_env.Env", number=7), "cannot be created: KeyError: 'seven'"),
     "an argument that exits": (environment("plain_env.Env", number=8), "cannot be created: SystemExit: 3"),

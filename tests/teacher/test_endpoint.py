@@ -130,7 +130,9 @@ def test_nobody_listens():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(EndpointError, match=r"cannot be reached.*is base_url correct, and is the server running\?") as failed:
+    with pytest.raises(
+        EndpointError, match=r"cannot be reached.*base_url correct, and is the server running\?"
+    ) as failed:
         ask(EndpointConfig("m", url, "", retries=0))
     assert not isinstance(failed.value, RequestFailedError)
 
