@@ -282,7 +282,7 @@ def test_a_task_s_tools_and_calls_are_checked_too():
     findings = check_environment(Good(), task(wrong, [offered[0], other, schema("fly")]))
     problems = {(f.where, f.severity): f.problem for f in findings}
     assert "the environment does not" in problems["fly", "error"]
-    assert "in other words" in problems["dice", "warning"]
+    assert "describe it differently" in problems["dice", "warning"]
     assert "reference call was answered by the error 'wrong call'" in problems["echo", "warning"]
 
 
