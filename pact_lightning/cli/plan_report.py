@@ -15,9 +15,9 @@ from pact_lightning.cli.plan_recipe import read_recipe
 from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
 from pact_lightning.plan.fitting import USABLE, Fit, largest_fit
 from pact_lightning.plan.lengths import Lengths
+from pact_lightning.plan.memory import row_cache_bytes
 from pact_lightning.plan.recipe import Recipe
 from pact_lightning.plan.run_plan import RunPlan, make_plan
-from pact_lightning.policy.attention.plan import AttentionShape
 from pact_lightning.policy.loading import policy_skeleton
 from pact_lightning.utils.text import counted
 
@@ -101,15 +101,12 @@ def _speed(own: argparse.Namespace, recipe: Recipe, skeleton: nn.Module) -> Spee
 
 
 def _seconds(plan: RunPlan, speed: Speed, skeleton: nn.Module) -> dict[str, float]:
-    source: Any = skeleton
-    shape = AttentionShape.of(skeleton)
-    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim  # keys and values
     return phase_seconds(
         plan.passes,
         plan.decoding,
         speed,
         weight_bytes=plan.memory.standing.weights + plan.memory.standing.adapter,
-        cache_bytes_per_token=per_token * source.get_input_embeddings().weight.element_size(),
+        cached_bytes=row_cache_bytes(skeleton, plan.decoding.cached, plan.recipe.device_type),
     )
 
 

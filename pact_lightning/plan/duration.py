@@ -52,7 +52,7 @@ def _per_second(run: Callable[[], object], device: torch.device) -> float:
 
 
 def phase_seconds(
-    passes: Sequence[Passes], decoding: Decoding, speed: Speed, *, weight_bytes: int, cache_bytes_per_token: int
+    passes: Sequence[Passes], decoding: Decoding, speed: Speed, *, weight_bytes: int, cached_bytes: int
 ) -> dict[str, float]:
     """Return the seconds of each pass if only products and reading took time: a lower bound.
 
@@ -64,9 +64,8 @@ def phase_seconds(
         decoding: Its decoding steps.
         speed: The device's speed.
         weight_bytes: Bytes of the policy's weights.
-        cache_bytes_per_token: Bytes of a token's keys and values in all layers.
+        cached_bytes: Bytes of the keys and values that a decoding step reads, of a row on average.
     """
     seconds = {one.name: one.flops / speed.flops for one in passes}
-    cached = decoding.rows * decoding.cached * cache_bytes_per_token
-    reading = decoding.steps * (weight_bytes + cached) / speed.bandwidth
+    reading = decoding.steps * (weight_bytes + decoding.rows * cached_bytes) / speed.bandwidth
     return seconds | {"decode": max(seconds["decode"], reading)}

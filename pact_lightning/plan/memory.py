@@ -5,6 +5,8 @@ bytes alive are counted while the real forward and backward passes run. There is
 behind the code.
 """
 
+import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -20,6 +22,7 @@ from pact_lightning.policy.attention.plan import AttentionShape
 from pact_lightning.policy.flops import FlopCount
 from pact_lightning.policy.loading import Adapter
 from pact_lightning.policy.logprobs import decoder_and_head, token_logprobs
+from pact_lightning.policy.own_attention import attends_by_plan
 from pact_lightning.policy.reference import reference_policy
 from pact_lightning.rollout.samplers.kv_cache import CachedPlan, KVCache
 
@@ -263,10 +266,63 @@ def rollout_bytes(skeleton: nn.Module, shape: RolloutShape, *, device_type: str)
         device_type: ``cpu`` or ``cuda``, for the attention kernels.
     """
     source: Any = skeleton
-    cache, growth = _cache_bytes(source, shape)
     vocabulary = source.get_output_embeddings().weight.shape[0]
     drawing = shape.rows * vocabulary * BYTES_PER_LOGIT
-    return RolloutBytes(cache, growth, _prefill_bytes(source, shape, device_type), drawing)
+    if attends_by_plan(decoder_and_head(skeleton)[0]):
+        cache, growth = _cache_bytes(source, shape)
+        return RolloutBytes(cache, growth, _prefill_bytes(source, shape, device_type), drawing)
+    cache, growth, _ = _own_row(source, shape.prompt + shape.trajectory, device_type)
+    _, _, prefill = _own_row(source, shape.prompt, device_type)  # one prompt at a time
+    return RolloutBytes(shape.rows * cache, growth, prefill, drawing)
+
+
+def row_cache_bytes(skeleton: nn.Module, tokens: int, device_type: str) -> int:
+    """Return the bytes of a rollout's keys and values, and of the states of linear attention.
+
+    Args:
+        skeleton: The policy on the meta device.
+        tokens: Tokens of the rollout, prompt included.
+        device_type: ``cpu`` or ``cuda``, for the attention kernels.
+    """
+    if not attends_by_plan(decoder_and_head(skeleton)[0]):
+        return _own_row(skeleton, tokens, device_type)[0]
+    source: Any = skeleton
+    shape = AttentionShape.of(skeleton)
+    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim
+    return tokens * per_token * source.get_input_embeddings().weight.element_size()
+
+
+def _own_row(skeleton: Any, tokens: int, device_type: str) -> tuple[int, int, int]:
+    """Run a row through a model that attends in its own way, with transformers' own cache.
+
+    A layer with a window keeps the window, one of linear attention a state of one size; transformers knows which.
+
+    Returns:
+        Bytes of the cache at the end, most bytes beside it while the last token runs, and most of the forward before.
+    """
+    decoder, _ = decoder_and_head(skeleton)
+    named = inspect.signature(type(decoder).forward).parameters  # transformers renames the argument
+    name = "past_key_values" if "past_key_values" in named else "cache"
+    run: Any = decoder
+    with torch.no_grad(), AttentionKernels(device_type), LiveBytes() as live:
+        live.hold([*skeleton.parameters(), *skeleton.buffers()])
+        live.mark()
+        before = live.now
+        ids = torch.zeros(1, max(tokens, 2), dtype=torch.long, device="meta")
+        cache = run(input_ids=ids[:, 1:], use_cache=True).past_key_values
+        prefill = live.peak - before
+        live.mark()
+        cache = run(input_ids=ids[:, :1], use_cache=True, **{name: cache}).past_key_values
+        held = sum(_tensor_bytes(vars(layer).values()) for layer in cache.layers)
+        return held, max(0, live.peak - before - held), prefill
+
+
+def _tensor_bytes(values: Iterable[Any]) -> int:
+    """Add up tensors, those in dictionaries included."""
+    return sum(
+        value.nbytes if isinstance(value, Tensor) else _tensor_bytes(value.values()) if isinstance(value, dict) else 0
+        for value in values
+    )
 
 
 def _cache_bytes(skeleton: Any, shape: RolloutShape) -> tuple[int, int]:

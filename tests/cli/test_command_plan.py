@@ -328,9 +328,9 @@ def test_decoding_takes_the_longer_of_reading_and_reckoning():
     passes = [Passes("decode", 10, 100, 10**9), Passes("forward", 1, 100, 10**9)]
     decoding = Decoding(steps=10, cached=100, rows=2)
     speed = Speed(flops=10**9, bandwidth=10**6, source="")
-    seconds = phase_seconds(passes, decoding, speed, weight_bytes=10**6, cache_bytes_per_token=100)
+    seconds = phase_seconds(passes, decoding, speed, weight_bytes=10**6, cached_bytes=100 * decoding.cached)
     assert seconds == {"decode": pytest.approx(10 * 1.02), "forward": 1.0}
-    assert phase_seconds(passes, decoding, speed, weight_bytes=10, cache_bytes_per_token=0)["decode"] == 1.0
+    assert phase_seconds(passes, decoding, speed, weight_bytes=10, cached_bytes=0)["decode"] == 1.0
 
 
 def test_the_probe_measures_this_machine():

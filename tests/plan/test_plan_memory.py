@@ -1,10 +1,12 @@
 """The plan's memory beside that of the real thing: the same passes on real tensors, storage by storage."""
 
 import gc
+from dataclasses import replace
 
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from test_own_attention import tiny
 
 from pact_lightning.plan.lengths import Lengths, StepShape, fullest, step_packs
 from pact_lightning.plan.memory import (
@@ -12,6 +14,7 @@ from pact_lightning.plan.memory import (
     NF4_BYTES,
     RolloutShape,
     ScoringConfig,
+    _tensor_bytes,
     rollout_bytes,
     standing_bytes,
     update_bytes,
@@ -21,6 +24,7 @@ from pact_lightning.policy.flops import FlopCount
 from pact_lightning.policy.loading import PolicyConfig, load_policy, policy_skeleton
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.rollout.samplers.base import SamplingConfig, TurnRequest
+from pact_lightning.rollout.samplers.own_cache import OwnCacheSampler
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 from pact_lightning.update.optimizer import OptimizerConfig
 
@@ -220,3 +224,27 @@ def test_prompts_that_begin_alike_are_planned_as_they_are_packed(trace_layout, t
     assert planned.pack.tokens == tokens + (10 + 20 if trace_layout == "apart" else 0)
     with pytest.raises(ValueError, match="prompts of 60 tokens cannot begin with 61 that all of them share"):
         Lengths(prompt=60, trace=0, trajectory=10, shared=61)
+
+
+@pytest.mark.parametrize("name", ["Gemma3", "Gemma4", "gpt-oss", "Qwen3.5"])
+def test_windows_and_states_of_linear_attention_are_planned_as_the_sampler_keeps_them(name, tmp_path):
+    """A window keeps its last tokens however long a rollout is, and linear attention a state of one size."""
+    model = tiny(name).to(torch.bfloat16)
+    model.config.dtype = "bfloat16"
+    model.config.save_pretrained(tmp_path)
+    prompt, turn, rows = 30, 20, 3
+    sampler = OwnCacheSampler(model.eval(), [], SamplingConfig())
+    sampler.submit([TurnRequest(row, [5] * prompt, turn, row) for row in range(rows)])
+    while not sampler.step():
+        pass
+    real = sum(
+        _tensor_bytes(vars(layer).values()) for cache in sampler._caches.by_slot.values() for layer in cache.layers
+    )
+    shape = RolloutShape(rows, prompt, turn, trajectory=turn - 1, prefill_tokens=1000)  # the last token is not fed
+    skeleton = policy_skeleton(PolicyConfig(model=str(tmp_path), adapter="lora"))
+    planned = rollout_bytes(skeleton, shape, device_type="cpu")
+    assert planned.cache == real
+    assert planned.prefill > 0
+    longer = rollout_bytes(skeleton, replace(shape, trajectory=10 * turn), device_type="cpu").cache
+    everywhere = 2 * 2 * 8 * 2 * 4 * rows  # bytes of a token: keys and values, 2 heads of 8, bfloat16, 4 layers
+    assert longer - planned.cache < (9 * turn + 1) * everywhere, "not every layer keeps every token"
