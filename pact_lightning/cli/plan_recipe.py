@@ -3,17 +3,23 @@
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
 
 import lightning.pytorch as pl
 from jsonargparse import ArgumentParser
 
 from pact_lightning.cli.fit import PactCLI
 from pact_lightning.cli.yaml_loader import check_all_yaml
+from pact_lightning.objectives.objective import Objective
 from pact_lightning.plan.recipe import Recipe, recipe_of
+from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.training.pact_module import PACTModule
+from pact_lightning.training.phase_prompts import PhaseConfig
 from pact_lightning.training.policy_module import PolicyModule
+from pact_lightning.training.recipe_checks import OfModel, check_forwards, check_objective, check_phase
 from pact_lightning.training.rollout_datamodule import RolloutDataModule
+from pact_lightning.update.sampler_correction import cap_in_force
 from pact_lightning.utils.imports import import_path
 
 
@@ -28,8 +34,42 @@ def read_recipe(arguments: Sequence[str], device_type: str | None = None) -> Rec
         ValueError: The recipe does not train by rollouts, or has a mistake.
     """
     config = parsed_recipe(arguments)
-    model = _init_args(config, "model", PACTModule)
-    return recipe_of(model, _init_args(config, "data", RolloutDataModule), config["trainer"], device_type)
+    model, data = _init_args(config, "model", PACTModule), _init_args(config, "data", RolloutDataModule)
+    recipe = recipe_of(model, data, config["trainer"], device_type)
+    _check(model, data, recipe.processes)
+    return recipe
+
+
+def _check(model: dict[str, Any], data: dict[str, Any], processes: int) -> None:
+    """Ask what ``fit`` asks before it loads a policy, of what needs no tokenizer, no tasks and no device.
+
+    Raises:
+        ValueError: A setting is wrong, or two do not go together.
+    """
+    made = _made(PACTModule, model) | _made(RolloutDataModule, data)
+    check_forwards(model["head_chunk"], model["max_tokens_per_forward"])
+    given = model["objective"]
+    objective = import_path(given["class_path"], "model.objective")(**given.get("init_args", {})) if given else None
+    check_objective(objective or Objective(), model["ratio_context"], model["anchor_probability"])
+    given = model["sampler"]
+    sampler = None if given is None else import_path(given["class_path"], "model.sampler")
+    phase = PhaseConfig(
+        sampling=SamplingConfig(data["temperature"]),
+        credit=made["credit"],
+        **{field.name: data[field.name] for field in fields(PhaseConfig) if field.name not in ("sampling", "credit")},
+    )
+    cap = cap_in_force(model["importance_cap"], sampler)
+    check_phase(phase, OfModel(sampler, cap, model["trace_template"]), processes)
+
+
+def _made(known: type, given: dict[str, Any]) -> dict[str, Any]:
+    """Make the arguments of a class that are dataclasses, which check themselves."""
+    kinds = get_type_hints(known.__init__)  # type: ignore[misc]  # of the class itself, as jsonargparse reads it
+    return {
+        name: kind(**given[name])
+        for name, kind in kinds.items()
+        if is_dataclass(kind) and isinstance(kind, type) and isinstance(given.get(name), dict)
+    }
 
 
 def parsed_recipe(arguments: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from pact_lightning.cli.fit import silence_libraries
 from pact_lightning.cli.plan_recipe import read_recipe
+from pact_lightning.plan.colocated import EngineBytes
 from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
 from pact_lightning.plan.fitting import USABLE, Fit, largest_fit
 from pact_lightning.plan.lengths import Lengths
@@ -45,7 +46,7 @@ def print_plan(own: argparse.Namespace, card: int | None, of_fit: Sequence[str])
     console = Console()
     with console.status("planning"):
         skeleton = policy_skeleton(recipe.policy)
-        plan = make_plan(recipe, skeleton, lengths)
+        plan = make_plan(recipe, skeleton, lengths, card)
         speed = _speed(own, recipe, skeleton)
         seconds = _seconds(plan, speed, skeleton)
         fit = None if card is None else largest_fit(recipe, skeleton, lengths, plan.memory, card)
@@ -136,6 +137,12 @@ def _memory_table(plan: RunPlan) -> Table:
         f"keys and values, {plan.decoding.rows:,} rows": (rollout.cache, 0),
         "prefill, drawing, growing cache": (rollout.peak - rollout.cache, 0),
     }
+    if memory.engine is not None:
+        engine, cache = memory.engine, max(0, memory.engine.awake - memory.engine.weights)
+        awake = not engine.sleeps
+        of_rows = f", {engine.rows:,} rows" if engine.share is None else ", the rest of its share"
+        rows["weights in vLLM"] = (engine.weights, engine.weights * awake)
+        rows[f"keys and values in vLLM{of_rows}"] = (cache, cache * awake)
     for name, (in_rollouts, in_update) in rows.items():
         if in_rollouts or in_update:
             table.add_row(name, size(in_rollouts), size(in_update))
@@ -143,11 +150,23 @@ def _memory_table(plan: RunPlan) -> Table:
     notes = []
     if memory.offloaded:
         notes.append(f"{size(memory.kept)} {unit} more in the host's memory, saved for the backward pass.")
-    if plan.recipe.sampler:
+    if memory.engine is not None:
+        notes.append(_engine_note(plan, memory.engine, f"{size(memory.engine.weights)} {unit}"))
+    elif plan.recipe.sampler:
         notes.append(f"Rollouts come from {plan.recipe.sampler}; plan does not estimate its memory.")
     table.caption = " ".join(notes)
     table.add_row("peak", size(memory.in_rollouts), size(memory.in_update), style="bold")
     return table
+
+
+def _engine_note(plan: RunPlan, engine: EngineBytes, weights: str) -> str:
+    """Tell what a vLLM engine in the same process does with its memory."""
+    share = f"{plan.recipe.engine.share:.0%} of the card" if plan.recipe.engine else ""
+    taken = f"vLLM takes {share} (gpu_memory_utilization)"
+    if engine.share is None:
+        taken = f"vLLM takes {share} (gpu_memory_utilization), not what is shown; name the card with --memory"
+    asleep = f"in an update it sleeps, with its {weights} of weights in the host's memory"
+    return f"{taken}; {asleep if engine.sleeps else 'it stays awake in an update'}."
 
 
 def _work_table(plan: RunPlan, seconds: Mapping[str, float], speed: Speed) -> Table:
@@ -222,7 +241,13 @@ def _hours_line(plan: RunPlan, seconds: Mapping[str, float]) -> str:
 def _fit_lines(plan: RunPlan, fit: Fit, card: int) -> list[str]:
     """Tell the settings that fit a card, and what to do where none does."""
     memory, room = plan.memory, card * USABLE
+    engine = memory.engine
     verdict = "fits" if memory.peak <= room else "does not fit"
+    if engine is not None and engine.share is not None and engine.share < engine.needed:
+        verdict = (
+            f"cannot run, since vLLM's share of {_gib(engine.share)} GiB does not hold its weights and one rollout, "
+            f"{_gib(engine.needed)} GiB (raise gpu_memory_utilization), on"
+        )
     return [
         f"The recipe needs {_gib(memory.peak)} GiB and {verdict} {_gib(card)} GiB ({1 - USABLE:.0%} kept free). "
         "Largest value if you change only one setting:",
@@ -249,6 +274,10 @@ def _tokens_that_fit(plan: RunPlan, fit: Fit, room: float) -> str:
 
 
 def _rows_that_fit(plan: RunPlan, fit: Fit, room: float) -> str:
+    if plan.memory.engine is not None:
+        engine = plan.memory.engine
+        many = f"at most {engine.rows_at_once:,} of {engine.rows:,} rollouts of these lengths"
+        return f"any value; vLLM's cache holds {many} at once, and the others wait"
     if fit.rows is None or fit.rows_at_limits is None:
         return "unknown: it depends on the sampler's memory, which plan does not estimate"
     if plan.memory.in_update > room:

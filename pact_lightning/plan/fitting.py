@@ -60,7 +60,8 @@ def largest_fit(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, memory: R
 
     def of_tokens(number: int) -> int:
         changed = replace(recipe, max_tokens_per_forward=least + number * _STEP)
-        return run_memory(changed, skeleton, lengths, planned_packs(changed, lengths)).in_update
+        packs = planned_packs(changed, lengths)
+        return run_memory(changed, skeleton, lengths, packs, known=memory).in_update
 
     def rows_for(lengths: Lengths) -> Largest:
         def of_rows(number: int) -> int:

@@ -288,8 +288,8 @@ def row_cache_bytes(skeleton: nn.Module, tokens: int, device_type: str) -> int:
         return _own_row(skeleton, tokens, device_type)[0]
     source: Any = skeleton
     shape = AttentionShape.of(skeleton)
-    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim
-    return tokens * per_token * source.get_input_embeddings().weight.element_size()
+    size: int = source.get_input_embeddings().weight.element_size()
+    return tokens * 2 * shape.layers * shape.kv_heads * shape.head_dim * size
 
 
 def _own_row(skeleton: Any, tokens: int, device_type: str) -> tuple[int, int, int]:

@@ -7,10 +7,14 @@ from typing import Any
 import torch
 
 from pact_lightning.objectives.objective import Objective
+from pact_lightning.plan.colocated import ColocatedEngine
 from pact_lightning.plan.lengths import Context, Lengths, TraceLayout
 from pact_lightning.policy.attention.choice import AttentionPath
 from pact_lightning.policy.loading import PolicyConfig, policy_positions, with_start
 from pact_lightning.policy.packing import PackingMode
+from pact_lightning.rollout.samplers.vllm.engine import VLLMEngine
+from pact_lightning.rollout.samplers.vllm.server import VLLMServer
+from pact_lightning.rollout.samplers.vllm.turns import check_has_adapter
 from pact_lightning.utils.imports import import_path
 
 
@@ -27,6 +31,7 @@ class Recipe:
         attention: Of the model.
         offload: ``model.offload_activations``.
         sampler: Class of the model's own sampler, empty for the policy itself.
+        engine: The same where it is a vLLM engine in this process; ``None`` for all others.
         optimizer_bits: ``model.optimizer``.
         anchor_probability: Of the model.
         trace_layout: Place of the trace, by ``ratio_context`` and ``trace_template``.
@@ -64,6 +69,7 @@ class Recipe:
     attention: AttentionPath
     offload: bool
     sampler: str
+    engine: ColocatedEngine | None
     optimizer_bits: int
     anchor_probability: float
     trace_layout: TraceLayout
@@ -144,6 +150,7 @@ def recipe_of(
     off_spec = round(data["off_spec_share"] * data["rollouts_per_prompt"])
     apart = off_spec > 0 and objective.off_spec_contexts != ("trace",)  # its ratio's denominator is in another context
     policy = with_start(PolicyConfig(**{field.name: model["policy"][field.name] for field in fields(PolicyConfig)}))
+    device_type = device_type or _device_type(trainer["accelerator"])
     return Recipe(
         policy=policy,
         max_context_tokens=model["max_context_tokens"] or policy_positions(policy),
@@ -153,6 +160,7 @@ def recipe_of(
         attention=model["attention"],
         offload=model["offload_activations"],
         sampler=sampler,
+        engine=_engine(model["sampler"], policy, device_type),
         optimizer_bits=model["optimizer"]["bits"],
         anchor_probability=model["anchor_probability"],
         trace_layout=_trace_layout(model["ratio_context"], model["trace_template"]),
@@ -177,8 +185,24 @@ def recipe_of(
         most_draws=data["resample_zero_variance"] or 1,
         phases=trainer["max_epochs"] if (trainer["max_epochs"] or -1) > 0 else None,
         processes=processes,
-        device_type=device_type or _device_type(trainer["accelerator"]),
+        device_type=device_type,
     )
+
+
+def _engine(given: Mapping[str, Any] | None, policy: PolicyConfig, device_type: str) -> ColocatedEngine | None:
+    """Check that vLLM can sample from the policy, and return the settings of an engine in the same process.
+
+    The machine is not asked: vLLM may be missing here, and a server need not run.
+    """
+    found = None if given is None else import_path(given["class_path"], "model.sampler")
+    if given is None or not isinstance(found, type) or not issubclass(found, VLLMEngine):
+        if isinstance(found, type) and issubclass(found, VLLMServer):
+            check_has_adapter(policy)
+        return None
+    engine = found(**given.get("init_args", {}))
+    engine.check_policy(policy)
+    sleeps = engine.sleep_level > 0 and device_type == "cuda"
+    return ColocatedEngine(engine.gpu_memory_utilization, engine.in_nf4(policy), sleeps)
 
 
 def _objective(given: Mapping[str, Any] | None) -> Objective:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from pact_lightning.plan.colocated import EngineBytes, engine_bytes
 from pact_lightning.plan.lengths import (
     Context,
     Decoding,
@@ -23,6 +24,7 @@ from pact_lightning.plan.memory import (
     StandingBytes,
     UpdateBytes,
     rollout_bytes,
+    row_cache_bytes,
     standing_bytes,
     update_bytes,
 )
@@ -39,7 +41,8 @@ class RunMemory:
         standing: Bytes that stay through a phase.
         update: Bytes of the fullest planned pack.
         fill: Tokens of a full pack, as a multiple of its tokens. Real lengths vary, and some pack will be full.
-        rollout: Bytes of rollouts.
+        rollout: Bytes of rollouts by the policy itself.
+        engine: Bytes of a vLLM engine in the same process; ``None`` without one.
         gradients_exist: Whether gradients of a step's earlier packs are there while the fullest one runs.
         offloaded: Whether activations for the backward pass wait in the host's memory.
     """
@@ -48,6 +51,7 @@ class RunMemory:
     update: UpdateBytes
     fill: float
     rollout: RolloutBytes
+    engine: EngineBytes | None
     gradients_exist: bool
     offloaded: bool
 
@@ -71,12 +75,14 @@ class RunMemory:
         """Bytes at the fullest moment of an update, in a backward pass or in the optimiser's step."""
         gradients = self.standing.gradients
         backward = self.saved + self.working + self.standing.dequantised + (gradients if self.gradients_exist else 0)
-        return self.standing.always + max(backward, gradients + self.update.step)
+        beside = 0 if self.engine is None else self.engine.in_update
+        return self.standing.always + beside + max(backward, gradients + self.update.step)
 
     @property
     def in_rollouts(self) -> int:
         """Bytes at the fullest moment of the rollouts."""
-        return self.standing.always + self.rollout.peak + self.standing.dequantised
+        beside = 0 if self.engine is None else self.engine.awake
+        return self.standing.always + beside + self.rollout.peak + self.standing.dequantised
 
     @property
     def peak(self) -> int:
@@ -107,20 +113,21 @@ class RunPlan:
     decoding: Decoding
 
 
-def make_plan(recipe: Recipe, skeleton: nn.Module, lengths: Lengths) -> RunPlan:
+def make_plan(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, card: int | None = None) -> RunPlan:
     """Plan a run.
 
     Args:
         recipe: Its settings.
         skeleton: Its policy on the meta device.
         lengths: Tokens of prompts, traces and rollouts.
+        card: Bytes of the card, if one is named.
     """
     packs = planned_packs(recipe, lengths)
     decoding = _decoding(recipe, lengths)
     return RunPlan(
         recipe=recipe,
         lengths=lengths,
-        memory=run_memory(recipe, skeleton, lengths, packs),
+        memory=run_memory(recipe, skeleton, lengths, packs, card=card),
         packs=len(packs),
         pack_tokens=full_pack_tokens(recipe, packs),
         passes=_passes(recipe, FlopCount.of(skeleton), lengths, packs, decoding),
@@ -216,8 +223,25 @@ def _step(recipe: Recipe, *, prompts: int, privileged: int) -> StepShape:
     )
 
 
-def run_memory(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, packs: list[PlannedPack]) -> RunMemory:
-    """Return the most memory that a run takes, given the packs of its optimiser steps."""
+def run_memory(
+    recipe: Recipe,
+    skeleton: nn.Module,
+    lengths: Lengths,
+    packs: list[PlannedPack],
+    *,
+    card: int | None = None,
+    known: RunMemory | None = None,
+) -> RunMemory:
+    """Return the most memory that a run takes.
+
+    Args:
+        recipe: Its settings.
+        skeleton: Its policy on the meta device.
+        lengths: Tokens of prompts, traces and rollouts.
+        packs: Packs of an optimiser step.
+        card: Bytes of the card, if one is named.
+        known: Memory of a run with the same rollouts, which are then not run again.
+    """
     several = len(packs) > 1
     largest = fullest(packs)
     kept = _work(_in_other_context(recipe, lengths)).head_tokens if recipe.with_divergence else 0
@@ -228,7 +252,8 @@ def run_memory(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, packs: lis
         ),
         update=update_bytes(skeleton, largest, scoring, device_type=recipe.device_type, gradients_exist=several),
         fill=full_pack_tokens(recipe, packs) / largest.pack.tokens,
-        rollout=_rollout(recipe, skeleton, lengths),
+        rollout=_rollout(recipe, skeleton, lengths) if known is None else known.rollout,
+        engine=_engine(recipe, skeleton, lengths, card) if known is None else known.engine,
         gradients_exist=several,
         offloaded=recipe.offload and recipe.device_type == "cuda",
     )
@@ -238,6 +263,14 @@ def _rollout(recipe: Recipe, skeleton: nn.Module, lengths: Lengths) -> RolloutBy
     if recipe.sampler:  # keeps keys and values of its own
         return RolloutBytes(cache=0, growth=0, prefill=0, drawing=0)
     return rollout_bytes(skeleton, rollout_shape(recipe, lengths), device_type=recipe.device_type)
+
+
+def _engine(recipe: Recipe, skeleton: nn.Module, lengths: Lengths, card: int | None) -> EngineBytes | None:
+    if recipe.engine is None:
+        return None
+    shape = rollout_shape(recipe, lengths)
+    row = row_cache_bytes(skeleton, shape.prompt + shape.trajectory, recipe.device_type)
+    return engine_bytes(recipe.engine, skeleton, row=row, rows=shape.rows, card=card)
 
 
 def full_pack_tokens(recipe: Recipe, packs: list[PlannedPack]) -> int:

@@ -45,13 +45,13 @@ class SampledBy:
         return step - self.step
 
 
-def check_overlap(sampler: SamplerBackend | None, importance_cap: float | None, processes: int) -> None:
+def check_overlap(sampler: SamplerBackend | type | None, importance_cap: float | None, processes: int) -> None:
     """Check that rollouts can be made beside the update, and are corrected for the weights that sampled them.
 
     Without the correction nothing in the loss would know of those weights, so it cannot be switched off here [D].
 
     Args:
-        sampler: The sampler backend; ``None`` for the policy itself.
+        sampler: The sampler backend or its class; ``None`` for the policy itself.
         importance_cap: Bound on the weights of the correction; ``None`` for no correction.
         processes: Number of processes that train together.
 
@@ -59,7 +59,11 @@ def check_overlap(sampler: SamplerBackend | None, importance_cap: float | None, 
         ValueError: The sampler holds no weights of its own, there is no correction, or several processes train.
     """
     if not keeps_weights(sampler):
-        who = "the policy itself, which is being trained" if sampler is None else type(sampler).__name__
+        who = (
+            "the policy itself, which is being trained"
+            if sampler is None
+            else getattr(sampler, "__name__", type(sampler).__name__)
+        )
         raise ValueError(
             "data.overlap needs a sampler that keeps its own weights while the policy is trained, and the one in "
             f"this recipe (model.sampler) is {who}; use a vLLM server (recipes/overlays/vllm_server.yaml), or set "

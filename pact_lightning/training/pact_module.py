@@ -47,6 +47,7 @@ from pact_lightning.rollout.engine import RolloutStats
 from pact_lightning.rollout.samplers.base import SamplerBackend
 from pact_lightning.training.phase_report import training_metric_names, warn_where_nothing_is_learned
 from pact_lightning.training.policy_module import PolicyModule
+from pact_lightning.training.recipe_checks import check_objective
 from pact_lightning.update.context import ContextBuilder, TraceContext, TraceTemplate
 from pact_lightning.update.gradient import gather_gradient
 from pact_lightning.update.layout import RatioContext, ScoringBlocks, ScoringJob, head_masks, lay_out
@@ -143,15 +144,9 @@ class PACTModule(PolicyModule):
             metrics=metrics,
             sampler=sampler,
         )
-        if not 0.0 <= anchor_probability <= 1.0:
-            raise ValueError(f"anchor_probability must be between 0 and 1, not {anchor_probability}")
         self.coefficients = coefficients
         self.objective = objective or Objective()
-        if self.objective.needs_divergence and ratio_context != "prompt":
-            raise ValueError(
-                f"{type(self.objective).__name__} trains the policy under the prompt, but model.ratio_context is "
-                f"{ratio_context!r}; set it to 'prompt'"
-            )
+        check_objective(self.objective, ratio_context, anchor_probability)
         self.clip = clip
         self.aggregation = aggregation
         self.anchor_probability = anchor_probability

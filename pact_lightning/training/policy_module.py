@@ -50,6 +50,7 @@ from pact_lightning.rollout.samplers.base import LentPolicy, Sampler, SamplerBac
 from pact_lightning.rollout.samplers.own_cache import OwnCacheSampler
 from pact_lightning.rollout.samplers.transformers_sampler import TransformersSampler
 from pact_lightning.training.evaluation import EvaluatedModule
+from pact_lightning.training.recipe_checks import check_forwards
 from pact_lightning.training.start import load_start, start_config
 from pact_lightning.training.trainer_checks import check_checkpoints, check_monitors, check_trainer
 from pact_lightning.update.optimizer import (
@@ -95,11 +96,7 @@ class PolicyModule(EvaluatedModule):
         sampler: SamplerBackend | None = None,
     ) -> None:
         super().__init__(metrics or ())
-        if head_chunk < 1 or max_tokens_per_forward < 1:
-            raise ValueError(
-                f"model.head_chunk ({head_chunk}) and model.max_tokens_per_forward ({max_tokens_per_forward}) count "
-                "tokens; set both to at least 1"
-            )
+        check_forwards(head_chunk, max_tokens_per_forward)
         policy = start_config(policy)
         self.automatic_optimization = False
         self.strict_loading = False

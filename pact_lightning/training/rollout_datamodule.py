@@ -7,19 +7,18 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 
 from pact_lightning.credit.group import CreditConfig
-from pact_lightning.rollout.ahead import RolledOut, SampledBy, check_overlap
+from pact_lightning.rollout.ahead import RolledOut, SampledBy
 from pact_lightning.rollout.engine import RolloutLimits, RolloutRequest
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.training.evaluation import EvaluationConfig
 from pact_lightning.training.pact_module import PACTModule
 from pact_lightning.training.phase import Phase, PhaseRollouts
 from pact_lightning.training.phase_prompts import PhaseConfig, PhasePrompts
-from pact_lightning.training.resampling import check_resampling
+from pact_lightning.training.recipe_checks import OfModel, check_phase
 from pact_lightning.training.task_datamodule import TaskDataModule
 from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.task import Task, TaskSource
 from pact_lightning.update.trace_source import TraceSource
-from pact_lightning.utils.processes import check_shares
 
 
 class RolloutDataModule(TaskDataModule):
@@ -114,17 +113,11 @@ class RolloutDataModule(TaskDataModule):
         if stage == "fit":
             if self.sources["train"] is None:
                 raise ValueError("there are no training tasks; set data.train in the recipe")
+            module = self.pact_module
+            model = OfModel(module.sampler_backend, module.importance_cap, module.contexts.template)
+            check_phase(self.phase_config, model, 1 if self.trainer is None else self.trainer.world_size)
             if self.phase_config.off_spec_share:
-                self._check_off_spec()
-            processes = 1 if self.trainer is None else self.trainer.world_size
-            check_shares("data.prompts_per_step", self.phase_config.prompts_per_step, processes)
-            if self.phase_config.overlap:
-                check_overlap(self.module.sampler_backend, self.pact_module.importance_cap, processes)
-            check_resampling(
-                self.phase_config.resample_zero_variance,
-                rollouts_per_prompt=self.phase_config.rollouts_per_prompt,
-                processes=processes,
-            )
+                self._warn_of_off_spec()
             needed = self.max_prompt_tokens + self.limits.max_trajectory_tokens
             if needed > self.module.max_tokens_per_forward:
                 raise ValueError(
@@ -135,13 +128,7 @@ class RolloutDataModule(TaskDataModule):
                 )
         super().setup(stage)
 
-    def _check_off_spec(self) -> None:
-        template = self.pact_module.contexts.template
-        if template == "turns":
-            raise ValueError(
-                "data.off_spec_share samples with the trace quoted in the prompt, and model.trace_template is 'turns', "
-                "after which a rollout would go on where the trace ends; set it to user_block or system_block"
-            )
+    def _warn_of_off_spec(self) -> None:
         share, count = self.phase_config.off_spec_rollouts, self.phase_config.rollouts_per_prompt
         rank_zero_warn(
             f"off-spec: {share} of {count} rollouts of every prompt with a trace are sampled with it in their prompt; "

@@ -18,7 +18,7 @@ _MEANS = ("abs_difference", "kl", "weight_mean", "capped")
 ImportanceCap = float | Literal["auto"] | None
 
 
-def cap_in_force(wanted: ImportanceCap, sampler: SamplerBackend | None) -> float | None:
+def cap_in_force(wanted: ImportanceCap, sampler: SamplerBackend | type | None) -> float | None:
     """Resolve ``auto``: 2.0 with a sampler backend, none where the policy samples itself.
 
     Raises:

@@ -15,7 +15,10 @@ from pact_lightning.cli.plan_recipe import read_recipe
 from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
 from pact_lightning.plan.fitting import Largest, _largest, largest_fit
 from pact_lightning.plan.lengths import Decoding, Lengths, Passes, StepShape, fullest, step_packs
+from pact_lightning.plan.memory import NF4_BYTES
 from pact_lightning.plan.run_plan import make_plan, planned_packs
+from pact_lightning.policy.attention.plan import AttentionShape
+from pact_lightning.policy.flops import FlopCount
 from pact_lightning.policy.loading import BUNDLED, PolicyConfig, load_policy, policy_skeleton
 from pact_lightning.training.pact_module import PACTModule
 from pact_lightning.training.rollout_datamodule import RolloutDataModule
@@ -57,7 +60,8 @@ def test_packs_keep_to_their_limit():
 
 
 def test_a_recipe_is_read_with_its_defaults_overlays_and_overrides(tmp_path):
-    recipe = read_recipe(["-c", saved(tmp_path), "--data.init_args.rollouts_per_prompt", "5", "--trainer.devices", "2"])
+    changed = ["--data.init_args.rollouts_per_prompt", "5", "--data.init_args.prompts_per_step", "2"]
+    recipe = read_recipe(["-c", saved(tmp_path), *changed, "--trainer.devices", "2"])
     assert recipe.policy.lora_r == 4
     assert recipe.policy.model == BUNDLED
     assert recipe.head_chunk == 1024, "a default"
@@ -435,3 +439,80 @@ def test_no_weights_are_loaded(tmp_path):
         name: (weight.shape, weight.dtype, weight.requires_grad) for name, weight in skeleton.named_parameters()
     }
     assert json.dumps(skeleton.peft_config["default"].r) == "4"
+
+
+def with_engine(folder, **arguments):
+    """A QLoRA whose rollouts come from a vLLM engine beside it, for a card."""
+    return saved(
+        folder,
+        {
+            "model.init_args.sampler": {"class_path": "pact_lightning.VLLMEngine", "init_args": arguments},
+            "model.init_args.policy": {"adapter": "qlora", "lora_r": 4, "dtype": "bfloat16"},
+            "trainer.accelerator": "gpu",
+        },
+    )
+
+
+def test_a_vllm_engine_beside_the_policy_is_counted(tmp_path):
+    recipe = read_recipe(["-c", with_engine(tmp_path, gpu_memory_utilization=0.5)])
+    skeleton = policy_skeleton(recipe.policy)
+    plan = make_plan(recipe, skeleton, LENGTHS, card=10**9)
+    engine, standing = plan.memory.engine, plan.memory.standing
+    shape = AttentionShape.of(skeleton)
+    token = 2 * shape.layers * shape.kv_heads * shape.head_dim * 2  # bytes, in bfloat16
+    assert engine.row == (100 + 40) * token
+    # vLLM keeps a float32 per 64 weights where the trainer's scales are quantised themselves.
+    scales = FlopCount.of(skeleton).base * (0.5 + 4 / 64 - NF4_BYTES)
+    adapter = standing.adapter // 2  # float32 in the trainer
+    assert engine.weights == pytest.approx(standing.weights + scales + adapter, rel=1e-3)
+    assert plan.memory.in_rollouts == standing.always + standing.dequantised + 5 * 10**8, "its share, used or not"
+    alone = read_recipe(["-c", with_engine(tmp_path), "--model.init_args.sampler", "null"])
+    without = make_plan(replace(alone, with_correction=recipe.with_correction), skeleton, LENGTHS)
+    assert plan.memory.in_update == without.memory.in_update, "asleep"
+
+    awake = read_recipe(["-c", with_engine(tmp_path, gpu_memory_utilization=0.5, sleep_level=0)])
+    assert make_plan(awake, skeleton, LENGTHS, card=10**9).memory.in_update == plan.memory.in_update + 5 * 10**8
+    sixteen = read_recipe(["-c", with_engine(tmp_path, quantize_base=False)])
+    unquantised = make_plan(sixteen, skeleton, LENGTHS).memory.engine
+    assert unquantised.weights == 2 * sum(weight.numel() for weight in skeleton.parameters())
+    assert unquantised.awake == unquantised.weights + 4 * unquantised.row, "without a card, what all rows need"
+
+
+def test_the_plan_tells_what_an_engine_takes_and_how_many_rollouts_its_share_holds(tmp_path, capsys):
+    main(["plan", "-c", with_engine(tmp_path), "--memory", "1GB", *GIVEN])
+    told = " ".join(capsys.readouterr().out.split())
+    for sentence in (
+        "weights in vLLM",
+        "keys and values in vLLM, the rest of its share",
+        "vLLM takes 40% of the card (gpu_memory_utilization); in an update it sleeps",
+        "limits.rows: any value; vLLM's cache holds at most 4 of 4 rollouts of these lengths at once",
+    ):
+        assert sentence in told
+    main(["plan", "-c", with_engine(tmp_path, gpu_memory_utilization=0.001), "--memory", "1GB", *GIVEN])
+    assert "does not hold its weights and one rollout" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"data.init_args.prompts_per_phase": 3, "data.init_args.prompts_per_step": 2}, "must be a multiple of"),
+        ({"data.init_args.resample_zero_variance": 1}, "set it to at least 2"),
+        ({"data.init_args.overlap": True}, "data.overlap needs a sampler that keeps its own weights"),
+        (
+            {"data.init_args.overlap": True, **SERVER, "trainer.devices": 2, "data.init_args.prompts_per_step": 2},
+            "data.overlap works with one process only",
+        ),
+        ({"data.init_args.temperature": 0.0}, "the sampling temperature must be above 0"),
+        ({"trainer.devices": 3}, "cannot be split evenly over 3 processes"),
+        ({"data.init_args.off_spec_share": 0.5}, "model.trace_template is 'turns'"),
+        ({"data.init_args.limits": {"max_turns": 0}}, "max_turns"),
+        ({"model.init_args.anchor_probability": 2.0}, "anchor_probability must be between 0 and 1"),
+        ({"model.init_args.head_chunk": 0}, "count tokens; set both to at least 1"),
+        ({"model.init_args.importance_cap": 0.5}, "importance_cap must be at least 1"),
+        ({"model.init_args.objective": {"class_path": "pact_lightning.OPSD"}}, "trains the policy under the prompt"),
+        ({**SERVER, "model.init_args.policy": {"adapter": "full"}}, "model.policy.adapter is 'full'"),
+    ],
+)
+def test_what_fit_refuses_plan_refuses_in_the_same_words(tmp_path, changes, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        read_recipe(["-c", saved(tmp_path, changes)])

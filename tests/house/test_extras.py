@@ -31,7 +31,7 @@ EXTRAS = {
     "hub": ("datasets", lambda: HubTasks("me/set").load()),
     "ftrl": ("dateutil", None),
     "vllm-server": ("openai", lambda: VLLMServer("http://127.0.0.1:8000/v1")),
-    "vllm": ("vllm", VLLMEngine),
+    "vllm": ("vllm", lambda: VLLMEngine().check(PolicyConfig())),
     "teacher": ("openai", lambda: Endpoint(EndpointConfig(model="m", base_url="http://127.0.0.1/v1", api_key_env=""))),
     "mcp": ("mcp", lambda: MCPEnvironment(server="my.server")),
     "families": ("renderers.configs", library_families),

@@ -169,6 +169,6 @@ class SamplerBackend(Protocol):
         ...
 
 
-def keeps_weights(backend: SamplerBackend | None) -> bool:
+def keeps_weights(backend: SamplerBackend | type | None) -> bool:
     """Tell whether the policy can be trained while a backend samples; ``None`` stands for the policy itself."""
     return bool(getattr(backend, "keeps_weights", False))

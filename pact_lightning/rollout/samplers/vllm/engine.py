@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from pact_lightning.policy.loading import PolicyConfig, policy_source
 from pact_lightning.rollout.samplers.base import LentPolicy, Sampler, SamplingConfig, TurnOutput, TurnRequest
-from pact_lightning.rollout.samplers.vllm.quantized_base import NF4_ARGUMENTS, check_nf4
+from pact_lightning.rollout.samplers.vllm.quantized_base import NF4_ARGUMENTS, check_nf4, check_plugin
 from pact_lightning.rollout.samplers.vllm.turns import VLLMTurns, check_has_adapter, saved_adapter
 
 
@@ -33,8 +33,7 @@ class VLLMEngine:
         engine_args: Further arguments of ``vllm.LLM``.
 
     Raises:
-        ImportError: vLLM is missing.
-        ValueError: There is no such level.
+        ValueError: There is no such level of sleep.
     """
 
     def __init__(
@@ -47,8 +46,6 @@ class VLLMEngine:
         max_model_len: int | None = None,
         engine_args: Mapping[str, Any] | None = None,
     ) -> None:
-        if importlib.util.find_spec("vllm") is None:
-            raise ImportError("sampling by a vLLM engine needs vLLM: pip install 'pact-lightning[vllm]'")
         if sleep_level not in (0, 1):
             raise ValueError(
                 f"sampler.sleep_level must be 0 (awake) or 1 (weights in the machine's memory), not {sleep_level}: at "
@@ -63,10 +60,22 @@ class VLLMEngine:
         self._llm: Any = None
 
     def check(self, config: PolicyConfig) -> None:
-        """Check that vLLM can sample from the policy.
+        """Check that vLLM is here and can sample from the policy.
 
         Raises:
-            ImportError: vLLM is too old for a 4-bit base, or its plugin is missing.
+            ImportError: vLLM is missing or too old for a 4-bit base, or its plugin is missing.
+            ValueError: The policy has no adapter, is a GGUF file, or its 4-bit base would differ in vLLM.
+        """
+        if importlib.util.find_spec("vllm") is None:
+            raise ImportError("sampling by a vLLM engine needs vLLM: pip install 'pact-lightning[vllm]'")
+        self.check_policy(config)
+        if self.in_nf4(config):
+            check_plugin()
+
+    def check_policy(self, config: PolicyConfig) -> None:
+        """Check that vLLM can sample from the policy, wherever that will be.
+
+        Raises:
             ValueError: The policy has no adapter, is a GGUF file, or its 4-bit base would differ in vLLM.
         """
         check_has_adapter(config)
@@ -75,7 +84,7 @@ class VLLMEngine:
                 f"the vLLM engine does not read the GGUF file {config.gguf_file}; save the model with save_pretrained, "
                 "and give that folder as model.policy.model"
             )
-        if self._in_nf4(config):
+        if self.in_nf4(config):
             check_nf4(config)
 
     @contextmanager
@@ -107,7 +116,8 @@ class VLLMEngine:
     def _sleeps(self) -> bool:
         return self.sleep_level > 0 and torch.cuda.is_available()
 
-    def _in_nf4(self, config: PolicyConfig) -> bool:
+    def in_nf4(self, config: PolicyConfig) -> bool:
+        """Return whether vLLM quantises the base of a policy to 4 bits."""
         return config.adapter == "qlora" and self.quantize_base and self.base is None
 
     def arguments(self, config: PolicyConfig) -> dict[str, Any]:
@@ -128,7 +138,7 @@ class VLLMEngine:
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "enable_sleep_mode": self._sleeps,
         }
-        return settings | (NF4_ARGUMENTS if self._in_nf4(config) else {}) | self.engine_args
+        return settings | (NF4_ARGUMENTS if self.in_nf4(config) else {}) | self.engine_args
 
     def _make(self, config: PolicyConfig) -> Any:
         # A second process would cost copies, and a killed run could leave it behind.

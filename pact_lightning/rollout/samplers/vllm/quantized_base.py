@@ -22,15 +22,11 @@ NF4_ARGUMENTS = {"quantization": "bitsandbytes"}
 _OTHERWISE = "or set sampler.quantize_base to false, and the base is sampled in 16 bits (docs/vllm.md)"
 
 
-def check_nf4(config: PolicyConfig) -> None:
-    """Check that vLLM can have the very 4-bit base that a QLoRA is trained on.
-
-    Args:
-        config: Configuration of the policy.
+def check_plugin() -> None:
+    """Check that the vLLM here can load a base in 4 bits.
 
     Raises:
         ImportError: vLLM is too old, or the plugin is missing.
-        ValueError: The plugin would quantise or compute otherwise than the trainer.
     """
     version: str = importlib.import_module("vllm").__version__
     if Version(version) < OLDEST_VLLM:
@@ -42,6 +38,17 @@ def check_nf4(config: PolicyConfig) -> None:
         raise ImportError(
             f"a 4-bit base in vLLM needs the package vllm-bnb-plugin: pip install 'pact-lightning[vllm]', {_OTHERWISE}"
         )
+
+
+def check_nf4(config: PolicyConfig) -> None:
+    """Check that vLLM can have the very 4-bit base that a QLoRA is trained on.
+
+    Args:
+        config: Configuration of the policy.
+
+    Raises:
+        ValueError: The plugin would quantise or compute otherwise than the trainer.
+    """
     dtype = compute_dtype(config)
     if dtype is not torch.bfloat16:
         raise ValueError(
