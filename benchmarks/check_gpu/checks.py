@@ -127,4 +127,13 @@ CHECKS: tuple[Check, ...] = (
         module="smollm2",
         alone=True,
     ),
+    Check(
+        "vllm_nf4",
+        "a vLLM engine beside a QLoRA: mismatch with its base in NF4 and in 16 bits, asleep between two phases",
+        150,
+        300,
+        "sleep, waking up, CUDA's 4-bit kernels in vLLM",
+        module="vllm_nf4",
+        alone=True,
+    ),
 )
