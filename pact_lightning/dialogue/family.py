@@ -49,6 +49,7 @@ class FamilyRenderer(Renderer):
         eos = codec.tokenizer.eos_token_id
         self.end_ids = frozenset({*self._format.stops, *end_ids, *([eos] if isinstance(eos, int) else [])})
         self.template_arguments = MappingProxyType(self._format.arguments)
+        self.one_call = self._format.one_call
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> list[int]:
         """Render the prompt ``x``; see :meth:`Renderer.prompt`.

@@ -129,12 +129,21 @@ class LibraryFormat:
         bridged = self._library.bridge_to_next_turn(opened, completion, [dict(message) for message in new])
         start = len(opened) + len(completion)
         stream = [] if bridged is None else self._uncut(bridged.token_ids)
+        if bridged is None and ends and len(new) > 1:  # as DeepSeek V4 behind several responses
+            stream = [*opened, *completion, *self._behind(said, new)]
         if stream[:start] != [*opened, *completion]:
             raise ValueError(
                 f"the format {self.family!r} does not go on behind a turn with {new[0]['role']!r} messages; its model "
                 "cannot be trained on tasks of several turns"
             )
         return [closing] * foreign + stream[start:]
+
+    def _behind(self, said: Message, new: Sequence[Message]) -> Stream:
+        """Take what follows a turn out of a whole conversation, in which its thinking may be missing."""
+        count = sum(index in self.stops for index in self.render([ASKED, said]))
+        whole = self.render([ASKED, said, *new], opened=True)
+        places = [place for place, index in enumerate(whole) if index in self.stops]
+        return whole[places[count - 1] + 1 :]
 
     def turn(self, message: Message, past: Sequence[Message]) -> Stream:
         """Render an assistant's message behind its opening, without an end that the next message brings.
@@ -210,11 +219,15 @@ class LibraryFormat:
     @cached_property
     def one_call(self) -> bool:
         """Tell whether a turn has one call at most."""
+        calls = [call_message("f", {}, number) for number in range(2)]
         try:
-            self.render([ASKED, {**CALLED, "tool_calls": CALLED["tool_calls"] * 2}])
+            ends = [
+                sum(index in self.stops for index in self.render([ASKED, {**CALLED, "tool_calls": calls[:count]}]))
+                for count in (1, 2)
+            ]
         except ValueError:
             return True
-        return False
+        return ends[1] > ends[0]  # as in gpt-oss, where a call ends the turn
 
     def _spelt(self, stream: Stream) -> Stream:
         """Spell the tokens that the library has encoded by itself, as for gpt-oss."""

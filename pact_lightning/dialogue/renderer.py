@@ -39,12 +39,14 @@ class Renderer(Protocol):
         family: Name of the format, as ``policy.renderer`` takes it.
         end_ids: All tokens that end a turn; the one that ended it is part of no answer.
         template_arguments: Further arguments under which the tokenizer's own template renders the same.
+        one_call: Whether a turn has one call at most.
     """
 
     codec: TextCodec
     family: str
     end_ids: frozenset[int]
     template_arguments: Mapping[str, Any]
+    one_call: bool
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSchema]) -> list[int]:
         """Render the prompt ``x``: system turn, tools' schemas, user turns, opened assistant turn.

@@ -62,6 +62,7 @@ class ChatRenderer(Renderer):
 
     family = CHATML
     template_arguments: Mapping[str, Any] = MappingProxyType({})
+    one_call = False
 
     def __init__(self, codec: TextCodec, end_ids: Iterable[int] = ()) -> None:
         self.codec = codec

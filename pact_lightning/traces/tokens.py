@@ -1,7 +1,7 @@
 """Expert traces as tokens, labelled for the component-aware SFT loss."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ class RenderedTrace:
     Attributes:
         ids: Token ids, ``[N]``.
         components: :class:`Component` of every token, ``[N]``.
-        turns: Turn index of every token, ``[N]``.
+        turns: Index in the trace of the turn that every token belongs to, ``[N]``.
         min_levels: Lowest level L1..L4 whose reasoning prefix holds the token; 5 outside every prefix, ``[N]``.
     """
 
@@ -39,6 +39,9 @@ def render_trace(
     with_final: bool = False,
 ) -> RenderedTrace:
     """Render a trace as real chat turns.
+
+    Where the format has one call per turn, a turn of several becomes as many, each call with its response behind it;
+    the reasoning stands in front of the first one, and its levels are those of the whole turn [D].
 
     Args:
         renderer: The policy's renderer.
@@ -70,24 +73,42 @@ def render_trace(
     after: list[int] = []
     known = list(tools)
     for index, turn in enumerate(shown):
-        answer = turn.answer if turn.reply is None else turn.reply
-        rendered = renderer.expert_turn(turn.reasoning, turn.calls, answer, before=after, tools=known)
         ends = prefix_ends(turn.chunks, turn.calls)
-        ids.append(rendered.ids)
-        components.append(rendered.components)
-        levels.append(np.array([min_level_at(end, ends) if end else NEVER for end in rendered.reasoning_end.tolist()]))
         user = next(coming) if turn.reply is not None else None
+        for part in _written(turn) if renderer.one_call else [turn]:
+            answer = part.answer if part.reply is None else part.reply
+            rendered = renderer.expert_turn(part.reasoning, part.calls, answer, before=after, tools=known)
+            ids.append(rendered.ids)
+            components.append(rendered.components)
+            within = rendered.reasoning_end.tolist()
+            levels.append(np.array([min_level_at(end, ends) if end else NEVER for end in within]))
+            after, component = _after(renderer, part, user, rendered.ids.tolist())
+            if after:
+                ids.append(np.array(after, dtype=np.int64))
+                components.append(np.full(len(after), int(component), dtype=np.int64))
+                levels.append(np.full(len(after), NEVER, dtype=np.int64))
         known += () if user is None else user.tools
-        after, component = _after(renderer, turn, user, rendered.ids.tolist())
-        if after:
-            ids.append(np.array(after, dtype=np.int64))
-            components.append(np.full(len(after), int(component), dtype=np.int64))
-            levels.append(np.full(len(after), NEVER, dtype=np.int64))
         turns.append(np.full(sum(map(len, ids)) - sum(map(len, turns)), index, dtype=np.int64))
     if not ids:
         empty = np.zeros(0, dtype=np.int64)
         return RenderedTrace(empty, empty, empty, empty)
     return RenderedTrace(np.concatenate(ids), np.concatenate(components), np.concatenate(turns), np.concatenate(levels))
+
+
+def split_turns(trace: ExpertTrace) -> int:
+    """Count the turns that a format with one call per turn writes as several."""
+    return sum(len(turn.calls) > 1 for turn in trace.turns)
+
+
+def _written(turn: ExpertTurn) -> list[ExpertTurn]:
+    """Make a turn of several calls as many turns of one, the reasoning in front of the first."""
+    if len(turn.calls) < 2 or len(turn.calls) != len(turn.responses):
+        return [turn]  # without a response each they cannot be taken apart, and the format refuses them
+    said = zip(turn.calls, turn.responses, strict=True)
+    return [
+        replace(turn, chunks=() if number else turn.chunks, calls=(call,), responses=(response,))
+        for number, (call, response) in enumerate(said)
+    ]
 
 
 def _after(

@@ -14,11 +14,13 @@ from pact_lightning.rollout.runner import RolloutRunner
 from pact_lightning.rollout.samplers.base import SamplingConfig
 from pact_lightning.tasks.consistency import CloseError, EnvironmentChecks, located
 from pact_lightning.tasks.jsonl import load_source
+from pact_lightning.traces.tokens import split_turns
 from pact_lightning.training.evaluation import EvaluationConfig, EvaluationRollouts, EvaluationSource
 from pact_lightning.training.policy_module import PolicyModule
 from pact_lightning.types.task import Task, TaskSource
 from pact_lightning.utils.processes import share
 from pact_lightning.utils.seeds import derive_seed
+from pact_lightning.utils.text import counted
 
 _ENVIRONMENTS_S = 20.0
 """Seconds in which the environments of a set of tasks are tried before training; `tasks validate` tries all."""
@@ -131,6 +133,12 @@ class TaskDataModule(pl.LightningDataModule):
             raise ValueError(
                 f"no {name} task is left: none of {len(tasks)} has a prompt within {self.max_prompt_tokens} tokens, "
                 f"and the shortest has {min(lengths)}; raise data.max_prompt_tokens or check the tasks"
+            )
+        split = sum(split_turns(task.trace) for task in kept if task.trace is not None) if renderer.one_call else 0
+        if split:
+            rank_zero_info(
+                f"{counted(split, 'turn')} in the traces of the {name} tasks, of several calls each, written as "
+                f"several turns: the format {renderer.family!r} has one call per turn"
             )
         return kept
 

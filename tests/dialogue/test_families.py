@@ -189,6 +189,35 @@ def test_each_turn_goes_on_from_the_ones_before(family):
     assert renderer.codec.decode(cut_off).endswith(renderer.codec.decode(renderer.observation(["3"], after=ended))[-8:])
 
 
+@pytest.mark.parametrize("family", ORDINARY)
+def test_a_turn_of_two_calls_is_two_turns_where_a_format_has_one_call(family):
+    renderer = byte_renderer_of(family)
+    assert renderer.one_call == (family in ONE_CALL)
+    first, second = ({"name": "seek", "arguments": {"text": text}} for text in "ab")
+    chunks = (Chunk("I seek a. "), Chunk("And b. "), Chunk('So seek({"text": "b"}).'))
+    turn = ExpertTurn(chunks, (first, second), ("3", "4"))
+    got = render_trace(renderer, ExpertTrace((turn, turn)), tools=[TOOL])
+    if renderer.one_call:
+        said = renderer.expert_turn(turn.reasoning, [first], tools=[TOOL]).ids.tolist()
+        said += renderer.observation(["3"], after=said)
+        more = renderer.expert_turn("", [second], before=said, tools=[TOOL]).ids.tolist()
+        said += [*more, *renderer.observation(["4"], after=more)]
+    else:
+        said = renderer.expert_turn(turn.reasoning, [first, second], tools=[TOOL]).ids.tolist()
+        responses = renderer.observation(["3", "4"], after=said)
+        alone = renderer.observation(["3"], after=said)
+        for frame, other in ((responses, alone), (responses[::-1], alone[::-1])):
+            assert frame[:6] == other[:6], "both begin and end as behind one call"
+        text = renderer.codec.decode(responses)
+        assert text.index("3") < text.index("4")
+        said += responses
+    assert got.ids[: len(said)].tolist() == said
+    assert got.turns.tolist() == [0] * len(said) + [1] * (len(got.ids) - len(said))
+    shown = renderer.codec.decode(got.ids[(got.min_levels <= 4) & (got.turns == 0)])
+    assert "And b." in shown, "a prefix shows reasoning"
+    assert "seek(" not in shown, "but never a call of its turn, be it the second one"
+
+
 # ------------------------------------------------------------------------------------------------------- recognition
 
 BEGINS = {"llama3_1": "<|begin_of_text|>", "llama3_2": "<|begin_of_text|>", "llama3": "<|begin_of_text|>"}
