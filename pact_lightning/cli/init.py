@@ -27,29 +27,87 @@ _PAGES: dict[Kind, str] = {
     "mcp": "your_mcp_server.md",
     "environment": "your_environment_class.md",
 }
+_BUNDLED = """\
+      # The small policy in the package shows that everything works and learns little here: put your model in its
+      # place, a folder or a hub id such as Qwen/Qwen3-1.7B.
+      model: bundled
+      adapter: lora # or qlora (4-bit base, for a GPU), or full
+"""
+_OWN = """\
+      model: {} # a folder or a hub id
+      adapter: qlora # a LoRA on weights frozen in 4 bits; or lora, or full
+      dtype: bfloat16 # of what is not in 4 bits, and of the computation
+      gradient_checkpointing: true # computes layers again in the backward pass, for the memory
+"""
+_SIZES: dict[str, tuple[str, str]] = {
+    # for the bundled policy, and for a model of one's own, with which nobody has tried them
+    "learning_rate": ("1.0e-4", "2.0e-5"),
+    "forward": ("4096", "8192"),
+    "phase": ("2", "8"),
+    "step": ("2", "4"),
+    "rollouts": ("4", "8"),
+    "turns": ("4", "8"),
+    "turn": ("96", "1024"),
+    "trajectory": ("800", "4096"),
+    "prompt": ("1200", "4096"),
+    "phases": ("2", "20"),
+}
 
 
-def init(folder: Path, kind: Kind) -> None:
+def init(folder: Path, kind: Kind, model: str | None = None) -> None:
     """Make the folder and say how to go on.
 
     Args:
         folder: The new folder, whose name becomes that of the recipe and of the runs.
         kind: What the tools are: Python functions, an MCP server, or an environment class.
+        model: The model to train, by QLoRA; by default the small policy in the package, by LoRA.
 
     Raises:
         FileExistsError: The folder is there and holds something.
+        FileNotFoundError: The model is neither a folder of a model nor a hub id.
+        ValueError: No known format fits the model's tokenizer.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} already exists; give a new or an empty folder")
     name = folder.resolve().name
-    values = {"name": name, "environment": json.dumps(_ENVIRONMENTS[kind])}
+    source, told = (None, "") if model is None else _checked(model)
+    sizes = {size: values[source is not None] for size, values in _SIZES.items()}
+    policy = _BUNDLED if source is None else _OWN.format(json.dumps(source, ensure_ascii=False))
+    values = {"name": name, "environment": json.dumps(_ENVIRONMENTS[kind]), "policy": policy, **sizes}
     folder.mkdir(parents=True, exist_ok=True)
     templates = files("pact_lightning.cli") / "templates"
     for template in sorted([*(templates / "common").iterdir(), *(templates / kind).iterdir()], key=lambda t: t.name):
         file = template.name.removesuffix(".tmpl")
         with whole_file(folder / (f"{name}.yaml" if file == "recipe.yaml" else file)) as written:
             written.write(Template(template.read_text(encoding="utf-8")).substitute(values))
-    _say(_next_steps(folder, name, kind))
+    _say(told + (_next_steps(folder, name, kind) if source is None else _steps_with_model(folder, name)))
+
+
+def _checked(model: str) -> tuple[str, str]:
+    """Return a model as a recipe names it from any folder, and what is known of it; a hub id is left to ``fit``."""
+    from pact_lightning.export.policy_renderer import renderer_of
+    from pact_lightning.policy.loading import PolicyConfig, load_tokenizer, policy_source
+
+    source = policy_source(PolicyConfig(model=model))
+    if not Path(source).is_dir():
+        return source, ""
+    policy = PolicyConfig(model=str(Path(source).resolve()))
+    family = renderer_of(policy, load_tokenizer(policy)).family
+    return policy.model, f"The model's format is {family}.\n"
+
+
+def _steps_with_model(folder: Path, name: str) -> str:
+    steps = [
+        f"{folder}: shop.py has the tools, train.jsonl and validation.jsonl the tasks, {name}.yaml is the recipe.",
+        "Put your tools and tasks in their place (docs/your_model.md), then:",
+        "",
+        f"  cd {folder}",
+        "  pytest                                # tools and tasks agree",
+        f"  pact-lightning plan -c {name}.yaml    # what the run needs of your GPU",
+        f"  pact-lightning fit -c {name}.yaml",
+        f"  pact-lightning export runs/{name}/version_0",
+    ]
+    return "\n".join(steps)
 
 
 def _next_steps(folder: Path, name: str, kind: Kind) -> str:
@@ -92,8 +150,12 @@ def main(arguments: Sequence[str]) -> None:
         default="functions",
         help="what the tools are (default: functions)",
     )
+    parser.add_argument(
+        "--model",
+        help="your model, a folder or a hub id, trained by QLoRA (default: the small policy in the package)",
+    )
     given = parser.parse_args(list(arguments))
     try:
-        init(given.folder, given.kind)
-    except OSError as error:
+        init(given.folder, given.kind, given.model)
+    except (OSError, ValueError, ImportError) as error:
         end(error, 2)
