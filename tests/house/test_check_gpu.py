@@ -132,5 +132,5 @@ def test_every_check_has_its_program_and_fits_the_seven_minutes_by_itself():
         assert not check.module or (Path(child.__file__).parent / f"{check.module}.py").is_file()
         assert check.seconds <= check.limit <= 420
     side_by_side = [check.seconds for check in CHECKS if not check.alone]
-    assert CHECKS[-1].name == "vllm_nf4"  # the last one takes what is left of the time, and only where vLLM is installed
+    assert CHECKS[-1].name == "vllm_nf4"  # takes what is left of the time, where vLLM is installed
     assert sum(check.seconds for check in CHECKS[:-1] if check.alone) + max(side_by_side) + sum(side_by_side) / 4 <= 420
