@@ -5,6 +5,13 @@ import json
 import yaml
 
 BUNDLED = "pact_lightning.BundledTasks"
+SERVER = {
+    "model.init_args.sampler": {
+        "class_path": "pact_lightning.VLLMServer",
+        "init_args": {"base_url": "http://127.0.0.1:1/v1"},
+    }
+}
+"""A sampler at which nobody listens."""
 
 
 def bundled(split, count):

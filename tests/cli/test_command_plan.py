@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cli_recipe import saved
+from cli_recipe import SERVER, saved
 
 from pact_lightning.cli.main import main
 from pact_lightning.cli.plan import parse_memory
@@ -15,10 +15,7 @@ from pact_lightning.cli.plan_recipe import read_recipe
 from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
 from pact_lightning.plan.fitting import Largest, _largest, largest_fit
 from pact_lightning.plan.lengths import Decoding, Lengths, Passes, StepShape, fullest, step_packs
-from pact_lightning.plan.memory import NF4_BYTES
 from pact_lightning.plan.run_plan import make_plan, planned_packs
-from pact_lightning.policy.attention.plan import AttentionShape
-from pact_lightning.policy.flops import FlopCount
 from pact_lightning.policy.loading import BUNDLED, PolicyConfig, load_policy, policy_skeleton
 from pact_lightning.training.pact_module import PACTModule
 from pact_lightning.training.rollout_datamodule import RolloutDataModule
@@ -79,88 +76,6 @@ def test_a_recipe_for_a_gpu_is_planned_without_one(tmp_path, capsys):
     for word in ("saved for backward", "keys and values, 4 rows", "old", "reference", "backward", "1 TFLOP/s"):
         assert word in told
     assert "limits.rows: all 4 rollouts of a phase" in told
-
-
-SERVER = {
-    "model.init_args.sampler": {
-        "class_path": "pact_lightning.VLLMServer",
-        "init_args": {"base_url": "http://127.0.0.1:1/v1"},
-    }
-}
-
-
-def test_with_a_sampler_of_its_own_rollouts_take_nothing_here_and_are_scored_by_the_prompt_alone(tmp_path, capsys):
-    recipe = read_recipe(["-c", saved(tmp_path, SERVER)])
-    plan = make_plan(recipe, policy_skeleton(recipe.policy), LENGTHS)
-    assert plan.memory.in_rollouts == plan.memory.standing.always + plan.memory.standing.dequantised
-    (alone,) = [one for one in plan.passes if one.name == "old, prompt only"]
-    privileged = recipe.privileged_prompts * plan.recipe.steps
-    assert alone.tokens == privileged * (100 + recipe.rollouts_per_prompt * 40)
-    main(["plan", "-c", saved(tmp_path, SERVER), "--memory", "1GB", *GIVEN])
-    told = " ".join(capsys.readouterr().out.split())
-    for sentence in (
-        "plan does not estimate its memory",
-        "as if the policy sampled itself",
-        "limits.rows: unknown: it depends on the sampler",
-    ):
-        assert sentence in told
-    assert "keys and values" not in told
-
-
-@pytest.mark.parametrize(
-    ("changes", "corrected"),
-    [
-        ({"importance_cap": 2.0}, True),
-        ({"importance_cap": None, **{"sampler": SERVER["model.init_args.sampler"]}}, False),
-        ({"importance_cap": 2.0, "ratio_context": "prompt"}, False),
-        ({"importance_cap": 2.0, "ratio_context": "cross"}, False),
-        ({}, False),
-    ],
-)
-def test_the_correction_needs_a_forward_where_the_ratio_is_taken_under_the_trace(tmp_path, changes, corrected):
-    given = {f"model.init_args.{name}": value for name, value in changes.items()}
-    assert read_recipe(["-c", saved(tmp_path, given)]).with_correction == corrected
-
-
-def planned(folder, objective, **changes):
-    """Passes of a plan by name, of an objective by its class and arguments, with traces of 80 tokens."""
-    name, arguments = objective
-    given = {"model.init_args.objective": {"class_path": f"pact_lightning.{name}", "init_args": arguments}}
-    recipe = read_recipe(["-c", saved(folder, given | changes)])
-    plan = make_plan(recipe, policy_skeleton(recipe.policy), Lengths(100, 80, 40))
-    return plan, {one.name: one for one in plan.passes}
-
-
-PROMPT_ONLY = {"model.init_args.ratio_context": "prompt", "model.init_args.coefficients": {"sft": 0.0}}
-
-
-@pytest.mark.parametrize("name", ["RLSD", "TurnSight", "OPSD"])
-def test_an_objective_that_compares_contexts_takes_one_more_forward_with_the_trace(tmp_path, name):
-    plan, passes = planned(tmp_path, (name, {}), **PROMPT_ONLY)
-    assert passes["forward"].tokens == 2 * (100 + 2 * 40)  # two steps of a prompt with two rollouts
-    assert passes["other context"].tokens == 2 * (100 + 80 + 2 * 40)
-    assert passes["other context"].flops > passes["forward"].flops
-    assert ("divergence" in passes) == (name == "OPSD")
-    if name == "OPSD":
-        assert passes["divergence"].tokens == 2 * 2 * 40
-        plain, _ = planned(tmp_path, ("RLSD", {}), **PROMPT_ONLY)
-        assert plan.memory.update.saved > plain.memory.update.saved + 2 * 40 * plan_width(plan) * 4
-
-
-def plan_width(plan):
-    return policy_skeleton(plan.recipe.policy).get_input_embeddings().weight.shape[1]
-
-
-@pytest.mark.parametrize(("alpha", "contexts"), [(0.5, 2), (1.0, 1), (0.0, 1)])
-def test_pi_distill_scores_the_teachers_rollouts_in_its_contexts_and_samples_with_the_trace(tmp_path, alpha, contexts):
-    changes = {"data.init_args.off_spec_share": 1.0, "model.init_args.trace_template": "system_block"}
-    changes |= {"model.init_args.anchor_probability": 1.0, "model.init_args.coefficients": {"sft": 0.0}}
-    _, passes = planned(tmp_path, ("PiDistill", {"alpha": alpha}), **changes)
-    teacher, student = 100 + 80 + 2 * 40, 100 + 2 * 40
-    assert passes["forward"].tokens == 2 * (teacher * (alpha > 0) + student * (alpha < 1))
-    assert passes["other context"].tokens == 2 * (student * (alpha > 0) + teacher * (alpha < 1))
-    assert passes["old"].tokens == 2 * teacher
-    assert passes["prefill"].tokens >= 2 * (100 + 80)
 
 
 @pytest.mark.parametrize(
@@ -439,80 +354,3 @@ def test_no_weights_are_loaded(tmp_path):
         name: (weight.shape, weight.dtype, weight.requires_grad) for name, weight in skeleton.named_parameters()
     }
     assert json.dumps(skeleton.peft_config["default"].r) == "4"
-
-
-def with_engine(folder, **arguments):
-    """A QLoRA whose rollouts come from a vLLM engine beside it, for a card."""
-    return saved(
-        folder,
-        {
-            "model.init_args.sampler": {"class_path": "pact_lightning.VLLMEngine", "init_args": arguments},
-            "model.init_args.policy": {"adapter": "qlora", "lora_r": 4, "dtype": "bfloat16"},
-            "trainer.accelerator": "gpu",
-        },
-    )
-
-
-def test_a_vllm_engine_beside_the_policy_is_counted(tmp_path):
-    recipe = read_recipe(["-c", with_engine(tmp_path, gpu_memory_utilization=0.5)])
-    skeleton = policy_skeleton(recipe.policy)
-    plan = make_plan(recipe, skeleton, LENGTHS, card=10**9)
-    engine, standing = plan.memory.engine, plan.memory.standing
-    shape = AttentionShape.of(skeleton)
-    token = 2 * shape.layers * shape.kv_heads * shape.head_dim * 2  # bytes, in bfloat16
-    assert engine.row == (100 + 40) * token
-    # vLLM keeps a float32 per 64 weights where the trainer's scales are quantised themselves.
-    scales = FlopCount.of(skeleton).base * (0.5 + 4 / 64 - NF4_BYTES)
-    adapter = standing.adapter // 2  # float32 in the trainer
-    assert engine.weights == pytest.approx(standing.weights + scales + adapter, rel=1e-3)
-    assert plan.memory.in_rollouts == standing.always + standing.dequantised + 5 * 10**8, "its share, used or not"
-    alone = read_recipe(["-c", with_engine(tmp_path), "--model.init_args.sampler", "null"])
-    without = make_plan(replace(alone, with_correction=recipe.with_correction), skeleton, LENGTHS)
-    assert plan.memory.in_update == without.memory.in_update, "asleep"
-
-    awake = read_recipe(["-c", with_engine(tmp_path, gpu_memory_utilization=0.5, sleep_level=0)])
-    assert make_plan(awake, skeleton, LENGTHS, card=10**9).memory.in_update == plan.memory.in_update + 5 * 10**8
-    sixteen = read_recipe(["-c", with_engine(tmp_path, quantize_base=False)])
-    unquantised = make_plan(sixteen, skeleton, LENGTHS).memory.engine
-    assert unquantised.weights == 2 * sum(weight.numel() for weight in skeleton.parameters())
-    assert unquantised.awake == unquantised.weights + 4 * unquantised.row, "without a card, what all rows need"
-
-
-def test_the_plan_tells_what_an_engine_takes_and_how_many_rollouts_its_share_holds(tmp_path, capsys):
-    main(["plan", "-c", with_engine(tmp_path), "--memory", "1GB", *GIVEN])
-    told = " ".join(capsys.readouterr().out.split())
-    for sentence in (
-        "weights in vLLM",
-        "keys and values in vLLM, the rest of its share",
-        "vLLM takes 40% of the card (gpu_memory_utilization); in an update it sleeps",
-        "limits.rows: any value; vLLM's cache holds at most 4 of 4 rollouts of these lengths at once",
-    ):
-        assert sentence in told
-    main(["plan", "-c", with_engine(tmp_path, gpu_memory_utilization=0.001), "--memory", "1GB", *GIVEN])
-    assert "does not hold its weights and one rollout" in " ".join(capsys.readouterr().out.split())
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"data.init_args.prompts_per_phase": 3, "data.init_args.prompts_per_step": 2}, "must be a multiple of"),
-        ({"data.init_args.resample_zero_variance": 1}, "set it to at least 2"),
-        ({"data.init_args.overlap": True}, "data.overlap needs a sampler that keeps its own weights"),
-        (
-            {"data.init_args.overlap": True, **SERVER, "trainer.devices": 2, "data.init_args.prompts_per_step": 2},
-            "data.overlap works with one process only",
-        ),
-        ({"data.init_args.temperature": 0.0}, "the sampling temperature must be above 0"),
-        ({"trainer.devices": 3}, "cannot be split evenly over 3 processes"),
-        ({"data.init_args.off_spec_share": 0.5}, "model.trace_template is 'turns'"),
-        ({"data.init_args.limits": {"max_turns": 0}}, "max_turns"),
-        ({"model.init_args.anchor_probability": 2.0}, "anchor_probability must be between 0 and 1"),
-        ({"model.init_args.head_chunk": 0}, "count tokens; set both to at least 1"),
-        ({"model.init_args.importance_cap": 0.5}, "importance_cap must be at least 1"),
-        ({"model.init_args.objective": {"class_path": "pact_lightning.OPSD"}}, "trains the policy under the prompt"),
-        ({**SERVER, "model.init_args.policy": {"adapter": "full"}}, "model.policy.adapter is 'full'"),
-    ],
-)
-def test_what_fit_refuses_plan_refuses_in_the_same_words(tmp_path, changes, told):
-    with pytest.raises(ValueError, match=re.escape(told)):
-        read_recipe(["-c", saved(tmp_path, changes)])
