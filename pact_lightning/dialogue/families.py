@@ -73,8 +73,10 @@ def make_renderer(
         return _agreeing(_named(codec, family, ends), allow_difference=allow_difference)
     own = _own(codec, ends)
     if not tokenizer.chat_template:
-        name = _BY_MODEL_TYPE.get(model_type() or "", CHATML)
-        return _named(codec, name, ends)
+        kind = model_type()
+        if kind == "llama" and own is not None:  # a Llama that speaks ChatML, as SmolLM2 does
+            return own
+        return _named(codec, _BY_MODEL_TYPE.get(kind or "", CHATML), ends)
     difference = None if own is None else first_difference(own)
     if own is not None and difference is None:
         return own

@@ -291,6 +291,7 @@ def test_without_a_template_the_model_s_type_decides():
     tokenizer = tokenizer_with(None)
     assert make_renderer(tokenizer, model_type=lambda: "glm4_moe").family == "glm-4.5"
     assert make_renderer(tokenizer, model_type=lambda: "qwen3").family == "chatml"
+    assert make_renderer(tokenizer, model_type=lambda: "llama").family == "chatml"  # it has ChatML's marks
 
 
 def test_qwen2_5_s_default_system_turn_is_written():
