@@ -223,6 +223,7 @@ def fork(rank, folder, *arguments):
         os.dup2(out.fileno(), 2)
     status = 1
     try:
+        faulthandler.enable()  # where a crash of native code came from
         faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
         interrupted(folder, *arguments) if arguments else main(folder)
         status = 0
