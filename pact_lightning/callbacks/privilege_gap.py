@@ -16,6 +16,7 @@ from pact_lightning.policy.divergence import chunked_kl
 from pact_lightning.policy.logprobs import LogProbs, decoder_and_head
 from pact_lightning.policy.packing import PREFIX, Block, pack_blocks
 from pact_lightning.policy.sharding import score_pack
+from pact_lightning.rollout.openai_format import TOKEN_FIGURES
 from pact_lightning.types.trajectory import POLICY_COMPONENTS, Component, Trajectory
 from pact_lightning.utils.files import write_json_lines
 from pact_lightning.utils.processes import rank_suffix, run_folder, sum_over_processes
@@ -108,7 +109,7 @@ class PrivilegeGap(pl.Callback):
         if figures:
             pl_module.log_dict(figures, on_step=False, on_epoch=True, batch_size=1)
         if self.tokens:
-            name = f"privilege-{trainer.current_epoch:04d}{rank_suffix(trainer)}.jsonl"
+            name = f"{TOKEN_FIGURES}{trainer.current_epoch:04d}{rank_suffix(trainer)}.jsonl"
             write_json_lines(run_folder(trainer) / "trajectories" / name, records)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pact_lightning.rollout.openai_format import rollout_files
 from pact_lightning.utils.json_lines import scan_json_lines
 
 
@@ -27,7 +28,7 @@ def write_inspect_logs(run: Path, folder: Path) -> tuple[list[Path], int]:
         FileNotFoundError: The run has no rollouts.
         ImportError: Inspect is not installed.
     """
-    files = sorted((run / "trajectories").glob("*.jsonl"))
+    files = rollout_files(run / "trajectories")
     if not files:
         raise FileNotFoundError(f"{run} has no rollouts: there is no {run / 'trajectories'}/*.jsonl")
     try:
@@ -47,27 +48,35 @@ def write_inspect_logs(run: Path, folder: Path) -> tuple[list[Path], int]:
 
 
 def _log(run: Path, file: Path, records: Sequence[Mapping[str, Any]]) -> Any:
-    from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalResults, EvalSpec
+    from inspect_ai.log import EvalConfig, EvalDataset, EvalLog, EvalResults, EvalSpec, EvalStats
 
     ids = list(dict.fromkeys(str(record.get("task_id")) for record in records))
     samples = [_sample(record) for record in records]
     first = records[0] if records else {}
+    written = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")
     spec = EvalSpec(
-        created=datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds"),
+        created=written,
         task=file.stem,
         dataset=EvalDataset(name=run.name, samples=len(ids), sample_ids=list(ids)),
-        model=str(first.get("model") or "policy"),
+        model=_model(first),
         config=EvalConfig(epochs=max((sample.epoch for sample in samples), default=1)),
         metadata={name: first[name] for name in ("phase", "temperature", "checkpoint") if name in first},
     )
     results = EvalResults(
         total_samples=len(samples), completed_samples=len(samples), scores=_means([s.scores or {} for s in samples])
     )
-    return EvalLog(status="success", eval=spec, results=results, samples=samples)
+    # Without these Inspect View shows a duration that is no number.
+    stats = EvalStats(started_at=written, completed_at=written)
+    return EvalLog(status="success", eval=spec, results=results, stats=stats, samples=samples)
+
+
+def _model(record: Mapping[str, Any]) -> str:
+    return str(record.get("model") or "policy")
 
 
 def _sample(record: Mapping[str, Any]) -> Any:
     from inspect_ai.log import EvalSample
+    from inspect_ai.model import ModelUsage
     from inspect_ai.scorer import Score
 
     messages = [_message(message) for message in record["messages"]]
@@ -75,6 +84,10 @@ def _sample(record: Mapping[str, Any]) -> Any:
     if record.get("turn_rewards"):
         scores["reward"] = sum(record["turn_rewards"])
     prompt = messages[: next((n for n, message in enumerate(messages) if message.role == "assistant"), None)]
+    last = messages[-1] if messages else None
+    answer = last.text if last is not None and last.role == "assistant" else None
+    tokens = record.get("tokens")
+    usage = ModelUsage(output_tokens=tokens, total_tokens=tokens) if isinstance(tokens, int) else None
     facts = ("kind", "phase", "stop_reason", "tokens", "turn_rewards", "turn_advantages", "temperature", "replaced")
     return EvalSample(
         id=str(record.get("task_id")),
@@ -82,7 +95,8 @@ def _sample(record: Mapping[str, Any]) -> Any:
         input=prompt,
         target="",
         messages=messages,
-        scores={name: Score(value=float(value)) for name, value in scores.items()},
+        scores={name: Score(value=float(value), answer=answer) for name, value in scores.items()},
+        model_usage={} if usage is None else {_model(record): usage},
         metadata={name: record[name] for name in facts if name in record},
     )
 

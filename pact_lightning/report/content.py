@@ -15,7 +15,7 @@ from pact_lightning.compare.runs import NamedRun, name_runs
 from pact_lightning.report.charts import charts_of, read_columns
 from pact_lightning.report.experts import experts_of, recipe_experts
 from pact_lightning.report.heat import heat_files, read_heat
-from pact_lightning.report.rollouts import Json, RolloutFile, allot, count_lines, read_file, rollout_files
+from pact_lightning.report.rollouts import Json, RolloutFile, allot, count_lines, files_in_order, read_file
 from pact_lightning.report.scores import headline, score_tables, success_charts
 from pact_lightning.report.setup import differences, facts_of, read_config
 from pact_lightning.types.task import Task
@@ -98,7 +98,7 @@ class Reader:
         return self._kept("content", state, self._read)
 
     def _read(self) -> Content:
-        files = [path for run in self.runs for path in rollout_files(run.folder)]
+        files = [path for run in self.runs for path in files_in_order(run.folder)]
         counts = [self._once(("lines", path), (path,), partial(count_lines, path)) for path in files]
         shares = dict(zip(files, allot(counts, self.most), strict=True))
         runs = [self._run(number, run, shares) for number, run in enumerate(self.runs)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pact_lightning.compare.results import evaluation_of
+from pact_lightning.rollout.openai_format import rollout_files
 from pact_lightning.teacher.importers.reading import Problem
 from pact_lightning.teacher.rollouts import RolloutRecord, read_rollouts
 
@@ -39,10 +40,9 @@ class RolloutFile:
     problems: list[str] = field(default_factory=list)
 
 
-def rollout_files(folder: Path) -> list[Path]:
+def files_in_order(folder: Path) -> list[Path]:
     """List the files of a run that hold trajectories, in the order in which they came into being."""
-    found = [path for path in (folder / "trajectories").glob("*.jsonl") if not path.name.startswith("privilege-")]
-    return sorted(found, key=lambda path: (_place(path), path.name))
+    return sorted(rollout_files(folder / "trajectories"), key=lambda path: (_place(path), path.name))
 
 
 def set_of(path: Path) -> str:

@@ -2,10 +2,19 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pact_lightning.types.prompt import PromptView
 from pact_lightning.types.trajectory import RolloutTurn, Trajectory
+
+TOKEN_FIGURES = "privilege-"
+"""How the names of the files in ``trajectories/`` begin that hold figures of single tokens, and no rollouts."""
+
+
+def rollout_files(folder: Path) -> list[Path]:
+    """List the files of rollouts in a run's ``trajectories/``, by name."""
+    return sorted(path for path in folder.glob("*.jsonl") if not path.name.startswith(TOKEN_FIGURES))
 
 
 def trajectory_record(

@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from pact_lightning.rollout.openai_format import TOKEN_FIGURES
 from pact_lightning.teacher.importers.conversation import RecordError
 from pact_lightning.teacher.importers.fields import needed, read_id, wanted
 from pact_lightning.teacher.importers.reading import Problem, Record, read_records, record_files
@@ -74,6 +75,8 @@ def read_rollouts(path: Path) -> Iterator[RolloutRecord | Problem]:
         Each rollout, whatever its policy wrote, or the problem of its record.
     """
     for file in record_files(path):
+        if path.is_dir() and file.name.startswith(TOKEN_FIGURES):
+            continue
         for record in read_records(file):
             if isinstance(record, Problem):
                 yield record
