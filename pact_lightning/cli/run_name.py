@@ -40,10 +40,7 @@ def put_into_run_folder(config: Namespace, arguments: Sequence[str]) -> None:
     name = given or "-".join(path.stem for path in recipes) or "run"
     config["name"] = None  # a saved config has its folders named
     trainer = config.trainer
-    if trainer.get("logger") is None:
-        save_dir = trainer.get("default_root_dir") or ROOT
-        usual = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": save_dir}}
-        trainer["logger"] = dict_to_namespace(usual)
+    _put_metrics_csv_first(trainer)
     optional = {option.partition("=")[0].rpartition(".")[2] for option in arguments if option.startswith("--")}
     stated = {key for path in recipes[1:] for key in _keys(yaml.safe_load(path.read_text(encoding="utf-8")))} | optional
     tag = given or "-".join(overlays)
@@ -64,6 +61,21 @@ def put_into_run_folder(config: Namespace, arguments: Sequence[str]) -> None:
     if trainer.get("default_root_dir") is None:
         where = Path(loggers[0].save_dir, loggers[0].get("name") or "") if loggers else Path(ROOT, name)
         trainer["default_root_dir"] = str(where)
+
+
+def _put_metrics_csv_first(trainer: Namespace) -> None:
+    """Add the logger of ``metrics.csv`` where the first logger named is not one that gives a run its folder.
+
+    Lightning's folder of a run is that of the first logger, and of most of them it is where the command was given.
+    """
+    given = trainer.get("logger")
+    if isinstance(given, bool):
+        return
+    loggers = given if isinstance(given, list) else [] if given is None else [given]
+    if not _items(loggers[:1], _LOGGERS):
+        save_dir = trainer.get("default_root_dir") or ROOT
+        usual = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": save_dir}}
+        trainer["logger"] = [dict_to_namespace(usual), *loggers]
 
 
 def remove_if_empty(trainer: pl.Trainer | None) -> None:

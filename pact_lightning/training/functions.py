@@ -1,13 +1,13 @@
 """Functions for programs and notebooks: a Trainer with the usual settings around a module and its data."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from pact_lightning.callbacks.annealing import AnnealingCallback
 from pact_lightning.resume.last_checkpoint import last_checkpoint
@@ -39,7 +39,8 @@ def fit(
         phases: Phases in all, those of a resumed run included [P]: 24.
         folder: Where the run's files go, in ``version_0``, ``version_1``, ...
         resume: Go on from the newest checkpoint in ``folder``, if there is one.
-        **trainer: Arguments of Lightning's Trainer, which stand before those set here; ``callbacks`` are added.
+        **trainer: Arguments of Lightning's Trainer, which stand before those set here; ``callbacks`` are added, and a
+            ``logger`` other than CSVLogger and TensorBoardLogger is added to that of ``metrics.csv``.
 
     Returns:
         The Trainer: ``callback_metrics`` has the last metrics, ``log_dir`` the run's folder.
@@ -52,9 +53,15 @@ def fit(
     if isinstance(module, PACTModule):
         usual.append(AnnealingCallback())
     callbacks = [*(each for each in usual if not any(isinstance(mine, type(each)) for mine in given)), *given]
+    loggers = trainer.pop("logger", True)
+    if not isinstance(loggers, bool):
+        # Lightning's folder of a run is the first logger's, and of most loggers that is where the program was started.
+        loggers = [*loggers] if isinstance(loggers, Iterable) else [loggers]
+        if not isinstance(loggers[0] if loggers else None, CSVLogger | TensorBoardLogger):
+            loggers = [CSVLogger(str(folder), name=""), *loggers]
     settings = {
         "max_epochs": phases,
-        "logger": CSVLogger(str(folder), name=""),
+        "logger": CSVLogger(str(folder), name="") if loggers is True else loggers,
         "num_sanity_val_steps": -1,  # validates before training too
         "log_every_n_steps": 1,
     }

@@ -10,6 +10,7 @@ import torch
 import yaml
 from cli_recipe import recipe
 from jsonargparse import dict_to_namespace
+from lightning.pytorch.loggers import Logger
 
 from pact_lightning.cli.main import main
 from pact_lightning.cli.plan_recipe import parsed_recipe
@@ -135,6 +136,34 @@ def placed(tmp_path, overlay, *options):
 def test_a_name_is_heeded_where_an_overlay_names_a_folder(tmp_path, monkeypatch, overlay, options, folder):
     monkeypatch.chdir(tmp_path)
     assert placed(tmp_path, overlay, *options)[0] == folder
+
+
+def test_a_recipe_with_another_logger_alone_gets_its_folder_and_metrics_csv_too(run):
+    config = yaml.safe_load(Path(written()).read_text())
+    config["trainer"]["logger"] = {"class_path": f"{__name__}.Elsewhere", "init_args": {"place": "cloud"}}
+    Path("my.yaml").write_text(yaml.safe_dump(config))
+    assert run("fit", "-c", "my.yaml")[0] == 0
+    folder = Path("runs/my/version_0")
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", "config.yaml", "metrics.csv", "trajectories"}
+    assert len(rates(folder / "metrics.csv")) == 2
+    assert sorted(path.name for path in Path().iterdir()) == ["cloud.txt", "my.yaml", "runs"]
+
+
+class Elsewhere(Logger):
+    """A logger that keeps no folder, as that of Weights & Biases."""
+
+    name, version = "elsewhere", "1"
+
+    def __init__(self, place: str):
+        super().__init__()
+        self.place = Path(f"{place}.txt")
+
+    def log_metrics(self, metrics, step=None):
+        with self.place.open("a") as file:
+            file.write(f"{step} {sorted(metrics)}\n")
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        pass
 
 
 def test_a_refused_run_leaves_no_folder(run):
