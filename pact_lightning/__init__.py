@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pact_lightning.callbacks.log_samples import LogSamples as LogSamples
     from pact_lightning.callbacks.mixture import MixtureCallback as MixtureCallback
     from pact_lightning.callbacks.privilege_gap import PrivilegeGap as PrivilegeGap
+    from pact_lightning.callbacks.trackio_logger import TrackioLogger as TrackioLogger
     from pact_lightning.credit.group import CreditConfig as CreditConfig
     from pact_lightning.environments.checker.checker import check_environment as check_environment
     from pact_lightning.environments.functions import CallableTools as CallableTools
@@ -97,6 +98,7 @@ _HOMES = {
     "LogSamples": "callbacks.log_samples",
     "MixtureCallback": "callbacks.mixture",
     "PrivilegeGap": "callbacks.privilege_gap",
+    "TrackioLogger": "callbacks.trackio_logger",
     "CreditConfig": "credit.group",
     "check_environment": "environments.checker.checker",
     "CallableTools": "environments.functions",

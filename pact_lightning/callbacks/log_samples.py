@@ -1,4 +1,4 @@
-"""Sample rollouts in the loggers: as text in TensorBoard, as a table where a logger takes one (Weights & Biases)."""
+"""Sample rollouts in the loggers: as text in TensorBoard, as a table in Weights & Biases, as traces in Trackio."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from pact_lightning.callbacks.trackio_logger import TrackioLogger
 from pact_lightning.credit.group import Group
+from pact_lightning.rollout.openai_format import trajectory_record
 from pact_lightning.types.trajectory import RolloutTurn, Trajectory
 from pact_lightning.utils.text import visible
 
@@ -19,7 +21,8 @@ class LogSamples(pl.Callback):
     """Logs some rollouts of a phase, with their rewards, before the phase's first optimiser step.
 
     TensorBoard gets a text for each (`samples/0`, ...), a logger with a method ``log_table``, such as Lightning's
-    WandbLogger, gets a table `samples`. Other loggers get nothing.
+    WandbLogger, gets a table `samples`, and :class:`~pact_lightning.TrackioLogger` gets them as conversations. Other
+    loggers get nothing.
 
     Args:
         rollouts: Rollouts of a phase, one of each prompt first.
@@ -44,30 +47,35 @@ class LogSamples(pl.Callback):
             return
         if not (isinstance(batch, list) and batch and isinstance(batch[0], Group)):
             return  # traces, of supervised fine-tuning
-        rows = sample_rows(batch, self.rollouts)
+        chosen = _chosen(batch, self.rollouts)
+        rows = [_row(group, k) for group, k in chosen]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 for number, row in enumerate(rows):
                     logger.experiment.add_text(f"samples/{number}", _markdown(row), trainer.global_step)
+            elif isinstance(logger, TrackioLogger):
+                logger.log_traces("samples", [_record(group, k) for group, k in chosen], trainer.global_step)
             elif callable(log_table := getattr(logger, "log_table", None)):
                 log_table(key="samples", columns=COLUMNS, data=rows, step=trainer.global_step)
 
 
-def sample_rows(groups: Sequence[Group], count: int) -> list[list[Any]]:
-    """Return the first rollouts of some groups, one of each group first, in the order of :data:`COLUMNS`."""
+def _chosen(groups: Sequence[Group], count: int) -> list[tuple[Group, int]]:
+    """Return the first rollouts of some groups, one of each group first."""
     deepest = max((len(group.trajectories) for group in groups), default=0)
     chosen = [(group, k) for k in range(deepest) for group in groups if k < len(group.trajectories)]
-    return [
-        [
-            group.phase,
-            group.task.id,
-            group.trajectories[k].sample,
-            round(sum(group.turn_rewards[k]), 4),
-            str(group.trajectories[k].stop_reason),
-            rollout_text(group.trajectories[k]),
-        ]
-        for group, k in chosen[:count]
-    ]
+    return chosen[:count]
+
+
+def _row(group: Group, k: int) -> list[Any]:
+    """Return what a table shows of a rollout, in the order of :data:`COLUMNS`."""
+    trajectory, reward = group.trajectories[k], round(sum(group.turn_rewards[k]), 4)
+    facts = [group.phase, group.task.id, trajectory.sample, reward, str(trajectory.stop_reason)]
+    return [*facts, rollout_text(trajectory)]
+
+
+def _record(group: Group, k: int) -> dict[str, Any]:
+    reward = round(sum(group.turn_rewards[k]), 4)
+    return trajectory_record(group.task.prompt, group.trajectories[k], phase=group.phase, reward=reward)
 
 
 def rollout_text(trajectory: Trajectory) -> str:

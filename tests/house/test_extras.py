@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pact_lightning.callbacks.trackio_logger import TrackioLogger
 from pact_lightning.compare.pictures import draw
 from pact_lightning.dialogue.family_library import library_families
 from pact_lightning.environments.mcp.environment import MCPEnvironment
@@ -25,6 +26,8 @@ DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
 FOR_WORK = {"test", "dev"}
 EXTRAS = {
     "tensorboard": ("tensorboard", None),
+    "wandb": ("wandb", None),
+    "trackio": ("trackio", TrackioLogger),
     "pictures": ("matplotlib", lambda: draw([], "answer_correct", "a", Path("unused"))),
     "smollm2": ("gguf", find_gguf),
     "gguf": ("gguf", lambda: check_gguf(PolicyConfig())),
@@ -41,7 +44,7 @@ EXTRAS = {
     "inspect": ("inspect_ai", None),
 }
 """A module that an extra brings, and what cannot be had without it; None where nothing of the package imports it."""
-SLOW = {"trl", "vllm", "inspect_ai"}
+SLOW = {"trl", "vllm", "inspect_ai", "wandb", "trackio"}
 """Modules that other tests import."""
 
 

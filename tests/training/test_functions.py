@@ -4,9 +4,10 @@ import csv
 import io
 import json
 import re
+from importlib.util import find_spec
 
 import pytest
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from small_run import LIMITS, OPTIMIZER, POLICY
 
 import pact_lightning as pact
@@ -49,13 +50,20 @@ def run(tmp_path_factory):
         limits=LIMITS,
     )
     tables = Tables()
-    loggers = [CSVLogger(folder, ""), TensorBoardLogger(folder, "", "version_0"), tables]
+    loggers = [tables, TensorBoardLogger(folder, "", "version_0")]
     terminal = io.StringIO()
     panel = pact.LivePanel(console_kwargs={"file": terminal, "force_terminal": True, "width": 120})
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CI", raising=False)
+        patch.setenv("TRACKIO_DIR", str(folder / "trackio"))
+        if find_spec("trackio"):
+            loggers.append(pact.TrackioLogger("small", "first"))
+        if find_spec("wandb"):
+            loggers.append(WandbLogger(project="small", save_dir=folder, offline=True))
         callbacks = [pact.LogSamples(3), panel]
         pact.fit(module, data, phases=1, folder=folder, callbacks=callbacks, logger=loggers, accelerator="cpu")
+        if find_spec("wandb"):
+            loggers[-1].experiment.finish()
     return folder, module, data, terminal.getvalue(), tables
 
 
@@ -98,6 +106,61 @@ def test_samples_are_in_the_loggers_that_can_show_them(run):
     assert rows[int(texts[0].split("/")[1])][1] in text
 
 
+def test_an_offline_run_of_wandb_has_the_metrics_and_a_table_of_samples(run):
+    pytest.importorskip("wandb", reason="needs wandb, of the extra `wandb`")
+    folder, _, _, _, tables = run
+    (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    history = [{"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+               for record in wandb_records(log) if record.HasField("history")]  # fmt: skip
+    steps = [row["trainer/global_step"] for row in history if "train/loss" in row]
+    assert steps == [0, 1]
+    with (folder / "version_0" / "metrics.csv").open() as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert [row["train/loss"] for row in history if "train/loss" in row] == pytest.approx(losses[:2])
+    assert {"val/answer_correct", "rollout/answer_correct", "anneal/level"} <= {name for row in history for name in row}
+    (found,) = [row["samples/path"] for row in history if "samples/path" in row]
+    table = json.loads((log.parent / "files" / found).read_text())
+    assert (table["columns"], table["data"]) == (COLUMNS, tables.tables[0][2])
+
+
+def wandb_records(path):
+    """The records of an offline run: a log of LevelDB's kind, in blocks of 32 KiB, behind a header of 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, parts = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # too little is left of the block for a record's head
+            at += 32768 - at % 32768
+            continue
+        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        parts += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(parts)
+            parts = b""
+
+
+def test_trackio_has_the_metrics_and_the_samples_as_conversations(run):
+    pytest.importorskip("trackio", reason="needs trackio, of the extra `trackio`")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    folder, *_ = run
+    assert list((folder / "trackio").glob("small*"))
+    logs = SQLiteStorage.get_logs("small", "first")
+    assert [row["step"] for row in logs if "train/loss" in row] == [0, 1]
+    assert {"val/answer_correct", "rollout/answer_correct", "anneal/level"} <= {name for row in logs for name in row}
+    traces = SQLiteStorage.get_traces("small", "first")
+    records = [
+        json.loads(line) for line in (folder / "version_0/trajectories/phase-0000.jsonl").read_text().splitlines()
+    ]
+    by_key = {(record["task_id"], record["sample"]): record for record in records}
+    assert len(traces) == 2
+    for trace in traces:
+        record = by_key[trace["metadata"]["task_id"], trace["metadata"]["sample"]]
+        assert trace["messages"] == record["messages"]
+        assert trace["metadata"]["reward"] == pytest.approx(sum(record["turn_rewards"]), abs=1e-4)
+
+
 def test_the_live_panel_shows_phase_success_and_the_newest_rollout(run):
     *_, terminal, _ = run
     assert "newest rollout" in terminal
@@ -116,11 +179,13 @@ def test_inspect_reads_what_export_log_writes(run, tmp_path, capsys):
     file = source / "trajectories" / "phase-0000.jsonl"
     (torn / file.name).write_text(file.read_text() + '{"task_id": "cut o')
     (torn / "validation-0001.jsonl").write_text((source / "trajectories" / "validation-0001.jsonl").read_text())
+    (torn / "privilege-0000.jsonl").write_text('{"task_id": "figures of tokens, and no rollout"}\n')
     main(["export-log", str(tmp_path / "run"), "--to", "inspect"])
     assert "2 logs in" in (said := capsys.readouterr().out)
     assert "1 line could not be read and are left out" in said
     records = [json.loads(line) for line in file.read_text().splitlines()]
     phase = log.read_eval_log(str(tmp_path / "run" / "inspect" / "phase-0000.eval"))
+    assert phase.stats.completed_at == phase.eval.created, "or Inspect View shows a duration of NaN days"
     assert (phase.status, len(phase.samples)) == ("success", len(records))
     by_key = {(sample.id, sample.epoch): sample for sample in phase.samples}
     for record in records:
@@ -133,6 +198,9 @@ def test_inspect_reads_what_export_log_writes(run, tmp_path, capsys):
         ]
         assert calls.count("malformed call") == sum(len(m.get("malformed_calls", ())) for m in written)
         assert sample.scores["reward"].value == pytest.approx(sum(record["turn_rewards"]))
+        assert [usage.total_tokens for usage in sample.model_usage.values()] == [record["tokens"]]
+        last = record["messages"][-1]
+        assert sample.scores["reward"].answer == (last["content"] if last["role"] == "assistant" else None)
     validation = log.read_eval_log(str(tmp_path / "run" / "inspect" / "validation-0001.eval"))
     assert {score.name for score in validation.results.scores} >= {"answer_correct"}
 
