@@ -56,8 +56,8 @@ def run_parser(command: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--tasks",
         metavar="FILE",
-        help="task file, or .yaml file that names a task source: its expert traces are shown next to the trajectories "
-        "(default: those that the run's recipe names, if they are bundled or in a task file)",
+        help="task file, or .yaml file that names a task source: its references and expert traces are shown next to "
+        "the trajectories (default: those that the run's recipe names, if they are bundled or in a task file)",
     )
     parser.add_argument(
         "--rollouts",

@@ -1,4 +1,4 @@
-"""Expert traces of a run's tasks, each piece of reasoning with the level from which it is supervised."""
+"""Known solutions of a run's tasks: the reference answer, and the expert trace with the levels of its reasoning."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from pact_lightning.tasks.bundled.tasks import make_task
 from pact_lightning.tasks.record import task_from_json, without_table_nulls
 from pact_lightning.traces.levels import MAX_LEVEL, min_level_at, prefix_ends
 from pact_lightning.types.task import Task
+from pact_lightning.types.tool_call import ToolCall
 from pact_lightning.types.trace import ExpertTrace, ExpertTurn
 from pact_lightning.utils.errors import TaskFieldError, TaskFileError
 from pact_lightning.utils.json_lines import MAX_LINE_MB, scan_json_lines
@@ -35,22 +36,32 @@ def _turn(turn: ExpertTurn) -> Json:
             {"text": cut(chunk.text), "type": chunk.type.value, "level": level if level <= MAX_LEVEL else None}
             for chunk, level in zip(turn.chunks, levels, strict=True)
         ],
-        "calls": [
-            {"name": call["name"], "arguments": cut(json.dumps(call["arguments"], ensure_ascii=False))}
-            for call in turn.calls
-        ],
+        "calls": _calls(turn.calls),
         "responses": [cut(response) for response in turn.responses],
         "answer": cut(turn.reply or turn.answer),
     }
 
 
+def _calls(calls: Iterable[ToolCall]) -> list[Json]:
+    return [
+        {"name": call["name"], "arguments": cut(json.dumps(call["arguments"], ensure_ascii=False))} for call in calls
+    ]
+
+
+def solution_json(task: Task) -> Json:
+    """Return what is known of a task's solution as the page shows it: the trace, and the reference it is scored by."""
+    trace = {"source": "", "turns": []} if task.trace is None else expert_json(task.trace)
+    return {**trace, "answer": cut(task.reference.answer or ""), "calls": _calls(task.reference.calls)}
+
+
 def experts_of(tasks: Iterable[Task], wanted: Collection[str]) -> dict[str, Json]:
-    """Return the traces of tasks by id."""
-    return {task.id: expert_json(task.trace) for task in tasks if task.id in wanted and task.trace is not None}
+    """Return the known solutions of tasks by id, without tasks of which nothing is known."""
+    found = {task.id: solution_json(task) for task in tasks if task.id in wanted}
+    return {name: known for name, known in found.items() if known["turns"] or known["answer"] or known["calls"]}
 
 
 def recipe_experts(config: Mapping[str, Any], wanted: Collection[str]) -> tuple[dict[str, Json], list[str]]:
-    """Find the traces of a run's tasks by its recipe, and run no code that the recipe or a task names.
+    """Find the known solutions of a run's tasks by its recipe, and run no code that the recipe or a task names.
 
     Bundled tasks are made anew; task files are read, but for tasks that leave their tools to their environment. Other
     sources are named in a sentence.
@@ -60,7 +71,7 @@ def recipe_experts(config: Mapping[str, Any], wanted: Collection[str]) -> tuple[
         wanted: Ids of the tasks that are shown.
 
     Returns:
-        The traces by id, and sentences on sources that were not read.
+        The solutions by id, and sentences on sources that were not read.
     """
     data = config.get("data")
     sources = data.get("init_args") if isinstance(data, Mapping) else None
@@ -80,10 +91,11 @@ def recipe_experts(config: Mapping[str, Any], wanted: Collection[str]) -> tuple[
                 found |= experts_of(_of_file(Path(str(arguments.get("path"))), arguments, wanted), wanted)
             else:
                 notes.append(
-                    f"the expert traces of data.{name} ({class_path}) are left out; give the tasks with --tasks"
+                    f"the references and expert traces of data.{name} ({class_path}) are left out; give the tasks "
+                    "with --tasks"
                 )
         except (OSError, ValueError, TypeError) as error:
-            notes.append(f"the expert traces of data.{name} are left out: {error}")
+            notes.append(f"the references and expert traces of data.{name} are left out: {error}")
     return found, notes
 
 

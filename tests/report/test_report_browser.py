@@ -1,5 +1,6 @@
 """The page in Chromium: what a reader does with it, and what axe says of it."""
 
+import json
 import threading
 
 import pytest
@@ -84,6 +85,30 @@ def test_filters_search_and_sort_are_in_the_link(show):
     page.wait_for_function("() => document.querySelector('.status').textContent.startsWith('24 of')")
     page.select_option('[name="sort"]', "high")
     page.wait_for_function("() => document.querySelector('.spacer .score').textContent === '2.00'")
+
+
+def test_any_score_is_shown_sorted_and_filtered_by_its_range(show):
+    page = show(route="/rollouts?score=solve_f1&min=0.6")
+    assert page.inner_text(".status").startswith("2 of 24"), "rollouts of training have no such score"
+    page.fill('[name="min"]', "")
+    page.fill('[name="max"]', "0.5")
+    page.wait_for_function("() => document.querySelector('.status').textContent.startsWith('6 of 24')")
+    assert "max=0.5" in page.url
+    page.fill('[name="max"]', "")
+    page.select_option('[name="score"]', "calls")
+    page.select_option('[name="sort"]', "high")
+    page.wait_for_function("() => document.querySelector('.spacer .score').textContent === '1.00'")
+    assert "calls" in page.inner_text(".heads")
+
+
+def test_a_trajectory_says_where_it_stands_and_can_be_taken_along(show):
+    page = show(route=ONE, permissions=["clipboard-read", "clipboard-write"])
+    assert "phase-0000.jsonl, line 1" in page.inner_text(".one .chips")
+    assert page.inner_text(".expert h2 >> nth=0") == "Reference answer"
+    page.click("#copy")
+    page.wait_for_function("() => document.getElementById('copy').textContent !== 'Copy JSON'")
+    copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
+    assert (copied["task"], copied["rewards"], len(copied["turns"])) == ("train-0", [1.0, 1.0], 2)
 
 
 def test_keys_walk_through_the_list_and_the_trajectories(show):

@@ -30,7 +30,7 @@ from pact_lightning.report.heat import read_heat
 from pact_lightning.report.page import page
 from pact_lightning.report.rollouts import MAX_TEXT, allot, cut
 from pact_lightning.report.setup import differences, facts_of
-from pact_lightning.tasks.bundled.tasks import BundledTasks
+from pact_lightning.tasks.bundled.tasks import BundledTasks, make_task
 from pact_lightning.tasks.jsonl import write_jsonl
 from pact_lightning.traces.levels import prefix_ends
 
@@ -128,8 +128,9 @@ def test_expert_traces_come_from_the_recipe_and_say_their_levels(content):
     run = content.index["runs"][0]
     assert run["traced"] == sorted(f"{split}-{n}" for split in ("train", "validation") for n in range(4))
     shown = content.blocks[run["experts"]].value["train-2"]
-    trace = expert("train", 2)
-    assert shown == json.loads(json.dumps(expert_json(trace)))
+    trace, reference = expert("train", 2), make_task("train", 2).reference
+    assert shown == json.loads(json.dumps(expert_json(trace))) | {"answer": reference.answer, "calls": shown["calls"]}
+    assert [call["name"] for call in shown["calls"]] == [call["name"] for call in reference.calls]
     for turn, expected in zip(shown["turns"], trace.turns, strict=False):
         reached = [chunk["text"] for chunk in turn["chunks"] if chunk["level"] is not None and chunk["level"] <= 2]
         assert "".join(reached) == expected.reasoning[: prefix_ends(expected.chunks, expected.calls)[2]]

@@ -9,7 +9,7 @@
     index: null, rows: [], byId: new Map(), shown: [], selected: -1, heat: "plain", fold: null,
     filter: {}, open: new Set(), scroll: 0, version: "", metric: "", setting: "",
   };
-  const FILTERS = ["q", "run", "set", "task", "kind", "stop", "tool", "solved", "sort", "by"];
+  const FILTERS = ["q", "run", "set", "task", "kind", "stop", "tool", "solved", "score", "min", "max", "sort", "by"];
 
   // ---- Elements
 
@@ -96,7 +96,9 @@
     state.rows = index.rollouts;
     state.sets = sets;
     state.byId = new Map(state.rows.map((row) => [row.id, row]));
+    state.metrics = [...new Set(state.rows.flatMap((row) => Object.keys(row.scores)))];
     state.range = new Map();
+    state.span = null;
     // A sum of several turns' rewards says little of a colour: rollouts are of different lengths.
     const summed = state.rows.some((row) => row.reward !== null && row.reward > 1.01);
     for (const row of state.rows) row.shade = row.score !== null && row.reward !== null && summed ? row.score / row.turns : row.score;
@@ -105,6 +107,8 @@
       state.range.set(kind, values.length ? [Math.min(0, values.reduce((a, b) => Math.min(a, b))), Math.max(1, values.reduce((a, b) => Math.max(a, b)))] : [0, 1]);
     }
   }
+  // The score that the list shows: the one chosen, or the reward of a training rollout and the main score of another.
+  const scoreOf = (row) => !state.filter.score ? row.score : state.filter.score === "reward" ? row.reward : row.scores[state.filter.score] ?? null;
   const firstOf = (scores, ...names) => {
     const name = names.find((each) => each in scores);
     return name === undefined ? null : scores[name];
@@ -114,6 +118,14 @@
 
   const mix = (colour, share) => `color-mix(in srgb, var(${colour}) calc(${Math.round(100 * share)}% * var(--tint)), transparent)`;
   const scale = (share) => share < 0.5 ? mix("--low", 0.12 + 0.66 * (0.5 - share)) : mix("--high", 0.1 + 0.66 * (share - 0.5));
+  function chosenTint(row) {
+    if (!state.filter.score) return scoreTint(row);
+    const value = scoreOf(row), values = state.rows.map(scoreOf).filter((each) => each !== null);
+    if (value === null) return "transparent";
+    if (state.span?.[0] !== state.filter.score) state.span = [state.filter.score, values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+    const [, low, high] = state.span;
+    return scale(high > low ? (value - low) / (high - low) : 0.5);
+  }
   function scoreTint(row) {
     if (row.shade === null) return row.solved === null ? "transparent" : scale(row.solved ? 1 : 0);
     const [low, high] = state.range.get(row.training);
@@ -387,8 +399,8 @@
 
   const SORTS = {
     "": ["as they came", (row) => row.order],
-    low: ["score, lowest first", (row) => row.score ?? Infinity],
-    high: ["score, highest first", (row) => -(row.score ?? -Infinity)],
+    low: ["score, lowest first", (row) => scoreOf(row) ?? Infinity],
+    high: ["score, highest first", (row) => -(scoreOf(row) ?? -Infinity)],
     turns: ["most turns", (row) => -row.turns],
     calls: ["most calls", (row) => -row.calls],
     tokens: ["most tokens", (row) => -(row.tokens ?? 0)],
@@ -404,6 +416,9 @@
     if (filter.stop && row.stop !== filter.stop) return false;
     if (filter.tool && !row.tools.includes(filter.tool)) return false;
     if (filter.solved && String(row.solved) !== filter.solved) return false;
+    const score = scoreOf(row);
+    if (filter.min && !(score !== null && score >= +filter.min)) return false;
+    if (filter.max && !(score !== null && score <= +filter.max)) return false;
     return !filter.task || row.task.toLowerCase().includes(filter.task.toLowerCase());
   }
 
@@ -454,6 +469,10 @@
       pick("solved", "Solved", distinct("solved").map(String), (value) => value === "true" ? "solved" : "not solved"),
       pick("stop", "Stop reason", distinct("stop").sort()),
       pick("tool", "Tool", tools),
+      h("label", { class: "pick" }, h("span", {}, "Score"), h("select", { name: "score", onchange: changed }, h("option", { value: "" }, "reward, main score"),
+        ["reward", ...state.metrics].map((value) => h("option", { value, selected: filter.score === value }, visible(value))))),
+      [["min", "From"], ["max", "To"]].map(([name, label]) => h("label", { class: "pick" }, h("span", {}, label),
+        h("input", { name, type: "number", step: "any", value: filter[name] || "", oninput: later, class: "bound" }))),
       h("label", { class: "pick" }, h("span", {}, "Sort"), h("select", { name: "sort", onchange: changed }, Object.entries(SORTS).map(([value, [label]]) => h("option", { value, selected: (filter.sort || "") === value }, label)))),
       h("label", { class: "pick" }, h("span", {}, "Show"), h("select", { name: "by", onchange: changed }, [["", "rollouts"], ["task", "tasks as a grid"]].map(([value, label]) => h("option", { value, selected: (filter.by || "") === value }, label)))),
       h("button", { type: "button", class: "more", "aria-expanded": "false", onclick: (event) => {
@@ -520,7 +539,7 @@
   function rowList(found) {
     const height = narrow() ? 84 : 46, several = state.index.runs.length > 1;
     const head = h("div", { role: "row", class: `row head${several ? " several" : ""}` },
-      [several && "run", "phase", "task", "solved", "score", "reward by turn", "turns", "calls", "tokens", "stop reason"].filter(Boolean).map((name) => h("span", { role: "columnheader" }, name)));
+      [several && "run", "phase", "task", "solved", state.filter.score || "score", "reward by turn", "turns", "calls", "tokens", "stop reason"].filter(Boolean).map((name) => h("span", { role: "columnheader" }, name)));
     const view = virtual(found.length, height, "Trajectories", head, (at) => {
       const row = found[at], cell = (name, ...children) => h("span", { role: "cell", class: name }, ...children);
       return h("div", { role: "row", class: `row${several ? " several" : ""}${at === state.selected ? " selected" : ""}`, "aria-current": at === state.selected ? "true" : null },
@@ -528,7 +547,7 @@
         cell("phase", row.label),
         cell("task", h("a", { href: link(row), tabindex: -1 }, visible(row.task), h("small", {}, ` #${row.sample}`)), h("span", { class: "question" }, visible(row.question))),
         cell("solved", row.solved === null ? "\u2013" : h("span", { class: row.solved ? "yes" : "no" }, row.solved ? "\u2713 yes" : "\u2717 no")),
-        cell("score", h("span", { class: "chip", tint: scoreTint(row) }, row.score === null ? "\u2013" : row.score.toFixed(2))),
+        cell("score", h("span", { class: "chip", tint: chosenTint(row) }, scoreOf(row) === null ? "\u2013" : scoreOf(row).toFixed(2))),
         cell("cells", strip(row)),
         cell("count", h("span", { class: "unit" }, "turns "), number(row.turns)),
         cell("count", h("span", { class: "unit" }, "calls "), number(row.calls), row.errors + row.malformed > 0 && h("em", { title: "failed or malformed" }, ` ${row.errors + row.malformed}!`)),
@@ -612,16 +631,30 @@
     const redraw = () => conversation.replaceChildren(...turns(row, body));
     const tools = h("div", { class: "tools" }, heatPick(row, body, redraw),
       h("button", { type: "button", id: "fold", onclick: () => foldAll(conversation) }, "Fold all"),
+      h("button", { type: "button", id: "copy", onclick: (event) => copied(event.target, row, body) }, "Copy JSON"),
       others.length > 0 && h("label", { class: "pick" }, h("span", {}, "Beside it"), h("select", { id: "beside", onchange: (event) => { location.hash = `#/compare/${encodeURIComponent(row.id)}/${encodeURIComponent(event.target.value)}`; } },
         h("option", { value: "" }, `one of ${others.length} others of this task`), others.map((other) => h("option", { value: other.id }, `${runLabel(other)}${other.label} #${other.sample}${shortScore(other)}`)))));
     page.append(tools, legend());
     redraw();
     const run = state.index.runs[row.run];
-    const aside = h("aside", { class: "expert", "aria-label": "Expert trace" });
+    const aside = h("aside", { class: "expert", "aria-label": "Reference and expert trace" });
     if (run.experts && run.traced.includes(row.task)) aside.append(...expert((await block(run.experts))[row.task], row, run));
-    else aside.append(h("h2", {}, "Expert trace"), h("p", { class: "about" }, "This page has none of this task. --tasks FILE names the tasks whose traces are shown."));
+    else aside.append(h("h2", {}, "Expert trace"), h("p", { class: "about" }, "This page has neither reference nor trace of this task. --tasks FILE names the tasks whose solutions are shown."));
     page.append(h("div", { class: "beside" }, conversation, aside));
     return page;
+  }
+
+  async function copied(button, row, body) {
+    const { task, sample, phase, stop, tokens, rewards, advantages, scores, solved } = row;
+    const text = JSON.stringify({ task, sample, phase, stop, tokens, rewards, advantages, scores, solved, ...body }, null, 2);
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch { // a browser that forbids it for a page from a file
+      h("a", { href: URL.createObjectURL(new Blob([text])), download: `${row.file}-line-${row.line}.json` }).click();
+      button.textContent = "Saved";
+    }
+    setTimeout(() => { button.textContent = "Copy JSON"; }, 1500);
   }
 
   function backLink() {
@@ -632,7 +665,7 @@
   function title(row, tag) {
     const chips = [[row.stop.replaceAll("_", " "), null], row.solved !== null && [row.solved ? "solved" : "not solved", scale(row.solved ? 1 : 0)],
       row.reward !== null && [`reward ${row.reward.toFixed(2)}`, scoreTint(row)], [counted(row.turns, "turn"), null], [counted(row.calls, "call"), null],
-      row.tokens !== null && [counted(row.tokens, "token"), null]].filter(Boolean);
+      row.tokens !== null && [counted(row.tokens, "token"), null], [`${row.file}.jsonl, line ${row.line}`, null]].filter(Boolean);
     const scores = Object.entries(row.scores);
     return h("div", { class: "title" }, h(tag, {}, visible(row.task), h("small", {}, ` ${runLabel(row)}${row.label}, sample ${row.sample}${row.kind ? `, ${visible(row.kind)}` : ""}`)),
       h("p", { class: "chips" }, chips.map(([text, colour]) => h("span", { class: "chip", tint: colour }, visible(text)))),
@@ -729,9 +762,11 @@
 
   function expert(trace, row, run) {
     const level = row.phase === null ? undefined : run.levels[row.phase];
-    const found = [h("h2", {}, "Expert trace"), h("p", { class: "about" }, level === undefined
+    const found = trace.answer ? [h("h2", {}, "Reference answer"), part("answer reference", "right answer", trace.answer)] : [];
+    if (!trace.turns.length) return [...found, trace.calls.length > 0 && h("h2", {}, "Reference calls"), trace.calls.map(callPart), h("p", { class: "about" }, "This task has no expert trace.")].flat().filter(Boolean);
+    found.push(h("h2", {}, "Expert trace"), h("p", { class: "about" }, level === undefined
       ? "Each piece of reasoning says from which level it is supervised."
-      : `In phase ${row.phase} the level was L${level}: what is marked was supervised, unless the prompt was anchored.`)];
+      : `In phase ${row.phase} the level was L${level}: what is marked was supervised, unless the prompt was anchored.`));
     trace.turns.forEach((turn, place) => {
       const box = h("section", { class: "turn" }, h("h3", {}, `Turn ${place + 1}`, h("small", {}, ` ${turn.pattern.replaceAll("_", " ")}`)));
       for (const chunk of turn.chunks) {
