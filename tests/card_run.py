@@ -24,7 +24,7 @@ from pact_lightning.training.rollout_datamodule import RolloutDataModule
 from pact_lightning.training.sft_module import SFTModule
 from pact_lightning.training.trace_datamodule import TraceDataModule
 
-LIMITS = RolloutLimits(max_turns=2, max_new_tokens_per_turn=40, max_trajectory_tokens=200, rows=8)
+LIMITS = RolloutLimits(max_turns=2, max_new_tokens_per_turn=24, max_trajectory_tokens=200, rows=8)
 TERMS = Coefficients(sft=0.1, kl=0.01, entropy=0.01)
 TASKS = {"train": BundledTasks("train", 4), "validation": BundledTasks("validation", 2)}
 
@@ -38,7 +38,7 @@ def pact(policy_config, **settings):
         **TASKS,
         prompts_per_phase=4,
         prompts_per_step=2,
-        rollouts_per_prompt=3,
+        rollouts_per_prompt=2,
         limits=LIMITS,
         temperature=1.4,
         max_prompt_tokens=600,

@@ -1,6 +1,7 @@
 """Fixtures and marks shared by all tests."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test asks the hub; without a network each question would be repeated for half a minute.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import rooms  # noqa: F401  # puts the rooms on the path
+from warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -51,3 +53,26 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs ../shared/data, which is not part of the project")
     return SHARED_DATA
+
+
+WARM = pytest.StashKey()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """The processes that share the tests share a warm Python too."""
+    if WARM not in node.config.stash:
+        node.config.stash[WARM] = WarmPython()
+    node.workerinput["warm_python"] = str(node.config.stash[WARM].folder)
+
+
+def pytest_unconfigure(config):
+    if WARM in config.stash:
+        config.stash[WARM].close()
+
+
+@pytest.fixture(scope="session")
+def warm_python(request):
+    """A Python that has the large libraries imported, for programs of whose start a test says nothing."""
+    with closing(WarmPython(getattr(request.config, "workerinput", {}).get("warm_python"))) as python:
+        yield python

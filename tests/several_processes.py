@@ -35,6 +35,9 @@ DEADLINE_S = 600
 TIGHT = 850
 """Tokens of one forward in which any prompt of the steps fits with its trace and its longest rollout, and not two."""
 
+FEW = 12
+"""Tokens of a turn where runs of two processes are compared with each other: each token is a forward of both."""
+
 RENDERER = bundled_renderer()
 
 
@@ -145,7 +148,7 @@ def hand_made_steps(strategy, policy, max_tokens, folder):
     }
 
 
-def rollouts(strategy, policy, folder, *callbacks, phases=1, resume=False):
+def rollouts(strategy, policy, folder, *callbacks, phases=1, resume=False, tokens=40):
     """A run with rollouts, a validation of one task and a test of three."""
     module = RecordingModule(policy=policy, optimizer=OptimizerConfig(1e-4), max_tokens_per_forward=500)
     data = RolloutDataModule(
@@ -155,7 +158,7 @@ def rollouts(strategy, policy, folder, *callbacks, phases=1, resume=False):
         prompts_per_phase=4,
         prompts_per_step=2,
         rollouts_per_prompt=2,
-        limits=RolloutLimits(max_turns=2, max_new_tokens_per_turn=40, max_trajectory_tokens=240),
+        limits=RolloutLimits(max_turns=2, max_new_tokens_per_turn=tokens, max_trajectory_tokens=240),
         max_prompt_tokens=250,
     )
     callbacks = [ModelCheckpoint(dirpath=folder / "checkpoints", save_last=True), *callbacks]
@@ -192,7 +195,7 @@ class StopsIn(AfterStep):
 def interrupted(folder, ranks):
     """Two phases: undisturbed for ``-``, resumed for ``resume``, else told to stop in the processes that are named."""
     callbacks = [] if ranks in ("-", "resume") else [StopsIn({int(rank) for rank in ranks.split(",")})]
-    found = rollouts("ddp", LORA, folder, *callbacks, phases=2, resume=ranks == "resume")
+    found = rollouts("ddp", LORA, folder, *callbacks, phases=2, resume=ranks == "resume", tokens=FEW)
     torch.save(found, folder / f"rank{torch.distributed.get_rank()}.pt")
 
 
@@ -204,11 +207,11 @@ def main(folder):
         "supervised": supervised("ddp", folder),
         "sharded": hand_made_steps("sharded", FULL, TIGHT, folder),
         "sharded, whole run": rollouts(
-            "sharded", FULL, folder / "sharded-once", ExportPolicy(str(folder / "exported")), phases=2
+            "sharded", FULL, folder / "sharded-once", ExportPolicy(str(folder / "exported")), phases=2, tokens=FEW
         ),
     }
-    rollouts("sharded", FULL, folder / "sharded-twice")
-    found["sharded, resumed"] = rollouts("sharded", FULL, folder / "sharded-twice", phases=2, resume=True)
+    rollouts("sharded", FULL, folder / "sharded-twice", tokens=FEW)
+    found["sharded, resumed"] = rollouts("sharded", FULL, folder / "sharded-twice", phases=2, resume=True, tokens=FEW)
     torch.save(found, folder / f"rank{torch.distributed.get_rank()}.pt")
 
 

@@ -32,15 +32,29 @@ def small_parts():
         yield
 
 
-POLICY = PolicyConfig(model="bundled", adapter="lora", lora_r=4, lora_alpha=8, lora_dropout=0.1, dtype="float32")
+POLICY = PolicyConfig(
+    model="bundled",
+    adapter="lora",
+    lora_r=4,
+    lora_alpha=8,
+    lora_dropout=0.1,
+    dtype="float32",
+    target_modules=["q_proj", "v_proj"],  # few: most of a small run's time is theirs
+)
 OPTIMIZER = OptimizerConfig(3e-4, schedule="cosine", schedule_steps=12)
 LIMITS = RolloutLimits(max_turns=3, max_new_tokens_per_turn=40, max_trajectory_tokens=300, rows=4)
+SHORT = RolloutLimits(max_turns=1, max_new_tokens_per_turn=12, max_trajectory_tokens=300, rows=4)
 
 
-def pact():
+def short():
+    """The run with rollouts of a few tokens, none of which comes to a call; what there is to learn is the traces."""
+    return pact(SHORT)
+
+
+def pact(limits=LIMITS):
     tasks = {"train": BundledTasks("train", 3, start=3), "validation": BundledTasks("validation", 2)}
     data = RolloutDataModule(
-        **tasks, prompts_per_phase=4, prompts_per_step=2, rollouts_per_prompt=2, limits=LIMITS, temperature=1.4
+        **tasks, prompts_per_phase=4, prompts_per_step=2, rollouts_per_prompt=2, limits=limits, temperature=1.4
     )
     return PACTModule(policy=POLICY, optimizer=OPTIMIZER), data
 
@@ -65,7 +79,7 @@ def trainer(folder, *callbacks, **checkpoints):
 
 def fit(folder, make, *callbacks, ckpt_path=None, **checkpoints):
     """One start of a run in a folder; ``ckpt_path`` may be a function of the Trainer."""
-    if make is pact:
+    if make in (pact, short):
         callbacks = (AnnealingCallback(), *callbacks)
     module, data = make()
     started = trainer(folder, *callbacks, **checkpoints)

@@ -100,7 +100,7 @@ def test_where_one_moment_does_not_fit_the_other_ones_setting_is_no_help(tmp_pat
     assert memory.in_rollouts < memory.in_update
     between = f"{(memory.in_rollouts + memory.in_update) // 2 / 0.9 / 2**20}MiB"
     assert "limits.rows: no value fits: an update alone needs" in told(capsys, "-c", path, "--memory", between, *GIVEN)
-    many = {"data.init_args.limits.rows": 256, "data.init_args.prompts_per_phase": 128}
+    many = {"data.init_args.limits.rows": 64, "data.init_args.prompts_per_phase": 32}
     path, lengths = saved(tmp_path, many), ["--prompt", "100", "--trace", "10", "--trajectory", "100"]
     recipe = read_recipe(["-c", path])
     memory = make_plan(recipe, policy_skeleton(recipe.policy), Lengths(100, 10, 100)).memory
@@ -117,7 +117,7 @@ def test_settings_that_fit_are_told_with_what_they_are_of(tmp_path, capsys):
     assert "any value; a whole step of about 496 tokens" in text
     assert "all 4 rollouts of a phase" in text
     assert "cpu process, MiB" in text
-    many = {"data.init_args.limits.rows": 256, "data.init_args.prompts_per_phase": 128}
+    many = {"data.init_args.limits.rows": 64, "data.init_args.prompts_per_phase": 32}
     assert_told(tmp_path, capsys, many, "in_rollouts", 1.0, "of a phase of these lengths; [0-9]+ if all are as long as")
     few = {"model.init_args.max_tokens_per_forward": 800, "data.init_args.prompts_per_step": 2}
     assert_told(tmp_path, capsys, few, "in_update", 0.97, "up to [0-9]+, less than the 800 that max_prompt_tokens and")

@@ -1,9 +1,8 @@
 """README and docs: their links lead somewhere, and the programs in them run."""
 
-import os
 import re
+import shutil
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +19,7 @@ _BLOCK = re.compile(
 )
 # A page that needs an optional package says so.
 _NEEDS = re.compile(r"^<!-- needs: (\w+) -->$", re.MULTILINE)
-_COMMANDS = {"python": [sys.executable, "-"], "sh": ["sh", "-e", "-s"]}
+_COMMANDS = {"python": ["python", "-"], "sh": ["sh", "-e", "-s"]}
 
 
 def _without_blocks(text):
@@ -47,22 +46,32 @@ def _anchors(page):
 
 
 PAGES_WITH_PROGRAMS = [page for page in PAGES if _BLOCK.search(page.read_text(encoding="utf-8"))]
+LONG = ("README.md", "tutorial.md", "python_api.md")
+"""Pages that roll out for half a minute; the tutorial as it is written is run by `.ci/run`."""
+RUNS = [pytest.param(page, page.name in LONG, id=page.name) for page in PAGES_WITH_PROGRAMS]
+RUNS += [
+    pytest.param(page, False, id=f"{page.stem} as written", marks=pytest.mark.slow)
+    for page in PAGES_WITH_PROGRAMS
+    if page.name in LONG
+]
 
 
-def _run_blocks(page, folder):
-    """Runs a page's blocks one after the other in one empty folder, as a reader would; gives what failed, as text."""
-    scripts = str(Path(sys.executable).parent)
-    environment = os.environ | {
-        "PATH": scripts + os.pathsep + os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
-    for block in _BLOCK.finditer(page.read_text(encoding="utf-8")):
+def _run_blocks(page, shorter, folder, environment):
+    """Runs a page's blocks one after the other in one empty folder, as a reader would; gives what failed, as text.
+
+    Args:
+        shorter: Whether turns get a few tokens only.
+    """
+    text = page.read_text(encoding="utf-8")
+    if shorter:
+        text = re.sub(r"(max_new_tokens_per_turn[:=] ?)\d+", r"\g<1>16", text)
+    for block in _BLOCK.finditer(text):
         if block["name"]:
             (folder / block["name"]).write_text(block["text"], encoding="utf-8")
             continue
+        first, *rest = _COMMANDS[block["language"]]
         run = subprocess.run(
-            _COMMANDS[block["language"]],
+            [shutil.which(first, path=environment["PATH"]), *rest],
             input=block["text"],
             cwd=folder,
             env=environment,
@@ -76,22 +85,29 @@ def _run_blocks(page, folder):
 
 
 @pytest.fixture(scope="module")
-def runs(request, tmp_path_factory):
+def runs(request, tmp_path_factory, warm_python):
     """Runs of the pages that are asked for, two at a time: each is a row of processes that use one core."""
     asked = [
-        item.callspec.params["page"] for item in request.session.items if item.name.startswith("test_programs_run")
+        (item.callspec.params["page"], item.callspec.params["shorter"])
+        for item in request.session.items
+        if item.name.startswith("test_programs_run")
+        and (request.config.getoption("--slow") or "slow" not in item.keywords)
     ]
+    environment = warm_python.environment
     with ThreadPoolExecutor(2) as pool:
-        yield {page: pool.submit(_run_blocks, page, tmp_path_factory.mktemp(page.stem)) for page in asked}
+        yield {
+            (page, shorter): pool.submit(_run_blocks, page, shorter, tmp_path_factory.mktemp(page.stem), environment)
+            for page, shorter in asked
+        }
         pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.timeout(900)  # it may wait for the pages before it
-@pytest.mark.parametrize("page", PAGES_WITH_PROGRAMS, ids=lambda page: page.name)
-def test_programs_run(page, runs):
+@pytest.mark.parametrize(("page", "shorter"), RUNS)
+def test_programs_run(page, shorter, runs):
     for module in _NEEDS.findall(page.read_text(encoding="utf-8")):
         pytest.importorskip(module)
-    assert runs[page].result() == ""
+    assert runs[page, shorter].result() == ""
 
 
 def test_marks_are_known():

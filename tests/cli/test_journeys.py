@@ -3,7 +3,6 @@
 import csv
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -78,7 +77,7 @@ print(json.dumps(tokenizer.decode(reply)))
 """
 
 
-def test_an_export_answers_with_a_tool_call_in_plain_transformers(run):  # noqa: F811
+def test_an_export_answers_with_a_tool_call_in_plain_transformers(run, warm_python):  # noqa: F811
     my = written()
     recipe = yaml.safe_load(Path(my).read_text())
     recipe["trainer"]["callbacks"].append({"class_path": "pact_lightning.ExportPolicy"})
@@ -88,6 +87,6 @@ def test_an_export_answers_with_a_tool_call_in_plain_transformers(run):  # noqa:
     assert "the policy is exported to runs/my/version_0/exported" in told
     prompt = BundledTasks("validation", 1).load()[0].prompt
     question = json.dumps({"conversation": list(prompt.messages), "tools": list(prompt.tools)})
-    command = [sys.executable, "-c", ASK, "runs/my/version_0/exported", question]
+    command = warm_python.command("-c", ASK, "runs/my/version_0/exported", question)
     asked = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "<tool_call>" in json.loads(asked.stdout.splitlines()[-1])

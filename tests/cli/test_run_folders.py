@@ -65,7 +65,7 @@ def rates(path):
     ("explicit", "pact", "grpo"),
     [
         (False, "runs/my/version_0/checkpoints", "runs/my-grpo/version_0/checkpoints"),
-        (True, "out/checkpoints", "out-grpo/checkpoints"),
+        pytest.param(True, "out/checkpoints", "out-grpo/checkpoints", marks=pytest.mark.slow),
     ],
 )
 def test_pact_then_grpo_then_pact_again(run, explicit, pact, grpo):

@@ -53,13 +53,6 @@ def test_the_other_commands_answer_without_the_large_libraries(arguments, said):
     assert modules == set()
 
 
-def test_the_config_is_printed_without_what_only_a_policy_needs():
-    arguments = ["fit", "-c", "recipes/quickstart.yaml", "--print_config"]
-    text, modules = loaded(arguments, "lightning", "peft", "bitsandbytes", "datasets", "mcp", "openai")
-    assert modules == {"lightning"}
-    assert "anchor_probability" in text
-
-
 @pytest.mark.parametrize(("arguments", "status"), [([], 2), (["-h"], 0)])
 def test_without_a_command_the_help_is_shown(arguments, status, capsys):
     from pact_lightning.cli.main import main

@@ -1,10 +1,8 @@
 """The generate command against a scripted teacher: resumed to the task, counted, and one sentence for every mistake."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -55,7 +53,7 @@ def lines(path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_and_resumed_gives_the_file_of_the_uninterrupted_run(how, tasks, tmp_path, monkeypatch):
+def test_stopped_and_resumed_gives_the_file_of_the_uninterrupted_run(how, tasks, tmp_path, monkeypatch, warm_python):
     monkeypatch.setenv("TEACHER_KEY", KEY)
     key = ["--endpoint.api_key_env", "TEACHER_KEY"]
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
@@ -69,10 +67,9 @@ def test_stopped_and_resumed_gives_the_file_of_the_uninterrupted_run(how, tasks,
         return expert(TASKS)(request, number)
 
     with ScriptedServer(slow) as server:
-        program = [sys.executable, "-m", "pact_lightning.cli.main", "traces", "generate"]
         process = subprocess.Popen(
-            [*program, *arguments(server, tasks, cut, *key)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            [warm_python.folder / "pact-lightning", "traces", "generate", *arguments(server, tasks, cut, *key)],
+            env=warm_python.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

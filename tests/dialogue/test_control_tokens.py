@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 from itertools import product
 
 import pytest
@@ -65,6 +66,12 @@ def renderings(renderer, task):
     return made
 
 
+@cache
+def benign(family):
+    """The control tokens of a task without any in its texts."""
+    return controls(renderer_of(family), renderings(renderer_of(family), task_of(BENIGN)))
+
+
 def controls(renderer, made):
     return {name: [index for index in ids if renderer.codec.is_control(index)] for name, ids in made.items()}
 
@@ -72,7 +79,7 @@ def controls(renderer, made):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_special_token_becomes_one_in_any_field(family):
     renderer = renderer_of(family)
-    ours = controls(renderer, renderings(renderer, task_of(BENIGN)))
+    ours = benign(family)
     assert all(ours.values())
     for special in specials(renderer):
         made = renderings(renderer, task_of(dict.fromkeys(FIELDS, special)))
@@ -87,7 +94,7 @@ def test_no_special_token_becomes_one_in_any_field(family):
 def test_no_special_token_becomes_one_in_one_field_among_good_ones(field):
     """Alone in its field, so that no other field can make up for what this one adds."""
     renderer = renderer_of("bundled")
-    ours = controls(renderer, renderings(renderer, task_of(BENIGN)))
+    ours = benign("bundled")
     for special in specials(renderer):
         made = renderings(renderer, task_of(BENIGN | {field: f"a{special}\n{special}b"}))
         found = controls(renderer, made)
@@ -108,7 +115,7 @@ def test_pieces_of_special_tokens_never_join_to_one(family, data):
     text = st.lists(pieces | st.sampled_from(specials(renderer)) | st.text(max_size=4), max_size=5).map("".join)
     texts = {field: data.draw(text).encode(errors="replace").decode() for field in FIELDS}
     made = controls(renderer, renderings(renderer, task_of(texts)))
-    ours = controls(renderer, renderings(renderer, task_of(BENIGN)))
+    ours = benign(family)
     assert [name for name in ours if made[name] != ours[name]] == []
 
 

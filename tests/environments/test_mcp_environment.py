@@ -21,7 +21,16 @@ from pact_lightning.environments.protocol import Environment
 
 HERE = Path(__file__).parent.parent
 BENCH = {"command": sys.executable, "args": [str(HERE / "mcp_bench_server.py")]}
+REAL = dict(BENCH)
 QUICK = {"timeout_s": 3.0, "backoff_s": 0.01}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_starts(warm_python):
+    """Most servers are started by the warm Python: their starts would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BENCH, "command", str(warm_python.folder / "python"))
+        yield
 
 
 def plain(mode, **arguments):
@@ -67,7 +76,7 @@ def bench(request):
         with http_server(port), opened(url=f"http://127.0.0.1:{port}/mcp", headers={"X-Any": "1"}) as environment:
             yield environment
     else:
-        target = BENCH if request.param == "stdio" else {"server": "mcp_bench_server.make_server"}
+        target = REAL if request.param == "stdio" else {"server": "mcp_bench_server.make_server"}
         with opened(**target) as environment:
             yield environment
 

@@ -120,10 +120,16 @@ CALLING = {"max_turns": 2, "max_new_tokens_per_turn": 96, "max_trajectory_tokens
 """Limits within which the policy calls its tools."""
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The weights that a run ends with whose server always answers."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return fit(folder, DisturbedTasks(folder / "disturbed"), **CALLING)[0]
+
+
 @pytest.mark.parametrize(("how", "told"), [("die", "ended during the call"), ("keep silent", "did not answer within")])
-def test_a_server_that_starts_well_and_fails_in_every_call_stops_the_run(tmp_path, how, told):
+def test_a_server_that_starts_well_and_fails_in_every_call_stops_the_run(undisturbed, tmp_path, how, told):
     disturbed = tmp_path / "disturbed"
-    undisturbed, _ = fit(tmp_path / "undisturbed", DisturbedTasks(disturbed), **CALLING)
     folder = tmp_path / "stopped"
     with pytest.raises(
         EnvironmentUnavailableError, match=rf"no tool call was answered in phase-0001 .*{told}"

@@ -32,6 +32,13 @@ PROBES = {
     "nothing": "def run(figures):\n    figures.leave_out('there is no file')\n",
     "late": "def run(figures):\n    pass\n",
 }
+FEW = """
+import pytest
+@pytest.mark.gpu
+@pytest.mark.parametrize("number", [1, 2])
+def test_of_the_card(number): ...
+def test_of_the_cpu(): assert False
+"""
 
 
 @pytest.fixture
@@ -47,7 +54,15 @@ def outcomes(tmp_path, monkeypatch):
         limit = 6 if name == "hanging" else 60
         seconds = 10**6 if name == "late" else 1
         checks.append(Check(name, "a probe", seconds, limit, "nothing", module=f"{name}_probe"))
-    entries = "".join(f"    Check({check.name!r}, {check.module!r}),\n" for check in checks)
+    file = tmp_path / "few" / "test_few.py"
+    file.parent.mkdir()
+    (file.parent / "pytest.ini").write_text("[pytest]\nmarkers = gpu: needs a card\n")
+    (file.parent / "conftest.py").write_text(
+        "def pytest_addoption(parser): parser.addoption('--slow', action='store_true')\n"
+    )
+    file.write_text(FEW)
+    checks.append(Check("few", "a probe", 1, 60, "nothing", tests=(str(file),)))
+    entries = "".join(f"    Check({check.name!r}, {check.module!r}, {check.tests!r}),\n" for check in checks)
     listed = (
         "from dataclasses import dataclass\n@dataclass\nclass Check:\n"
         "    name: str\n    module: str\n    tests: tuple = ()\n    argument: str = ''\n"
@@ -79,6 +94,8 @@ def test_what_fails_crashes_or_hangs_is_told_and_the_others_go_on(outcomes):
     assert found["parts"].figures == {"one: failed": "RuntimeError: one is off", "two": 2}
     assert results["hanging"].startswith("fail: over its limit of 6 s")
     assert results["nothing"] == f"{NOT_RUN}: there is no file", "what was not tried has not passed"
+    assert results["few"] == "pass"
+    assert found["few"].figures == {"tests passed": 2}, "those of the device"
     assert results["late"].startswith(f"{NOT_RUN}: ")
     helper = Path(f"/proc/{found['hanging'].figures['helper']}")
     assert not helper.exists() or "zombie" in (helper / "status").read_text(), "its helpers end with it"
@@ -109,6 +126,7 @@ def test_the_command_needs_python_alone(tmp_path):
     assert "- not shown on a CPU: CUDA's kernels for cached attention" in report
 
 
+@pytest.mark.slow
 def test_the_sampler_check_passes_on_a_cpu(tmp_path):
     command = [sys.executable, "-m", "benchmarks.check_gpu", "--cpu", "--only", "sampler", "--out", tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)

@@ -33,7 +33,13 @@ class Run:
         self.folder = folder
         logger = CSVLogger(folder / f"to-{phases}", name="", version="")
         policy = PolicyConfig(
-            model="bundled", adapter=adapter, lora_r=4, lora_alpha=8, lora_dropout=0.1, dtype="float32"
+            model="bundled",
+            adapter=adapter,
+            lora_r=4,
+            lora_alpha=8,
+            lora_dropout=0.1,
+            dtype="float32",
+            target_modules=["q_proj", "v_proj"],
         )
         self.module = PACTModule(policy=policy, optimizer=OptimizerConfig(3e-4, schedule="cosine", schedule_steps=12))
         tasks = BundledTasks("train", 3, start=3)
@@ -65,7 +71,7 @@ class Run:
         return {path.name: path.read_text() for path in sorted((self.log / "trajectories").iterdir())}
 
 
-@pytest.fixture(scope="module", params=["lora", "full"])
+@pytest.fixture(scope="module", params=["lora", pytest.param("full", marks=pytest.mark.slow)])
 def runs(request, tmp_path_factory):
     """The uninterrupted run, and the resumed one."""
     folders = [tmp_path_factory.mktemp(name) for name in ("whole", "resumed")]

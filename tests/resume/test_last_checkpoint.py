@@ -5,7 +5,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
-from small_run import PHASES, AfterStep, fit, pact, trainer
+from small_run import PHASES, AfterStep, fit, short, trainer
 from soak import End
 from test_checkpoint_files import cut
 
@@ -16,20 +16,20 @@ from pact_lightning.resume.last_checkpoint import evaluated_checkpoint, last_che
 def stopped(folder):
     """A run that was told to stop in its second phase; its newest checkpoints are not whole."""
     with pytest.raises(SystemExit):
-        fit(folder, pact, AfterStep(1, 0))
+        fit(folder, short, AfterStep(1, 0))
     for newest in ("last-interrupted.ckpt", "last.ckpt"):
         path = folder / "checkpoints" / newest
         path.write_bytes(cut(path.read_bytes()))
 
 
 def test_a_torn_checkpoint_is_told_and_the_run_goes_on_from_the_one_before_it(tmp_path):
-    fit(tmp_path / "undisturbed", pact)
+    fit(tmp_path / "undisturbed", short)
     folder = tmp_path / "stopped"
     stopped(folder)
     with pytest.warns(UserWarning, match=r"last-interrupted\.ckpt is truncated .*; the previous one is used"):
         found = last_checkpoint(trainer(folder))
     assert found == str(folder / "checkpoints" / "epoch=0-step=2.ckpt")
-    fit(folder, pact, ckpt_path=found)
+    fit(folder, short, ckpt_path=found)
     assert End.of(tmp_path / "undisturbed").differences(End.of(folder)) == []
     names = {path.name for path in (folder / "checkpoints").iterdir()}
     assert {name for name in names if name.startswith("last")} == {
@@ -44,7 +44,7 @@ def test_what_lightning_takes_for_the_last_one_is_refused_where_it_is_torn(tmp_p
     with pytest.raises(
         ValueError, match=r"last.*\.ckpt is truncated .*ckpt_path=pact_lightning\.last_checkpoint\(trainer\)"
     ):
-        fit(tmp_path, pact, ckpt_path="last")
+        fit(tmp_path, short, ckpt_path="last")
 
 
 class Dated(pl.Callback):
@@ -61,13 +61,13 @@ class Dated(pl.Callback):
 
 def test_a_run_whose_callback_keeps_an_object_goes_on_where_it_is_trusted_and_never_starts_anew(tmp_path):
     with pytest.raises(SystemExit):
-        fit(tmp_path, pact, Dated(), AfterStep(0, 1))
+        fit(tmp_path, short, Dated(), AfterStep(0, 1))
     folder = tmp_path / "checkpoints"
     before = {path.name for path in folder.glob("*.ckpt")}
     with pytest.raises(TypeError, match=r"holds an object \(datetime\.datetime\)"):
         last_checkpoint(trainer(tmp_path))
     assert {path.name for path in folder.iterdir() if path.is_file()} == before
-    module, data = pact()
+    module, data = short()
     with pytest.raises(TypeError, match=r"holds an object \(datetime\.datetime\)"):
         trainer(tmp_path).validate(module, data, ckpt_path=str(folder / "last-interrupted.ckpt"))
     again, started = Dated(), trainer(tmp_path)
@@ -84,7 +84,7 @@ def test_an_evaluation_takes_the_newest_whole_checkpoint_and_changes_nothing(tmp
     folder = tmp_path / "checkpoints"
     before = {path: path.read_bytes() for path in folder.glob("*.ckpt*")}
     evaluating = trainer(tmp_path)
-    module, data = pact()
+    module, data = short()
     with pytest.raises(ValueError, match=r"last.*\.ckpt is truncated .*evaluated_checkpoint\(trainer\)"):
         evaluating.validate(module, data, ckpt_path="last")
     with pytest.warns(UserWarning, match=r"last.*\.ckpt is truncated .*; the previous one is used"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import AfterStep, fit, pact, trainer
+from small_run import AfterStep, fit, short, trainer
 
 from pact_lightning.resume.last_checkpoint import last_checkpoint
 from pact_lightning.resume.lock import hold, release
@@ -68,13 +68,13 @@ def test_a_fit_in_a_folder_in_use_is_refused_before_the_policy_is_loaded(tmp_pat
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints.lock").symlink_to(holder_folder.with_name("run.lock"))
     with pytest.raises(BlockingIOError, match="checkpoints is in use by a run"):
-        fit(tmp_path, pact)
+        fit(tmp_path, short)
     assert list((tmp_path / "checkpoints").rglob("*")) == []
 
 
 def test_a_finished_fit_leaves_no_lock_and_nor_does_a_stopped_one(tmp_path):
     with pytest.raises(SystemExit):
-        fit(tmp_path, pact, AfterStep(0, 0))
+        fit(tmp_path, short, AfterStep(0, 0))
     assert not list(tmp_path.rglob("*.lock"))
 
 
@@ -83,7 +83,7 @@ def stopped(tmp_path_factory):
     """The folder of a run that was told to stop within its first phase."""
     folder = tmp_path_factory.mktemp("stopped")
     with pytest.raises(SystemExit):
-        fit(folder, pact, AfterStep(0, 0))
+        fit(folder, short, AfterStep(0, 0))
     return folder
 
 
@@ -103,7 +103,7 @@ def test_junk_in_stored_rollouts_is_told_and_made_again(stopped, tmp_path):
         file.writelines(f"{line}\n" for line in ('{"request": []}', "[]", '{"rollout": {"sample": "x"}}', "7"))
     (folder / "phase-0001.jsonl").mkdir()
     with pytest.warns(UserWarning, match=r"stored rollouts are ignored"):
-        fit(tmp_path, pact, ckpt_path=last_checkpoint)
+        fit(tmp_path, short, ckpt_path=last_checkpoint)
     assert not folder.exists()
 
 

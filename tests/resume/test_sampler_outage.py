@@ -41,7 +41,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=[pytest.mark.slow] * (name == "no JSON in a phase")) for name in FAULTS]
+)
 def test_a_server_that_fails_from_some_moment_on_stops_the_run_which_goes_on_later(undisturbed, tmp_path, fault):
     weights, requests = undisturbed
     share, status, answer, told = FAULTS[fault]

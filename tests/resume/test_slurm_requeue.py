@@ -6,7 +6,7 @@ import stat
 import sys
 
 import pytest
-from small_run import AfterStep, InRollouts, fit, pact, small_parts  # noqa: F401  # in force by being here
+from small_run import AfterStep, InRollouts, fit, short, small_parts  # noqa: F401  # in force by being here
 from soak import End, wait
 
 from pact_lightning.resume.checkpoint_files import read_checkpoint
@@ -26,7 +26,7 @@ os.kill(os.getppid(), signal.{ends})
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    fit(folder, pact)
+    fit(folder, short)
     return End.of(folder)
 
 
@@ -45,7 +45,7 @@ def in_child(folder, *arguments, ckpt_path=None):
         os.dup2(log.fileno(), 2)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            fit(folder, pact, *[make(patch) for make in arguments], ckpt_path=ckpt_path)
+            fit(folder, short, *[make(patch) for make in arguments], ckpt_path=ckpt_path)
         os._exit(0)
     except SystemExit as stop:
         os._exit(stop.code)
@@ -62,13 +62,13 @@ MOMENTS = {
 }
 
 
-LIKE_ANOTHER = {("within a phase", "SIGTERM"), ("in rollouts", "SIGKILL"), ("at the end of a phase", "SIGKILL")}
-"""Cases whose moment or whose end another one has too."""
 CASES = [*((moment, "SIGKILL") for moment in MOMENTS), ("within a phase", "SIGTERM")]
+UNLIKE = [("within a phase", "SIGKILL"), ("in the check before the first phase", "SIGKILL")]
+"""The others' moments are of the same kind, or moments at which a run is interrupted in test_interruption too."""
 
 
 @pytest.mark.parametrize(
-    ("moment", "ends"), [pytest.param(*case, marks=[pytest.mark.slow] * (case in LIKE_ANOTHER)) for case in CASES]
+    ("moment", "ends"), [pytest.param(*case, marks=[pytest.mark.slow] * (case not in UNLIKE)) for case in CASES]
 )
 def test_a_requeued_run_goes_on_as_if_nothing_had_been(undisturbed, tmp_path, monkeypatch, moment, ends):
     asked = tmp_path / "asked.txt"

@@ -5,7 +5,7 @@ import re
 import lightning.pytorch as pl
 import pytest
 from cli_recipe import saved
-from small_run import AfterStep, InRollouts, fit, pact
+from small_run import AfterStep, InRollouts, fit, pact, short
 
 from pact_lightning.cli.main import main
 from pact_lightning.environments.protocol import EnvironmentUnavailableError
@@ -100,8 +100,8 @@ def test_before_the_first_phase_nothing_is_saved(tmp_path, monkeypatch):
 def test_a_resumed_run_says_why_finished_rollouts_are_made_again(tmp_path, monkeypatch, caplog, whole):
     caplog.set_level("INFO", logger="lightning.pytorch")
     with pytest.raises(SystemExit):
-        fit(tmp_path, pact, AfterStep(0, 0) if whole else InRollouts(monkeypatch, "phase-0000", 2))
+        fit(tmp_path, short, AfterStep(0, 0) if whole else InRollouts(monkeypatch, "phase-0000", 2))
     monkeypatch.undo()
-    fit(tmp_path, pact, ckpt_path="last")
+    fit(tmp_path, short, ckpt_path="last")
     kept = "finished 8 of 8 rollouts; 8 are reused\n" if whole else "rollouts; 0 are reused (on a CPU whole parts"
     assert kept in caplog.text

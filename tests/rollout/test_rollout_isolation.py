@@ -81,7 +81,7 @@ class RecordedModule(PACTModule):
 
 def fit(module, folder, *, overlap=False):
     """Two whole phases and a validation, through the Trainer: the second phase follows training on the traces."""
-    limits = RolloutLimits(max_new_tokens_per_turn=24, max_trajectory_tokens=300)
+    limits = RolloutLimits(max_turns=2, max_new_tokens_per_turn=24, max_trajectory_tokens=300)
     data = RolloutDataModule(
         train=CanaryTasks(),
         validation=CanaryTasks(),

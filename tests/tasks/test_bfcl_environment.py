@@ -1,11 +1,8 @@
 """BFCL's simulated APIs: valid schemas, the leaderboard's own answers, fresh and independent instances, no code run."""
 
 import json
-import os
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -231,7 +228,7 @@ def test_without_the_package_one_sentence_says_how_to_get_it(monkeypatch):
         assert len(str(error.value).splitlines()) == 1
 
 
-def test_using_it_makes_no_folders(tmp_path):
+def test_using_it_makes_no_folders(tmp_path, warm_python):
     program = (
         "from pact_lightning.tasks.bfcl.tasks import BFCLTasks\n"
         "from pact_lightning.tasks.bfcl.score import bfcl_case, check_calls\n"
@@ -240,7 +237,6 @@ def test_using_it_makes_no_folders(tmp_path):
         "import sys\n"
         "assert 'bfcl_eval.constants.eval_config' not in sys.modules\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "BFCL_PROJECT_ROOT"}
-    environment["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent.parent)
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
+    environment = {name: value for name, value in warm_python.environment.items() if name != "BFCL_PROJECT_ROOT"}
+    subprocess.run(warm_python.command("-c", program), cwd=tmp_path, env=environment, check=True)
     assert list(tmp_path.iterdir()) == []

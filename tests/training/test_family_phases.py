@@ -1,6 +1,7 @@
 """One phase of PACT for each family: the model's real architecture, tiny and random, and its own chat template."""
 
 from datetime import datetime
+from itertools import product
 
 import pytest
 import torch
@@ -79,9 +80,13 @@ def made(name, folder):
     return folder
 
 
-@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+ALIKE = {("gpt-oss", "lora"), *((name, "qlora") for name in FAMILIES if name not in ("Qwen3.5", "GLM-4.5"))}
+"""Over a large vocabulary; and those whose 4-bit layers are plain ones, as others' are."""
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "gpt-oss" else ()) for name in FAMILIES]
+    ("name", "adapter"),
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case in ALIKE)) for case in product(FAMILIES, ("lora", "qlora"))],
 )
 def test_one_phase_of_pact_and_its_export(name, adapter, tmp_path):
     folder = made(name, tmp_path / "model")

@@ -156,7 +156,7 @@ DEEP = [BlockLayout(750, (150, 100))]
 
 
 @pytest.mark.usefixtures("runs_here")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_the_trial_sees_what_only_deep_tokens_get_wrong(dtype):
     """Where a key is one of many, and a result much smaller than the first tokens'."""
     good, known = trials(DEEP, FlexPlan, SharedPrefixPlan, dtype=dtype)
@@ -229,7 +229,7 @@ def test_where_it_is_slower_it_is_taken_only_if_asked_for(monkeypatch, said):
 
 
 @pytest.mark.usefixtures("runs_here")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16])
 def test_where_it_differs_the_other_path_stays_with_a_warning(monkeypatch, said, dtype):
     class Blind(FlexPlan):
         """Branches that do not see their prefix."""

@@ -89,7 +89,7 @@ def test_flags_and_callbacks_that_work_get_along(tmp_path):
         "detect_anomaly": True,
         "inference_mode": False,
         "benchmark": False,
-        "profiler": "advanced",
+        "profiler": "simple",
         "min_epochs": 1,
         "min_steps": 1,
         "max_time": "00:01:00:00",

@@ -35,7 +35,7 @@ def takes_time(name):
     return name in named or name.startswith(("time/", "perf/"))
 
 
-def run_two(folder, *arguments):
+def run_two(python, folder, *arguments):
     """Runs the script in two processes; gives their exit statuses and the ends of what they said."""
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
@@ -43,8 +43,8 @@ def run_two(folder, *arguments):
         port = free.getsockname()[1]
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
     done = subprocess.run(
-        [sys.executable, several_processes.__file__, str(folder), *arguments],
-        env=os.environ | address | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        python.command(several_processes.__file__, folder, *arguments),
+        env=python.environment | address | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         timeout=several_processes.DEADLINE_S + 60,
         check=True,
@@ -54,10 +54,10 @@ def run_two(folder, *arguments):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(tmp_path_factory, warm_python):
     """What each of two processes found, and their folder."""
     folder = tmp_path_factory.mktemp("two")
-    codes, told = run_two(folder)
+    codes, told = run_two(warm_python, folder)
     assert codes == [0, 0], told
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)], folder
 
@@ -193,20 +193,22 @@ def test_a_sharded_policy_is_exported_whole_by_the_run_and_from_its_checkpoint(t
 
 
 @pytest.fixture(scope="module")
-def undisturbed_pair(tmp_path_factory):
+def undisturbed_pair(tmp_path_factory, warm_python):
     folder = tmp_path_factory.mktemp("pair")
-    codes, told = run_two(folder, "-")
+    codes, told = run_two(warm_python, folder, "-")
     assert codes == [0, 0], told
     return folder
 
 
 @pytest.mark.parametrize("ranks", [pytest.param("0,1", marks=pytest.mark.slow), "1"])
-def test_processes_that_are_stopped_in_a_phase_go_on_as_if_nothing_had_been(undisturbed_pair, tmp_path, ranks):
-    codes, told = run_two(tmp_path, ranks)
+def test_processes_that_are_stopped_in_a_phase_go_on_as_if_nothing_had_been(
+    undisturbed_pair, tmp_path, warm_python, ranks
+):
+    codes, told = run_two(warm_python, tmp_path, ranks)
     assert codes == [128 + signal.SIGTERM] * 2, told
     saved = read_checkpoint(tmp_path / "checkpoints" / NAME)
     assert saved["global_step"] == 3, "two steps of the first phase, one of the second"
-    codes, told = run_two(tmp_path, "resume")
+    codes, told = run_two(warm_python, tmp_path, "resume")
     assert codes == [0, 0], told
     for rank in range(2):
         resumed, whole = (

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_run import LIMITS, OPTIMIZER, PHASES, POLICY, AfterStep, InRollouts, fit, small_parts  # noqa: F401
+from small_run import OPTIMIZER, PHASES, POLICY, SHORT, AfterStep, InRollouts, fit, small_parts  # noqa: F401
 from soak import End
 from test_failing_environments import SomeTasks
 from test_overlap import Server
@@ -52,7 +52,7 @@ def run_of(reward=some_flat, most=3, train=None):
             rollouts_per_prompt=SAMPLES,
             resample_zero_variance=most,
             credit=CreditConfig(reward=f"{__name__}.{reward.__name__}"),
-            limits=LIMITS,
+            limits=SHORT,
             temperature=1.4,
         )
         return PACTModule(policy=POLICY, optimizer=OPTIMIZER), data
@@ -184,8 +184,8 @@ MOMENTS = {
     ("moment", "killed"),
     [
         ("in a round of further prompts", False),
-        ("after a step", False),
         ("in further prompts of the next phase", True),
+        pytest.param("after a step", False, marks=pytest.mark.slow),
         pytest.param("in the first round", False, marks=pytest.mark.slow),
         pytest.param("in further prompts of the next phase", False, marks=pytest.mark.slow),
     ],

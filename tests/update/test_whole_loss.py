@@ -109,9 +109,7 @@ def check_step(policy, temperature, method, **settings):
 TEMPLATES = ["turns", "user_block", "system_block"]
 RATIO_CONTEXTS = ["trace", "prompt", "cross"]
 OFTEN = [
-    ("trace", "turns", 0.7),
     ("trace", "turns", 1.0),
-    ("trace", "user_block", 1.0),
     ("trace", "system_block", 0.7),
     ("prompt", "turns", 0.7),
     ("cross", "user_block", 0.7),
