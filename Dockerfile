@@ -1,7 +1,9 @@
 # syntax=docker/dockerfile:1
 # docker build -t pact-lightning .                                    CPU
 # docker build -t pact-lightning --build-arg DEVICE=cu128 .           CUDA 12.8 (or another index of pytorch.org)
-# docker run --rm -v "$PWD/runs:/work/runs" pact-lightning fit -c /opt/pact-lightning/recipes/quickstart.yaml
+# docker run --rm --user "$(id -u)" -v "$PWD:/data" -v pact-cache:/cache pact-lightning fit -c my.yaml
+#   The present folder is /data, so recipes, tasks and tools are found, and runs/ is written, where you are. The volume
+#   pact-cache keeps models. The recipes of the package are in /opt/pact-lightning/recipes.
 # docker run --rm --gpus all ...                                      with the host's NVIDIA container toolkit
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim
@@ -11,8 +13,7 @@ ARG EXTRAS=teacher,mcp,hub,ftrl,tensorboard,pictures,gguf,vllm-server
 
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PYTHONUNBUFFERED=1 \
-    HF_HOME=/work/.cache/huggingface
+    PYTHONUNBUFFERED=1
 
 # Triton, which torch compiles with on a GPU, needs a C compiler.
 RUN apt-get update \
@@ -24,10 +25,14 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY pact_lightning ./pact_lightning
 COPY recipes ./recipes
 RUN pip install -c constraints.txt torch --index-url "https://download.pytorch.org/whl/${DEVICE}" \
-    && pip install ".[${EXTRAS}]"
+    && pip install -c constraints.txt ".[${EXTRAS}]"
 
-RUN useradd --create-home --uid 1000 trainer && mkdir -p /work && chown trainer /work
+# Whichever user runs the container can write to both folders, and has a name and a home, for which libraries ask.
+RUN useradd --no-create-home --home-dir /cache --uid 1000 trainer && mkdir /data /cache && chmod 1777 /data /cache
+ENV HOME=/cache \
+    USER=trainer \
+    HF_HOME=/cache/huggingface
 USER trainer
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["pact-lightning"]
 CMD ["--help"]

@@ -21,7 +21,7 @@ class FeedbackCallback(Callback):
     phase, so that a resumed run goes on as it would have. It takes the place of an AnnealingCallback.
 
     Args:
-        target: Success that is aimed at.
+        target: Share of solved rollouts that is aimed at, 0 to 1.
         rate: Change of the strength, from 0 to 1, by a unit of success.
         start: Strength in the first phase.
         scale_start: ``lambda_a`` at strength 1.

@@ -23,8 +23,8 @@ class MixtureCallback(Callback):
     ``train/mu``, and has no state: the number of the step alone determines it.
 
     Args:
-        start: ``mu`` after the warm-up [C: 0.9].
-        end: ``mu`` once it has decayed [C: 0.05]; the same as ``start`` for a constant.
+        start: ``mu`` after the warm-up, 0 to 1 [C: 0.9].
+        end: ``mu`` once it has decayed, 0 to 1 [C: 0.05]; the same as ``start`` for a constant.
         decay_steps: Optimiser steps of the decay [C: 200]; ``None`` for all that ``max_epochs`` and ``max_steps`` of
             the trainer allow, less the warm-up [D].
         warmup_steps: Optimiser steps in which ``mu`` rises from 0.

@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         "--data.init_args.limits.max_turns (per message).",
         allow_abbrev=False,
     )
-    parser.add_argument("--task", metavar="ID", help="replay this task of the recipe's data, then go on from there")
+    parser.add_argument(
+        "--task", metavar="ID", help="replay this task of the recipe's data, then go on from there (default: none)"
+    )
     parser.add_argument(
         "--tools_of",
         metavar="ID",

@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="*", metavar="[NAME=]RUN", help="folder of a run; NAME is by default the folder")
-    parser.add_argument("-c", "--config", type=Path, metavar="STUDY", help="a study's file")
+    parser.add_argument(
+        "-c", "--config", type=Path, metavar="STUDY", help="a study's file, in place of runs (default: none)"
+    )
     parser.add_argument("--metric", help="any metric of an evaluation (default: the study's, else answer_correct)")
     parser.add_argument(
         "--against", help="name that the others are compared with (default: the study's, else the first)"
@@ -50,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, help="folder for comparison.md, .csv, curves.csv and pictures (default: the study's)"
     )
-    parser.add_argument("--processes", "--workers", type=int, help="cells of a study that run at the same time")
+    parser.add_argument(
+        "--processes",
+        "--workers",
+        type=int,
+        help="cells of a study that run at the same time (default: the study's, else one per core, or one on a GPU)",
+    )
     parser.add_argument("--dry_run", action="store_true", help="print the commands of a study, and run nothing")
     return parser

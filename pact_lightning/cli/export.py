@@ -47,9 +47,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a checkpoint (default: last, the run's newest complete one)",
     )
-    parser.add_argument("--model", help="folder or hub id of the base model, if it is not where the run had it")
+    parser.add_argument("--model", help="folder or hub id of the base model (default: where the run had it)")
     parser.add_argument(
-        "--push", metavar="REPO", help="upload to this repository of the Hugging Face hub, made private"
+        "--push",
+        metavar="REPO",
+        help="upload to this repository of the Hugging Face hub, made private (default: no upload)",
     )
     parser.add_argument(
         "--weights_only",

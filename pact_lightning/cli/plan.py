@@ -41,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--memory", help="memory of a card, such as 24GB or 24GiB: prints the largest settings that fit"
+        "--memory",
+        help="memory of a card, such as 24GB or 24GiB: prints the largest settings that fit (default: prints none)",
     )
     parser.add_argument("--tflops", type=float, help="TFLOP/s of the device, instead of measuring this machine")
     parser.add_argument("--bandwidth", type=float, help="GB/s of the device's memory, instead of measuring")

@@ -24,7 +24,7 @@ class GapWeighted(Objective):
     plain surrogate.
 
     Args:
-        strength: ``s``; 0 is the plain surrogate.
+        strength: ``s``, the strength of the weighting; 0 is the plain surrogate.
         most: ``C``: weights stay within ``1 / most`` and ``most`` before their mean is taken out.
 
     Raises:

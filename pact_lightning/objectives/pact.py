@@ -17,7 +17,7 @@ class Coefficients:
     """Weights of the terms beside the surrogate. A term with weight 0 is left out and need not be computed.
 
     Attributes:
-        sft: ``beta_SFT`` of the component-aware SFT term [P].
+        sft: ``beta_SFT``, the coefficient of the component-aware SFT term [P].
         kl: Coefficient of the KL term [P].
         entropy: Coefficient of the entropy bonus [C].
     """

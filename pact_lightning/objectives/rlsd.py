@@ -21,7 +21,7 @@ class RLSD(Objective):
     """Clipped surrogate with advantages reweighted token by token. A prompt without a trace keeps its advantages.
 
     Args:
-        strength: ``l``, from 0 (the plain surrogate) to 1.
+        strength: ``l``, the strength of the reweighting, 0 to 1; 0 is the plain surrogate.
         clip: ``e``: weights stay within ``1 - clip`` and ``1 + clip``.
 
     Raises:

@@ -31,7 +31,7 @@ class RolloutDataModule(TaskDataModule):
         predict: Tasks for ``predict``.
         prompts_per_phase: Prompts that a phase rolls out [P]: 256.
         prompts_per_step: Prompts of one optimiser step [P]: 32.
-        rollouts_per_prompt: K [P]: 8.
+        rollouts_per_prompt: Rollouts of each prompt, ``K`` [P]: 8.
         temperature: Sampling temperature of training [P]: 1.0.
         overlap: Make the rollouts of the next phase while the present one trains [D], by a sampler with weights of its
             own, such as :class:`~pact_lightning.VLLMServer`; they are one phase stale.

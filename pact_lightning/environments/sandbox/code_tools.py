@@ -27,7 +27,7 @@ class CodeToolEnvironment:
         tools: Schemas of the tools in OpenAI format.
         timeout_s: Time limit of a call in seconds. [C] 10
         memory_mb: Address space of a call in MiB.
-        max_output_chars: Longer observations are cut and end in ``[truncated]``.
+        max_output_chars: Characters of an observation; a longer one is cut and ends in ``[truncated]``.
         packages: Names of installed distributions that the code may import, with what they depend on. For all others
             an import fails as if they were not installed.
 

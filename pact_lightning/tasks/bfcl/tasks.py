@@ -50,7 +50,7 @@ class BFCLTasks:
             the category; ``all`` for every scenario. [D]
         train_fraction: Share of scenarios on the ``train`` side.
         validation_fraction: Share on the ``validation`` side; the rest is ``test``.
-        limit: Load at most this many tasks, after all other choices; several categories are taken in turns.
+        limit: Load at most this many tasks, after all other choices, several categories in turns; ``None`` for all.
         distractors: Keep only the functions that the ground truth calls, and this many of the others, the first ones;
             ``None`` for all. For small models and short contexts: results are no longer BFCL's. [D]
         trace_turns: ``user_turn`` makes one expert turn of all ground-truth calls of a user turn; ``call`` makes one

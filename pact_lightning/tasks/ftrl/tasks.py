@@ -44,7 +44,7 @@ class FTRLTasks:
             depend on the file's length or order of reading.
         train_fraction: Share of rows on the ``train`` side, in ``[0, 1]``.
         split: Only rows with this ``split``, for example ``test``; ``None`` for all.
-        limit: Load at most this many tasks, after all other choices.
+        limit: Load at most this many tasks, after all other choices; ``None`` for all.
         distractors: Keep only the tools that the reference needs, and this many of the others, the first ones of the
             row; ``None`` for all. For small models and short contexts: the tasks get easier, so results are no
             longer comparable with FTRL's. [D]

@@ -37,7 +37,7 @@ class ToolHopTasks:
     Args:
         path: The file.
         indices: Only these row numbers, counted from 0; ``None`` for all.
-        limit: Load at most this many tasks, after all other choices.
+        limit: Load at most this many tasks, after all other choices; ``None`` for all.
         system_prompt: A system message put before the question; ``None`` or empty for none. The wording is ours [D].
         name: Start of the ids.
         max_file_mb: Largest size of the file in MiB.
