@@ -18,7 +18,7 @@ from benchmarks.check_gpu.random_policy import QLORA, QWEN3_4B, random_base
 from benchmarks.update_case import TWO_MILLION, Lengths, UpdateCase
 from pact_lightning.policy.attention.choice import AttentionChoice, AttentionPath
 from pact_lightning.policy.attention.flex import FlexPlan
-from pact_lightning.policy.flops import FlopCount, Work, attended_pairs, peak_flops
+from pact_lightning.policy.flops import FlopCount, Work, peak_flops
 from pact_lightning.policy.loading import PolicyConfig, made_trainable, policy_skeleton
 from pact_lightning.policy.logprobs import chunked_logprobs
 from pact_lightning.policy.packing import PackingMode
@@ -76,12 +76,8 @@ def _update(figures: Figures, name: str, case: UpdateCase, module: PACTModule, u
         module.performance.start(module.model, module.device)
         seconds = _seconds(update, module.device)
     packs = case.packs(module)
-    work = Work(
-        sum(pack.tokens for pack in packs),
-        case.head_tokens(module),
-        sum(attended_pairs(pack.layouts) for pack in packs),
-    )
     count = FlopCount.of(module.model)
+    work = sum((count.of_pack(pack, 0) for pack in packs), Work(head_tokens=case.head_tokens(module)))
     rate = (count.forward(work) + count.backward(work)) / seconds
     best = peak_flops(module.device)
     parts = module.performance.clock.seconds

@@ -65,7 +65,7 @@ def init(folder: Path, kind: Kind, model: str | None = None) -> None:
     Raises:
         FileExistsError: The folder is there and holds something.
         FileNotFoundError: The model is neither a folder of a model nor a hub id.
-        ValueError: No known format fits the model's tokenizer.
+        ValueError: The model cannot be trained, or no known format fits its tokenizer.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} already exists; give a new or an empty folder")
@@ -86,12 +86,13 @@ def init(folder: Path, kind: Kind, model: str | None = None) -> None:
 def _checked(model: str) -> tuple[str, str]:
     """Return a model as a recipe names it from any folder, and what is known of it; a hub id is left to ``fit``."""
     from pact_lightning.export.policy_renderer import renderer_of
-    from pact_lightning.policy.loading import PolicyConfig, load_tokenizer, policy_source
+    from pact_lightning.policy.loading import PolicyConfig, checked_config, load_tokenizer, policy_source
 
     source = policy_source(PolicyConfig(model=model))
     if not Path(source).is_dir():
         return source, ""
-    policy = PolicyConfig(model=str(Path(source).resolve()))
+    policy = PolicyConfig(model=str(Path(source).resolve()), adapter="qlora")
+    checked_config(policy)
     family = renderer_of(policy, load_tokenizer(policy)).family
     return policy.model, f"The model's format is {family}.\n"
 

@@ -16,7 +16,7 @@ from pact_lightning.plan.colocated import EngineBytes
 from pact_lightning.plan.duration import Speed, phase_seconds, probe_speed
 from pact_lightning.plan.fitting import USABLE, Fit, largest_fit
 from pact_lightning.plan.lengths import Lengths
-from pact_lightning.plan.memory import row_cache_bytes
+from pact_lightning.plan.memory import idle_expert_bytes, row_cache_bytes
 from pact_lightning.plan.recipe import Recipe
 from pact_lightning.plan.run_plan import RunPlan, make_plan
 from pact_lightning.policy.loading import policy_skeleton
@@ -102,11 +102,13 @@ def _speed(own: argparse.Namespace, recipe: Recipe, skeleton: nn.Module) -> Spee
 
 
 def _seconds(plan: RunPlan, speed: Speed, skeleton: nn.Module) -> dict[str, float]:
+    standing, adapter = plan.memory.standing, plan.recipe.policy.adapter
+    idle = idle_expert_bytes(skeleton, adapter, plan.decoding.rows)
     return phase_seconds(
         plan.passes,
         plan.decoding,
         speed,
-        weight_bytes=plan.memory.standing.weights + plan.memory.standing.adapter,
+        weight_bytes=standing.weights + standing.adapter - idle,
         cached_bytes=row_cache_bytes(skeleton, plan.decoding.cached, plan.recipe.device_type),
     )
 

@@ -48,8 +48,16 @@ def apply_template(
             add_generation_prompt=True,
             **arguments,
         )
-    except (TemplateError, ValueError, TypeError, LookupError) as error:
-        raise TemplateFailedError(str(error)) from error
+    except (
+        TemplateError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise TemplateFailedError(str(error).rstrip(".") or type(error).__name__) from error
     return str(rendered)
 
 

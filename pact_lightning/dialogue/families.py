@@ -118,6 +118,8 @@ def _agreeing(renderer: Renderer, *, allow_difference: bool) -> Renderer:
 
 
 def _named(codec: TextCodec, family: str, ends: tuple[int, ...]) -> Renderer:
+    if family not in _OWN_NAMES and family not in library_families():
+        raise ValueError(f"there is no format {family!r} for policy.renderer; choose {AUTO}, or one of {_list()}")
     return ChatRenderer(codec, ends) if family in _OWN_NAMES else FamilyRenderer(codec, family, ends)
 
 

@@ -1,10 +1,12 @@
 """Memory of a vLLM engine in the same process: the base once more, and its share of a card."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import nn
 
-from pact_lightning.policy.flops import FlopCount
+from pact_lightning.policy.flops import linear_layers
 
 VLLM_NF4_BYTES = 0.5 + 4 / 64
 """Bytes of a 4-bit weight in vLLM: its plugin keeps the scale of 64 weights in float32, no longer quantised itself."""
@@ -74,8 +76,10 @@ def engine_bytes(engine: ColocatedEngine, skeleton: nn.Module, *, row: int, rows
         rows: Rollouts at a time.
         card: Bytes of the card, if one is named.
     """
-    size = next(weight for weight in skeleton.parameters() if not weight.requires_grad).element_size()
-    weights = size * sum(weight.numel() for weight in skeleton.parameters())
+    source: Any = skeleton
+    size: int = source.get_input_embeddings().weight.element_size()
+    # An expert's byte holds two weights.
+    weights = size * sum(weight.numel() * (2 if weight.dtype is torch.uint8 else 1) for weight in skeleton.parameters())
     if engine.in_nf4:
-        weights -= round(FlopCount.of(skeleton).base * (size - VLLM_NF4_BYTES))
+        weights -= round(sum(layer.weight.numel() for layer in linear_layers(skeleton)) * (size - VLLM_NF4_BYTES))
     return EngineBytes(weights, row, rows, None if card is None else int(engine.share * card), engine.sleeps)

@@ -56,14 +56,14 @@ def phase_seconds(
 ) -> dict[str, float]:
     """Return the seconds of each pass if only products and reading took time: a lower bound.
 
-    A decoding step reads all weights and all cached keys and values, however few rows there are; it takes the longer of
+    A decoding step reads its weights and all cached keys and values, however few rows there are; it takes the longer of
     that and of its operations. Tools are left out, and so is the time that rows wait for each other.
 
     Args:
         passes: The passes of the phase.
         decoding: Its decoding steps.
         speed: The device's speed.
-        weight_bytes: Bytes of the policy's weights.
+        weight_bytes: Bytes of the policy's weights that a decoding step reads.
         cached_bytes: Bytes of the keys and values that a decoding step reads, of a row on average.
     """
     seconds = {one.name: one.flops / speed.flops for one in passes}

@@ -19,7 +19,8 @@ from pact_lightning.plan.lengths import PlannedPack
 from pact_lightning.plan.meta_device import AttentionKernels, LiveBytes, PlannedAttention, run_backward
 from pact_lightning.policy.attention.choice import AttentionPath
 from pact_lightning.policy.attention.plan import AttentionShape
-from pact_lightning.policy.flops import FlopCount
+from pact_lightning.policy.experts import expert_tensors, experts_per_token
+from pact_lightning.policy.flops import linear_layers
 from pact_lightning.policy.loading import Adapter
 from pact_lightning.policy.logprobs import decoder_and_head, token_logprobs
 from pact_lightning.policy.own_attention import attends_by_plan
@@ -76,13 +77,11 @@ def standing_bytes(
     full = adapter == "full"
     dequantised = 0
     if adapter == "qlora":
-        linear = [
-            module
-            for name, module in skeleton.named_modules()
-            if isinstance(module, nn.Linear) and name.endswith("base_layer")
-        ]
+        linear = linear_layers(skeleton)
         size = linear[0].weight.element_size()
-        frozen -= round(FlopCount.of(skeleton).base * (size - NF4_BYTES))
+        frozen -= round(sum(module.weight.numel() for module in linear) * (size - NF4_BYTES))
+        scales = NF4_BYTES - 0.5  # the experts' own are no tensors of the skeleton
+        frozen += round(sum(tensor.weights for tensor in expert_tensors(skeleton)) * scales)
         dequantised = max(module.weight.nbytes for module in linear)
     weights = frozen + trained if full else frozen
     return StandingBytes(
@@ -93,6 +92,20 @@ def standing_bytes(
         optimizer=sum(_moments(weight, optimizer_bits) for weight in skeleton.parameters() if weight.requires_grad),
         dequantised=dequantised,
     )
+
+
+def idle_expert_bytes(skeleton: nn.Module, adapter: Adapter, rows: int) -> int:
+    """Return the bytes of the experts that none of the rows meets in a decoding step, if each meets some at random.
+
+    Args:
+        skeleton: The policy on the meta device.
+        adapter: The trained part.
+        rows: Rows at a time.
+    """
+    source: Any = skeleton
+    chosen, there = experts_per_token(source.config) or (1, 1)
+    size = NF4_BYTES if adapter == "qlora" else source.get_input_embeddings().weight.element_size()
+    return round(sum(tensor.weights for tensor in expert_tensors(skeleton)) * size * (1 - chosen / there) ** rows)
 
 
 def _moments(weight: nn.Parameter, bits: int) -> int:

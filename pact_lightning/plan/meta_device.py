@@ -97,6 +97,10 @@ _PADDED_TO = 16
 """Multiple of elements at which CUDA's memory-efficient kernel wants the rows of a mask to begin."""
 
 
+_GROUPED = ("grouped_mm", "_grouped_mm")
+"""Products of a mixture of experts; without values torch knows them in bfloat16 alone, transformers in all types."""
+
+
 class AttentionKernels(TorchFunctionMode):
     """Mode that sends attention on the meta device to the kernels of another device [D].
 
@@ -115,6 +119,9 @@ class AttentionKernels(TorchFunctionMode):
         given = kwargs or {}
         if func is scaled_dot_product_attention and args[0].device.type == "meta":
             return _attend(self._device_type, *args, **given)
+        if getattr(func, "__name__", "") in _GROUPED and args[0].device.type == "meta":
+            offsets = given["offs"] if "offs" in given else args[2]
+            return torch.ops.transformers.grouped_mm_fallback(args[0], args[1], offsets)
         return func(*args, **given)
 
 

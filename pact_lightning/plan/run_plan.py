@@ -29,7 +29,7 @@ from pact_lightning.plan.memory import (
     update_bytes,
 )
 from pact_lightning.plan.recipe import Recipe
-from pact_lightning.policy.flops import FlopCount, Work, attended_pairs, causal_pairs
+from pact_lightning.policy.flops import FlopCount, Work
 from pact_lightning.rollout.samplers.kv_cache import ROOM_AHEAD
 
 
@@ -143,14 +143,14 @@ def _passes(
     rollouts = prompts * recipe.rollouts_per_prompt
     sampled = rollouts * lengths.sampled
     observed = rollouts * lengths.trajectory - sampled
-    pairs = rollouts * causal_pairs(lengths.trajectory, lengths.prompt)
+    pairs = rollouts * count.attention(lengths.trajectory, lengths.prompt)
     sampled_pairs = round(pairs * lengths.sampled / lengths.trajectory)
-    prefill = Work(prompts * lengths.prompt, prompts, prompts * causal_pairs(lengths.prompt))
+    prefill = Work(prompts * lengths.prompt, prompts, prompts * count.attention(lengths.prompt))
     prefill += Work(observed, 0, pairs - sampled_pairs)
     if recipe.off_spec_rollouts and lengths.trace:  # their prompt is another one, with the trace in it
         longer = lengths.prompt + lengths.trace
-        prefill += Work(prompts * longer, prompts, prompts * causal_pairs(longer))
-    update = _work(packs)
+        prefill += Work(prompts * longer, prompts, prompts * count.attention(longer))
+    update = _work(count, packs)
     forwards, tokens = steps * len(packs), steps * update.tokens
     passes = [
         Passes("prefill", 0, prefill.tokens, count.forward(prefill)),
@@ -158,14 +158,14 @@ def _passes(
     ]
     if recipe.with_old:
         sampled_in = planned_packs(replace(recipe, off_spec_contexts=("trace",)), lengths)
-        old = _work(sampled_in)
+        old = _work(count, sampled_in)
         passes.append(Passes("old", steps * len(sampled_in), steps * old.tokens, steps * count.forward(old)))
     if recipe.with_correction and recipe.privileged_prompts:
         alone = step_packs(_step(recipe, prompts=steps * recipe.privileged_prompts, privileged=0), lengths)
-        by_prompt = _work(alone)
+        by_prompt = _work(count, alone)
         passes.append(Passes("old, prompt only", len(alone), by_prompt.tokens, count.forward(by_prompt)))
     if recipe.with_gap and (others := _in_other_context(recipe, lengths)):
-        other = _work(others)
+        other = _work(count, others)
         passes.append(Passes("other context", steps * len(others), steps * other.tokens, steps * count.forward(other)))
         if recipe.with_divergence:  # the head once more in either context, and back through the policy's
             head = Work(0, other.head_tokens)
@@ -185,9 +185,8 @@ def _decoding(recipe: Recipe, lengths: Lengths) -> Decoding:
     return Decoding(-(-rollouts // rows) * lengths.sampled, lengths.prompt + lengths.trajectory // 2, rows)
 
 
-def _work(packs: Sequence[PlannedPack]) -> Work:
-    each = (Work(one.pack.tokens, one.head_tokens, attended_pairs(one.pack.layouts)) for one in packs)
-    return sum(each, Work())
+def _work(count: FlopCount, packs: Sequence[PlannedPack]) -> Work:
+    return sum((count.of_pack(one.pack, one.head_tokens) for one in packs), Work())
 
 
 def planned_packs(recipe: Recipe, lengths: Lengths) -> list[PlannedPack]:
@@ -244,7 +243,8 @@ def run_memory(
     """
     several = len(packs) > 1
     largest = fullest(packs)
-    kept = _work(_in_other_context(recipe, lengths)).head_tokens if recipe.with_divergence else 0
+    others = _in_other_context(recipe, lengths) if recipe.with_divergence else []
+    kept = sum(planned.head_tokens for planned in others)
     scoring = ScoringConfig(recipe.head_chunk, recipe.with_entropy, recipe.with_kl, recipe.attention, kept)
     return RunMemory(
         standing=standing_bytes(

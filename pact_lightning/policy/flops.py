@@ -1,8 +1,9 @@
 """Floating-point operations of a model, and the peak of a device.
 
-Counted are the products with linear layers and head, two operations per weight, and attention's two products per pair
-of a query and a key that it sees. Norms, activations, softmax and the embedding look-up are left out, and so is what
-checkpointing computes again: the count is of the model, not of how it is run.
+Counted are the products with linear layers, head and the experts that a token meets, two operations per weight, and
+attention's two products per pair of a query and a key that it sees: within its window, where a layer has one. Linear
+attention counts as its recurrence, three products with the state. Routers, norms, activations, softmax and embeddings
+are left out, and so is what checkpointing computes again: the count is of the model, not of how it is run.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from pact_lightning.policy.attention.plan import AttentionShape
+from pact_lightning.policy.experts import expert_tensors, experts_per_token
+from pact_lightning.policy.own_attention import own_attention
+from pact_lightning.policy.packing import Pack
 from pact_lightning.policy.prefix_tree import BlockLayout, spans
 
 
@@ -23,15 +26,15 @@ class Work:
     Attributes:
         tokens: Tokens that go through the layers.
         head_tokens: Tokens that go through the head.
-        pairs: Pairs of a query and a key that it attends to, per head and layer.
+        attention: Pairs of a query and a key that it sees, each as often as its heads are wide, over all layers.
     """
 
     tokens: int = 0
     head_tokens: int = 0
-    pairs: int = 0
+    attention: int = 0
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(self.tokens + other.tokens, self.head_tokens + other.head_tokens, self.pairs + other.pairs)
+        return Work(self.tokens + other.tokens, self.head_tokens + other.head_tokens, self.attention + other.attention)
 
 
 def attended_pairs(layouts: Sequence[BlockLayout]) -> int:
@@ -39,27 +42,52 @@ def attended_pairs(layouts: Sequence[BlockLayout]) -> int:
     return sum(causal_pairs(span.length, span.before) for span in spans(layouts))
 
 
-def causal_pairs(tokens: int, earlier: int = 0) -> int:
-    """Count pairs where every token attends to itself and to all before it, ``earlier`` ones in front included."""
-    return tokens * earlier + tokens * (tokens + 1) // 2
+def causal_pairs(tokens: int, earlier: int = 0, window: int | None = None) -> int:
+    """Count pairs where every token attends to itself and to all before it.
+
+    Args:
+        tokens: The tokens.
+        earlier: Tokens in front of them, which are seen and do not look.
+        window: Most tokens that one sees, itself included.
+    """
+    if window is None or earlier + tokens <= window:
+        return tokens * earlier + tokens * (tokens + 1) // 2
+    growing = max(0, window - earlier)  # those that see less than a window
+    return causal_pairs(growing, earlier) + (tokens - growing) * window
+
+
+def linear_layers(model: nn.Module) -> list[nn.Linear]:
+    """List a model's linear layers but the head, without adapters: those that QLoRA has in 4 bits."""
+    source: Any = model
+    head = source.get_output_embeddings()
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and ".lora_" not in name
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class FlopCount:
-    """Weights of a dense decoder that each token meets.
+    """Weights of a decoder that each token meets.
 
     Attributes:
-        base: Weights of the linear layers below the head, without adapters.
+        base: Weights of the linear layers below the head, without adapters, and of the experts chosen for a token.
         adapter: Weights of the adapters.
         head: Weights of the head.
-        attention_width: ``layers * heads * head_dim``.
+        reach: Layers of attention by their window, as ``(width, window)``: ``heads * head_dim`` of all of them, and
+            ``None`` where they attend fully.
+        state: Values of the states of linear attention, over all layers.
+        by_rows: Whether every sequence runs as a plain row, as in models that attend in a way of their own.
         base_trained: Whether base and head get gradients of their own.
     """
 
     base: int
     adapter: int
     head: int
-    attention_width: int
+    reach: tuple[tuple[int, int | None], ...]
+    state: int
+    by_rows: bool
     base_trained: bool
 
     @classmethod
@@ -70,39 +98,86 @@ class FlopCount:
         """
         source: Any = model
         head = source.get_output_embeddings()
-        base = adapter = 0
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear) and module is not head:
-                weights = module.in_features * module.out_features
-                if ".lora_" in name:
-                    adapter += weights
-                else:
-                    base += weights
-        shape = AttentionShape.of(model)
+        adapter = sum(
+            module.in_features * module.out_features
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and ".lora_" in name
+        )
+        base = sum(module.in_features * module.out_features for module in linear_layers(model))
+        chosen, there = experts_per_token(source.config) or (1, 1)
+        base += sum(tensor.weights for tensor in expert_tensors(model)) * chosen // there
+        reach, state = _attention(source.config.get_text_config())
         return cls(
             base=base,
             adapter=adapter,
             head=head.in_features * head.out_features,
-            attention_width=shape.layers * shape.heads * shape.head_dim,
+            reach=reach,
+            state=state,
+            by_rows=own_attention(source.config) is not None,
             base_trained=adapter == 0,
         )
 
+    def attention(self, tokens: int, earlier: int = 0) -> int:
+        """Return ``Work.attention`` of tokens behind earlier ones of their sequence."""
+        return sum(width * causal_pairs(tokens, earlier, window) for width, window in self.reach)
+
+    def of_pack(self, pack: Pack, head_tokens: int) -> Work:
+        """Return the work of a pack's forward."""
+        parts = [(span.length, span.before) for span in spans(pack.layouts)]
+        if self.by_rows:
+            ends = [span for span in spans(pack.layouts) if span.stop == span.end]
+            parts = [(span.before + span.length, 0) for span in ends]
+        return Work(sum(length for length, _ in parts), head_tokens, sum(self.attention(*part) for part in parts))
+
     def forward(self, work: Work, *, with_adapter: bool = True) -> int:
         """Return the operations of a forward pass: ``2 N`` per token, and 4 per pair and unit of attention width."""
-        weights = self.base + (self.adapter if with_adapter else 0)
-        return 2 * weights * work.tokens + 2 * self.head * work.head_tokens + 4 * self.attention_width * work.pairs
+        weights = self.base + (self.adapter if with_adapter else 0) + 3 * self.state
+        return 2 * weights * work.tokens + 2 * self.head * work.head_tokens + 4 * work.attention
 
     def backward(self, work: Work) -> int:
         """Return the operations of a backward pass.
 
         ``2 N`` per token for the gradient of the activations, ``2 N`` more for that of the trained weights; attention
-        has four products where the forward pass has two.
+        has four products where the forward pass has two, and linear attention six where it has three.
         """
         activations = self.forward(work)
-        trained = self.adapter * work.tokens
+        trained = (self.adapter + 3 * self.state) * work.tokens
         if self.base_trained:
             trained += self.base * work.tokens + self.head * work.head_tokens
-        return activations + 2 * trained + 4 * self.attention_width * work.pairs
+        return activations + 2 * trained + 4 * work.attention
+
+
+def _attention(text: Any) -> tuple[tuple[tuple[int, int | None], ...], int]:
+    """Read a text model's config: its layers of attention by their window, and the size of its linear states."""
+    # Where layers differ in a field, as Gemma 4's do, transformers refuses to read it of the whole model.
+    differ = getattr(text, "is_heterogeneous", False)
+    layers = [text.per_layer_config[n] if differ else text for n in range(text.num_hidden_layers)]
+    kinds = getattr(text, "layer_types", None) or [
+        "sliding_attention" if _window(layer) else "full" for layer in layers
+    ]
+    reach: dict[int | None, int] = {}
+    state = 0
+    for kind, layer in zip(kinds, layers, strict=False):
+        heads = layer.num_attention_heads
+        head = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+        if kind == "linear_attention":
+            keys, values = (getattr(layer, f"linear_{part}_head_dim", head) for part in ("key", "value"))
+            state += int(getattr(layer, "linear_num_value_heads", heads) * keys * values)
+        elif "attention" in kind or kind == "full":
+            window = _window(layer) if kind in ("sliding_attention", "chunked_attention") else None
+            if window is None:
+                head = getattr(layer, "global_head_dim", None) or head
+            if getattr(layer, "qk_head_dim", None) and getattr(layer, "v_head_dim", None):
+                head = (layer.qk_head_dim + layer.v_head_dim) / 2  # latent attention has two widths
+            reach[window] = reach.get(window, 0) + int(heads * head)
+    return tuple((width, window) for window, width in reach.items()), state
+
+
+def _window(layer: Any) -> int | None:
+    if not getattr(layer, "use_sliding_window", True):
+        return None
+    window: int | None = getattr(layer, "sliding_window", None) or getattr(layer, "attention_chunk_size", None)
+    return window
 
 
 _TERA = 10**12

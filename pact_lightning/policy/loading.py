@@ -2,8 +2,6 @@
 
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -12,18 +10,32 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from pact_lightning.policy.attention.plan import register_attention
+from pact_lightning.policy.experts import (
+    check_no_expert_is_adapted,
+    dequantise_experts,
+    expert_tensors,
+    experts_per_token,
+    experts_sentence,
+    layers_beside_experts,
+    quantise_experts,
+)
+from pact_lightning.policy.model_files import read_config, read_tokenizer
 from pact_lightning.policy.own_attention import AUTO_ATTENTION, attention_for, own_attention
+from pact_lightning.policy.quantised import check_checkpoint, keep_differentiable_layout, nf4, read_out
 from pact_lightning.policy.start_adapter import base_of, is_adapter, put_adapter_on, read_adapter
-from pact_lightning.policy.text_layers import check_generates_text, experts_in_one_tensor, outside_text
+from pact_lightning.policy.text_layers import check_generates_text, outside_text
 from pact_lightning.utils.hub import use_cache_where_unreachable
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 BUNDLED = "bundled"
 """The ``model`` that stands for the small policy in this package."""
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "tasks" / "bundled" / "policy"
+
+ALL_LINEAR = "all-linear"
+"""The ``target_modules`` that stand for every linear layer of the text model but the head."""
 
 Adapter = Literal["lora", "qlora", "full"]
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -66,7 +78,7 @@ class PolicyConfig:
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | list[str] = ALL_LINEAR
     dtype: Precision = "auto"
     gguf_file: str | None = None
     attn_implementation: str = AUTO_ATTENTION
@@ -105,14 +117,11 @@ def load_tokenizer(config: PolicyConfig) -> "PreTrainedTokenizerBase":
     """Load the policy's tokenizer.
 
     Raises:
-        FileNotFoundError: The model's folder or file is missing.
+        OSError: The model's folder or a file is missing or broken.
+        ValueError: The files make no tokenizer.
     """
-    from transformers import AutoTokenizer
-
     config = with_start(config)
-    with _named(config):
-        tokenizer = AutoTokenizer.from_pretrained(policy_source(config), **_gguf(config))
-    return cast("PreTrainedTokenizerBase", tokenizer)
+    return read_tokenizer(policy_source(config), config.model, _gguf(config))
 
 
 def load_end_ids(config: PolicyConfig) -> tuple[int, ...]:
@@ -128,7 +137,7 @@ def load_end_ids(config: PolicyConfig) -> tuple[int, ...]:
     """
     if config.gguf_file is not None:
         return ()
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     source, name = policy_source(config), "generation_config.json"
     maker: Any = GenerationConfig  # untyped
@@ -137,8 +146,7 @@ def load_end_ids(config: PolicyConfig) -> tuple[int, ...]:
     except OSError:
         if (Path(source) / name).is_file():
             raise
-        with _named(config):
-            found = maker.from_model_config(AutoConfig.from_pretrained(source))
+        found = maker.from_model_config(_model_config(config))
     ids = found.eos_token_id
     return () if ids is None else tuple(ids) if isinstance(ids, list) else (ids,)
 
@@ -149,11 +157,7 @@ def load_model_type(config: PolicyConfig) -> str | None:
     Raises:
         OSError: The file is missing or broken.
     """
-    from transformers import AutoConfig
-
-    config = with_start(config)
-    with _named(config):
-        found: str | None = AutoConfig.from_pretrained(policy_source(config), **_gguf(config)).model_type
+    found: str | None = _model_config(with_start(config)).model_type
     return found
 
 
@@ -181,18 +185,29 @@ def load_policy(config: PolicyConfig, *, dequantized: bool = False) -> "PeftMode
             f"a GGUF file cannot be quantised while it is read: load {config.gguf_file} with adapter='lora', save it "
             "with save_pretrained, and give that folder as the model"
         )
-    arguments: dict[str, Any] = {"dtype": _dtype(config.dtype), "attn_implementation": _attention(source, config)}
+    model_config = checked_config(config)
+    mixture = config.adapter != "full" and experts_per_token(model_config) is not None
+    if mixture and config.target_modules != ALL_LINEAR:
+        policy_skeleton(config)  # refuses names of experts before weights are read
+    arguments: dict[str, Any] = {"dtype": _dtype(config.dtype), "attn_implementation": _attention(model_config, config)}
     if config.adapter == "qlora":
-        arguments["quantization_config"] = _nf4(source, config.dtype)
+        arguments["quantization_config"] = nf4(_compute_dtype(source, config.dtype))
+        if mixture:  # all experts come in 16 bits, which a card need not hold
+            arguments["device_map"] = {"": "cpu"}
+    else:
+        arguments |= read_out(check_checkpoint(model_config, config.model, config.adapter))
     from transformers import AutoModelForCausalLM
 
     register_attention()
     base: Any = AutoModelForCausalLM.from_pretrained(source, **arguments, **_gguf(config))
-    experts = None if config.adapter == "full" else experts_in_one_tensor(base)
-    if experts is not None:
-        unquantised = " and NF4 leaves them unquantised" if config.adapter == "qlora" else ""
-        rank_zero_warn(f"{experts}: they are no linear layers, so LoRA leaves them frozen{unquantised}")
+    if mixture and (experts := experts_sentence(base)) is not None:
+        in_nf4 = ", in NF4" if config.adapter == "qlora" else ""
+        rank_zero_warn(f"{experts}: LoRA leaves them frozen{in_nf4}, and all-linear adapts layers of the attention")
+    if mixture and config.adapter == "qlora":
+        quantise_experts(base)
+        base.to(torch.get_default_device())
     if dequantized and config.adapter == "qlora":
+        dequantise_experts(base)
         base, config = base.dequantize(), replace(config, adapter="lora")
     return made_trainable(cast("PreTrainedModel", base), config)
 
@@ -203,35 +218,31 @@ def policy_positions(config: PolicyConfig) -> int | None:
     Raises:
         FileNotFoundError: The model's folder or file is missing.
     """
-    from transformers import AutoConfig
-
-    config = with_start(config)
-    with _named(config):
-        model_config = AutoConfig.from_pretrained(policy_source(config), **_gguf(config))
-    return getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    text = _model_config(with_start(config)).get_text_config()
+    return getattr(text, "max_position_embeddings", None)
 
 
 def policy_skeleton(config: PolicyConfig) -> "PeftModel | PreTrainedModel":
     """Make the policy on the meta device, without values, from its configuration alone.
 
-    Layers that ``qlora`` would quantise are plain ones here, in the type that they compute in.
+    Linear layers that ``qlora`` would quantise are plain ones here, in the type that they compute in.
 
     Raises:
         FileNotFoundError: The model's folder or file is missing.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     register_attention()
     config = with_start(config)
-    with _named(config):
-        model_config = AutoConfig.from_pretrained(policy_source(config), **_gguf(config))
-    check_generates_text(model_config, config.model)
+    model_config = checked_config(config)
     wanted = _dtype(config.dtype)
     dtype = (model_config.dtype or torch.float32) if wanted == "auto" else wanted
     with torch.device("meta"):
         model_maker: Any = AutoModelForCausalLM
         attention = attention_for(model_config, config.attn_implementation)
         base = model_maker.from_config(model_config, dtype=dtype, attn_implementation=attention)
+        if config.adapter == "qlora":
+            quantise_experts(base)
         return made_trainable(cast("PreTrainedModel", base), config)
 
 
@@ -246,7 +257,7 @@ def made_trainable(model: "PreTrainedModel", config: PolicyConfig) -> "PeftModel
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     if config.adapter == "qlora":
-        _keep_differentiable_layout(model)
+        keep_differentiable_layout(model)
     policy: PeftModel | PreTrainedModel = model
     started = None if config.start_from is None else Path(config.start_from).expanduser()
     if started is not None and started.is_dir() and model.device.type != "meta":
@@ -283,26 +294,25 @@ def policy_source(config: PolicyConfig) -> str:
     return str(folder)
 
 
-@contextmanager
-def _named(config: PolicyConfig) -> Iterator[None]:
-    """Put the recipe's field in front of an error of the hub's client."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise OSError(
-            f"policy.model {config.model!r} is not a local folder, and it could not be loaded from the hub: "
-            f"{str(error).rstrip('.')}. Give a folder or correct the id (for `plan`, config.json alone is enough)"
-        ) from error
+def _model_config(config: PolicyConfig) -> "PretrainedConfig":
+    return read_config(policy_source(config), config.model, _gguf(config))
 
 
-def _attention(source: str, config: PolicyConfig) -> str | None:
+def checked_config(config: PolicyConfig) -> "PretrainedConfig":
+    """Read the configuration of the policy's base, and check that it can be trained as asked.
+
+    Raises:
+        OSError: A file is missing or broken.
+        ValueError: The model is of no known type, does not generate text, or comes quantised in another form.
+    """
+    found = _model_config(config)
+    check_generates_text(found, config.model)
+    check_checkpoint(found, config.model, config.adapter)
+    return found
+
+
+def _attention(model_config: "PretrainedConfig", config: PolicyConfig) -> str | None:
     """Choose the attention function, and say so where it is not attention by plan."""
-    from transformers import AutoConfig
-
-    model_config = AutoConfig.from_pretrained(source, **_gguf(config))
-    check_generates_text(model_config, config.model)
     chosen = attention_for(model_config, config.attn_implementation)
     if chosen is None:
         rank_zero_info(
@@ -332,33 +342,6 @@ def _compute_dtype(source: str, precision: Precision) -> torch.dtype:
     return named if isinstance(named, torch.dtype) else AutoConfig.from_pretrained(source).dtype or torch.float32
 
 
-def _nf4(source: str, precision: Precision) -> "BitsAndBytesConfig":
-    """Configure 4-bit NormalFloat with double quantisation; transformers leaves the head unquantised by default."""
-    from transformers import BitsAndBytesConfig
-
-    bits_and_bytes: Any = BitsAndBytesConfig
-    config: BitsAndBytesConfig = bits_and_bytes(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=_compute_dtype(source, precision),
-    )
-    return config
-
-
-def _keep_differentiable_layout(model: "PreTrainedModel") -> None:
-    """Stop bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
-
-    It does so at the first forward in evaluation mode, for good, and its product on repacked weights has no backward:
-    after one rollout every gradient through a 4-bit layer would be wrong, in training mode too.
-    """
-    from bitsandbytes.nn.modules import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-
-
 def enable_gradient_checkpointing(model: Any) -> None:
     """Make a transformers model compute its layers anew in the backward pass."""
     with warnings.catch_warnings():
@@ -376,11 +359,14 @@ def _with_adapter(model: "PreTrainedModel", config: PolicyConfig) -> "PeftModel"
     """
     from peft import LoraConfig, get_peft_model
 
+    targets = config.target_modules
+    if targets == ALL_LINEAR and expert_tensors(model):
+        targets = layers_beside_experts(model)
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=config.target_modules,
+        target_modules=targets,
         exclude_modules=outside_text(model),  # a text policy: the towers of other media see nothing
         bias="none",
         task_type="CAUSAL_LM",
@@ -391,4 +377,6 @@ def _with_adapter(model: "PreTrainedModel", config: PolicyConfig) -> "PeftModel"
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.device(drawn_on):
         torch.manual_seed(config.seed)
         # autocast_adapter_dtype keeps the adapter's own weights in float32 on a bfloat16 base.
-        return cast("PeftModel", get_peft_model(model, lora, autocast_adapter_dtype=True))
+        adapted = cast("PeftModel", get_peft_model(model, lora, autocast_adapter_dtype=True))
+    check_no_expert_is_adapted(adapted)
+    return adapted

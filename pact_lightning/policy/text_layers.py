@@ -1,10 +1,9 @@
-"""Layers that an adapter and 4 bits reach: the linear ones of the text model; and what stands beside them."""
+"""Text part of a model: whether it generates text, and the layers that stand beside it."""
 
 import re
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -40,25 +39,3 @@ def outside_text(model: "PreTrainedModel") -> str | None:
     if "" in names or all(map(inside.fullmatch, layers)):  # the model may be its own decoder
         return None
     return rf"(?!({inside.pattern})$).*"
-
-
-def experts_in_one_tensor(model: "PreTrainedModel") -> str | None:
-    """Say which weights of the text model are experts in one tensor, and how many parameters they have.
-
-    Returns:
-        Such as ``1,024 of 4,096 parameters are experts kept as one tensor (mlp.experts.down_proj)``; ``None`` without.
-    """
-    source: Any = model
-    sizes: dict[str, int] = {}
-    for path, module in source.get_decoder().named_modules():
-        if isinstance(module, _ConvNd):
-            continue
-        for name, weight in module.named_parameters(recurse=False):
-            if weight.dim() == 3 and weight.shape[0] > 1:
-                short = re.sub(r"^.*\.\d+\.", "", f"{path}.{name}")
-                sizes[short] = sizes.get(short, 0) + weight.numel()
-    if not sizes:
-        return None
-    return f"{sum(sizes.values()):,} of {model.num_parameters():,} parameters are experts kept as one tensor " + (
-        f"({', '.join(sizes)})"
-    )

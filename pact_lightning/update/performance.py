@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pact_lightning.credit.group import Group
-from pact_lightning.policy.flops import FlopCount, Work, attended_pairs, causal_pairs, peak_flops
+from pact_lightning.policy.flops import FlopCount, Work, peak_flops
 from pact_lightning.policy.packing import Pack
 from pact_lightning.rollout.engine import RolloutStats
 from pact_lightning.utils.clock import PARTS, Part, PhaseClock
@@ -55,7 +55,8 @@ class PhasePerformance:
         """Count the rollouts of the phase: each prompt once, and every token after it once per rollout."""
         self.clock.add("tools", stats.tool_seconds)
         if self._count is not None:
-            self._rollout_flops += self._count.forward(sum((_rollout_work(group) for group in groups), Work()))
+            count = self._count
+            self._rollout_flops += count.forward(sum((_rollout_work(count, group) for group in groups), Work()))
 
     @contextmanager
     def forward(self, pack: Pack, masks: Sequence[Tensor], *, reference: bool) -> Iterator[None]:
@@ -63,11 +64,11 @@ class PhasePerformance:
         part: Part = "reference" if reference else "forward" if torch.is_grad_enabled() else "old"
         if self._count is not None:
             head_tokens = sum(int(mask.sum()) for mask in masks)
-            work = Work(pack.tokens, head_tokens, attended_pairs(pack.layouts))
+            work = self._count.of_pack(pack, head_tokens)
             self._flops[part] += self._count.forward(work, with_adapter=not reference)
             if part == "forward":
                 self._flops["backward"] += self._count.backward(work)
-                self._update_tokens += pack.tokens
+                self._update_tokens += work.tokens
                 self._row_tokens += pack.row_tokens
         with self.clock.measure(part):
             yield
@@ -124,13 +125,13 @@ def _rate(amount: float, seconds: float) -> float:
     return amount / seconds if seconds else 0.0
 
 
-def _rollout_work(group: Group) -> Work:
+def _rollout_work(count: FlopCount, group: Group) -> Work:
     """Sum a group's work: the prompt once, what follows once per rollout; the last sampled token is never fed."""
     work = Work()
     for number, trajectory in enumerate(group.trajectories):
         prompt = len(trajectory.prompt_ids)
         if number == 0:
-            work += Work(prompt, 0, causal_pairs(prompt))
+            work += Work(prompt, 0, count.attention(prompt))
         fed = sum(len(segment.ids) for segment in trajectory.segments) - 1
-        work += Work(fed, len(trajectory.sampled_logps), causal_pairs(fed, prompt))
+        work += Work(fed, len(trajectory.sampled_logps), count.attention(fed, prompt))
     return work

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 pytest.importorskip("renderers", reason="pip install 'pact-lightning[families]'")
-from family_tokenizers import byte_tokenizer, controls_of, template_of
+from family_tokenizers import REAL, byte_tokenizer, controls_of, real_tokenizer, template_of
 
 from pact_lightning.cli.main import main
 
@@ -46,6 +47,28 @@ def save_llama(folder, template):
     tokenizer.save_pretrained(folder)
 
 
+def save_qwen(folder):
+    """A tiny random model as Qwen3.5 comes: with a tower for pictures, and its real vocabulary where that is here."""
+    if not hasattr(transformers, "Qwen3_5ForConditionalGeneration"):
+        pytest.skip("this transformers has no Qwen3.5")
+    if (REAL / "qwen3" / "tokenizer.json").is_file():
+        tokenizer = real_tokenizer("qwen3")
+        tokenizer.chat_template = template_of("qwen3_5_think")
+    else:
+        tokenizer = byte_tokenizer(controls_of("qwen3.5"), end="<|im_end|>", template=template_of("qwen3_5_think"))
+    text = {
+        "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 32, "linear_num_key_heads": 1, "linear_num_value_heads": 2,
+        "linear_key_head_dim": 32, "linear_value_head_dim": 32, "layer_types": ["linear_attention", "full_attention"],
+        "vocab_size": len(tokenizer), "max_position_embeddings": 8192, "eos_token_id": tokenizer.eos_token_id,
+    }  # fmt: skip
+    tower = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 64}
+    torch.manual_seed(0)
+    config = transformers.Qwen3_5Config(text_config=text, vision_config=tower)
+    transformers.Qwen3_5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def shrink(path):
     """Make a recipe's run short."""
 
@@ -58,14 +81,18 @@ def shrink(path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_page_leads_from_a_model_s_folder_to_a_trained_qlora(tmp_path):
-    save_llama(tmp_path / "llama", template_of("llama3_1"))
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("family", ["llama-3", "qwen3.5"])
+def test_the_page_leads_from_a_model_s_folder_to_a_trained_qlora(family, tmp_path):
+    if family == "llama-3":
+        save_llama(tmp_path / "model", template_of("llama3_1"))
+    else:
+        save_qwen(tmp_path / "model")
     environment = os.environ | {
         "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
-        "MODEL": str(tmp_path / "llama"),
+        "MODEL": str(tmp_path / "model"),
     }
     folder, agent, said = tmp_path, tmp_path / "my_agent", ""
     blocks = BLOCK.findall((ROOT / "docs" / "your_model.md").read_text(encoding="utf-8"))
@@ -83,11 +110,11 @@ def test_the_page_leads_from_a_model_s_folder_to_a_trained_qlora(tmp_path):
         if folder == tmp_path:  # the page's `cd`
             folder = agent
             shrink(agent / "my_agent.yaml")
-    assert "The model's format is llama-3." in said
+    assert f"The model's format is {family}." in said
     assert len((agent / "train.jsonl").read_text().splitlines()) == 10
     config = yaml.safe_load((agent / "runs/my_agent/version_0/config.yaml").read_text())
     policy = config["model"]["init_args"]["policy"]
-    assert (policy["model"], policy["adapter"]) == (str(tmp_path / "llama"), "qlora")
+    assert (policy["model"], policy["adapter"]) == (str(tmp_path / "model"), "qlora")
     rows = list(csv.DictReader((agent / "runs/my_agent/version_0/metrics.csv").open()))
     assert any(float(row.get("train/sft_loss") or 0) > 0 for row in rows), "the traces are supervised"
 

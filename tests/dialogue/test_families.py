@@ -281,7 +281,9 @@ def test_a_family_can_be_forced(caplog):
     with caplog.at_level(logging.WARNING):
         assert make_renderer(tokenizer, "llama-3", allow_difference=True).family == "llama-3"
     assert "from token 2 on" in caplog.text
-    with pytest.raises(ValueError, match=r"no format 'llama'; choose one of .*llama-3"):
+    with pytest.raises(
+        ValueError, match=r"no format 'llama' for policy.renderer; choose auto, or one of chatml, .*llama-3"
+    ):
         make_renderer(tokenizer, "llama")
     with pytest.raises(ValueError, match="lacks what the format 'gemma4' needs"):
         make_renderer(byte_tokenizer(["<|im_start|>", "<|im_end|>"]), "gemma4")

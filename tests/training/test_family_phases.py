@@ -33,7 +33,7 @@ LINEAR = {
     "layer_types": ["linear_attention", "full_attention"],
 }  # fmt: skip
 GEMMA = {
-    "global_head_dim": 32, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "sliding_window": 64,
+    "global_head_dim": 64, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "sliding_window": 64,
     "layer_types": ["sliding_attention", "full_attention"],
 }  # fmt: skip
 MOE = {"n_routed_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 64, "first_k_dense_replace": 1}

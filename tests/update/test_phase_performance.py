@@ -87,6 +87,8 @@ def test_pairs_are_those_that_the_mask_of_the_blocks_lets_through():
     deep = [BlockLayout(5, (BlockLayout(3, (2, 1)), 1))]  # 1 to 5; 6 to 8; 9, 10; 9; 6
     assert attended_pairs(deep) == 15 + 21 + 19 + 9 + 6
     assert causal_pairs(3, 5) == 6 + 7 + 8
+    assert causal_pairs(5, 1, window=4) == 2 + 3 + 4 + 4 + 4
+    assert [causal_pairs(3, 5, window) for window in (2, 7, 9)] == [2 + 2 + 2, 6 + 7 + 7, 6 + 7 + 8]
 
 
 @pytest.mark.parametrize("policy", [FULL, LORA], ids=["full", "lora"])
@@ -94,8 +96,10 @@ def test_the_count_is_that_of_torch_for_one_forward_and_its_backward(policy):
     """Torch counts what is run: every pair of a causal square, and the head's chunks anew in the backward pass."""
     model = load_policy(policy)
     (pack,) = pack_blocks([Block(list(range(100, 140)), read_prefix=True)], 64)
-    work = Work(tokens=40, head_tokens=39, pairs=40 * 40)
     count = FlopCount.of(model)
+    ((width, window),) = count.reach
+    assert window is None
+    work = Work(tokens=40, head_tokens=39, attention=width * 40 * 40)
     attention = AttentionChoice("two_calls")  # torch does not count the operations of the other path
     token_logprobs(model, pack, attention=attention)  # its check at first use
     with sdpa_kernel(SDPBackend.MATH):

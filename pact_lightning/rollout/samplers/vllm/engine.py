@@ -4,7 +4,7 @@ import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -28,7 +28,7 @@ class VLLMEngine:
             samples it in 16 bits. Of no effect with ``adapter: lora`` or a ``base``.
         gpu_memory_utilization: Share of the GPU's memory that vLLM may take while it is awake, beside the policy.
         sleep_level: 1 sleeps between the rollouts; 0 stays awake, for a GPU with room for both. There is no level 2,
-            which throws the weights away: vLLM cannot load 4-bit ones again, and the adapter's base never changes.
+            which throws the weights away: the base is loaded once and never sent again.
         max_model_len: Most tokens of a dialogue, prompt included; ``None`` for the model's own limit.
         engine_args: Further arguments of ``vllm.LLM``.
 
@@ -42,14 +42,14 @@ class VLLMEngine:
         base: str | None = None,
         quantize_base: bool = True,
         gpu_memory_utilization: float = 0.4,
-        sleep_level: Literal[0, 1] = 1,
+        sleep_level: int = 1,
         max_model_len: int | None = None,
         engine_args: Mapping[str, Any] | None = None,
     ) -> None:
         if sleep_level not in (0, 1):
             raise ValueError(
-                f"sampler.sleep_level must be 0 (awake) or 1 (weights in the machine's memory), not {sleep_level}: at "
-                "level 2 vLLM throws its weights away, and it cannot load 4-bit ones again"
+                f"sampler.sleep_level must be 0 (stays awake) or 1 (its weights wait in the machine's memory), not "
+                f"{sleep_level}: vLLM's level 2 throws the base away, which is loaded once and never sent again"
             )
         self.base = base
         self.quantize_base = quantize_base

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 import torch
 from packaging.version import Version
 
+from pact_lightning.policy.experts import experts_per_token
 from pact_lightning.policy.loading import PolicyConfig, compute_dtype, policy_source
 
 OLDEST_VLLM = Version("0.28")
@@ -47,28 +48,18 @@ def check_nf4(config: PolicyConfig) -> None:
         config: Configuration of the policy.
 
     Raises:
-        ValueError: The plugin would quantise or compute otherwise than the trainer.
+        ValueError: The plugin would compute otherwise than the trainer, or may quantise otherwise.
     """
+    from transformers import AutoConfig
+
     dtype = compute_dtype(config)
     if dtype is not torch.bfloat16:
         raise ValueError(
             f"vLLM computes on 4-bit weights in bfloat16, and model.policy.dtype is {config.dtype!r} "
             f"({str(dtype).removeprefix('torch.')}); set it to 'bfloat16', {_OTHERWISE}"
         )
-    if _has_experts(config):
+    if experts_per_token(AutoConfig.from_pretrained(policy_source(config))) is not None:
         raise ValueError(
-            "the trainer leaves the experts of this model in 16 bits, and vLLM would quantise them too, so the two "
-            f"would not agree; set adapter to 'lora', {_OTHERWISE}"
+            "the policy is a mixture of experts, and whether vLLM's plugin puts experts into the same 4 bits as the "
+            f"trainer has not been compared; set adapter to 'lora', {_OTHERWISE}"
         )
-
-
-def _has_experts(config: PolicyConfig) -> bool:
-    """Return whether the policy is a mixture of experts.
-
-    transformers keeps the experts of a layer in one tensor, which bitsandbytes does not quantise.
-    """
-    from transformers import AutoConfig
-
-    text = AutoConfig.from_pretrained(policy_source(config)).get_text_config()
-    names = ("num_experts", "num_local_experts", "n_routed_experts")
-    return any((getattr(text, name, None) or 0) > 0 for name in names)
