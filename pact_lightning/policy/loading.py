@@ -58,7 +58,8 @@ class PolicyConfig:
         lora_r: Rank of the adapter.
         lora_alpha: The adapter's output is scaled by ``lora_alpha / lora_r``.
         lora_dropout: Dropout in front of the adapter; above 0 the ratio of an unchanged policy is no longer 1.
-        target_modules: Names of the adapted layers, or ``all-linear`` for every linear layer but the head.
+        target_modules: Names of the adapted layers, or ``all-linear`` for every linear layer but the head; in a mixture
+            of experts for those of the attention.
         dtype: Type of the weights that are not quantised, and of the computation on 4-bit weights; ``auto`` takes
             what the model was saved in. LoRA weights are float32 in any case.
         gguf_file: Name of a GGUF file in the model's folder, for models that come as one.

@@ -57,6 +57,9 @@ def read_adapter(folder: Path) -> dict[str, Any]:
                 f"the adapter {folder} has {field} {shortened(config[field])}, weights beside the LoRA that neither "
                 f"the reference nor an export would keep; {_MERGE}"
             )
+    if config.get("target_parameters"):
+        names = ", ".join(sorted(map(str, config["target_parameters"])))
+        raise ValueError(f"the adapter {folder} is a LoRA of experts ({names}), which is not trained here; {_MERGE}")
     ranks = [config["r"], *(config.get("rank_pattern") or {}).values()]
     return config | {"r": max(ranks)}
 

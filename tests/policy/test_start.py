@@ -95,6 +95,7 @@ def test_full_training_starts_from_the_merged_adapter(adapter):
     ("changes", "sentence"),
     [
         ({"peft_type": "PROMPT_TUNING"}, "is not a LoRA but 'PROMPT_TUNING'; merge it into its base"),
+        ({"target_parameters": ["down_proj"]}, r"is a LoRA of experts \(down_proj\), which is not trained here; merge"),
         ({"modules_to_save": ["lm_head"]}, r"has modules_to_save \['lm_head'\], weights beside the LoRA"),
         ({"bias": "all"}, "has bias 'all'"),
         ({"base_model_name_or_path": None}, "does not say which model it was trained on"),
