@@ -3,6 +3,7 @@
 import json
 
 import yaml
+from shallow_policy import shallow_folder
 
 BUNDLED = "pact_lightning.BundledTasks"
 SERVER = {
@@ -83,6 +84,11 @@ def saved(folder, changes=None):
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(config))
     return str(file)
+
+
+def shallow(folder, changes=None):
+    """The same of a policy of one layer."""
+    return saved(folder, {"model.init_args.policy.model": shallow_folder()} | (changes or {}))
 
 
 def records(path):

@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from _pytest.doctest import DoctestModule
 
 # The models here are so small that a second thread mostly waits for the first one, and takes its core from the
 # processes that tests start. They inherit it; torch reads it when it is imported, which is later.
@@ -25,11 +26,25 @@ def pytest_addoption(parser):
 # The first files to start, in this order: a worker gets whole files, and a long one at the end would leave the others
 # idle. Those that wait for servers and limits stand beside those that keep both cores busy with processes of their own.
 FIRST = [
-    *("test_processes", "test_mcp_environment", "test_mcp_outage", "test_traces_generate"),
-    *("test_docs", "test_faults", "test_slurm_requeue", "test_endpoint", "test_vllm_server"),
-    *("test_soak", "test_interruption", "test_command_plan", "test_overlap", "test_pact_module", "test_cli_mistakes"),
-    *("test_other_device", "test_flex_attention", "test_checkpoint_resume", "test_last_checkpoint", "test_cli"),
-    *("test_bfcl_check", "test_failing_environments", "test_stopped_runs", "test_house"),
+    *("test_processes", "test_mcp_environment", "test_mcp_outage", "test_docs", "test_faults", "test_overlap"),
+    *(
+        "test_traces_generate",
+        "test_check_gpu",
+        "test_endpoint",
+        "test_vllm_server",
+        "test_soak",
+        "test_report_browser",
+    ),
+    *("test_cli_mistakes", "test_run_folders", "test_interruption", "test_pact_module", "test_resampling", "test_cli"),
+    *("test_command_plan", "test_failing_environments", "test_flex_attention", "test_real_tokenizers", "test_journeys"),
+    *(
+        "test_report_browser",
+        "test_checkpoint_resume",
+        "test_other_device",
+        "test_bfcl_check",
+        "test_plan_memory",
+        "test_whole_loss",
+    ),
 ]
 
 
@@ -56,6 +71,12 @@ def shared_data() -> Path:
 
 
 WARM = pytest.StashKey()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    """No examples are looked for in the tests, which hold none: they would be imported and searched once more."""
+    return [found for found in (yield) if not isinstance(found, DoctestModule)]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import rooms  # noqa: F401  # puts the rooms' tests on the path
 from hand_made import quiet_trainer
 from lightning.pytorch import callbacks
+from shallow_policy import shallow_folder
 
 from pact_lightning.policy.loading import PolicyConfig
 from pact_lightning.rollout.engine import RolloutLimits
@@ -28,7 +29,7 @@ def pact():
     tasks = {name: BundledTasks(name, count) for name, count in (("train", 4), ("validation", 2), ("test", 1))}
     limits = RolloutLimits(max_turns=1, max_new_tokens_per_turn=8, max_trajectory_tokens=200, rows=8)
     sizes = {"prompts_per_phase": 2, "prompts_per_step": 1, "rollouts_per_prompt": 2, "max_prompt_tokens": 600}
-    policy = PolicyConfig(model="bundled", adapter="lora", lora_r=4, lora_alpha=8, dtype="float32")
+    policy = PolicyConfig(model=shallow_folder(), adapter="lora", lora_r=4, lora_alpha=8, dtype="float32")
     module = PACTModule(
         policy=policy, optimizer=OptimizerConfig(1e-3), max_tokens_per_forward=4096, anchor_probability=0.0
     )

@@ -2,12 +2,14 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import pytest
 from hand_made import quiet_trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from shallow_policy import shallow_folder
 
 from pact_lightning.callbacks.annealing import AnnealingCallback
 from pact_lightning.policy.loading import PolicyConfig
@@ -47,16 +49,20 @@ SHORT = RolloutLimits(max_turns=1, max_new_tokens_per_turn=12, max_trajectory_to
 
 
 def short():
-    """The run with rollouts of a few tokens, none of which comes to a call; what there is to learn is the traces."""
-    return pact(SHORT)
+    """The run of a shallow policy, with rollouts of a few tokens; what there is to learn is the traces."""
+    return pact(shallow(), SHORT)
 
 
-def pact(limits=LIMITS):
+def shallow():
+    return replace(POLICY, model=shallow_folder())
+
+
+def pact(policy=POLICY, limits=LIMITS):
     tasks = {"train": BundledTasks("train", 3, start=3), "validation": BundledTasks("validation", 2)}
     data = RolloutDataModule(
         **tasks, prompts_per_phase=4, prompts_per_step=2, rollouts_per_prompt=2, limits=limits, temperature=1.4
     )
-    return PACTModule(policy=POLICY, optimizer=OPTIMIZER), data
+    return PACTModule(policy=policy, optimizer=OPTIMIZER), data
 
 
 def sft():

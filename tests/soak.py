@@ -31,11 +31,12 @@ from pact_lightning.utils.csv_rows import read_rows
 
 PHASES = 8
 ROLLOUTS = 3
+TOKENS = 40
 
 _STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)  # the second before the run listens to signals
 
 
-def soak_recipe(folder, phases=PHASES, rollouts=ROLLOUTS):
+def soak_recipe(folder, phases=PHASES, rollouts=ROLLOUTS, tokens=TOKENS):
     """A run with everything in it that could fail to repeat: dropout, a schedule, validations between, two loggers."""
     config = recipe(folder)
     for logger in config["trainer"]["logger"]:
@@ -47,7 +48,7 @@ def soak_recipe(folder, phases=PHASES, rollouts=ROLLOUTS):
     data |= {"train": bundled("train", 16), "validation": bundled("validation", 2)}
     data |= {"prompts_per_phase": 4, "prompts_per_step": 2, "rollouts_per_prompt": rollouts}
     # Few rows at a time, so that a phase has two parts and a kill finds one of them finished.
-    data["limits"] = {"max_turns": 3, "max_new_tokens_per_turn": 40, "max_trajectory_tokens": 300, "rows": 2}
+    data["limits"] = {"max_turns": 3, "max_new_tokens_per_turn": tokens, "max_trajectory_tokens": 300, "rows": 2}
     config["trainer"] |= {"max_epochs": phases, "check_val_every_n_epoch": 2}
     checkpoint = config["trainer"]["callbacks"][1]["init_args"]
     checkpoint |= {"dirpath": str(folder / "checkpoints"), "save_on_train_epoch_end": True}
@@ -148,7 +149,7 @@ def phases_done(folder):
     return max((int(name.partition("=")[2].partition("-")[0]) + 1 for name in names), default=0)
 
 
-def soak(folder, kills, seed, phases=PHASES, rollouts=ROLLOUTS):
+def soak(folder, kills, seed, **size):
     """Runs undisturbed, then killed so many times.
 
     Returns:
@@ -157,7 +158,7 @@ def soak(folder, kills, seed, phases=PHASES, rollouts=ROLLOUTS):
     draw = random.Random(seed)
     whole = folder / "undisturbed"
     began = time.monotonic()
-    if wait(start(whole, soak_recipe(whole, phases, rollouts))) != 0:
+    if wait(start(whole, soak_recipe(whole, **size))) != 0:
         return [f"the undisturbed run failed; see {whole / 'log.txt'}"]
     took = time.monotonic() - began
     expected = End.of(whole)
@@ -166,11 +167,11 @@ def soak(folder, kills, seed, phases=PHASES, rollouts=ROLLOUTS):
     while done < kills and not problems:
         number += 1
         killed = folder / f"killed-{number}"
-        config = soak_recipe(killed, phases, rollouts)
+        config = soak_recipe(killed, **size)
         while (status := _attempt(killed, config, took, done, kills, draw)) in (-signal.SIGKILL, *_STOPPED):
             done += status == -signal.SIGKILL
             what = "kill" if status == -signal.SIGKILL else "stop"
-            print(f"{what} {done}: {phases_done(killed)} of {phases} phases done", flush=True)
+            print(f"{what} {done}: {phases_done(killed)} of {size['phases']} phases done", flush=True)
         if status != 0:
             problems.append(f"the run ended with status {status}; see {killed / 'log.txt'}")
         else:
@@ -203,11 +204,13 @@ def run():
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     parser.add_argument("--phases", type=int, default=PHASES)
     parser.add_argument("--rollouts", type=int, default=ROLLOUTS, help="of each prompt")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of a turn, at most")
     parser.add_argument("--folder", type=Path, help="where the runs go; else a folder that is removed")
     arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        problems = soak(folder, arguments.kills, arguments.seed, arguments.phases, arguments.rollouts)
+        size = {"phases": arguments.phases, "rollouts": arguments.rollouts, "tokens": arguments.tokens}
+        problems = soak(folder, arguments.kills, arguments.seed, **size)
     print("\n".join(f"differs: {problem}" for problem in problems) or "the same to the last bit")
     sys.exit(bool(problems))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cli_recipe import SERVER, saved
+from cli_recipe import SERVER, saved, shallow
 
 from pact_lightning.cli.main import main
 from pact_lightning.cli.plan import parse_memory
@@ -69,7 +69,7 @@ def test_a_recipe_is_read_with_its_defaults_overlays_and_overrides(tmp_path):
 
 
 def test_a_recipe_for_a_gpu_is_planned_without_one(tmp_path, capsys):
-    main(["plan", "-c", saved(tmp_path, {"trainer.accelerator": "gpu"}), "--memory", "1GB", *GIVEN])
+    main(["plan", "-c", shallow(tmp_path, {"trainer.accelerator": "gpu"}), "--memory", "1GB", *GIVEN])
     told = capsys.readouterr().out
     assert "Memory of one cuda process" in told
     assert "fits 0.93 GiB" in told
@@ -83,8 +83,8 @@ def test_a_recipe_for_a_gpu_is_planned_without_one(tmp_path, capsys):
 )
 def test_a_recipe_without_traces_is_planned_without_them(tmp_path, capsys, changes):
     given = {f"model.init_args.{name}": value for name, value in changes.items()}
-    assert read_recipe(["-c", saved(tmp_path, given)]).longest().trace == 0
-    main(["plan", "-c", saved(tmp_path, given), *GIVEN])
+    assert read_recipe(["-c", shallow(tmp_path, given)]).longest().trace == 0
+    main(["plan", "-c", shallow(tmp_path, given), *GIVEN])
     assert ", no trace, rollout" in capsys.readouterr().out
 
 
@@ -111,7 +111,7 @@ def test_where_one_moment_does_not_fit_the_other_ones_setting_is_no_help(tmp_pat
 
 
 def test_settings_that_fit_are_told_with_what_they_are_of(tmp_path, capsys):
-    path = saved(tmp_path)
+    path = shallow(tmp_path)
     lengths = ["--prompt", "100", "--trace", "60", "--trajectory", "80"]
     text = told(capsys, "-c", path, "--memory", "1GB", *lengths, *GIVEN)
     assert "any value; a whole step of about 496 tokens" in text
@@ -125,7 +125,7 @@ def test_settings_that_fit_are_told_with_what_they_are_of(tmp_path, capsys):
 
 def assert_told(tmp_path, capsys, changes, moment, share, sentence):
     """With a card that holds a share of what a moment needs."""
-    path, lengths = saved(tmp_path, changes), ["--prompt", "100", "--trace", "60", "--trajectory", "80"]
+    path, lengths = shallow(tmp_path, changes), ["--prompt", "100", "--trace", "60", "--trajectory", "80"]
     recipe = read_recipe(["-c", path])
     needed = getattr(make_plan(recipe, policy_skeleton(recipe.policy), Lengths(100, 60, 80)).memory, moment)
     text = told(capsys, "-c", path, "--memory", f"{needed * share / 0.9 / 1000 + 1}kB", *lengths, *GIVEN)
@@ -133,7 +133,7 @@ def assert_told(tmp_path, capsys, changes, moment, share, sentence):
 
 
 def test_a_recipe_whose_limits_do_not_fit_a_forward_is_planned_with_shorter_lengths(tmp_path, capsys):
-    path = saved(tmp_path, {"model.init_args.max_tokens_per_forward": 700})
+    path = shallow(tmp_path, {"model.init_args.max_tokens_per_forward": 700})
     text = told(capsys, "-c", path, "--memory", "1GB", "--prompt", "100", "--trajectory", "80", *GIVEN)
     assert "limits.rows: all 4 rollouts of a phase" in text
 
@@ -152,11 +152,11 @@ def test_a_context_that_is_longer_than_a_forward_s_limit_is_planned_as_a_forward
 
 
 def test_rollouts_beside_the_update_do_not_add_up(tmp_path, capsys):
-    alone = told(capsys, "-c", saved(tmp_path, SERVER), "--tflops", "0.000001", "--bandwidth", "1000")
+    alone = told(capsys, "-c", shallow(tmp_path, SERVER), "--tflops", "0.000001", "--bandwidth", "1000")
     beside = told(
         capsys,
         "-c",
-        saved(tmp_path, SERVER | {"data.init_args.overlap": True}),
+        shallow(tmp_path, SERVER | {"data.init_args.overlap": True}),
         "--tflops",
         "0.000001",
         "--bandwidth",
@@ -169,19 +169,19 @@ def test_rollouts_beside_the_update_do_not_add_up(tmp_path, capsys):
 
 
 def test_further_prompts_are_told_as_the_most_that_they_may_add(tmp_path, capsys):
-    recipe = saved(tmp_path, {"data.init_args.resample_zero_variance": 3})
+    recipe = shallow(tmp_path, {"data.init_args.resample_zero_variance": 3})
     found = told(capsys, "-c", recipe, "--tflops", "0.000001", "--bandwidth", "1000")
     rollouts = float(HOURS.search(found)[2].replace(",", ""))
     most = float(re.search(r"up to ([\d,.]+) h of rollouts with further prompts", found)[1].replace(",", ""))
     assert most == pytest.approx(3 * rollouts, abs=0.02)
     assert rollouts > 0
-    usual = told(capsys, "-c", saved(tmp_path), "--tflops", "0.000001", "--bandwidth", "1000")
+    usual = told(capsys, "-c", shallow(tmp_path), "--tflops", "0.000001", "--bandwidth", "1000")
     assert float(HOURS.search(usual)[2].replace(",", "")) == rollouts
     assert "further prompts" not in usual
 
 
 def test_a_cards_seconds_are_not_this_machines(tmp_path, capsys):
-    path = saved(tmp_path, {"trainer.accelerator": "gpu"})
+    path = shallow(tmp_path, {"trainer.accelerator": "gpu"})
     assert "give the card's speed with --tflops and --bandwidth" in told(capsys, "-c", path, "--tflops", "1")
     assert "give the card's speed" not in told(capsys, "-c", path, *GIVEN)
 
@@ -206,7 +206,7 @@ def test_what_waits_in_the_hosts_memory_is_not_the_cards(tmp_path):
 
 
 def test_what_fits_fits_and_a_little_more_does_not(tmp_path):
-    recipe = read_recipe(["-c", saved(tmp_path, {"data.init_args.prompts_per_step": 2})])
+    recipe = read_recipe(["-c", shallow(tmp_path, {"data.init_args.prompts_per_step": 2})])
     skeleton, lengths = policy_skeleton(recipe.policy), Lengths(100, 60, 80)
     memory = make_plan(recipe, skeleton, lengths).memory
     card = int(memory.in_update / 0.9) + 10**6
@@ -324,7 +324,7 @@ class MoreData(RolloutDataModule):
 
 
 def test_a_subclass_is_planned_with_its_own_defaults_and_the_parents_arguments(tmp_path, capsys):
-    path = saved(tmp_path)
+    path = shallow(tmp_path)
     classes = ["--model.class_path", f"{__name__}.MoreArguments", "--data.class_path", f"{__name__}.MoreData"]
     recipe = read_recipe(["-c", path, *classes, "--data.init_args.extra", "3"])
     assert recipe == replace(read_recipe(["-c", path]), head_chunk=99)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from cli_recipe import bundled
+from shallow_policy import shallow_folder
 from test_run_folders import run, written  # noqa: F401  # a fixture
 
 from pact_lightning.tasks.bundled.tasks import BundledTasks
@@ -17,7 +18,13 @@ from pact_lightning.tasks.bundled.tasks import BundledTasks
 def sft(adapter):
     """A recipe of supervised training that exports; the adapter's shape is not the default's."""
     config = yaml.safe_load(Path(written("unused.yaml")).read_text())
-    policy = {"adapter": adapter, "lora_r": 6, "lora_alpha": 24, "target_modules": ["q_proj", "v_proj"]}
+    policy = {
+        "model": shallow_folder(),
+        "adapter": adapter,
+        "lora_r": 6,
+        "lora_alpha": 24,
+        "target_modules": ["q_proj", "v_proj"],
+    }
     config["model"] = {
         "class_path": "pact_lightning.SFTModule",
         "init_args": {"policy": policy | {"dtype": "float32"}, "optimizer": {"learning_rate": 2.0e-2}},
@@ -80,6 +87,7 @@ print(json.dumps(tokenizer.decode(reply)))
 def test_an_export_answers_with_a_tool_call_in_plain_transformers(run, warm_python):  # noqa: F811
     my = written()
     recipe = yaml.safe_load(Path(my).read_text())
+    recipe["model"]["init_args"]["policy"]["model"] = "bundled"
     recipe["trainer"]["callbacks"].append({"class_path": "pact_lightning.ExportPolicy"})
     Path(my).write_text(yaml.safe_dump(recipe))
     status, told = run("fit", "-c", my)

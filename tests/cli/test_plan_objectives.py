@@ -1,7 +1,7 @@
 """``pact-lightning plan`` of objectives that score rollouts in a second context."""
 
 import pytest
-from cli_recipe import saved
+from cli_recipe import shallow
 
 from pact_lightning.cli.plan_recipe import read_recipe
 from pact_lightning.plan.lengths import Lengths
@@ -13,7 +13,7 @@ def planned(folder, objective, **changes):
     """Passes of a plan by name, of an objective by its class and arguments, with traces of 80 tokens."""
     name, arguments = objective
     given = {"model.init_args.objective": {"class_path": f"pact_lightning.{name}", "init_args": arguments}}
-    recipe = read_recipe(["-c", saved(folder, given | changes)])
+    recipe = read_recipe(["-c", shallow(folder, given | changes)])
     plan = make_plan(recipe, policy_skeleton(recipe.policy), Lengths(100, 80, 40))
     return plan, {one.name: one for one in plan.passes}
 

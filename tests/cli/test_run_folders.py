@@ -11,6 +11,7 @@ import yaml
 from cli_recipe import recipe
 from jsonargparse import dict_to_namespace
 from lightning.pytorch.loggers import Logger
+from shallow_policy import shallow_folder
 
 from pact_lightning.cli.main import main
 from pact_lightning.cli.plan_recipe import parsed_recipe
@@ -41,8 +42,9 @@ def run(tmp_path, monkeypatch, capsys, caplog):
 
 
 def written(name="my.yaml", explicit=False, **changes):
-    """A recipe of one short phase in the present folder; ``explicit`` as older recipes name their folders."""
+    """A recipe of one short phase in the present folder; ``explicit`` names its folders as older recipes do."""
     config = recipe(Path())
+    config["model"]["init_args"]["policy"]["model"] = shallow_folder()
     config["trainer"] |= {"num_sanity_val_steps": 0, "limit_val_batches": 0} | changes
     logger = {"save_dir": "out", "name": ""} if explicit else {"save_dir": "runs"}
     config["trainer"]["logger"] = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger}
@@ -102,7 +104,7 @@ def test_a_name_gives_a_folder_and_a_second_run_of_a_recipe_has_one_of_its_own(r
     ]
     assert run("validate", "-c", my, "--name", "first", "--trainer.limit_val_batches", 1, "--ckpt_path", "last")[0] == 0
     results = json.loads(Path("runs/first/version_2/results-validation.json").read_text())
-    assert results["model"] == "bundled"
+    assert results["model"] == shallow_folder()
     assert results["checkpoint"].endswith("runs/first/version_1/checkpoints/last.ckpt"), "the newest"
     line = Path("runs/first/version_2/trajectories/validation.jsonl").read_text().splitlines()[0]
     assert json.loads(line)["checkpoint"] == results["checkpoint"]

@@ -12,7 +12,7 @@ from pact_lightning.training.pact_module import PACTModule
 from pact_lightning.training.rollout_datamodule import RolloutDataModule
 from pact_lightning.update.optimizer import OptimizerConfig
 
-LIMITS = RolloutLimits(max_turns=2, max_new_tokens_per_turn=24, max_trajectory_tokens=200)
+LIMITS = RolloutLimits(max_turns=2, max_new_tokens_per_turn=8, max_trajectory_tokens=200)
 
 
 def fit(folder, backend, checkpoint=None):

@@ -110,7 +110,7 @@ def fit(folder, server, *callbacks, phases=3, overlap=True, resume=None, validat
         rollouts_per_prompt=2,
         overlap=overlap,
         max_prompt_tokens=600,
-        limits=RolloutLimits(max_turns=2, max_new_tokens_per_turn=12, max_trajectory_tokens=200, rows=1, admit_every=1),
+        limits=RolloutLimits(max_turns=2, max_new_tokens_per_turn=6, max_trajectory_tokens=200, rows=1, admit_every=1),
         **given,
     )
     trainer = quiet_trainer(
@@ -296,7 +296,9 @@ def terminate(trainer):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("step", [0, 1], ids=["in the phase", "at its end"])
+@pytest.mark.parametrize(
+    "step", [pytest.param(0, id="in the phase"), pytest.param(1, id="at its end", marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_takes_up_what_was_made_ahead_and_ends_as_the_undisturbed_one(undisturbed, tmp_path, step):
     """In the second phase: its own rollouts are found under the weights that sampled them, and so are the third's."""
     with Server() as server, pytest.raises(SystemExit) as stopped:

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_run import OPTIMIZER, PHASES, POLICY, SHORT, AfterStep, InRollouts, fit, small_parts  # noqa: F401
+from small_run import OPTIMIZER, PHASES, SHORT, AfterStep, InRollouts, fit, shallow, small_parts  # noqa: F401
 from soak import End
 from test_failing_environments import SomeTasks
 from test_overlap import Server
@@ -55,7 +55,7 @@ def run_of(reward=some_flat, most=3, train=None):
             limits=SHORT,
             temperature=1.4,
         )
-        return PACTModule(policy=POLICY, optimizer=OPTIMIZER), data
+        return PACTModule(policy=shallow(), optimizer=OPTIMIZER), data
 
     return make
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import lightning.pytorch as pl
 import pytest
 from hand_made import FULL
+from shallow_policy import shallow_folder
 
 from pact_lightning.rollout.engine import RolloutLimits
 from pact_lightning.tasks.bundled.tasks import BundledTasks
@@ -146,7 +147,7 @@ SETTINGS += [
 @pytest.mark.filterwarnings("ignore:close")
 def test_no_canary_leaves_the_update(tmp_path, caplog, capfd, recwarn, chosen):
     """A phase, a validation before and after it; then the sampler's input, logs, warnings, output and all files."""
-    module = Recorded(policy=FULL, anchor_probability=0.0, **chosen)
+    module = Recorded(policy=replace(FULL, model=shallow_folder()), anchor_probability=0.0, **chosen)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=1,
