@@ -17,7 +17,7 @@ Kind = Literal["functions", "mcp", "environment"]
 _ENVIRONMENTS: dict[Kind, dict[str, Any]] = {
     "functions": {
         "class_path": "pact_lightning.FunctionEnvironment",
-        "init_args": {"functions": ["shop.price_of", "shop.total"]},
+        "init_args": {"functions": "shop"},
     },
     "mcp": {"class_path": "pact_lightning.MCPEnvironment", "init_args": {"server": "shop.make_server"}},
     "environment": {"class_path": "pact_lightning.TRLEnvironment", "init_args": {"class_path": "shop.Shop", "row": {}}},
@@ -103,8 +103,8 @@ def _steps_with_model(folder: Path, name: str) -> str:
         "Put your tools and tasks in their place (docs/your_model.md), then:",
         "",
         f"  cd {folder}",
-        "  pytest                                # tools and tasks agree",
-        f"  pact-lightning plan -c {name}.yaml    # what the run needs of your GPU",
+        f"  {'' if find_spec('pytest') else 'pip install pytest && '}pytest  # do tools and tasks agree?",
+        f"  pact-lightning plan -c {name}.yaml  # what the run needs of your GPU",
         f"  pact-lightning fit -c {name}.yaml",
         f"  pact-lightning export runs/{name}/version_0",
     ]
@@ -112,13 +112,15 @@ def _steps_with_model(folder: Path, name: str) -> str:
 
 
 def _next_steps(folder: Path, name: str, kind: Kind) -> str:
+    install = "" if find_spec("pytest") else "pip install pytest && "
     steps = [
         f"{folder}: shop.py has the tools, train.jsonl and validation.jsonl the tasks, {name}.yaml is the recipe.",
         "",
         *(["  pip install 'pact-lightning[mcp]'"] if kind == "mcp" and find_spec("mcp") is None else []),
         f"  cd {folder}",
-        "  pytest                              # tools and tasks agree",
-        f"  pact-lightning fit -c {name}.yaml   # a minute on a CPU, with the small policy in the package",
+        f"  {install}pytest  # do tools and tasks agree?",
+        f"  pact-lightning fit -c {name}.yaml  # a minute on a CPU, with the small policy in the package",
+        f"  pact-lightning report runs/{name}/version_0  # what it did, as one page",
         f"  pact-lightning chat -c {name}.yaml --ckpt_path last",
         "",
         f"Then put your tools into shop.py, your tasks into the .jsonl files, and your model into {name}.yaml; "

@@ -175,7 +175,7 @@ def _work_table(plan: RunPlan, seconds: Mapping[str, float], speed: Speed) -> Ta
     """Tabulate the passes of a phase, with operations and seconds."""
     title = (
         f"One phase: {plan.recipe.prompts_per_phase:,} prompts x {plan.recipe.rollouts_per_prompt} rollouts, "
-        f"{plan.recipe.steps} optimiser steps of {plan.packs} pack{'s' if plan.packs != 1 else ''}"
+        f"{counted(plan.recipe.steps, 'optimiser step')} of {counted(plan.packs, 'pack')}"
     )
     table = Table(title=title)
     table.add_column("pass")
@@ -211,14 +211,14 @@ def _lengths_line(plan: RunPlan, given: Collection[str]) -> str:
         given: Names of the lengths that were given; the others are the recipe's limits.
     """
     lengths = plan.lengths
-    source = "the recipe's limits, and yours are shorter: give them with --prompt, --trace, --trajectory"
+    source = "These are the recipe's limits; where yours are shorter, give them with --prompt, --trace, --trajectory"
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        source = f"{names} as given, the rest at the recipe's limits"
-    trace = f"trace {lengths.trace:,}" if plan.recipe.uses_traces else "no trace"
+        source = f"{names} as given; the rest are the recipe's limits"
+    trace = f"{lengths.trace:,} of the trace" if plan.recipe.uses_traces else "no trace"
     return (
-        f"Per prompt {lengths.prompt:,} tokens, {trace}, rollout {lengths.trajectory:,} of which the "
-        f"policy samples {lengths.sampled:,} ({source})."
+        f"Planned with {lengths.prompt:,} tokens of prompt, {trace}, and {lengths.trajectory:,} of each rollout, "
+        f"{lengths.sampled:,} of them sampled by the policy. {source}."
     )
 
 
@@ -231,12 +231,13 @@ def _hours_line(plan: RunPlan, seconds: Mapping[str, float]) -> str:
     whole = max(rollouts, update) if beside else rollouts + update
     together = ", one beside the other (data.overlap)" if beside else ""
     most = plan.recipe.most_draws * rollouts
-    hours = [f"{phases * part / 3600:,.2f}" for part in (whole, rollouts, update, most)]
+    unit, length = ("h", 3600) if phases * whole >= 3600 else ("min", 60)
+    times = [f"{phases * part / length:,.2f} {unit}" for part in (whole, rollouts, update, most)]
     if plan.recipe.most_draws > 1:
-        together += f"; up to {hours[3]} h of rollouts with further prompts (data.resample_zero_variance)"
+        together += f"; up to {times[3]} of rollouts with further prompts (data.resample_zero_variance)"
     return (
-        f"{counted(phases, 'phase')}: {hours[0]} h at least, with rollouts of these lengths: "
-        f"{hours[1]} h of rollouts and {hours[2]} h of updates{together}."
+        f"{counted(phases, 'phase')}: {times[0]} at least, with rollouts of these lengths: "
+        f"{times[1]} of rollouts and {times[2]} of updates{together}."
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from pact_lightning.environments.argument_types import argument_types, converted
@@ -169,6 +170,8 @@ def _is_function(value: Any) -> bool:
 
 
 def _imported_function(path: str) -> Callable[..., Any]:
+    if path.isidentifier() and path != "__main__" and find_spec(path) is not None:
+        raise ImportError(f"{path!r} is a module; give it alone (functions: {path}), or the paths of its functions")
     function: Callable[..., Any] = import_path(path, "function")
     if not inspect.isroutine(function.func if isinstance(function, partial) else function):
         raise ImportError(

@@ -1,6 +1,7 @@
 """Command ``init``: what it makes works as it is."""
 
 import importlib.util
+import json
 import sys
 
 import pytest
@@ -25,6 +26,13 @@ def agent(request, tmp_path, monkeypatch):
     sys.modules.pop("shop", None)
 
 
+def their_test(agent):
+    spec = importlib.util.spec_from_file_location("test_agent_of_init", agent / "test_agent.py")
+    theirs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(theirs)
+    return theirs
+
+
 def test_the_folder_is_whole_and_its_own_test_passes(agent):
     tasks = [task for name in ("train", "validation") for task in JsonlTasks(agent / f"{name}.jsonl").load()]
     assert len(tasks) == 3
@@ -32,10 +40,28 @@ def test_the_folder_is_whole_and_its_own_test_passes(agent):
     made = {path.name for path in agent.iterdir() if path.is_file()}
     assert made == {"my_agent.yaml", "shop.py", "test_agent.py", "train.jsonl", "validation.jsonl"}
     assert not any("$" in (agent / name).read_text() for name in made), "nothing is left to be filled in"
-    spec = importlib.util.spec_from_file_location("test_agent_of_init", agent / "test_agent.py")
-    theirs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(theirs)
+    theirs = their_test(agent)
     assert [task.id for task in theirs.TASKS] == [task.id for task in tasks]
+    for task in theirs.TASKS:
+        theirs.test_the_expert_s_calls_get_the_responses_in_the_trace(task)
+    theirs.test_the_environment_is_ready_for_training()
+
+
+@pytest.mark.parametrize("agent", ["functions"], indirect=True)
+def test_a_tool_and_a_trace_of_one_s_own_pass_the_folder_s_test(agent):
+    with (agent / "shop.py").open("a") as file:
+        file.write("\n\ndef stock_of(article: str) -> int:\n")
+        file.write("    '''Return the pieces.\n\n    Args:\n        article: Its name.\n    '''\n")
+        file.write("    return {'book': 3}[article]\n")
+    first = json.loads((agent / "train.jsonl").read_text().splitlines()[0])
+    call = {"name": "stock_of", "arguments": {"article": "book"}}
+    turn = {"reasoning": "I need the stock of books.", "calls": [call], "responses": ["3"]}
+    mine = {"id": "mine", "reference": {"answer": "3", "calls": [call]}, "trace": {"turns": [turn]}}  # as in the README
+    with (agent / "train.jsonl").open("a") as file:
+        file.write(json.dumps(first | mine) + "\n")
+    theirs = their_test(agent)
+    names = {tuple(tool["function"]["name"] for tool in task.prompt.tools) for task in theirs.TASKS}
+    assert names == {("price_of", "total", "stock_of")}, "a new function is a tool of every task"
     for task in theirs.TASKS:
         theirs.test_the_expert_s_calls_get_the_responses_in_the_trace(task)
     theirs.test_the_environment_is_ready_for_training()

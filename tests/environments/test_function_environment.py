@@ -341,6 +341,7 @@ def test_async_functions_share_their_environment_s_loop_across_threads():
         ("no_such_module", ImportError, "the module 'no_such_module' cannot be imported"),
         ("json.tool.nothing", ImportError, "cannot be imported"),
         (["area"], ImportError, "give its module too, such as `my_module.area`"),
+        (["json"], ImportError, "'json' is a module; give it alone (functions: json), or the paths of its functions"),
         ([f"{__name__}.JSON"], ImportError, "is not a function"),
         ([], FunctionSchemaError, "no functions"),
         ([area, area], FunctionSchemaError, "two tools are named 'area'"),

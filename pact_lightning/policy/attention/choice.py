@@ -146,7 +146,7 @@ class AttentionChoice:
         for candidate in dict.fromkeys((path, "two_calls")):
             difference, allowed = _difference_from_rows(decoder, device, candidate)
             if difference <= allowed:
-                rank_zero_info(f"attention of packed rows: {candidate} ({reason}); equal to plain rows")
+                rank_zero_info(f"packed rows use {candidate} attention ({reason}), checked against plain rows")
                 return candidate
             reason = f"{candidate} differs from plain rows by {difference:.1e}, more than the allowed {allowed:.0e}"
             rank_zero_warn(f"attention of packed rows: {reason}")
