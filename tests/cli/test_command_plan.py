@@ -85,7 +85,7 @@ def test_a_recipe_without_traces_is_planned_without_them(tmp_path, capsys, chang
     given = {f"model.init_args.{name}": value for name, value in changes.items()}
     assert read_recipe(["-c", shallow(tmp_path, given)]).longest().trace == 0
     main(["plan", "-c", shallow(tmp_path, given), *GIVEN])
-    assert ", no trace, rollout" in capsys.readouterr().out
+    assert "tokens of prompt, no trace, and" in capsys.readouterr().out
 
 
 def told(capsys, *arguments):
