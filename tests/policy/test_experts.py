@@ -148,6 +148,11 @@ def test_a_base_that_comes_in_nf4_is_trained_by_qlora(tmp_path):
     ours, theirs = (load_policy(config(folder, "qlora")) for folder in (plain, tmp_path / "nf4"))
     with torch.no_grad():
         torch.testing.assert_close(ours(input_ids=ROW).logits, theirs(input_ids=ROW).logits)
+    planned = [
+        standing_bytes(policy_skeleton(config(folder, "qlora")), "qlora", needs_reference=True)
+        for folder in (plain, tmp_path / "nf4")
+    ]
+    assert planned[0] == planned[1]
 
 
 FP4 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])

@@ -120,6 +120,11 @@ def test_a_four_bit_base_that_would_differ_in_vllm_is_refused(installed, tmp_pat
     experts = saved_config(tmp_path, model_type="qwen3_moe", num_experts=4, dtype="bfloat16")
     with pytest.raises(ValueError, match=r"mixture of experts, and whether vLLM.s plugin .* has not been compared"):
         VLLMEngine().check(PolicyConfig(adapter="qlora", model=experts))
+    given = saved_config(tmp_path, dtype="bfloat16", quantization_config={"load_in_4bit": True})
+    with pytest.raises(
+        ValueError, match=r"come in 4 bits, and whether .* has not been tried; give the model with weights"
+    ):
+        VLLMEngine().check(PolicyConfig(adapter="qlora", model=given))
 
 
 def saved_config(folder, model_type="qwen3", **fields):

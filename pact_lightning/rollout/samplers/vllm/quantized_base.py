@@ -58,7 +58,13 @@ def check_nf4(config: PolicyConfig) -> None:
             f"vLLM computes on 4-bit weights in bfloat16, and model.policy.dtype is {config.dtype!r} "
             f"({str(dtype).removeprefix('torch.')}); set it to 'bfloat16', {_OTHERWISE}"
         )
-    if experts_per_token(AutoConfig.from_pretrained(policy_source(config))) is not None:
+    base = AutoConfig.from_pretrained(policy_source(config))
+    if getattr(base, "quantization_config", None) is not None:
+        raise ValueError(
+            f"the weights of policy.model {config.model!r} come in 4 bits, and whether vLLM's plugin reads them as the "
+            f"trainer does has not been tried; give the model with weights in 16 bits, {_OTHERWISE}"
+        )
+    if experts_per_token(base) is not None:
         raise ValueError(
             "the policy is a mixture of experts, and whether vLLM's plugin puts experts into the same 4 bits as the "
             f"trainer has not been compared; set adapter to 'lora', {_OTHERWISE}"
