@@ -168,12 +168,17 @@ def _attend(  # noqa: PLR0917  # as torch's own function
 ) -> Any:
     """Attend by the kernel that torch takes on a device."""
     aten = torch.ops.aten
+    alike = query.shape[-1] == value.shape[-1]  # not in latent attention
+    if device_type != "cuda" and not alike:  # torch has only its plain kernel for this
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
     if device_type != "cuda":  # this kernel always knows shared key heads
         bias = _as_bias(attn_mask, query)
         return aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, dropout_p, is_causal, attn_mask=bias, scale=scale
         )[0]
-    if attn_mask is None and query.dtype in (torch.bfloat16, torch.float16):
+    if alike and attn_mask is None and query.dtype in (torch.bfloat16, torch.float16):
         return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, scale=scale)[0]
     if enable_gqa and query.shape[1] != key.shape[1]:  # torch has only its plain kernel for this
         return scaled_dot_product_attention(

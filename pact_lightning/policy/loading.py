@@ -13,7 +13,6 @@ from pact_lightning.policy.attention.plan import register_attention
 from pact_lightning.policy.experts import (
     check_no_expert_is_adapted,
     dequantise_experts,
-    expert_tensors,
     experts_per_token,
     experts_sentence,
     layers_beside_experts,
@@ -361,7 +360,7 @@ def _with_adapter(model: "PreTrainedModel", config: PolicyConfig) -> "PeftModel"
     from peft import LoraConfig, get_peft_model
 
     targets = config.target_modules
-    if targets == ALL_LINEAR and expert_tensors(model):
+    if targets == ALL_LINEAR and experts_per_token(model.config) is not None:
         targets = layers_beside_experts(model)
     lora = LoraConfig(
         r=config.lora_r,

@@ -1,7 +1,8 @@
 """Models that attend in a way of their own: which they are, and their forward over a pack, one plain row at a time.
 
-Attention by plan knows full causal attention alone. Sliding windows, attention sinks and layers of linear attention
-(Gemma, gpt-oss, Qwen3.5) are left to transformers' own functions, which know nothing of packs.
+Attention by plan knows full causal attention alone, with keys and values of one width. Sliding windows, attention
+sinks, linear and latent attention (Gemma, gpt-oss, Qwen3.5, DeepSeek V3) are left to transformers' own functions, which
+know nothing of packs.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def own_attention(config: Any) -> str | None:
         return f"a sliding window of {window} tokens"
     if getattr(text, "attn_logit_softcapping", None) is not None:
         return "soft-capped scores"
+    if getattr(text, "kv_lora_rank", None) is not None:
+        return "latent attention"
     return None
 
 

@@ -248,3 +248,15 @@ def test_windows_and_states_of_linear_attention_are_planned_as_the_sampler_keeps
     longer = rollout_bytes(skeleton, replace(shape, trajectory=10 * turn), device_type="cpu").cache
     everywhere = 2 * 2 * 8 * 2 * 4 * rows  # bytes of a token: keys and values, 2 heads of 8, bfloat16, 4 layers
     assert longer - planned.cache < (9 * turn + 1) * everywhere, "not every layer keeps every token"
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+def test_latent_attention_is_planned_with_what_transformers_keeps_of_it(device_type, tmp_path):
+    model = tiny("DeepSeek V3")
+    model.config.save_pretrained(tmp_path)
+    skeleton = policy_skeleton(PolicyConfig(model=str(tmp_path), adapter="lora", dtype="bfloat16"))
+    shape = RolloutShape(rows=2, prompt=9, turn=6, trajectory=6, prefill_tokens=80)
+    planned = rollout_bytes(skeleton, shape, device_type=device_type)
+    # Rows, tokens, layers, the latent and the keys with positions, bytes: not keys and values of every head.
+    assert planned.cache == 2 * (9 + 6) * 4 * (8 + 4) * 2
+    assert planned.prefill > 0

@@ -35,11 +35,16 @@ GEMMA_4 = {
     "vocab_size_per_layer_input": 64, "num_kv_shared_layers": 0,
 }  # fmt: skip
 GPT_OSS = {**WINDOW, "num_local_experts": 2, "num_experts_per_tok": 1}
+LATENT = {
+    "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "head_dim": 4,
+    "num_key_value_heads": 4, "first_k_dense_replace": 4,
+}  # fmt: skip
 MODELS = {
     "Gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", WINDOW, "sliding attention"),
     "Gemma4": ("Gemma4TextConfig", "Gemma4ForCausalLM", GEMMA_4, "sliding attention"),
     "gpt-oss": ("GptOssConfig", "GptOssForCausalLM", GPT_OSS, "attention sinks"),
     "Qwen3.5": ("Qwen3_5TextConfig", "Qwen3_5ForCausalLM", LINEAR, "linear attention"),
+    "DeepSeek V3": ("DeepseekV3Config", "DeepseekV3ForCausalLM", LATENT, "latent attention"),
 }
 
 
