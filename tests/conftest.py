@@ -4,6 +4,7 @@ import os
 from contextlib import closing
 from pathlib import Path
 
+import hypothesis
 import pytest
 from _pytest.doctest import DoctestModule
 
@@ -21,6 +22,12 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes of CPU")
+
+
+def pytest_configure(config):
+    if not config.getoption("--slow"):
+        hypothesis.settings.register_profile("ordinary", hypothesis.settings.default, max_examples=40)
+        hypothesis.settings.load_profile("ordinary")
 
 
 # The first files to start, in this order: a worker gets whole files, and a long one at the end would leave the others

@@ -199,10 +199,15 @@ def interrupted(folder, ranks):
     torch.save(found, folder / f"rank{torch.distributed.get_rank()}.pt")
 
 
+def of_a_lora(folder):
+    """The steps by hand once more."""
+    found = {"replicas lora": hand_made_steps("ddp", LORA, TIGHT, folder)}
+    torch.save(found, folder / f"rank{torch.distributed.get_rank()}.pt")
+
+
 def main(folder):
     found = {
         "replicas full": hand_made_steps("ddp", FULL, TIGHT, folder),
-        "replicas lora": hand_made_steps("ddp", LORA, TIGHT, folder),
         "rollouts": rollouts("ddp", LORA, folder / "replicas"),
         "supervised": supervised("ddp", folder),
         "sharded": hand_made_steps("sharded", FULL, TIGHT, folder),
@@ -228,7 +233,10 @@ def fork(rank, folder, *arguments):
     try:
         faulthandler.enable()  # where a crash of native code came from
         faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
-        interrupted(folder, *arguments) if arguments else main(folder)
+        if arguments == ("lora",):
+            of_a_lora(folder)
+        else:
+            interrupted(folder, *arguments) if arguments else main(folder)
         status = 0
     except SystemExit as stop:
         status = stop.code

@@ -25,7 +25,7 @@ def undisturbed(tmp_path_factory):
 MOMENTS = {
     "after the first step of the run": (pact, lambda m: AfterStep(0, 0)),
     "after the first step of the last phase": (pact, lambda m: AfterStep(1, 0)),
-    "after the last step of a phase": (pact, lambda m: AfterStep(0, 1)),
+    "after the last step of a phase": (short, lambda m: AfterStep(0, 1)),
     "in the first part of the first rollouts": (pact, lambda m: InRollouts(m, "phase-0000", 2)),
     "in the second part of the last rollouts": (pact, lambda m: InRollouts(m, "phase-0001", 6)),
     "in a validation": (pact, lambda m: InRollouts(m, "validation-0001", 1)),

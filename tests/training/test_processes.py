@@ -59,15 +59,27 @@ def two(tmp_path_factory, warm_python):
     folder = tmp_path_factory.mktemp("two")
     codes, told = run_two(warm_python, folder)
     assert codes == [0, 0], told
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)], folder
+    return found_in(folder), folder
 
 
-@pytest.fixture(scope="module", params=["replicas full", "replicas lora", "sharded"])
-def beside(request, two, tmp_path_factory):
+def found_in(folder):
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.fixture(
+    scope="module", params=["replicas full", pytest.param("replicas lora", marks=pytest.mark.slow), "sharded"]
+)
+def beside(request, tmp_path_factory, warm_python):
     """Hand-made steps by two processes, and by one."""
-    policy = LORA if "lora" in request.param else FULL
+    if request.param == "replicas lora":
+        policy, folder = LORA, tmp_path_factory.mktemp("lora")
+        codes, told = run_two(warm_python, folder, "lora")
+        assert codes == [0, 0], told
+        ranks = found_in(folder)
+    else:
+        policy, (ranks, _) = FULL, request.getfixturevalue("two")
     alone = hand_made_steps(None, policy, ROOMY, tmp_path_factory.mktemp("one"))
-    return [found[request.param] for found in two[0]], alone
+    return [found[request.param] for found in ranks], alone
 
 
 def test_the_processes_hold_different_numbers_of_packs(beside):
