@@ -36,7 +36,7 @@ from pact_lightning.utils.imports import make_object
 from pact_lightning.utils.text import counted
 
 _Item = TypeVar("_Item")
-_UNCERTAIN = "hard turn, rules kept"
+_UNCERTAIN = "rules, uncertain"
 
 
 def build(

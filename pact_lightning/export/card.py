@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from pact_lightning.export.trained import TrainedPolicy
 from pact_lightning.policy.loading import BUNDLED, PolicyConfig, compute_dtype
 from pact_lightning.utils.commit import package_commit
+from pact_lightning.utils.text import counted
 
 CardForm = Literal["merged", "adapter", "gguf"]
 
@@ -166,13 +167,13 @@ def _scores(trained: TrainedPolicy) -> Iterator[str]:
     how = (((trained.recipe.get("data") or {}).get("init_args") or {}).get("evaluation")) or {}
     temperature = how.get("temperature", 0.0)
     sampled = f"temperature {temperature:g}, {how.get('samples', 1)} rollouts a task" if temperature else "greedy"
-    of = "" if trained.tasks is None else f"{trained.tasks} tasks, "
+    of = "" if trained.tasks is None else f"{counted(trained.tasks, 'task')}, "
     yield "## Scores"
     yield f"Validation: {of}{sampled}, from the prompt alone."
     if len(trained.history) == 1:
-        yield _table(("metric", f"after {first:g} phases"), [(name, f"{before[name]:.3f}") for name in _told(before)])
+        yield _table(("metric", _after(first)), [(name, f"{before[name]:.3f}") for name in _told(before)])
         return
-    head = ("metric", "before" if first == 0 else f"after {first:g} phases", f"after {last:g} phases")
+    head = ("metric", "before" if first == 0 else _after(first), _after(last))
     names = [name for name in _told(after) if name in before]
     yield _table(head, [(name, f"{before[name]:.3f}", f"{after[name]:.3f}") for name in names])
 
@@ -222,6 +223,10 @@ def cleaned(value: Any) -> Any:
     if isinstance(value, str):
         return _PATH.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], value)
     return value
+
+
+def _after(phases: float) -> str:
+    return f"after {phases:g} phase{'' if phases == 1 else 's'}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -126,7 +126,7 @@ def segment_trace(
         annotator: The segmenter of hard turns; without one they keep the rules' chunks.
 
     Returns:
-        The trace, and the number of turns by what segmented them: ``rules``, ``annotator``, ``hard turn, rules kept``
+        The trace, and the number of turns by what segmented them: ``rules``, ``annotator``, ``rules, uncertain``
         (no annotator, or no chunks from it), and ``annotation refused: ...``.
     """
     shown = trace.turns if trace.final is None else (*trace.turns, trace.final)
@@ -164,7 +164,7 @@ def _chunks(
         return by_rule
     given = None if annotator is None else annotator.annotate(replace(turn, chunks=by_rule), context)
     if given is None:
-        counts["hard turn, rules kept"] += 1
+        counts["rules, uncertain"] += 1
         return by_rule
     problem = annotation_problem(given, turn)
     counts[f"annotation refused: {problem}" if problem else "annotator"] += 1

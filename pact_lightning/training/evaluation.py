@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pact_lightning.metrics.evaluation import EvaluationMetrics, RolloutMetric, Scores
 from pact_lightning.rollout.ahead import RolledOut
@@ -19,6 +20,7 @@ from pact_lightning.types.task import Task
 from pact_lightning.types.trajectory import Trajectory
 from pact_lightning.utils.files import write_json, write_json_lines
 from pact_lightning.utils.processes import rank_suffix, run_folder
+from pact_lightning.utils.text import counted
 
 
 @dataclass(frozen=True)
@@ -289,22 +291,23 @@ def report_scores(
         "rollouts": str(source.how),
         "scores": scores,
     }
-    title = f"{of['checkpoint'] or of['model']}\n{source.name}: {source.tasks} tasks, {source.how}"
+    title = f"{of['checkpoint'] or of['model']}\n{source.name}: {counted(source.tasks, 'task')}, {source.how}"
     if source.left_out:
         title += f" ({source.left_out} left out: prompt over {source.max_prompt_tokens} tokens)"
-    Console().print(scores_table(title, scores, shares))
+    # Above the table, which is narrower than a path: a title would be broken anywhere.
+    Console().print(Text(title), soft_wrap=True)
+    Console().print(scores_table(scores, shares))
     write_json(folder / f"results-{source.name}.json", results)
 
 
-def scores_table(title: str, scores: Mapping[str, float], shares: Collection[str]) -> Table:
+def scores_table(scores: Mapping[str, float], shares: Collection[str]) -> Table:
     """Make a table of one evaluation's scores.
 
     Args:
-        title: Title of the table.
         scores: Values by name; a stop reason that never occurred is left out.
         shares: Names of the values to be shown in percent.
     """
-    table = Table(title=title)
+    table = Table()
     table.add_column("metric")
     table.add_column("score", justify="right")
     for name, value in scores.items():

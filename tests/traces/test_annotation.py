@@ -67,7 +67,7 @@ def test_an_annotator_sees_hard_turns_only():
     assert annotator.asked == [(FOREIGN, 1, 1)]
     assert [turn.chunks for turn in segmented.turns] == [trace.turns[0].chunks, tuple(good)]
     assert counts == Counter({"rules": 1, "annotator": 1})
-    assert segment_trace(PROMPT, trace)[1] == Counter({"rules": 1, "hard turn, rules kept": 1})
+    assert segment_trace(PROMPT, trace)[1] == Counter({"rules": 1, "rules, uncertain": 1})
     assert segment_trace(PROMPT, trace, annotator=Scripted(None))[0] == trace
 
 

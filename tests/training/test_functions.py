@@ -14,6 +14,7 @@ import pact_lightning as pact
 from pact_lightning.callbacks.log_samples import COLUMNS
 from pact_lightning.cli.main import main
 from pact_lightning.tasks.bundled.tasks import make_task
+from pact_lightning.training.evaluation import EvaluationSource, report_scores
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 
@@ -203,6 +204,16 @@ def test_inspect_reads_what_export_log_writes(run, tmp_path, capsys):
         assert sample.scores["reward"].answer == (last["content"] if last["role"] == "assistant" else None)
     validation = log.read_eval_log(str(tmp_path / "run" / "inspect" / "validation-0001.eval"))
     assert {score.name for score in validation.results.scores} >= {"answer_correct"}
+
+
+def test_scores_of_one_task_stand_under_the_whole_path_of_their_checkpoint(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    checkpoint = f"runs/{'a' * 60}[red]/version_0/checkpoints/last.ckpt"
+    source = EvaluationSource("validation", pact.EvaluationConfig(), 1, 0, 400)
+    report_scores(tmp_path, source, {"answered": 1.0}, {"answered"}, {"model": "bundled", "checkpoint": checkpoint})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [checkpoint, "validation: 1 task, greedy, prompt only"]
+    assert "answered" in lines[5]
 
 
 def test_a_folder_without_rollouts_is_told(tmp_path, capsys):
