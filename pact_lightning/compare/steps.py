@@ -127,7 +127,7 @@ class CellPlan:
         regime: The regime.
         seed: The seed.
         folder: Its folder.
-        steps: The fit, then the evaluations.
+        steps: The fit, unless nothing is trained, then the evaluations.
         start: The cell whose trained policy this one begins from.
     """
 
@@ -214,13 +214,13 @@ def plan_cell(
         within: Where the cell's folder goes.
         options: Chosen settings.
         fields: Fields of the recipe that take seed and budget.
-        budget: Optimiser steps of the fit; ``None`` for those of the recipe.
+        budget: Optimiser steps of the fit; ``None`` for those of the recipe, 0 for no fit.
         start: The cell whose trained policy this one begins from.
         evaluations: Evaluations after the fit.
     """
     cell = within / f"seed-{seed}"
     own: dict[str, Any] = {**options, **dict.fromkeys(fields.seeds, seed)}
-    if budget is not None:
+    if budget:
         own |= {"trainer.max_epochs": -1, **dict.fromkeys(fields.budget, budget)}
     if start is not None:
         own[_START] = str(start.checkpoint)
@@ -237,8 +237,8 @@ def plan_cell(
 
     began = None if start is None else start.steps[0].record
     fit = Step(RUN, cell, ("fit", *of(RUN, {}), "--ckpt_path", "last"), start=began)
-    plan = CellPlan(method, regime, seed, cell, (fit,), start)
-    trained = ("--ckpt_path", str(plan.checkpoint))
+    plan = CellPlan(method, regime, seed, cell, () if budget == 0 else (fit,), start)
+    trained = ("--ckpt_path", str(plan.checkpoint)) if plan.steps else ()
     after = []
     for evaluation in evaluations:
         how = {
@@ -248,4 +248,4 @@ def plan_cell(
         }
         arguments = (_COMMANDS[evaluation.split], *of(evaluation.name, how, evaluation.overlays), *trained)
         after.append(Step(evaluation.name, cell, arguments, evaluation.shown))
-    return replace(plan, steps=(fit, *after))
+    return replace(plan, steps=(*plan.steps, *after))

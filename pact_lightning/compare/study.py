@@ -32,7 +32,7 @@ class Method(Variation):
     Attributes:
         knobs: Fields to be tuned, each with the values to try.
         after: Another method, from whose finished run of the same regime and seed this one begins.
-        budget: Optimiser steps of its fit, in place of the study's.
+        budget: Optimiser steps of its fit, in place of the study's; 0 evaluates the policy as it starts.
     """
 
     knobs: dict[str, list[Any]] = field(default_factory=dict)
@@ -154,8 +154,7 @@ class Study:
             _check_name(name)
         for name in self.methods:
             self.chain(name)
-        for budget in (self.budget, *(method.budget for method in self.methods.values())):
-            _check_budget(budget)
+        self._check_budgets()
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {self.seeds} lists a seed twice; list each once")
         if len({plan.name for plan in self.evaluations}) < len(self.evaluations):
@@ -182,6 +181,8 @@ class Study:
                 raise ValueError(f"methods.{names[0]}.after: there is no method {before!r}")
             if before in names:
                 raise ValueError(f"methods.{names[0]}.after: {before!r} begins from it too, so neither can start")
+            if self.methods[before].budget == 0:
+                raise ValueError(f"methods.{names[0]}.after: {before!r} trains nothing; leave `after` out")
             names.insert(0, before)
         return names
 
@@ -189,6 +190,17 @@ class Study:
         """Return the optimiser steps of a method's fit; ``None`` for those of its recipe."""
         own = self.methods[method].budget
         return self.budget if own is None else own
+
+    def _check_budgets(self) -> None:
+        _check_budget(self.budget)
+        for name, method in self.methods.items():
+            if method.budget != 0:
+                _check_budget(method.budget)
+            elif method.knobs or method.after or not self.evaluations:
+                raise ValueError(
+                    f"methods.{name}.budget: 0 trains nothing, so it can have no knobs and no 'after', and the study "
+                    "needs evaluations"
+                )
 
     def _check_tuning(self, tuning: Tuning) -> None:
         _check_budget(tuning.budget)
@@ -204,15 +216,15 @@ class Study:
             )
         for name in self.methods:
             grid = settings_of_grid(tuning.knobs | self.methods[name].knobs)
-            if not 1 <= tuning.trials <= len(grid):
+            if self.methods[name].budget != 0 and not 1 <= tuning.trials <= len(grid):
                 raise ValueError(
                     f"tuning.trials: method {name} has {len(grid)} settings for {tuning.trials} trials; every method "
                     "gets the same number, so give its knobs more values or make fewer trials"
                 )
 
     def trials(self, method: str) -> list[dict[str, Any]]:
-        """Return the settings that are tried for a method; none without tuning."""
-        if self.tuning is None:
+        """Return the settings that are tried for a method; none without tuning or training."""
+        if self.tuning is None or self.methods[method].budget == 0:
             return []
         grid = settings_of_grid(self.tuning.knobs | self.methods[method].knobs)
         if len(grid) == self.tuning.trials:

@@ -33,7 +33,8 @@ def tuned_places(study: Study) -> list[Place]:
     if study.tuning is None:
         return []
     regimes = [study.tuning.regime] if study.tuning.regime is not None else list(study.regimes)
-    return [(method, regime) for method in sorted(study.methods, key=_depth(study)) for regime in regimes]
+    methods = sorted(filter(study.trials, study.methods), key=_depth(study))
+    return [(method, regime) for method in methods for regime in regimes]
 
 
 def _depth(study: Study) -> Callable[[str], int]:
@@ -116,7 +117,7 @@ def run_study(
     trials, choices, remarks = _tune(study, fields, processes, tell)
     chosen: dict[Place, Mapping[str, Any]] = {}
     for method, regime in places_of(study):
-        if study.tuning is None:
+        if study.tuning is None or not study.trials(method):
             chosen[method, regime] = {}
         elif (choice := choices.get((method, study.tuning.regime or regime))) is not None:
             chosen[method, regime] = choice["options"]

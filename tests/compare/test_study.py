@@ -17,6 +17,7 @@ from cli_recipe import recipe
 from pact_lightning.cli.compare_study import _check_checkpoints, read_study
 from pact_lightning.cli.main import main
 from pact_lightning.compare.processes import run_cells, seconds_left
+from pact_lightning.compare.results import Cost
 from pact_lightning.compare.steps import CellPlan, Fields, Step, plan_cell
 from pact_lightning.compare.study import EvaluationPlan, Method, Study, Tuning, Variation
 from pact_lightning.compare.tuning import plan_cells, plan_trials, tuned_places
@@ -113,6 +114,19 @@ def test_evaluations_have_settings_and_names_of_their_own():
         EvaluationPlan("test", options={"a": 1})
 
 
+def test_a_method_without_a_budget_is_evaluated_as_it_starts():
+    methods = {"start": Method(budget=0), "pact": Method()}
+    own = study(methods=methods, evaluations=[EvaluationPlan()], tuning=Tuning(2, [7], {RATE: [1e-3, 3e-3]}))
+    assert tuned_places(own) == [("pact", "")]
+    fields = dict.fromkeys([("start", ""), ("pact", "")], FIELDS)
+    start, pact = plan_cells(own, fields, {("start", ""): {}, ("pact", ""): {}})[:2]
+    assert [step.name for step in start.steps] == ["validation-temperature-0"]
+    assert "--ckpt_path" not in start.steps[0].command
+    assert "max_steps" not in start.steps[0].command
+    assert [step.name for step in pact.steps] == ["run", "validation-temperature-0"]
+    assert start.cost() == Cost()
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -120,6 +134,11 @@ def test_evaluations_have_settings_and_names_of_their_own():
         ({"methods": {"pact": Method(after="pact")}}, "so neither can start"),
         ({"budget": 0}, "at least one optimiser step"),
         ({"tuning": Tuning(1, [9], regime="odd")}, "there is no regime 'odd'"),
+        ({"methods": {"pact": Method(budget=0)}}, "methods.pact.budget: 0 trains nothing, .* needs evaluations"),
+        (
+            {"methods": {"pact": Method(after="b"), "b": Method(budget=0)}, "evaluations": [EvaluationPlan()]},
+            "methods.pact.after: 'b' trains nothing",
+        ),
         ({"against": "sft"}, "against: there is no method 'sft'"),
         ({"seeds": [1, 1]}, "lists a seed twice"),
         ({"seeds": []}, "at least one method, one regime and one seed"),
