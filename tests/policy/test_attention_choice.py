@@ -38,7 +38,7 @@ def test_the_choice_is_made_once_and_said_with_its_reason(monkeypatch):
     for _ in range(2):
         assert isinstance(choice.plan(decoder, LAYOUTS, CPU), BlockwisePlan)
     assert len(said) == 1
-    assert "blockwise (flash kernels for CPUs" in said[0]
+    assert "packed rows use blockwise attention (flash kernels for CPUs" in said[0]
     assert decoder.training, "the check leaves the mode as it was"
 
 
