@@ -1,13 +1,21 @@
 """Floating-point operations of an update, from its lengths alone."""
 
-from pact_lightning.policy.flops import attended_pairs
+from collections.abc import Sequence
+
+from pact_lightning.policy.flops import causal_pairs
 from pact_lightning.policy.packing import Pack
+from pact_lightning.policy.prefix_tree import BlockLayout, spans
 
 _LINEAR_PASSES = 3  # forward, gradient of the input, gradient of the weight
 _ATTENTION_PASSES = 3.5  # 2 products forward, 5 backward with the scores made anew
 _HEAD_PASSES = 4  # the logits are made anew in the backward pass
 KEPT_LOGITS = 3
 """Products of a head that keeps its logits for the backward pass."""
+
+
+def attended_pairs(layouts: Sequence[BlockLayout]) -> int:
+    """Count the pairs of a query and a key that the causal attention of a pack lets through."""
+    return sum(causal_pairs(span.length, span.before) for span in spans(layouts))
 
 
 def update_flops(

@@ -6,7 +6,6 @@ attention counts as its recurrence, three products with the state. Routers, norm
 are left out, and so is what checkpointing computes again: the count is of the model, not of how it is run.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import nn
 from pact_lightning.policy.experts import expert_tensors, experts_per_token
 from pact_lightning.policy.own_attention import own_attention
 from pact_lightning.policy.packing import Pack
-from pact_lightning.policy.prefix_tree import BlockLayout, spans
+from pact_lightning.policy.prefix_tree import spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +34,6 @@ class Work:
 
     def __add__(self, other: "Work") -> "Work":
         return Work(self.tokens + other.tokens, self.head_tokens + other.head_tokens, self.attention + other.attention)
-
-
-def attended_pairs(layouts: Sequence[BlockLayout]) -> int:
-    """Count pairs of query and key in trees: each part causally, over itself and all that it goes on from."""
-    return sum(causal_pairs(span.length, span.before) for span in spans(layouts))
 
 
 def causal_pairs(tokens: int, earlier: int = 0, window: int | None = None) -> int:

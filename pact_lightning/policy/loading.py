@@ -191,7 +191,7 @@ def load_policy(config: PolicyConfig, *, dequantized: bool = False) -> "PeftMode
         policy_skeleton(config)  # refuses names of experts before weights are read
     arguments: dict[str, Any] = {"dtype": _dtype(config.dtype), "attn_implementation": _attention(model_config, config)}
     if config.adapter == "qlora":
-        arguments["quantization_config"] = nf4(_compute_dtype(source, config.dtype))
+        arguments["quantization_config"] = nf4(compute_dtype(config))
         if mixture:  # all experts come in 16 bits, which a card need not hold
             arguments["device_map"] = {"": "cpu"}
     else:
@@ -332,14 +332,11 @@ def _dtype(name: Precision) -> torch.dtype | str:
 
 def compute_dtype(config: PolicyConfig) -> torch.dtype:
     """Return the type of the policy's computation: the recipe's, or what the model was saved in."""
-    return _compute_dtype(policy_source(config), config.dtype)
-
-
-def _compute_dtype(source: str, precision: Precision) -> torch.dtype:
-    from transformers import AutoConfig
-
-    named = _dtype(precision)
-    return named if isinstance(named, torch.dtype) else AutoConfig.from_pretrained(source).dtype or torch.float32
+    named = _dtype(config.dtype)
+    if isinstance(named, torch.dtype):
+        return named
+    saved: Any = _model_config(config)  # its type says that a name may stand there, which transformers has resolved
+    return cast("torch.dtype", saved.dtype or torch.float32)
 
 
 def enable_gradient_checkpointing(model: Any) -> None:

@@ -11,9 +11,10 @@ from hand_made import FULL, LORA
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.flops import attended_pairs
 from pact_lightning.cli.main import main
 from pact_lightning.policy.attention.choice import AttentionChoice
-from pact_lightning.policy.flops import FlopCount, Work, attended_pairs, causal_pairs, peak_flops, peak_flops_of
+from pact_lightning.policy.flops import FlopCount, Work, causal_pairs, peak_flops, peak_flops_of
 from pact_lightning.policy.loading import load_policy
 from pact_lightning.policy.logprobs import token_logprobs
 from pact_lightning.policy.packing import Block, pack_blocks

@@ -120,9 +120,12 @@
   const scale = (share) => share < 0.5 ? mix("--low", 0.12 + 0.66 * (0.5 - share)) : mix("--high", 0.1 + 0.66 * (share - 0.5));
   function chosenTint(row) {
     if (!state.filter.score) return scoreTint(row);
-    const value = scoreOf(row), values = state.rows.map(scoreOf).filter((each) => each !== null);
+    const value = scoreOf(row);
     if (value === null) return "transparent";
-    if (state.span?.[0] !== state.filter.score) state.span = [state.filter.score, values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+    if (state.span?.[0] !== state.filter.score) {
+      const values = state.rows.map(scoreOf).filter((each) => each !== null);
+      state.span = [state.filter.score, values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+    }
     const [, low, high] = state.span;
     return scale(high > low ? (value - low) / (high - low) : 0.5);
   }

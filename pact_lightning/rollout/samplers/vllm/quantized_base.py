@@ -12,7 +12,7 @@ import torch
 from packaging.version import Version
 
 from pact_lightning.policy.experts import experts_per_token
-from pact_lightning.policy.loading import PolicyConfig, compute_dtype, policy_source
+from pact_lightning.policy.loading import PolicyConfig, checked_config, compute_dtype
 
 OLDEST_VLLM = Version("0.28")
 """First vLLM that leaves bitsandbytes to the plugin, which is written for it."""
@@ -50,15 +50,13 @@ def check_nf4(config: PolicyConfig) -> None:
     Raises:
         ValueError: The plugin would compute otherwise than the trainer, or may quantise otherwise.
     """
-    from transformers import AutoConfig
-
     dtype = compute_dtype(config)
     if dtype is not torch.bfloat16:
         raise ValueError(
             f"vLLM computes on 4-bit weights in bfloat16, and model.policy.dtype is {config.dtype!r} "
             f"({str(dtype).removeprefix('torch.')}); set it to 'bfloat16', {_OTHERWISE}"
         )
-    base = AutoConfig.from_pretrained(policy_source(config))
+    base = checked_config(config)
     if getattr(base, "quantization_config", None) is not None:
         raise ValueError(
             f"the weights of policy.model {config.model!r} come in 4 bits, and whether vLLM's plugin reads them as the "
