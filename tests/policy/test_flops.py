@@ -3,6 +3,7 @@
 import pytest
 from test_text_layers import TEXT, config_of
 
+from pact_lightning.plan.memory import NF4_BYTES, idle_expert_bytes
 from pact_lightning.policy.flops import FlopCount, Work
 from pact_lightning.policy.loading import PolicyConfig, policy_skeleton
 from pact_lightning.policy.packing import Block, pack_blocks
@@ -37,6 +38,15 @@ def test_a_token_of_gpt_oss_meets_two_experts_of_four_and_a_window(adapter, tmp_
         work = Work(10, 1, count.attention(10))
         assert count.forward(work) == 2 * 73_728 * 10 + 2 * 4_096 + 4 * 6_848 == 1_510_144
         assert count.backward(work) == 2 * 1_510_144  # each product has two gradients
+
+
+def test_a_decoding_step_reads_the_experts_that_some_row_meets(tmp_path):
+    """Each row meets two of four, so that one expert in 2^rows is read by none."""
+    config_of("GptOssConfig", TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2}).save_pretrained(tmp_path)
+    skeleton = policy_skeleton(PolicyConfig(model=str(tmp_path), adapter="lora", lora_r=4, dtype="float32"))
+    in_float32 = 4 * 2 * 4 * (64 * 128 + 64 * 64)  # bytes, layers, experts: 393,216
+    assert [idle_expert_bytes(skeleton, "lora", rows) for rows in (1, 3)] == [in_float32 // 2, in_float32 // 8]
+    assert idle_expert_bytes(skeleton, "qlora", 1) == round(in_float32 // 4 * NF4_BYTES / 2)
 
 
 def test_linear_attention_counts_its_state_and_not_pairs(tmp_path):

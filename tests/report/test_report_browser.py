@@ -99,6 +99,9 @@ def test_any_score_is_shown_sorted_and_filtered_by_its_range(show):
     page.select_option('[name="sort"]', "high")
     page.wait_for_function("() => document.querySelector('.spacer .score').textContent === '1.00'")
     assert "calls" in page.inner_text(".heads")
+    page.fill('[name="min"]', "1")
+    page.fill('[name="max"]', "1")
+    page.wait_for_function("() => document.querySelector('.status').textContent.startsWith('8 of 24')")  # bounds count
 
 
 def test_a_trajectory_says_where_it_stands_and_can_be_taken_along(show):
