@@ -1,6 +1,7 @@
 """Fixtures and marks shared by all tests."""
 
 import os
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from _pytest.doctest import DoctestModule
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test asks the hub; without a network each question would be repeated for half a minute.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Trackio reads its folder once, when the first test imports it, and no test writes to the user's own. The processes
+# that run the tests have it from the one that hands them out, which also removes it.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _trackio = tempfile.TemporaryDirectory(prefix="trackio-")
+    os.environ["TRACKIO_DIR"] = _trackio.name
 import rooms  # noqa: F401  # puts the rooms on the path
 from warm_python import WarmPython
 

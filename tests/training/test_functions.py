@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import os
 import re
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -56,7 +58,6 @@ def run(tmp_path_factory):
     panel = pact.LivePanel(console_kwargs={"file": terminal, "force_terminal": True, "width": 120})
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CI", raising=False)
-        patch.setenv("TRACKIO_DIR", str(folder / "trackio"))
         if find_spec("trackio"):
             loggers.append(pact.TrackioLogger("small", "first"))
         if find_spec("wandb"):
@@ -146,7 +147,7 @@ def test_trackio_has_the_metrics_and_the_samples_as_conversations(run):
     from trackio.sqlite_storage import SQLiteStorage
 
     folder, *_ = run
-    assert list((folder / "trackio").glob("small*"))
+    assert list(Path(os.environ["TRACKIO_DIR"]).glob("small*"))
     logs = SQLiteStorage.get_logs("small", "first")
     assert [row["step"] for row in logs if "train/loss" in row] == [0, 1]
     assert {"val/answer_correct", "rollout/answer_correct", "anneal/level"} <= {name for row in logs for name in row}
