@@ -1,6 +1,8 @@
 """Fixtures and marks shared by all tests."""
 
+import importlib
 import os
+import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -73,6 +75,26 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
         if "shared" in item.keywords and not SHARED_DATA.is_dir():
             item.add_marker(pytest.mark.skip(reason="needs ../shared/data, which is not part of the project"))
+
+
+@pytest.fixture(autouse=True)
+def _leave_imports_as_they_were():
+    """Take back what a test did to the import path.
+
+    A command puts the folder that it is called in on the path, as it should: a later test would find what lies there.
+    """
+    path = list(sys.path)
+    known = set(sys.modules)
+    yield
+    if sys.path != path:
+        added = [f"{place}{os.sep}" for place in sys.path if place not in path]
+        sys.path[:] = path
+        for name in set(sys.modules) - known:
+            module = sys.modules[name]
+            places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
+            if any(str(place).startswith(tuple(added)) for place in places):
+                del sys.modules[name]
+        importlib.invalidate_caches()
 
 
 @pytest.fixture(scope="session")
