@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from contextlib import closing
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import hypothesis
@@ -90,10 +91,11 @@ def _leave_imports_as_they_were():
         added = [f"{place}{os.sep}" for place in sys.path if place not in path]
         sys.path[:] = path
         for name in set(sys.modules) - known:
-            module = sys.modules[name]
-            places = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
-            if any(str(place).startswith(tuple(added)) for place in places):
-                del sys.modules[name]
+            spec = getattr(sys.modules[name], "__spec__", None)
+            if isinstance(spec, ModuleSpec):  # some libraries put objects there that only look like modules
+                places = [spec.origin, *(spec.submodule_search_locations or ())]
+                if any(str(place).startswith(tuple(added)) for place in places):
+                    del sys.modules[name]
         importlib.invalidate_caches()
 
 
